@@ -1,0 +1,2 @@
+//! The vocabulary that the kernel's programs and the agent share.
+#![no_std]

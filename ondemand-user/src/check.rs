@@ -1,0 +1,1 @@
+//! `ondemand check`: what would not work, said before it does not work.

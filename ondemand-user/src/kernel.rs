@@ -1,0 +1,1 @@
+//! Loads, attaches and pins the eBPF programs; the next agent takes them over.

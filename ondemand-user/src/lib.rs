@@ -1,0 +1,23 @@
+//! `ondemand`: stops systemd services that nobody uses, and loses no request.
+//!
+//! Data flows one way: kernel -> maps -> [`sampler`] -> [`policy`] -> [`lifecycle`] -> [`systemd`].
+//! ARCHITECTURE.md has the map of the code and the invariants that hold it together.
+
+pub mod agent;
+pub mod bus;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod kernel;
+pub mod ktime;
+pub mod lifecycle;
+pub mod listening;
+pub mod logging;
+pub mod policy;
+pub mod sampler;
+pub mod status;
+pub mod systemd;
+pub mod unix_sockets;
+pub mod units;
+pub mod veto;
+pub mod wait_listening;

@@ -1,0 +1,1 @@
+//! The stop protocol, as a pure state machine.

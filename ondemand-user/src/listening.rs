@@ -1,0 +1,1 @@
+//! Which TCP and Unix sockets of this network namespace are listening (sock_diag).

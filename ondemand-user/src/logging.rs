@@ -1,0 +1,1 @@
+//! Log lines for people, with the priorities that journald reads.

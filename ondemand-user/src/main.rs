@@ -1,0 +1,3 @@
+//! The `ondemand` program.
+
+fn main() {}

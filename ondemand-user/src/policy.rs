@@ -1,0 +1,1 @@
+//! Is a service idle? Pure: time and measurements are arguments, and it cannot fail.

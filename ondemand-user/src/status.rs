@@ -1,0 +1,1 @@
+//! `ondemand status`: a table for people, JSON for scripts.

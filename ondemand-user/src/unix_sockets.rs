@@ -1,0 +1,1 @@
+//! Connections of Unix sockets, from a sock_diag snapshot.

@@ -1,0 +1,1 @@
+//! `ondemand wait-listening`: holds the proxy back until the backend really listens.
