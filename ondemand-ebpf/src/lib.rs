@@ -1,2 +1,226 @@
-//! The vocabulary that the kernel's programs and the agent share.
+//! The vocabulary that the kernel's programs and the agent share: map keys and values,
+//! capacities, events. Everything here is fixed layout, without implicit padding, and
+//! checked by the compiler on both sides.
+//!
+//! Any change of a type, a capacity or a meaning is a change of [`LAYOUT_VERSION`].
 #![no_std]
+
+/// The version of the maps' layout. It names the directory of the pins, so that an agent
+/// never reads maps of another layout.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Services at most, and slots in the maps.
+pub const MAX_SERVICES: u32 = 1024;
+/// Watched addresses at most, the wildcard aliases of backends included.
+pub const MAX_ENDPOINTS: u32 = 16_384;
+/// Listening sockets that connections can be steered to: a service has one for each family.
+pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
+/// Bytes of the event ring buffer.
+pub const EVENTS_BYTES: u32 = 256 * 1024;
+/// 64-bit words of the bitmap of watched ports.
+pub const PORT_WORDS: u32 = 65_536 / 64;
+/// Longest service name in bytes, the final NUL not counted.
+pub const MAX_NAME: usize = 63;
+
+/// A watched address of one network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The namespace's cookie (`SO_NETNS_COOKIE`, socket(7)).
+    pub netns: u64,
+    /// IPv6 address in network order; IPv4 as `::ffff:a.b.c.d`; the wildcard of IPv4 is
+    /// `::ffff:0.0.0.0` and that of IPv6 `::`.
+    pub address: [u32; 4],
+    /// Port in host order.
+    pub port: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<Endpoint>() == 32);
+
+/// Whose listener it is that binds an [`Endpoint`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The service's slot.
+    pub slot: u32,
+    /// [`ROLE_FRONT`] or [`ROLE_BACKEND`].
+    pub role: u32,
+}
+const _: () = assert!(size_of::<Owner>() == 8);
+
+/// The front socket, held by PID 1.
+pub const ROLE_FRONT: u32 = 1;
+/// The application's own listener.
+pub const ROLE_BACKEND: u32 = 2;
+
+/// On which way a connection reaches the application.
+pub const LEG_FRONT: u32 = 0;
+/// Handed straight to the backend's listener, at the front address.
+pub const LEG_STEERED: u32 = 1;
+/// To the backend's own address: the proxy's connection, or a client's.
+pub const LEG_BACK: u32 = 2;
+/// Number of legs.
+pub const LEGS: u32 = 3;
+/// A listener, not a connection.
+pub const LEG_LISTENER: u32 = 3;
+
+/// What is known about a socket, in socket-local storage. Set on a listener; the accepted
+/// sockets inherit a copy (`BPF_F_CLONE`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// The service's slot.
+    pub slot: u32,
+    /// The listener's role.
+    pub role: u32,
+    /// Which leg it was counted on; [`LEG_LISTENER`] if it was not counted.
+    pub leg: u32,
+    /// The listener's port in host order.
+    pub port: u32,
+    /// The listener's address, as in [`Endpoint`].
+    pub address: [u32; 4],
+    /// Bytes received that are in [`Traffic`] already.
+    pub received: u64,
+    /// Bytes acknowledged by the peer that are in [`Traffic`] already.
+    pub sent: u64,
+}
+const _: () = assert!(size_of::<Tag>() == 48);
+
+/// Connections of one service. Shared by all CPUs, changed by atomic additions only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Closed, by leg. Stands before `accepted`: the kernel copies a value to user space in
+    /// ascending order, so a reader never sees a close without its accept.
+    pub closed: [u64; LEGS as usize],
+    /// Established, by leg.
+    pub accepted: [u64; LEGS as usize],
+    /// Nanoseconds of `CLOCK_MONOTONIC`: the last one that was established or closed.
+    pub last_change: u64,
+    /// Look-ups of the front address by arriving SYNs.
+    pub lookups: u64,
+    /// When the last look-up was.
+    pub last_lookup: u64,
+    /// Look-ups that ended at the backend's listener.
+    pub steered: u64,
+    /// Backend listeners that could not be put where steering finds them.
+    pub listener_errors: u64,
+    /// Always zero.
+    pub reserved: u64,
+}
+const _: () = assert!(size_of::<Connections>() == 96);
+
+/// Traffic of one leg of one service on one CPU. Index: `slot * LEGS + leg`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Payload bytes received, TCP's own count: retransmissions are not in it.
+    pub received_bytes: u64,
+    /// Payload bytes sent and acknowledged.
+    pub sent_bytes: u64,
+    /// Packets in.
+    pub received_packets: u64,
+    /// Packets out.
+    pub sent_packets: u64,
+    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last packet.
+    pub last_packet: u64,
+}
+const _: () = assert!(size_of::<Traffic>() == 40);
+
+/// What the agent wants to be woken for; the program takes a wish back as it fulfils it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alarm {
+    /// Not zero: tell me of the next connection.
+    pub opened: u64,
+    /// Not zero: tell me when no connection is left.
+    pub closed: u64,
+}
+const _: () = assert!(size_of::<Alarm>() == 16);
+
+/// Where steering finds a backend's listener.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// The service's slot.
+    pub slot: u32,
+    /// `AF_INET` or `AF_INET6`: the family of the connections that it can take.
+    pub family: u32,
+}
+const _: () = assert!(size_of::<ListenerKey>() == 8);
+
+/// A message of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One of the `EVENT_` constants.
+    pub kind: u32,
+    /// The service's slot.
+    pub slot: u32,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+const _: () = assert!(size_of::<Event>() == 16);
+
+/// A backend began to listen.
+pub const EVENT_LISTENING: u32 = 1;
+/// The first connection of a quiet service.
+pub const EVENT_OPENED: u32 = 2;
+/// The last connection closed.
+pub const EVENT_CLOSED: u32 = 3;
+/// A listener of the backend closed.
+pub const EVENT_UNLISTENED: u32 = 4;
+
+/// One socket of a snapshot, as the iterators write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketRecord {
+    /// The socket's [`Tag::slot`]; [`NO_SLOT`] for a socket without a tag.
+    pub slot: u32,
+    /// The socket's (for a half-open handshake: its listener's) [`Tag::role`].
+    pub role: u32,
+    /// [`Tag::leg`].
+    pub leg: u32,
+    /// TCP's state (`include/net/tcp_states.h`), 12 is `TCP_NEW_SYN_RECV`.
+    pub state: u32,
+    /// Local port in host order; of a half-open handshake: its listener's.
+    pub port: u32,
+    /// Address family.
+    pub family: u32,
+    /// Local address, as in [`Endpoint`]; of a half-open handshake: its listener's.
+    pub address: [u32; 4],
+}
+const _: () = assert!(size_of::<SocketRecord>() == 40);
+
+/// [`SocketRecord::slot`] of a socket that carries no tag.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// What the maps were made for. The only entry of the map `META`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The network namespace that is watched.
+    pub netns: u64,
+    /// Always zero.
+    pub reserved: u64,
+}
+const _: () = assert!(size_of::<Meta>() == 16);
+
+/// A service's name, NUL-padded, by slot: the next agent finds the counters by it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(pub [u8; MAX_NAME + 1]);
+
+#[cfg(feature = "user")]
+mod pod {
+    /// SAFETY: for all of them: `repr(C)`, made of integers only, no padding (see the
+    /// assertions above), so any bytes are a value and every byte is initialised.
+    macro_rules! pod {
+        ($($type:ident),*) => { $(
+            // SAFETY: see the macro's comment.
+            unsafe impl aya::Pod for super::$type {}
+        )* };
+    }
+    pod!(Alarm, Connections, Endpoint, Event, ListenerKey, Meta, Name, Owner, SocketRecord, Traffic);
+}

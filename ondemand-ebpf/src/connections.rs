@@ -1,0 +1,318 @@
+//! sock_ops: listeners are tagged, connections are counted as they come and go.
+
+use aya_ebpf::{
+    Global,
+    bindings::{
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    },
+    helpers::{
+        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update,
+        generated::bpf_skc_to_tcp_sock,
+    },
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use aya_log_ebpf::debug;
+use ondemand_ebpf::{
+    EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint, LEG_BACK, LEG_FRONT,
+    LEG_LISTENER, LEG_STEERED, LEGS, ListenerKey, ROLE_BACKEND, ROLE_FRONT, Tag,
+};
+
+use crate::maps::{
+    ALARMS, CONNECTIONS, ENDPOINTS, LISTENERS, TRAFFIC, atomic_add, atomic_add_ordered, atomic_exchange,
+    emit, is_watched, set_tag, tag,
+};
+
+/// `AF_INET`
+pub const INET: u32 = 2;
+/// `AF_INET6`
+pub const INET6: u32 = 10;
+/// The third word of `::ffff:a.b.c.d` in network order.
+pub const MAPPED: u32 = u32::from_be(0xffff);
+
+// TCP states, include/net/tcp_states.h.
+pub const ESTABLISHED: u32 = 1;
+const FIN_WAIT2: u32 = 5;
+const CLOSE: u32 = 7;
+const LAST_ACK: u32 = 9;
+pub const LISTEN: u32 = 10;
+const CLOSING: u32 = 11;
+
+/// The cookie of the network namespace that is watched. Set by the loader.
+#[unsafe(no_mangle)]
+pub static NETNS: Global<u64> = Global::new(0);
+/// Offset of `sk_flags` in `struct sock`. Set by the loader, from the running kernel's BTF;
+/// .rodata is frozen, so the verifier sees a constant.
+#[unsafe(no_mangle)]
+static OFFSET_SK_FLAGS: Global<u32> = Global::new(0);
+/// Offset of `write_seq` in `struct tcp_sock`.
+#[unsafe(no_mangle)]
+static OFFSET_WRITE_SEQ: Global<u32> = Global::new(0);
+
+#[sock_ops]
+pub fn connections(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
+        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        _ => {}
+    }
+    1
+}
+
+/// The socket's local address in the form of [`Endpoint::address`].
+#[inline(always)]
+fn local_address(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the context is valid for the whole program.
+    let ops = unsafe { &*ctx.ops };
+    if ops.family == INET6 {
+        [ops.local_ip6[0], ops.local_ip6[1], ops.local_ip6[2], ops.local_ip6[3]]
+    } else {
+        [0, 0, MAPPED, ops.local_ip4]
+    }
+}
+
+fn listening(ctx: &SockOpsContext) {
+    let port = ctx.local_port();
+    if !is_watched(port) {
+        return;
+    }
+    // SAFETY: the context is valid for the whole program.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.ops.cast()) };
+    let address = local_address(ctx);
+    let endpoint = Endpoint { netns, address, port, pad: 0 };
+    // SAFETY: entries are only replaced as a whole; a torn read would be of the same service.
+    let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
+        return;
+    };
+    let (slot, role) = (owner.slot, owner.role);
+    // SAFETY: the context is valid; the union is read as the pointer that the kernel puts there.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    let value =
+        Tag { slot, role, leg: LEG_LISTENER, port, address, received: 0, sent: 0 };
+    // SAFETY: a socket of the context, checked against null.
+    unsafe { set_tag(socket.cast(), value) };
+    debug!(ctx, "slot {}: listener of role {} on port {}", slot, role, port);
+    if role != ROLE_BACKEND {
+        return;
+    }
+    remember_listener(ctx, slot);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    // SAFETY: the helper has no preconditions.
+    emit(EVENT_LISTENING, slot, unsafe { bpf_ktime_get_ns() });
+}
+
+/// Puts a backend's listener where steering finds it. An IPv6 socket may serve both
+/// families; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only (net/core/filter.c).
+#[inline(always)]
+fn remember_listener(ctx: &SockOpsContext, slot: u32) {
+    // SAFETY: the context is valid for the whole program.
+    let family = unsafe { (*ctx.ops).family };
+    let mut result = insert_listener(ctx, ListenerKey { slot, family }, BPF_ANY as u64);
+    if family == INET6 {
+        let other = insert_listener(ctx, ListenerKey { slot, family: INET }, BPF_NOEXIST as u64);
+        if result == 0 && other != -17 {
+            result = other;
+        }
+    }
+    if result != 0
+        && let Some(counters) = CONNECTIONS.get_ptr_mut(slot)
+    {
+        // SAFETY: the pointer is a valid map value.
+        unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
+    }
+}
+
+#[inline(always)]
+fn insert_listener(ctx: &SockOpsContext, mut key: ListenerKey, flags: u64) -> i64 {
+    // SAFETY: the map, the key and the context are valid for the call.
+    unsafe {
+        bpf_sock_hash_update(
+            ctx.ops,
+            (&raw const LISTENERS).cast_mut().cast(),
+            (&raw mut key).cast(),
+            flags,
+        )
+    }
+}
+
+/// A connection's leg: the port and address it arrived at, against those of its listener.
+#[inline(always)]
+fn leg_of(tag: &Tag, port: u32, address: [u32; 4]) -> u32 {
+    if tag.role == ROLE_FRONT {
+        return LEG_FRONT;
+    }
+    let wildcard = tag.address[3] == 0 && tag.address[0] == 0 && tag.address[1] == 0;
+    let own = tag.port == port
+        && (wildcard
+            || (tag.address[3] == address[3]
+                && tag.address[2] == address[2]
+                && tag.address[1] == address[1]
+                && tag.address[0] == address[0]));
+    if own { LEG_BACK } else { LEG_STEERED }
+}
+
+fn established(ctx: &SockOpsContext) {
+    let port = ctx.local_port();
+    if !is_watched(port) {
+        return;
+    }
+    // SAFETY: the context is valid; see `listening`.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: a socket of the context, checked against null.
+    let pointer = unsafe { tag(socket.cast()) };
+    if pointer.is_null() {
+        return;
+    }
+    // SAFETY: checked against null; this is the only program that writes these fields.
+    let tag = unsafe { &mut *pointer };
+    let leg = leg_of(tag, port, local_address(ctx));
+    let Some(counters) = CONNECTIONS.get_ptr_mut(tag.slot) else {
+        return;
+    };
+    // Without the flag no close would be counted: then it must not be counted as open.
+    if ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32).is_err() {
+        return;
+    }
+    tag.leg = leg;
+    // SAFETY: the helper has no preconditions; the pointer is a valid map value.
+    let now = unsafe { bpf_ktime_get_ns() };
+    unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
+    count(counters, leg, true);
+    debug!(ctx, "slot {}: connection on leg {}", tag.slot, leg);
+    if let Some(alarm) = ALARMS.get_ptr_mut(tag.slot) {
+        // SAFETY: a valid map value; the agent only ever stores whole words.
+        unsafe {
+            let place = &raw mut (*alarm).opened;
+            if core::ptr::read_volatile(place) != 0 && atomic_exchange(place, 0) != 0 {
+                emit(EVENT_OPENED, tag.slot, now);
+            }
+        }
+    }
+}
+
+/// The legs are spelled out because the verifier wants constant offsets with atomics.
+#[inline(always)]
+fn count(counters: *mut ondemand_ebpf::Connections, leg: u32, opened: bool) {
+    // SAFETY: a valid map value, see the callers.
+    let (accepted, closed) = unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };
+    let array = (if opened { accepted } else { closed }).cast::<u64>();
+    // SAFETY: the index is below LEGS.
+    let place = unsafe {
+        match leg {
+            LEG_FRONT => array,
+            LEG_STEERED => array.add(LEG_STEERED as usize),
+            _ => array.add(LEG_BACK as usize),
+        }
+    };
+    // SAFETY: inside the map's value. Ordered: the agent reads closed before accepted.
+    unsafe { atomic_add_ordered(place, 1) };
+}
+
+fn state_changed(ctx: &SockOpsContext) {
+    let (old, new) = (ctx.arg(0), ctx.arg(1));
+    if new != CLOSE {
+        return;
+    }
+    // SAFETY: the context is valid; see `listening`.
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: a socket of the context, checked against null.
+    let pointer = unsafe { tag(socket.cast()) };
+    if pointer.is_null() {
+        return;
+    }
+    // SAFETY: checked against null.
+    let tag = unsafe { &mut *pointer };
+    let (slot, leg) = (tag.slot, tag.leg);
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if old == LISTEN {
+        emit(EVENT_UNLISTENED, slot, now);
+        return;
+    }
+    if leg >= LEGS {
+        return;
+    }
+    let Some(counters) = CONNECTIONS.get_ptr_mut(slot) else {
+        return;
+    };
+    fold_last_bytes(ctx, socket.cast(), tag, old);
+    // A socket can be closed only once: accept() after a disconnect does not exist.
+    tag.leg = LEG_LISTENER;
+    // SAFETY: the pointer is a valid map value.
+    unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
+    count(counters, leg, false);
+    debug!(ctx, "slot {}: connection on leg {} closed", slot, leg);
+    last_closed(counters, slot, now);
+}
+
+/// Tells the agent, if it asked, that no connection is left.
+#[inline(always)]
+fn last_closed(counters: *mut ondemand_ebpf::Connections, slot: u32, now: u64) {
+    let Some(alarm) = ALARMS.get_ptr_mut(slot) else {
+        return;
+    };
+    // SAFETY: valid map values; reads of whole words.
+    unsafe {
+        let place = &raw mut (*alarm).closed;
+        if core::ptr::read_volatile(place) == 0 {
+            return;
+        }
+        let accepted = core::ptr::read_volatile(&raw const (*counters).accepted);
+        let closed = core::ptr::read_volatile(&raw const (*counters).closed);
+        let quiet = accepted[0] == closed[0] && accepted[1] == closed[1] && accepted[2] == closed[2];
+        if quiet && atomic_exchange(place, 0) != 0 {
+            emit(EVENT_CLOSED, slot, now);
+        }
+    }
+}
+
+/// Adds what the packet path has not counted yet. TCP counts a received FIN and an
+/// acknowledged one as a byte each (tcp_rcv_nxt_update and tcp_snd_una_update in
+/// net/ipv4/tcp_input.c): they are taken off again.
+#[inline(always)]
+fn fold_last_bytes(
+    ctx: &SockOpsContext,
+    socket: *mut core::ffi::c_void,
+    tag: &mut Tag,
+    old_state: u32,
+) {
+    let Some(traffic) = TRAFFIC.get_ptr_mut(tag.slot * LEGS + tag.leg) else {
+        return;
+    };
+    // SAFETY: the context is valid for the whole program.
+    let (mut received, mut sent, una) =
+        unsafe { ((*ctx.ops).bytes_received, (*ctx.ops).bytes_acked, (*ctx.ops).snd_una) };
+    // SAFETY: a socket of the context; the result is a trusted pointer or null, and the
+    // offsets are the running kernel's.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if !tcp.is_null() {
+            // SOCK_DONE, bit 1 of sk_flags, is set by tcp_fin() and nowhere else.
+            let flags = core::ptr::read_volatile(
+                tcp.byte_add(OFFSET_SK_FLAGS.load() as usize).cast::<u64>(),
+            );
+            received -= flags >> 1 & 1;
+            let end = core::ptr::read_volatile(
+                tcp.byte_add(OFFSET_WRITE_SEQ.load() as usize).cast::<u32>(),
+            );
+            let fin_acknowledged = old_state == FIN_WAIT2
+                || ((old_state == CLOSING || old_state == LAST_ACK) && una == end);
+            sent -= u64::from(fin_acknowledged);
+        }
+        let received_before = atomic_exchange(&raw mut tag.received, received);
+        let sent_before = atomic_exchange(&raw mut tag.sent, sent);
+        atomic_add(&raw mut (*traffic).received_bytes, received.wrapping_sub(received_before));
+        atomic_add(&raw mut (*traffic).sent_bytes, sent.wrapping_sub(sent_before));
+    }
+}

@@ -1,0 +1,162 @@
+//! The maps, and the few ways in which the programs touch them.
+
+use core::{ffi::c_void, intrinsics};
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    helpers::generated::bpf_sk_storage_get,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+};
+use ondemand_ebpf::{
+    Alarm, Connections, EVENTS_BYTES, Endpoint, Event, LEGS, ListenerKey, MAX_ENDPOINTS,
+    MAX_LISTENERS, MAX_SERVICES, Meta, Name, Owner, PORT_WORDS, Tag, Traffic,
+};
+
+/// Bit `port % 64` of word `port / 64`: somebody watches this port.
+#[map]
+pub static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+#[map]
+pub static ENDPOINTS: HashMap<Endpoint, Owner> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+pub static CONNECTIONS: Array<Connections> = Array::with_max_entries(MAX_SERVICES, 0);
+#[map]
+pub static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_SERVICES * LEGS, 0);
+#[map]
+pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
+/// Not zero: new connections to the front address go straight to the backend.
+#[map]
+pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+#[map]
+pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(MAX_LISTENERS, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+/// Names by slot. Only the agent reads and writes it.
+#[map]
+pub static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES, 0);
+/// Only the agent reads and writes it.
+#[map]
+pub static META: Array<Meta> = Array::with_max_entries(1, 0);
+
+/// `aya_ebpf::btf_maps::SkStorage` cannot set `BPF_F_CLONE`, so the definition is spelled
+/// out as libbpf's `__uint()` and `__type()` do: a pointer to an array of N means N.
+#[repr(C)]
+pub struct TagStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const Tag,
+    max_entries: *const [i32; 0],
+    /// `BPF_F_NO_PREALLOC | BPF_F_CLONE`
+    map_flags: *const [i32; 0x201],
+}
+// SAFETY: the pointers are types for the loader and are never followed.
+unsafe impl Sync for TagStorage {}
+
+/// Tags of listeners, and of the connections accepted from them.
+#[btf_map]
+pub static TAGS: TagStorage = TagStorage {
+    r#type: core::ptr::null(),
+    key: core::ptr::null(),
+    value: core::ptr::null(),
+    max_entries: core::ptr::null(),
+    map_flags: core::ptr::null(),
+};
+
+/// Whether anybody watches `port` (host order).
+#[inline(always)]
+pub fn is_watched(port: u32) -> bool {
+    match PORTS.get(port >> 6) {
+        Some(word) => word >> (port & 63) & 1 != 0,
+        None => false,
+    }
+}
+
+/// The tag of `socket`, or null.
+///
+/// # Safety
+///
+/// `socket` is a socket pointer that the verifier knows as such and that is not null.
+#[inline(always)]
+pub unsafe fn tag(socket: *mut c_void) -> *mut Tag {
+    // SAFETY: the caller's promise; no initial value is passed.
+    unsafe {
+        bpf_sk_storage_get((&raw const TAGS).cast_mut().cast(), socket, core::ptr::null_mut(), 0)
+    }
+    .cast()
+}
+
+/// Tags a listener, or moves its tag to another owner.
+///
+/// # Safety
+///
+/// As for [`tag`].
+#[inline(always)]
+pub unsafe fn set_tag(socket: *mut c_void, mut value: Tag) {
+    // SAFETY: the caller's promise; the helper copies the value.
+    let stored = unsafe {
+        bpf_sk_storage_get(
+            (&raw const TAGS).cast_mut().cast(),
+            socket,
+            (&raw mut value).cast(),
+            BPF_SK_STORAGE_GET_F_CREATE as u64,
+        )
+    }
+    .cast::<Tag>();
+    if !stored.is_null() {
+        // SAFETY: not null, so it points at the socket's own storage of this type.
+        unsafe { *stored = value }
+    }
+}
+
+/// Atomic addition whose result is not used; wraps around. Per-CPU counters need it too: a
+/// program may be interrupted by itself on the same CPU, and a plain `+=` would lose some.
+///
+/// # Safety
+///
+/// `counter` points into a map's value.
+#[inline(always)]
+pub unsafe fn atomic_add(counter: *mut u64, amount: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::Relaxed }>(
+            counter, amount,
+        );
+    }
+}
+
+/// Atomic addition that is ordered before everything after it.
+///
+/// # Safety
+///
+/// `counter` points into a map's value.
+#[inline(always)]
+pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(
+            counter, amount,
+        )
+    }
+}
+
+/// Atomic exchange.
+///
+/// # Safety
+///
+/// `place` points into a map's value.
+#[inline(always)]
+pub unsafe fn atomic_exchange(place: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(place, value)
+    }
+}
+
+/// Sends an event. A full buffer drops it: the agent's timers are the safety net.
+#[inline(always)]
+pub fn emit(kind: u32, slot: u32, at: u64) {
+    if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
+        entry.write(Event { kind, slot, at });
+        entry.submit(0);
+    }
+}

@@ -1,0 +1,248 @@
+//! Loads, attaches and pins the eBPF programs; the next agent takes them over.
+//!
+//! The pins live in a directory that carries the layout's version. A fresh set is pinned
+//! into a hidden directory, attached, and renamed: the directory exists whole or not at all.
+
+mod btf;
+pub mod requirements;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Array, Map, MapData},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, SkLookup, SockOps,
+        links::FdLink,
+    },
+};
+use btf::KernelTypes;
+use ondemand_ebpf::{LAYOUT_VERSION, Meta};
+
+/// The BPF file system.
+pub const BPFFS: &str = "/sys/fs/bpf";
+/// Its directory for us.
+const DIRECTORY: &str = "ondemand";
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
+
+/// The maps that are pinned: all but `.rodata`.
+const MAPS: [&str; 12] = [
+    "PORTS", "ENDPOINTS", "CONNECTIONS", "TRAFFIC", "ALARMS", "GATES", "LISTENERS", "EVENTS",
+    "NAMES", "META", "TAGS", "AYA_LOGS",
+];
+
+/// The programs that stay attached when the agent goes.
+const ATTACHED: [&str; 4] = ["connections", "ingress", "egress", "steering"];
+
+/// The loaded programs and their maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// The cookie of the network namespace that is watched.
+    pub netns: u64,
+    /// Whether the programs were attached by an earlier agent and counted all the time.
+    pub taken_over: bool,
+    /// Why connections cannot be steered on this host, if so.
+    pub no_steering: Option<String>,
+}
+
+impl Kernel {
+    /// Takes over what an earlier agent left, or loads and attaches everything anew.
+    ///
+    /// # Errors
+    ///
+    /// The host lacks something (see [`requirements`]), or the kernel refuses a program.
+    pub fn open() -> Result<Self> {
+        let bpffs = Path::new(BPFFS);
+        requirements::check(bpffs)?;
+        let netns = requirements::netns_cookie()?;
+        let cgroup = requirements::cgroup_root()?;
+        let root = bpffs.join(DIRECTORY);
+        fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+        let home = root.join(format!("v{LAYOUT_VERSION}"));
+
+        let kernel = if watches(&home, netns) {
+            Self::set_up(&home, netns, &cgroup, true)
+                .with_context(|| format!("take over the programs pinned in {}", home.display()))?
+        } else {
+            let fresh = root.join(format!(".v{LAYOUT_VERSION}-{}", std::process::id()));
+            remove_pins(&fresh)?;
+            fs::create_dir(&fresh).with_context(|| format!("create {}", fresh.display()))?;
+            let kernel = Self::set_up(&fresh, netns, &cgroup, false)
+                .inspect_err(|_| {
+                    // The first error is the one to show; what is left is hidden and is
+                    // removed by the next start.
+                    let _ = remove_pins(&fresh);
+                })?;
+            remove_pins(&home)?;
+            fs::rename(&fresh, &home)
+                .with_context(|| format!("rename {} to {}", fresh.display(), home.display()))?;
+            kernel
+        };
+        remove_others(&root, &home)?;
+        Ok(kernel)
+    }
+
+    fn set_up(pins: &Path, netns: u64, cgroup: &Path, taken_over: bool) -> Result<Self> {
+        let mut ebpf = load(pins, netns)?;
+        let mut kernel_meta: Array<_, Meta> =
+            Array::try_from(ebpf.map_mut("META").context("map META")?)?;
+        kernel_meta.set(0, Meta { netns, reserved: 0 }, 0)?;
+        let group =
+            File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
+        let mut no_steering = None;
+        for name in ATTACHED {
+            let pin = pins.join(format!("link_{name}"));
+            if pin.exists() {
+                continue;
+            }
+            let link = attach(&mut ebpf, name, &group);
+            match link {
+                Ok(link) => {
+                    link.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
+                }
+                Err(error) if name == "steering" => no_steering = Some(format!("{error:#}")),
+                Err(error) => return Err(error),
+            }
+        }
+        let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
+        for name in ["snapshot", "adopt"] {
+            let program: &mut Iter = program(&mut ebpf, name)?;
+            program.load("tcp", &btf).with_context(|| format!("load the iterator {name}"))?;
+        }
+        Ok(Self { ebpf, netns, taken_over, no_steering })
+    }
+
+    /// Takes a map out, once.
+    ///
+    /// # Errors
+    ///
+    /// The object has no such map, or it was taken before.
+    pub fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf.take_map(name).with_context(|| format!("map {name}"))
+    }
+
+    /// The reader of the programs' own log messages.
+    ///
+    /// # Errors
+    ///
+    /// The object has no log map.
+    pub fn take_logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' log")
+    }
+
+    /// Runs an iterator over the sockets of this network namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses; the snapshot is then unknown.
+    pub fn iterate(&mut self, name: &str) -> Result<File> {
+        let iterator: &mut Iter = program(&mut self.ebpf, name)?;
+        let link = iterator.attach().with_context(|| format!("run the iterator {name}"))?;
+        let link = iterator.take_link(link)?;
+        link.into_file().with_context(|| format!("read the iterator {name}"))
+    }
+}
+
+/// Whether `home` holds the maps of this namespace.
+fn watches(home: &Path, netns: u64) -> bool {
+    let read = || -> Result<Meta> {
+        let map = Map::Array(MapData::from_pin(home.join("META"))?);
+        Ok(Array::<_, Meta>::try_from(map)?.get(&0, 0)?)
+    };
+    home.is_dir() && read().is_ok_and(|meta| meta.netns == netns)
+}
+
+fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
+    let types = KernelTypes::running()?;
+    let log_level = if log::log_enabled!(log::Level::Debug) { 4u8 } else { 2 };
+    let offsets = [
+        ("OFFSET_SK_FLAGS", types.offset_of("sock", "sk_flags")?),
+        ("OFFSET_WRITE_SEQ", types.offset_of("tcp_sock", "write_seq")?),
+        ("OFFSET_FAMILY", types.offset_of("sock_common", "skc_family")?),
+        ("OFFSET_STATE", types.offset_of("sock_common", "skc_state")?),
+        ("OFFSET_PORT", types.offset_of("sock_common", "skc_num")?),
+        ("OFFSET_ADDRESS4", types.offset_of("sock_common", "skc_rcv_saddr")?),
+        ("OFFSET_ADDRESS6", types.offset_of("sock_common", "skc_v6_rcv_saddr")?),
+        ("OFFSET_LISTENER", types.offset_of("sock_common", "skc_listener")?),
+    ];
+    let mut loader = EbpfLoader::new();
+    loader.override_global("NETNS", &netns, true);
+    loader.override_global(aya_log::LEVEL, &log_level, false);
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
+    for map in MAPS {
+        loader.map_pin_path(map, pins.join(map));
+    }
+    loader.load(OBJECT).context("load the eBPF maps")
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error:
+        std::error::Error + Send + Sync + 'static,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("program {name}"))?;
+    program.try_into().with_context(|| format!("type of the program {name}"))
+}
+
+/// Loads and attaches one program.
+fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
+    let what = || format!("attach the program {name}");
+    match name {
+        "connections" => {
+            let program: &mut SockOps = program(ebpf, name)?;
+            program.load().with_context(what)?;
+            let link = program.attach(cgroup, CgroupAttachMode::Single).with_context(what)?;
+            Ok(program.take_link(link)?.try_into()?)
+        }
+        "ingress" | "egress" => {
+            let kind = if name == "ingress" {
+                CgroupSkbAttachType::Ingress
+            } else {
+                CgroupSkbAttachType::Egress
+            };
+            let program: &mut CgroupSkb = program(ebpf, name)?;
+            program.load().with_context(what)?;
+            let link = program.attach(cgroup, kind, CgroupAttachMode::Single).with_context(what)?;
+            Ok(program.take_link(link)?.try_into()?)
+        }
+        "steering" => {
+            let program: &mut SkLookup = program(ebpf, name)?;
+            program.load().with_context(what)?;
+            let namespace = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
+            let link = program.attach(namespace).with_context(what)?;
+            Ok(program.take_link(link)?.into())
+        }
+        other => bail!("no program {other}"),
+    }
+}
+
+/// Removes a directory of pins; links that nobody else holds are detached by it.
+fn remove_pins(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what other layouts and interrupted starts left, after ours is in place: at no
+/// moment nobody counts.
+fn remove_others(root: &Path, home: &Path) -> Result<()> {
+    let entries = fs::read_dir(root).with_context(|| format!("list {}", root.display()))?;
+    for entry in entries {
+        let path: PathBuf = entry?.path();
+        if path != home && path.is_dir() {
+            remove_pins(&path)?;
+        }
+    }
+    Ok(())
+}

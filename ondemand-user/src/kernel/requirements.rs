@@ -1,0 +1,155 @@
+//! What the host must have before anything is loaded, each with a message that says what to do.
+
+use std::{
+    fs,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+    sys::statfs::statfs,
+    unistd::geteuid,
+};
+
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// The oldest kernel that has every hook in use: atomic operations of BPF came with 5.12,
+/// socket storage in iterators with 5.13; 5.15 is the first long-term kernel after them.
+const OLDEST_KERNEL: (u32, u32) = (5, 15);
+
+/// Checks the kernel's version, privilege and the BPF file system.
+///
+/// # Errors
+///
+/// Says what is missing and how to get it.
+pub fn check(bpffs: &Path) -> Result<()> {
+    kernel_version()?;
+    if !geteuid().is_root() && !has_capability(CAP_BPF) {
+        bail!(
+            "loading eBPF programs needs root, or CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON: \
+             run it with sudo, or as the service `systemctl start ondemand`"
+        );
+    }
+    let mounted = statfs(bpffs).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC);
+    if !mounted {
+        bail!(
+            "{} is not a BPF file system, and without one the counters would not outlive the agent: \
+             mount -t bpf bpf {}",
+            bpffs.display(),
+            bpffs.display()
+        );
+    }
+    Ok(())
+}
+
+/// Fails on a kernel that is too old.
+///
+/// # Errors
+///
+/// Names both versions.
+pub fn kernel_version() -> Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version")?;
+    let release = release.trim();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next())
+        && (major, minor) < OLDEST_KERNEL
+    {
+        let (major, minor) = OLDEST_KERNEL;
+        bail!("Linux {release} is too old: ondemand needs Linux {major}.{minor} or later");
+    }
+    Ok(())
+}
+
+/// `CAP_BPF`, include/uapi/linux/capability.h.
+const CAP_BPF: u32 = 39;
+
+/// Whether this process has a capability in its effective set (proc(5), `CapEff`).
+fn has_capability(number: u32) -> bool {
+    let Ok(status) = fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> number & 1 == 1)
+}
+
+/// Where cgroup2 is mounted: the programs are attached to its root.
+///
+/// # Errors
+///
+/// There is none: the host runs cgroup v1 only.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    cgroup2_mount(&mounts).context(
+        "no cgroup2 file system is mounted (this host runs cgroup v1 only): boot with \
+         systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
+    )
+}
+
+/// The mount point of a mount of cgroup2's root in the form of proc_pid_mountinfo(5).
+fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let fields: Vec<&str> = left.split(' ').collect();
+        (right.starts_with("cgroup2 ") && fields.get(3) == Some(&"/"))
+            .then(|| fields.get(4).map(PathBuf::from))
+            .flatten()
+    })
+}
+
+/// The cookie of this process's network namespace.
+///
+/// # Errors
+///
+/// The kernel is older than 5.14 (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h).
+pub fn netns_cookie() -> Result<u64> {
+    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .context("create a socket")?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the buffer is as long as `len` says.
+    let result = unsafe {
+        libc::getsockopt(
+            any.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    nix::errno::Errno::result(result).context("read the network namespace's cookie")?;
+    Ok(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_mount(mountinfo: &str, expected: Option<&str>) {
+        assert_eq!(cgroup2_mount(mountinfo), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn cgroup2_is_found_where_it_is_mounted() {
+        check_mount("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", Some("/sys/fs/cgroup"));
+        check_mount(
+            "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+             41 30 0:37 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw",
+            Some("/sys/fs/cgroup/unified"),
+        );
+        check_mount("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", None);
+        check_mount("41 30 0:37 /system.slice /mnt rw - cgroup2 cgroup2 rw", None);
+        check_mount("", None);
+    }
+
+    #[test]
+    fn a_namespace_has_one_cookie() {
+        assert_eq!(netns_cookie().unwrap(), netns_cookie().unwrap());
+    }
+}
