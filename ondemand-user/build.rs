@@ -42,7 +42,9 @@ fn main() -> Result<()> {
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("CARGO")
         .env_remove("CARGO_TARGET_DIR");
-    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("run {command:?}"))?;
     if !status.success() {
         bail!("the eBPF program could not be built ({status}): {command:?}");
     }
@@ -57,7 +59,9 @@ fn cargo(toolchain: &Toolchain) -> Result<Command> {
         Toolchain::Prebuilt { rustc, cargo } => {
             let mut command = Command::new(cargo);
             // Both use language features that stable compilers keep behind this switch.
-            command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf,ondemand_ebpf");
+            command
+                .env("RUSTC", rustc)
+                .env("RUSTC_BOOTSTRAP", "aya_ebpf,ondemand_ebpf");
             command
         }
         Toolchain::BuildStd { name } => {
@@ -67,8 +71,21 @@ fn cargo(toolchain: &Toolchain) -> Result<Command> {
         }
     };
     command
-        .args(["build", "--package", "ondemand-ebpf", "--bin", "ondemand-ebpf"])
-        .args(["--features", "program", "--release", "--locked", "--target", TARGET]);
+        .args([
+            "build",
+            "--package",
+            "ondemand-ebpf",
+            "--bin",
+            "ondemand-ebpf",
+        ])
+        .args([
+            "--features",
+            "program",
+            "--release",
+            "--locked",
+            "--target",
+            TARGET,
+        ]);
     if matches!(toolchain, Toolchain::BuildStd { .. }) {
         command.args(["-Z", "build-std=core"]);
     }
@@ -107,8 +124,14 @@ fn find_toolchain() -> Result<Toolchain> {
 
 fn prebuilt() -> Option<Toolchain> {
     let rustc = PathBuf::from("/usr/bin/rustc");
-    let has_core = sysroot(&mut Command::new(&rustc))?.join("lib/rustlib").join(TARGET).is_dir();
-    has_core.then(|| Toolchain::Prebuilt { rustc, cargo: "/usr/bin/cargo".into() })
+    let has_core = sysroot(&mut Command::new(&rustc))?
+        .join("lib/rustlib")
+        .join(TARGET)
+        .is_dir();
+    has_core.then(|| Toolchain::Prebuilt {
+        rustc,
+        cargo: "/usr/bin/cargo".into(),
+    })
 }
 
 fn rustup(name: &str) -> Option<Toolchain> {
@@ -120,5 +143,8 @@ fn rustup(name: &str) -> Option<Toolchain> {
 fn sysroot(compiler: &mut Command) -> Option<PathBuf> {
     let output = compiler.args(["--print", "sysroot"]).output().ok()?;
     let path = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| Path::new(path.trim()).to_owned())
+    output
+        .status
+        .success()
+        .then(|| Path::new(path.trim()).to_owned())
 }

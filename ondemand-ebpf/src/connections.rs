@@ -20,8 +20,8 @@ use ondemand_ebpf::{
 };
 
 use crate::maps::{
-    ALARMS, CONNECTIONS, ENDPOINTS, LISTENERS, TRAFFIC, atomic_add, atomic_add_ordered, atomic_exchange,
-    emit, is_watched, set_tag, tag,
+    ALARMS, CONNECTIONS, ENDPOINTS, LISTENERS, TRAFFIC, atomic_add, atomic_add_ordered,
+    atomic_exchange, emit, is_watched, set_tag, tag,
 };
 
 /// `AF_INET`
@@ -42,10 +42,10 @@ const CLOSING: u32 = 11;
 /// The cookie of the network namespace that is watched. Set by the loader.
 #[unsafe(no_mangle)]
 pub static NETNS: Global<u64> = Global::new(0);
-/// Offset of `sk_flags` in `struct sock`. Set by the loader, from the running kernel's BTF;
+/// Offset of `skc_flags` in `struct sock_common`. Set by the loader, from the running kernel's BTF;
 /// .rodata is frozen, so the verifier sees a constant.
 #[unsafe(no_mangle)]
-static OFFSET_SK_FLAGS: Global<u32> = Global::new(0);
+static OFFSET_FLAGS: Global<u32> = Global::new(0);
 /// Offset of `write_seq` in `struct tcp_sock`.
 #[unsafe(no_mangle)]
 static OFFSET_WRITE_SEQ: Global<u32> = Global::new(0);
@@ -61,17 +61,34 @@ pub fn connections(ctx: SockOpsContext) -> u32 {
     1
 }
 
-/// The socket's local address in the form of [`Endpoint::address`].
-#[inline(always)]
-fn local_address(ctx: &SockOpsContext) -> [u32; 4] {
-    // SAFETY: the context is valid for the whole program.
-    let ops = unsafe { &*ctx.ops };
-    if ops.family == INET6 {
-        [ops.local_ip6[0], ops.local_ip6[1], ops.local_ip6[2], ops.local_ip6[3]]
-    } else {
-        [0, 0, MAPPED, ops.local_ip4]
-    }
+/// A word of a context. Volatile and before any branch: the compiler would otherwise fold
+/// the loads of two branches into one with a computed offset, which the verifier refuses.
+macro_rules! word {
+    ($context:expr, $($field:tt)+) => {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { core::ptr::read_volatile(&raw const (*$context).$($field)+) }
+    };
 }
+pub(crate) use word;
+
+/// The local address of a context in the form of [`Endpoint::address`].
+macro_rules! local_address {
+    ($context:expr, $family:expr) => {{
+        let v4 = word!($context, local_ip4);
+        let v6 = [
+            word!($context, local_ip6[0]),
+            word!($context, local_ip6[1]),
+            word!($context, local_ip6[2]),
+            word!($context, local_ip6[3]),
+        ];
+        if $family == INET6 {
+            v6
+        } else {
+            [0, 0, MAPPED, v4]
+        }
+    }};
+}
+pub(crate) use local_address;
 
 fn listening(ctx: &SockOpsContext) {
     let port = ctx.local_port();
@@ -80,8 +97,13 @@ fn listening(ctx: &SockOpsContext) {
     }
     // SAFETY: the context is valid for the whole program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.ops.cast()) };
-    let address = local_address(ctx);
-    let endpoint = Endpoint { netns, address, port, pad: 0 };
+    let address = local_address!(ctx.ops, word!(ctx.ops, family));
+    let endpoint = Endpoint {
+        netns,
+        address,
+        port,
+        pad: 0,
+    };
     // SAFETY: entries are only replaced as a whole; a torn read would be of the same service.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
         return;
@@ -92,11 +114,21 @@ fn listening(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    let value =
-        Tag { slot, role, leg: LEG_LISTENER, port, address, received: 0, sent: 0 };
+    let value = Tag {
+        slot,
+        role,
+        leg: LEG_LISTENER,
+        port,
+        address,
+        received: 0,
+        sent: 0,
+    };
     // SAFETY: a socket of the context, checked against null.
     unsafe { set_tag(socket.cast(), value) };
-    debug!(ctx, "slot {}: listener of role {} on port {}", slot, role, port);
+    debug!(
+        ctx,
+        "slot {}: listener of role {} on port {}", slot, role, port
+    );
     if role != ROLE_BACKEND {
         return;
     }
@@ -173,12 +205,16 @@ fn established(ctx: &SockOpsContext) {
     }
     // SAFETY: checked against null; this is the only program that writes these fields.
     let tag = unsafe { &mut *pointer };
-    let leg = leg_of(tag, port, local_address(ctx));
+    let address = local_address!(ctx.ops, word!(ctx.ops, family));
+    let leg = leg_of(tag, port, address);
     let Some(counters) = CONNECTIONS.get_ptr_mut(tag.slot) else {
         return;
     };
     // Without the flag no close would be counted: then it must not be counted as open.
-    if ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32).is_err() {
+    if ctx
+        .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
+        .is_err()
+    {
         return;
     }
     tag.leg = leg;
@@ -202,7 +238,8 @@ fn established(ctx: &SockOpsContext) {
 #[inline(always)]
 fn count(counters: *mut ondemand_ebpf::Connections, leg: u32, opened: bool) {
     // SAFETY: a valid map value, see the callers.
-    let (accepted, closed) = unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };
+    let (accepted, closed) =
+        unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };
     let array = (if opened { accepted } else { closed }).cast::<u64>();
     // SAFETY: the index is below LEGS.
     let place = unsafe {
@@ -270,7 +307,8 @@ fn last_closed(counters: *mut ondemand_ebpf::Connections, slot: u32, now: u64) {
         }
         let accepted = core::ptr::read_volatile(&raw const (*counters).accepted);
         let closed = core::ptr::read_volatile(&raw const (*counters).closed);
-        let quiet = accepted[0] == closed[0] && accepted[1] == closed[1] && accepted[2] == closed[2];
+        let quiet =
+            accepted[0] == closed[0] && accepted[1] == closed[1] && accepted[2] == closed[2];
         if quiet && atomic_exchange(place, 0) != 0 {
             emit(EVENT_CLOSED, slot, now);
         }
@@ -291,17 +329,21 @@ fn fold_last_bytes(
         return;
     };
     // SAFETY: the context is valid for the whole program.
-    let (mut received, mut sent, una) =
-        unsafe { ((*ctx.ops).bytes_received, (*ctx.ops).bytes_acked, (*ctx.ops).snd_una) };
+    let (mut received, mut sent, una) = unsafe {
+        (
+            (*ctx.ops).bytes_received,
+            (*ctx.ops).bytes_acked,
+            (*ctx.ops).snd_una,
+        )
+    };
     // SAFETY: a socket of the context; the result is a trusted pointer or null, and the
     // offsets are the running kernel's.
     unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket);
         if !tcp.is_null() {
-            // SOCK_DONE, bit 1 of sk_flags, is set by tcp_fin() and nowhere else.
-            let flags = core::ptr::read_volatile(
-                tcp.byte_add(OFFSET_SK_FLAGS.load() as usize).cast::<u64>(),
-            );
+            // SOCK_DONE, bit 1 of skc_flags, is set by tcp_fin() and nowhere else.
+            let flags =
+                core::ptr::read_volatile(tcp.byte_add(OFFSET_FLAGS.load() as usize).cast::<u64>());
             received -= flags >> 1 & 1;
             let end = core::ptr::read_volatile(
                 tcp.byte_add(OFFSET_WRITE_SEQ.load() as usize).cast::<u32>(),
@@ -312,7 +354,13 @@ fn fold_last_bytes(
         }
         let received_before = atomic_exchange(&raw mut tag.received, received);
         let sent_before = atomic_exchange(&raw mut tag.sent, sent);
-        atomic_add(&raw mut (*traffic).received_bytes, received.wrapping_sub(received_before));
-        atomic_add(&raw mut (*traffic).sent_bytes, sent.wrapping_sub(sent_before));
+        atomic_add(
+            &raw mut (*traffic).received_bytes,
+            received.wrapping_sub(received_before),
+        );
+        atomic_add(
+            &raw mut (*traffic).sent_bytes,
+            sent.wrapping_sub(sent_before),
+        );
     }
 }

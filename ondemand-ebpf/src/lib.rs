@@ -222,5 +222,16 @@ mod pod {
             unsafe impl aya::Pod for super::$type {}
         )* };
     }
-    pod!(Alarm, Connections, Endpoint, Event, ListenerKey, Meta, Name, Owner, SocketRecord, Traffic);
+    pod!(
+        Alarm,
+        Connections,
+        Endpoint,
+        Event,
+        ListenerKey,
+        Meta,
+        Name,
+        Owner,
+        SocketRecord,
+        Traffic
+    );
 }

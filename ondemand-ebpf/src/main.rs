@@ -2,7 +2,10 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "core has no atomics for this target: it lacks compare-and-swap")]
+#![expect(
+    internal_features,
+    reason = "core has no atomics for this target: it lacks compare-and-swap"
+)]
 #![allow(missing_docs, reason = "a program, nobody imports it")]
 
 mod connections;

@@ -80,7 +80,12 @@ pub fn is_watched(port: u32) -> bool {
 pub unsafe fn tag(socket: *mut c_void) -> *mut Tag {
     // SAFETY: the caller's promise; no initial value is passed.
     unsafe {
-        bpf_sk_storage_get((&raw const TAGS).cast_mut().cast(), socket, core::ptr::null_mut(), 0)
+        bpf_sk_storage_get(
+            (&raw const TAGS).cast_mut().cast(),
+            socket,
+            core::ptr::null_mut(),
+            0,
+        )
     }
     .cast()
 }
@@ -133,9 +138,7 @@ pub unsafe fn atomic_add(counter: *mut u64, amount: u64) {
 pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
-        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(
-            counter, amount,
-        )
+        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, amount)
     }
 }
 
@@ -147,9 +150,7 @@ pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
 #[inline(always)]
 pub unsafe fn atomic_exchange(place: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe {
-        intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(place, value)
-    }
+    unsafe { intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(place, value) }
 }
 
 /// Sends an event. A full buffer drops it: the agent's timers are the safety net.

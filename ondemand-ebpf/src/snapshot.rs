@@ -86,8 +86,12 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     if record.state != LISTEN {
         return 0;
     }
-    let endpoint =
-        Endpoint { netns: NETNS.load(), address: record.address, port: record.port, pad: 0 };
+    let endpoint = Endpoint {
+        netns: NETNS.load(),
+        address: record.address,
+        port: record.port,
+        pad: 0,
+    };
     // SAFETY: entries are only replaced as a whole.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
         return 0;
@@ -113,9 +117,20 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     record.slot = slot;
     record.role = role;
     if role == ROLE_BACKEND {
-        insert_listener(socket, ListenerKey { slot, family: record.family }, BPF_ANY as u64);
+        insert_listener(
+            socket,
+            ListenerKey {
+                slot,
+                family: record.family,
+            },
+            BPF_ANY as u64,
+        );
         if record.family == INET6 {
-            insert_listener(socket, ListenerKey { slot, family: INET }, BPF_NOEXIST as u64);
+            insert_listener(
+                socket,
+                ListenerKey { slot, family: INET },
+                BPF_NOEXIST as u64,
+            );
         }
     }
     write(meta, &record);
@@ -147,8 +162,15 @@ fn record(socket: *mut c_void) -> Option<SocketRecord> {
             u32::from(field::<u16>(socket, OFFSET_PORT.load())),
         )
     };
-    let mut record =
-        SocketRecord { slot: NO_SLOT, role: 0, leg: LEG_LISTENER, state, port, family, address: [0; 4] };
+    let mut record = SocketRecord {
+        slot: NO_SLOT,
+        role: 0,
+        leg: LEG_LISTENER,
+        state,
+        port,
+        family,
+        address: [0; 4],
+    };
     if state == NEW_SYN_RECV {
         return half_open(socket, record);
     }
@@ -180,7 +202,9 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
     // SAFETY: reads of kernel memory that cannot fault; a wrong address reads as zero.
     unsafe {
         let listener = bpf_probe_read_kernel(
-            request.byte_add(OFFSET_LISTENER.load() as usize).cast::<*const c_void>(),
+            request
+                .byte_add(OFFSET_LISTENER.load() as usize)
+                .cast::<*const c_void>(),
         )
         .ok()?;
         let port =
@@ -191,23 +215,35 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
             return None;
         }
         record.family = u32::from(
-            bpf_probe_read_kernel(listener.byte_add(OFFSET_FAMILY.load() as usize).cast::<u16>())
-                .ok()?,
+            bpf_probe_read_kernel(
+                listener
+                    .byte_add(OFFSET_FAMILY.load() as usize)
+                    .cast::<u16>(),
+            )
+            .ok()?,
         );
         record.address = if record.family == INET6 {
             bpf_probe_read_kernel(
-                listener.byte_add(OFFSET_ADDRESS6.load() as usize).cast::<[u32; 4]>(),
+                listener
+                    .byte_add(OFFSET_ADDRESS6.load() as usize)
+                    .cast::<[u32; 4]>(),
             )
             .ok()?
         } else {
             let address = bpf_probe_read_kernel(
-                listener.byte_add(OFFSET_ADDRESS4.load() as usize).cast::<u32>(),
+                listener
+                    .byte_add(OFFSET_ADDRESS4.load() as usize)
+                    .cast::<u32>(),
             )
             .ok()?;
             [0, 0, MAPPED, address]
         };
-        let endpoint =
-            Endpoint { netns: NETNS.load(), address: record.address, port: record.port, pad: 0 };
+        let endpoint = Endpoint {
+            netns: NETNS.load(),
+            address: record.address,
+            port: record.port,
+            pad: 0,
+        };
         let owner = ENDPOINTS.get(&endpoint)?;
         record.slot = owner.slot;
         record.role = owner.role;

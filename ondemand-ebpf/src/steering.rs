@@ -2,14 +2,17 @@
 //! straight to the backend's own listening socket.
 
 use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release}},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
+    },
     macros::sk_lookup,
     programs::SkLookupContext,
 };
 use ondemand_ebpf::{Endpoint, ListenerKey, Owner, ROLE_FRONT};
 
 use crate::{
-    connections::{INET, INET6, MAPPED, NETNS},
+    connections::{INET6, MAPPED, NETNS, local_address, word},
     maps::{CONNECTIONS, ENDPOINTS, GATES, LISTENERS, atomic_add, atomic_add_ordered, is_watched},
 };
 
@@ -26,10 +29,9 @@ pub fn steering(ctx: SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn steer(ctx: &SkLookupContext) {
-    // SAFETY: the context is valid for the whole program.
-    let lookup = unsafe { &*ctx.lookup };
-    let (port, family) = (lookup.local_port, lookup.family);
-    if lookup.protocol != TCP || !is_watched(port) {
+    let lookup = ctx.lookup;
+    let (port, family) = (word!(lookup, local_port), word!(lookup, family));
+    if word!(lookup, protocol) != TCP || !is_watched(port) {
         return;
     }
     let Some(owner) = front_owner(ctx, family, port) else {
@@ -79,21 +81,30 @@ fn steer(ctx: &SkLookupContext) {
 /// The service whose front socket is bound to the destination, or to the wildcard of its family.
 #[inline(always)]
 fn front_owner(ctx: &SkLookupContext, family: u32, port: u32) -> Option<&'static Owner> {
-    // SAFETY: the context is valid for the whole program.
-    let lookup = unsafe { &*ctx.lookup };
+    let lookup = ctx.lookup;
     let netns = NETNS.load();
-    let (address, wildcard) = match family {
-        INET => ([0, 0, MAPPED, lookup.local_ip4], [0, 0, MAPPED, 0]),
-        INET6 => (
-            [lookup.local_ip6[0], lookup.local_ip6[1], lookup.local_ip6[2], lookup.local_ip6[3]],
-            [0; 4],
-        ),
-        _ => return None,
+    let address = local_address!(lookup, family);
+    let wildcard = if family == INET6 {
+        [0; 4]
+    } else {
+        [0, 0, MAPPED, 0]
     };
     // SAFETY: entries are only replaced as a whole.
     unsafe {
         ENDPOINTS
-            .get(Endpoint { netns, address, port, pad: 0 })
-            .or_else(|| ENDPOINTS.get(Endpoint { netns, address: wildcard, port, pad: 0 }))
+            .get(Endpoint {
+                netns,
+                address,
+                port,
+                pad: 0,
+            })
+            .or_else(|| {
+                ENDPOINTS.get(Endpoint {
+                    netns,
+                    address: wildcard,
+                    port,
+                    pad: 0,
+                })
+            })
     }
 }

@@ -81,7 +81,11 @@ fn count_packet(ctx: &SkBuffContext, outgoing: bool) {
 ///
 /// All pointers are checked against null.
 #[inline(always)]
-unsafe fn fold_bytes(socket: *mut aya_ebpf::bindings::bpf_sock, tag: *mut Tag, traffic: *mut Traffic) {
+unsafe fn fold_bytes(
+    socket: *mut aya_ebpf::bindings::bpf_sock,
+    tag: *mut Tag,
+    traffic: *mut Traffic,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let tcp = bpf_tcp_sock(socket);
@@ -91,7 +95,10 @@ unsafe fn fold_bytes(socket: *mut aya_ebpf::bindings::bpf_sock, tag: *mut Tag, t
         let (received, sent) = ((*tcp).bytes_received, (*tcp).bytes_acked);
         if received != (*tag).received {
             let before = atomic_exchange(&raw mut (*tag).received, received);
-            atomic_add(&raw mut (*traffic).received_bytes, received.wrapping_sub(before));
+            atomic_add(
+                &raw mut (*traffic).received_bytes,
+                received.wrapping_sub(before),
+            );
         }
         if sent != (*tag).sent {
             let before = atomic_exchange(&raw mut (*tag).sent, sent);

@@ -48,7 +48,12 @@ impl KernelTypes {
         let mut offset = header + word(&data, 8)? as usize;
         let end = offset + word(&data, 12)? as usize;
         let strings = header + word(&data, 16)? as usize;
-        let mut this = Self { data, strings, types: Vec::new(), structs: HashMap::new() };
+        let mut this = Self {
+            data,
+            strings,
+            types: Vec::new(),
+            structs: HashMap::new(),
+        };
         while offset < end {
             let info = word(&this.data, offset + 4)?;
             let (kind, members) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
@@ -88,7 +93,11 @@ impl KernelTypes {
         for index in 0..(info & 0xffff) as usize {
             let entry = at + TYPE_LEN + index * TYPE_LEN;
             let offset = word(&self.data, entry + 8)?;
-            let offset = if has_bitfields { offset & 0xff_ffff } else { offset };
+            let offset = if has_bitfields {
+                offset & 0xff_ffff
+            } else {
+                offset
+            };
             let name = self.name(word(&self.data, entry)?)?;
             if name == member {
                 return Ok(Some(offset));
@@ -97,7 +106,10 @@ impl KernelTypes {
                 continue;
             }
             let id = word(&self.data, entry + 4)? as usize;
-            let inner = *self.types.get(id.wrapping_sub(1)).context("BTF type id out of range")?;
+            let inner = *self
+                .types
+                .get(id.wrapping_sub(1))
+                .context("BTF type id out of range")?;
             let kind = word(&self.data, inner + 4)? >> 24 & 0x1f;
             if (kind == KIND_STRUCT || kind == KIND_UNION)
                 && let Some(more) = self.find(inner, member)?
@@ -111,7 +123,10 @@ impl KernelTypes {
     fn name(&self, offset: u32) -> Result<&str> {
         let start = self.strings + offset as usize;
         let bytes = self.data.get(start..).context("BTF string out of range")?;
-        let len = bytes.iter().position(|byte| *byte == 0).context("BTF string without end")?;
+        let len = bytes
+            .iter()
+            .position(|byte| *byte == 0)
+            .context("BTF string without end")?;
         std::str::from_utf8(&bytes[..len]).context("BTF string")
     }
 }
@@ -134,13 +149,21 @@ mod tests {
         // skc_num has stood behind three 32-bit words since Linux 3.x.
         assert!(types.offset_of("sock_common", "skc_num").unwrap() < 64);
         assert!(types.offset_of("tcp_sock", "write_seq").unwrap() > 0);
-        let error = types.offset_of("sock_common", "no_such_member").unwrap_err().to_string();
+        let error = types
+            .offset_of("sock_common", "no_such_member")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no_such_member"), "{error}");
     }
 
     #[test]
     fn broken_type_information_is_an_error() {
-        for data in [vec![], vec![0; 8], MAGIC.to_ne_bytes().to_vec(), vec![0xff; 64]] {
+        for data in [
+            vec![],
+            vec![0; 8],
+            MAGIC.to_ne_bytes().to_vec(),
+            vec![0xff; 64],
+        ] {
             assert!(KernelTypes::parse(data).is_err());
         }
     }

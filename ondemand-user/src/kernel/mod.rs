@@ -1,7 +1,8 @@
 //! Loads, attaches and pins the eBPF programs; the next agent takes them over.
 //!
 //! The pins live in a directory that carries the layout's version. A fresh set is pinned
-//! into a hidden directory, attached, and renamed: the directory exists whole or not at all.
+//! into a directory beside it, attached, and renamed: the directory exists whole or not at
+//! all. (A dot in a name is refused by bpffs, so that directory cannot be a hidden one.)
 
 mod btf;
 pub mod requirements;
@@ -16,8 +17,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, Map, MapData},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, SkLookup, SockOps,
-        links::FdLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, SkLookup, SockOps, links::FdLink,
     },
 };
 use btf::KernelTypes;
@@ -32,8 +32,18 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondeman
 
 /// The maps that are pinned: all but `.rodata`.
 const MAPS: [&str; 12] = [
-    "PORTS", "ENDPOINTS", "CONNECTIONS", "TRAFFIC", "ALARMS", "GATES", "LISTENERS", "EVENTS",
-    "NAMES", "META", "TAGS", "AYA_LOGS",
+    "PORTS",
+    "ENDPOINTS",
+    "CONNECTIONS",
+    "TRAFFIC",
+    "ALARMS",
+    "GATES",
+    "LISTENERS",
+    "EVENTS",
+    "NAMES",
+    "META",
+    "TAGS",
+    "AYA_LOGS",
 ];
 
 /// The programs that stay attached when the agent goes.
@@ -69,15 +79,14 @@ impl Kernel {
             Self::set_up(&home, netns, &cgroup, true)
                 .with_context(|| format!("take over the programs pinned in {}", home.display()))?
         } else {
-            let fresh = root.join(format!(".v{LAYOUT_VERSION}-{}", std::process::id()));
+            let fresh = root.join(format!("new-v{LAYOUT_VERSION}-{}", std::process::id()));
             remove_pins(&fresh)?;
             fs::create_dir(&fresh).with_context(|| format!("create {}", fresh.display()))?;
-            let kernel = Self::set_up(&fresh, netns, &cgroup, false)
-                .inspect_err(|_| {
-                    // The first error is the one to show; what is left is hidden and is
-                    // removed by the next start.
-                    let _ = remove_pins(&fresh);
-                })?;
+            let kernel = Self::set_up(&fresh, netns, &cgroup, false).inspect_err(|_| {
+                // The first error is the one to show; what is left is removed by the
+                // next start.
+                let _ = remove_pins(&fresh);
+            })?;
             remove_pins(&home)?;
             fs::rename(&fresh, &home)
                 .with_context(|| format!("rename {} to {}", fresh.display(), home.display()))?;
@@ -92,8 +101,7 @@ impl Kernel {
         let mut kernel_meta: Array<_, Meta> =
             Array::try_from(ebpf.map_mut("META").context("map META")?)?;
         kernel_meta.set(0, Meta { netns, reserved: 0 }, 0)?;
-        let group =
-            File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
+        let group = File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
         let mut no_steering = None;
         for name in ATTACHED {
             let pin = pins.join(format!("link_{name}"));
@@ -103,7 +111,8 @@ impl Kernel {
             let link = attach(&mut ebpf, name, &group);
             match link {
                 Ok(link) => {
-                    link.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
+                    link.pin(&pin)
+                        .with_context(|| format!("pin {}", pin.display()))?;
                 }
                 Err(error) if name == "steering" => no_steering = Some(format!("{error:#}")),
                 Err(error) => return Err(error),
@@ -112,9 +121,16 @@ impl Kernel {
         let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
         for name in ["snapshot", "adopt"] {
             let program: &mut Iter = program(&mut ebpf, name)?;
-            program.load("tcp", &btf).with_context(|| format!("load the iterator {name}"))?;
+            program
+                .load("tcp", &btf)
+                .with_context(|| format!("load the iterator {name}"))?;
         }
-        Ok(Self { ebpf, netns, taken_over, no_steering })
+        Ok(Self {
+            ebpf,
+            netns,
+            taken_over,
+            no_steering,
+        })
     }
 
     /// Takes a map out, once.
@@ -123,7 +139,9 @@ impl Kernel {
     ///
     /// The object has no such map, or it was taken before.
     pub fn take_map(&mut self, name: &str) -> Result<Map> {
-        self.ebpf.take_map(name).with_context(|| format!("map {name}"))
+        self.ebpf
+            .take_map(name)
+            .with_context(|| format!("map {name}"))
     }
 
     /// The reader of the programs' own log messages.
@@ -142,9 +160,12 @@ impl Kernel {
     /// The kernel refuses; the snapshot is then unknown.
     pub fn iterate(&mut self, name: &str) -> Result<File> {
         let iterator: &mut Iter = program(&mut self.ebpf, name)?;
-        let link = iterator.attach().with_context(|| format!("run the iterator {name}"))?;
+        let link = iterator
+            .attach()
+            .with_context(|| format!("run the iterator {name}"))?;
         let link = iterator.take_link(link)?;
-        link.into_file().with_context(|| format!("read the iterator {name}"))
+        link.into_file()
+            .with_context(|| format!("read the iterator {name}"))
     }
 }
 
@@ -159,16 +180,35 @@ fn watches(home: &Path, netns: u64) -> bool {
 
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let types = KernelTypes::running()?;
-    let log_level = if log::log_enabled!(log::Level::Debug) { 4u8 } else { 2 };
+    let log_level = if log::log_enabled!(log::Level::Debug) {
+        4u8
+    } else {
+        2
+    };
     let offsets = [
-        ("OFFSET_SK_FLAGS", types.offset_of("sock", "sk_flags")?),
-        ("OFFSET_WRITE_SEQ", types.offset_of("tcp_sock", "write_seq")?),
-        ("OFFSET_FAMILY", types.offset_of("sock_common", "skc_family")?),
+        ("OFFSET_FLAGS", types.offset_of("sock_common", "skc_flags")?),
+        (
+            "OFFSET_WRITE_SEQ",
+            types.offset_of("tcp_sock", "write_seq")?,
+        ),
+        (
+            "OFFSET_FAMILY",
+            types.offset_of("sock_common", "skc_family")?,
+        ),
         ("OFFSET_STATE", types.offset_of("sock_common", "skc_state")?),
         ("OFFSET_PORT", types.offset_of("sock_common", "skc_num")?),
-        ("OFFSET_ADDRESS4", types.offset_of("sock_common", "skc_rcv_saddr")?),
-        ("OFFSET_ADDRESS6", types.offset_of("sock_common", "skc_v6_rcv_saddr")?),
-        ("OFFSET_LISTENER", types.offset_of("sock_common", "skc_listener")?),
+        (
+            "OFFSET_ADDRESS4",
+            types.offset_of("sock_common", "skc_rcv_saddr")?,
+        ),
+        (
+            "OFFSET_ADDRESS6",
+            types.offset_of("sock_common", "skc_v6_rcv_saddr")?,
+        ),
+        (
+            "OFFSET_LISTENER",
+            types.offset_of("sock_common", "skc_listener")?,
+        ),
     ];
     let mut loader = EbpfLoader::new();
     loader.override_global("NETNS", &netns, true);
@@ -188,8 +228,12 @@ where
     <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error:
         std::error::Error + Send + Sync + 'static,
 {
-    let program = ebpf.program_mut(name).with_context(|| format!("program {name}"))?;
-    program.try_into().with_context(|| format!("type of the program {name}"))
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("program {name}"))?;
+    program
+        .try_into()
+        .with_context(|| format!("type of the program {name}"))
 }
 
 /// Loads and attaches one program.
@@ -199,7 +243,9 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
         "connections" => {
             let program: &mut SockOps = program(ebpf, name)?;
             program.load().with_context(what)?;
-            let link = program.attach(cgroup, CgroupAttachMode::Single).with_context(what)?;
+            let link = program
+                .attach(cgroup, CgroupAttachMode::Single)
+                .with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }
         "ingress" | "egress" => {
@@ -210,7 +256,9 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
             };
             let program: &mut CgroupSkb = program(ebpf, name)?;
             program.load().with_context(what)?;
-            let link = program.attach(cgroup, kind, CgroupAttachMode::Single).with_context(what)?;
+            let link = program
+                .attach(cgroup, kind, CgroupAttachMode::Single)
+                .with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }
         "steering" => {

@@ -51,9 +51,12 @@ pub fn check(bpffs: &Path) -> Result<()> {
 ///
 /// Names both versions.
 pub fn kernel_version() -> Result<()> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version")?;
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version")?;
     let release = release.trim();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    let mut parts = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().ok());
     if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next())
         && (major, minor) < OLDEST_KERNEL
     {
@@ -108,8 +111,13 @@ fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
 ///
 /// The kernel is older than 5.14 (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h).
 pub fn netns_cookie() -> Result<u64> {
-    let any = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .context("create a socket")?;
+    let any = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context("create a socket")?;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the buffer is as long as `len` says.
@@ -137,14 +145,23 @@ mod tests {
 
     #[test]
     fn cgroup2_is_found_where_it_is_mounted() {
-        check_mount("30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw", Some("/sys/fs/cgroup"));
+        check_mount(
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw",
+            Some("/sys/fs/cgroup"),
+        );
         check_mount(
             "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
              41 30 0:37 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw",
             Some("/sys/fs/cgroup/unified"),
         );
-        check_mount("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", None);
-        check_mount("41 30 0:37 /system.slice /mnt rw - cgroup2 cgroup2 rw", None);
+        check_mount(
+            "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
+            None,
+        );
+        check_mount(
+            "41 30 0:37 /system.slice /mnt rw - cgroup2 cgroup2 rw",
+            None,
+        );
         check_mount("", None);
     }
 

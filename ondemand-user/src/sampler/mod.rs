@@ -1,0 +1,536 @@
+//! The only reader of the kernel's maps: turns them into samples and snapshots.
+
+mod watchlist;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Read as _,
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use ondemand_ebpf::{
+    Alarm, Connections, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint,
+    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, MAX_NAME, MAX_SERVICES, NO_SLOT, Name, Owner,
+    ROLE_BACKEND, ROLE_FRONT, SocketRecord, Traffic,
+};
+use tokio::io::unix::AsyncFd;
+use watchlist::Addresses;
+
+use crate::{
+    config::{self, Service},
+    kernel::Kernel,
+    ktime::Ktime,
+};
+
+/// A service's place in the kernel's maps. Stable over restarts of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+/// What the kernel counted on one way to the application. Every field only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leg {
+    /// Connections established.
+    pub accepted: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Payload bytes that clients sent.
+    pub received_bytes: u64,
+    /// Payload bytes that clients acknowledged.
+    pub sent_bytes: u64,
+    /// Packets in.
+    pub received_packets: u64,
+    /// Packets out.
+    pub sent_packets: u64,
+}
+
+impl Leg {
+    /// Connections open now. `None`: more closed than accepted, so the counters cannot be trusted.
+    pub fn open(&self) -> Option<u64> {
+        self.accepted.checked_sub(self.closed)
+    }
+}
+
+/// What the kernel knew about one service at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it was read.
+    pub at: Ktime,
+    /// Clients served by the proxy.
+    pub front: Leg,
+    /// Clients handed straight to the backend.
+    pub steered: Leg,
+    /// Connections to the backend's own port: the proxy's, or a client's.
+    pub back: Leg,
+    /// Connections that are older than the counting, as the last snapshot saw them.
+    pub older: u64,
+    /// The last packet or state change of a counted connection. `None`: there was none yet.
+    /// May be up to one scheduler tick (10 ms) older than the truth.
+    pub last_activity: Option<Ktime>,
+    /// Look-ups (arriving SYNs) seen by the steering program.
+    pub lookups: u64,
+    /// When the last one was.
+    pub last_lookup: Option<Ktime>,
+}
+
+impl Sample {
+    /// Clients connected now: `steered + max(front, back)` and those older than the counting.
+    /// `None`: unknown.
+    pub fn open(&self) -> Option<u64> {
+        Some(self.steered.open()? + self.front.open()?.max(self.back.open()?) + self.older)
+    }
+
+    /// Clients accepted in all. A proxied client has two legs and is counted once.
+    pub fn accepted(&self) -> u64 {
+        self.steered.accepted + self.front.accepted.max(self.back.accepted)
+    }
+
+    /// Payload bytes from clients.
+    pub fn received_bytes(&self) -> u64 {
+        self.steered.received_bytes + self.front.received_bytes.max(self.back.received_bytes)
+    }
+
+    /// Payload bytes to clients.
+    pub fn sent_bytes(&self) -> u64 {
+        self.steered.sent_bytes + self.front.sent_bytes.max(self.back.sent_bytes)
+    }
+}
+
+/// The sockets of one service as the kernel's own tables show them, independent of the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// Open connections by leg, those that were counted when they were accepted.
+    pub front: u64,
+    /// See [`Sample::steered`].
+    pub steered: u64,
+    /// See [`Sample::back`].
+    pub back: u64,
+    /// Open connections that were not counted: older than the attach.
+    pub older: u64,
+    /// Half-open handshakes on the backend's own listener (request sockets).
+    pub half_open: u64,
+    /// Listening sockets at the front addresses.
+    pub front_listeners: u64,
+    /// Listening sockets at the backend's address.
+    pub back_listeners: u64,
+}
+
+/// A look at every watched socket at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By slot; a service without any socket is absent.
+    pub sockets: HashMap<Slot, Sockets>,
+}
+
+/// What woke the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// The backend of this service began to listen.
+    Listening(Slot),
+    /// The first connection of a quiet service came. Sent once for each [`Sampler::arm_opened`].
+    Opened(Slot),
+    /// The last connection went. Sent once for each [`Sampler::arm_closed`].
+    Closed(Slot),
+}
+
+/// Reads the maps.
+pub struct Sampler {
+    kernel: Kernel,
+    ports: Array<MapData, u64>,
+    endpoints: BpfHashMap<MapData, Endpoint, Owner>,
+    connections: Array<MapData, Connections>,
+    traffic: PerCpuArray<MapData, Traffic>,
+    alarms: Array<MapData, Alarm>,
+    gates: Array<MapData, u64>,
+    names: Array<MapData, Name>,
+    events: AsyncFd<RingBuf<MapData>>,
+    messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// Every slot that was ever given away, with its owner's name.
+    known: BTreeMap<Slot, String>,
+    watched: BTreeMap<Slot, Addresses>,
+    older: HashMap<Slot, u64>,
+}
+
+impl Sampler {
+    /// Opens the maps. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be opened or read.
+    pub fn new(mut kernel: Kernel) -> Result<Self> {
+        let names: Array<_, Name> = Array::try_from(kernel.take_map("NAMES")?)?;
+        let known = read_names(&names)?;
+        let events = RingBuf::try_from(kernel.take_map("EVENTS")?)?;
+        let messages = kernel.take_logger()?;
+        Ok(Self {
+            ports: Array::try_from(kernel.take_map("PORTS")?)?,
+            endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
+            connections: Array::try_from(kernel.take_map("CONNECTIONS")?)?,
+            traffic: PerCpuArray::try_from(kernel.take_map("TRAFFIC")?)?,
+            alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
+            gates: Array::try_from(kernel.take_map("GATES")?)?,
+            names,
+            // SAFETY: both own their descriptor and give the same one for as long as they live.
+            events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
+            // SAFETY: as above.
+            messages: unsafe { AsyncFd::register(messages) }.context("watch the log buffer")?,
+            kernel,
+            known,
+            watched: BTreeMap::new(),
+            older: HashMap::new(),
+        })
+    }
+
+    /// Whether an earlier agent's programs were found counting.
+    pub fn taken_over(&self) -> bool {
+        self.kernel.taken_over
+    }
+
+    /// Why connections cannot be steered on this host, if so.
+    pub fn no_steering(&self) -> Option<&str> {
+        self.kernel.no_steering.as_deref()
+    }
+
+    /// Makes these services the watched ones, keeps the counters of those known by name,
+    /// and finds the listeners and connections that are older than the watch.
+    ///
+    /// # Errors
+    ///
+    /// There are too many services, or a map cannot be written.
+    pub fn watch(&mut self, services: &[&Service]) -> Result<HashMap<String, Slot>> {
+        let wanted: Vec<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
+        let is_free = |slot| {
+            self.read_connections(slot)
+                .is_ok_and(|counters| counters.accepted == counters.closed)
+        };
+        let assigned =
+            watchlist::assign_slots(&self.known, &wanted, is_free).with_context(|| {
+                format!("more than {MAX_SERVICES} services are watched or connected")
+            })?;
+        self.watched.clear();
+        let mut slots = HashMap::new();
+        for (service, (slot, is_new)) in services.iter().zip(assigned) {
+            if is_new {
+                self.reset(slot, &service.name)?;
+            }
+            self.watched.insert(slot, addresses(service));
+            slots.insert(service.name.clone(), slot);
+        }
+        self.write_endpoints()?;
+        self.adopt()?;
+        Ok(slots)
+    }
+
+    /// Gives a slot to a new owner, its counters at zero.
+    fn reset(&mut self, slot: Slot, name: &str) -> Result<()> {
+        let mut bytes = [0; MAX_NAME + 1];
+        let Some(place) = bytes
+            .get_mut(..name.len())
+            .filter(|place| place.len() <= MAX_NAME)
+        else {
+            bail!("the service name {name} is longer than {MAX_NAME} bytes");
+        };
+        place.copy_from_slice(name.as_bytes());
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
+            anyhow::Error::new(error).context(format!("count the CPUs ({path})"))
+        })?;
+        self.gates.set(slot.0, 0, 0)?;
+        self.connections.set(slot.0, Connections::default(), 0)?;
+        for leg in 0..LEGS {
+            let zero = aya::maps::PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
+            self.traffic.set(slot.0 * LEGS + leg, zero, 0)?;
+        }
+        self.names.set(slot.0, Name(bytes), 0)?;
+        self.known.insert(slot, name.to_owned());
+        Ok(())
+    }
+
+    /// Brings `ENDPOINTS` and `PORTS` to what is watched. Additions come first and ports
+    /// last, so that nothing that stays watched is missed for a moment.
+    fn write_endpoints(&mut self) -> Result<()> {
+        let table = watchlist::endpoints(self.kernel.netns, &self.watched);
+        let present: Vec<Endpoint> = self
+            .endpoints
+            .keys()
+            .collect::<Result<_, _>>()
+            .context("read the watched addresses")?;
+        for (endpoint, owner) in &table {
+            self.endpoints
+                .insert(endpoint, owner, 0)
+                .context("watch an address")?;
+        }
+        for endpoint in present
+            .iter()
+            .filter(|endpoint| !table.contains_key(endpoint))
+        {
+            self.endpoints
+                .remove(endpoint)
+                .context("stop watching an address")?;
+        }
+        for (index, word) in (0u32..).zip(watchlist::port_words(table.keys())) {
+            if self.ports.get(&index, 0)? != word {
+                self.ports.set(index, word, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tags listeners that are older than the watch, then counts the connections that are.
+    fn adopt(&mut self) -> Result<()> {
+        self.records("adopt")?;
+        self.snapshot()?;
+        Ok(())
+    }
+
+    /// One service's counters. Its cost does not depend on the number of connections.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read: the service's use is unknown.
+    pub fn sample(&self, slot: Slot) -> Result<Sample> {
+        let counters = self.read_connections(slot)?;
+        let mut last = counters.last_change;
+        let mut legs = [Leg::default(); LEGS as usize];
+        for (index, leg) in legs.iter_mut().enumerate() {
+            leg.accepted = counters.accepted[index];
+            leg.closed = counters.closed[index];
+            let cpus = self
+                .traffic
+                .get(&(slot.0 * LEGS + index as u32), 0)
+                .with_context(|| format!("read the traffic of slot {}", slot.0))?;
+            for cpu in cpus.iter() {
+                leg.received_bytes = leg.received_bytes.wrapping_add(cpu.received_bytes);
+                leg.sent_bytes = leg.sent_bytes.wrapping_add(cpu.sent_bytes);
+                leg.received_packets += cpu.received_packets;
+                leg.sent_packets += cpu.sent_packets;
+                last = last.max(cpu.last_packet);
+            }
+        }
+        let moment = |nanos: u64| (nanos != 0).then(|| Ktime::from_nanos(nanos));
+        Ok(Sample {
+            at: Ktime::now(),
+            front: legs[LEG_FRONT as usize],
+            steered: legs[LEG_STEERED as usize],
+            back: legs[LEG_BACK as usize],
+            older: self.older.get(&slot).copied().unwrap_or(0),
+            last_activity: moment(last),
+            lookups: counters.lookups,
+            last_lookup: moment(counters.last_lookup),
+        })
+    }
+
+    fn read_connections(&self, slot: Slot) -> Result<Connections> {
+        self.connections
+            .get(&slot.0, 0)
+            .with_context(|| format!("read the connections of slot {}", slot.0))
+    }
+
+    /// Walks the kernel's socket tables. Updates [`Sample::older`].
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be read: nothing is known.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        let records = self.records("snapshot")?;
+        let table = watchlist::endpoints(self.kernel.netns, &self.watched);
+        let snapshot = summarize(
+            &records,
+            |endpoint| table.get(endpoint).copied(),
+            self.kernel.netns,
+        );
+        self.older = snapshot
+            .sockets
+            .iter()
+            .filter(|(_, sockets)| sockets.older > 0)
+            .map(|(slot, sockets)| (*slot, sockets.older))
+            .collect();
+        Ok(snapshot)
+    }
+
+    fn records(&mut self, iterator: &str) -> Result<Vec<SocketRecord>> {
+        let mut bytes = Vec::new();
+        self.kernel
+            .iterate(iterator)?
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("read the sockets ({iterator})"))?;
+        let (chunks, rest) = bytes.as_chunks::<{ size_of::<SocketRecord>() }>();
+        if !rest.is_empty() {
+            bail!("the kernel's list of sockets ends in the middle of a record");
+        }
+        // SAFETY: plain data of exactly this size, written by our program; alignment is not assumed.
+        Ok(chunks
+            .iter()
+            .map(|chunk| unsafe { chunk.as_ptr().cast::<SocketRecord>().read_unaligned() })
+            .collect())
+    }
+
+    /// Whether new connections to the front address go straight to the backend.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn set_gate(&mut self, slot: Slot, open: bool) -> Result<()> {
+        let what = if open { "open" } else { "close" };
+        self.gates
+            .set(slot.0, u64::from(open), 0)
+            .with_context(|| format!("{what} the gate of slot {}", slot.0))
+    }
+
+    /// Asks for one [`KernelEvent::Opened`].
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn arm_opened(&mut self, slot: Slot) -> Result<()> {
+        self.arm(slot, |alarm| alarm.opened = 1)
+    }
+
+    /// Asks for one [`KernelEvent::Closed`].
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn arm_closed(&mut self, slot: Slot) -> Result<()> {
+        self.arm(slot, |alarm| alarm.closed = 1)
+    }
+
+    fn arm(&mut self, slot: Slot, change: impl Fn(&mut Alarm)) -> Result<()> {
+        let what = || format!("ask for an event of slot {}", slot.0);
+        let mut alarm = self.alarms.get(&slot.0, 0).with_context(what)?;
+        change(&mut alarm);
+        self.alarms.set(slot.0, alarm, 0).with_context(what)
+    }
+
+    /// The next event. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The ring buffer cannot be watched.
+    pub async fn next_event(&mut self) -> Result<KernelEvent> {
+        loop {
+            let event = tokio::select! {
+                event = read_event(&mut self.events) => event?,
+                guard = self.messages.readable_mut() => {
+                    let mut guard = guard.context("wait for the programs' messages")?;
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                    continue;
+                }
+            };
+            let slot = Slot(event.slot);
+            match event.kind {
+                EVENT_LISTENING => return Ok(KernelEvent::Listening(slot)),
+                EVENT_OPENED => return Ok(KernelEvent::Opened(slot)),
+                EVENT_CLOSED => return Ok(KernelEvent::Closed(slot)),
+                // Of several listeners (SO_REUSEPORT) the one that steering held may be the
+                // one that went: look for the others.
+                EVENT_UNLISTENED => {
+                    self.records("adopt")?;
+                }
+                other => log::debug!("unknown event {other} of slot {}", event.slot),
+            }
+        }
+    }
+}
+
+async fn read_event(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Event> {
+    loop {
+        let mut guard = events
+            .readable_mut()
+            .await
+            .context("wait for the kernel's events")?;
+        if let Some(item) = guard.get_inner_mut().next()
+            && item.len() >= size_of::<Event>()
+        {
+            // SAFETY: the item is at least as long as the type, which is plain data.
+            return Ok(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+        }
+        guard.clear_ready();
+    }
+}
+
+fn read_names(names: &Array<MapData, Name>) -> Result<BTreeMap<Slot, String>> {
+    let mut known = BTreeMap::new();
+    for slot in 0..MAX_SERVICES {
+        let Name(bytes) = names
+            .get(&slot, 0)
+            .context("read the names of the services")?;
+        let len = bytes
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(bytes.len());
+        if len > 0 {
+            known.insert(
+                Slot(slot),
+                String::from_utf8_lossy(&bytes[..len]).into_owned(),
+            );
+        }
+    }
+    Ok(known)
+}
+
+fn addresses(service: &Service) -> Addresses {
+    let tcp = |endpoint: &config::Endpoint| match endpoint {
+        config::Endpoint::Tcp(address) => Some(*address),
+        config::Endpoint::Unix(_) => None,
+    };
+    Addresses {
+        front: service.listen.iter().filter_map(tcp).collect(),
+        backend: tcp(&service.backend),
+    }
+}
+
+// States of include/net/tcp_states.h that are not a connection that somebody holds.
+const TIME_WAIT: u32 = 6;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+const NEW_SYN_RECV: u32 = 12;
+
+/// Counts records by service. A connection without a tag belongs to the owner of its local
+/// address, or of the wildcard there.
+fn summarize(
+    records: &[SocketRecord],
+    owner_of: impl Fn(&Endpoint) -> Option<Owner>,
+    netns: u64,
+) -> Snapshot {
+    let wildcards = [
+        watchlist::address_words(std::net::Ipv4Addr::UNSPECIFIED.into()),
+        watchlist::address_words(std::net::Ipv6Addr::UNSPECIFIED.into()),
+    ];
+    let mut snapshot = Snapshot::default();
+    for record in records {
+        let owner = if record.slot == NO_SLOT {
+            std::iter::once(record.address)
+                .chain(wildcards)
+                .find_map(|address| {
+                    owner_of(&Endpoint {
+                        netns,
+                        address,
+                        port: record.port,
+                        pad: 0,
+                    })
+                })
+        } else {
+            Some(Owner {
+                slot: record.slot,
+                role: record.role,
+            })
+        };
+        let Some(owner) = owner else { continue };
+        let sockets = snapshot.sockets.entry(Slot(owner.slot)).or_default();
+        match (record.state, record.leg) {
+            (LISTEN, _) if owner.role == ROLE_FRONT => sockets.front_listeners += 1,
+            (LISTEN, _) => sockets.back_listeners += 1,
+            (NEW_SYN_RECV, _) if owner.role == ROLE_BACKEND => sockets.half_open += 1,
+            (NEW_SYN_RECV | TIME_WAIT | CLOSE, _) => {}
+            (_, LEG_FRONT) => sockets.front += 1,
+            (_, LEG_STEERED) => sockets.steered += 1,
+            (_, LEG_BACK) => sockets.back += 1,
+            _ => sockets.older += 1,
+        }
+    }
+    snapshot
+}
