@@ -13,8 +13,8 @@ pub struct Ktime(u64);
 impl Ktime {
     /// The present.
     pub fn now() -> Self {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .expect("CLOCK_MONOTONIC exists on every Linux");
+        let now =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
         Self(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
     }
 
@@ -44,7 +44,10 @@ impl Add<Duration> for Ktime {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

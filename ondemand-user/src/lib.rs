@@ -17,7 +17,7 @@ pub mod policy;
 pub mod sampler;
 pub mod status;
 pub mod systemd;
-pub mod unix_sockets;
 pub mod units;
+pub mod unix_sockets;
 pub mod veto;
 pub mod wait_listening;
