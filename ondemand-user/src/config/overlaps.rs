@@ -111,7 +111,7 @@ fn units(services: &[Parsed]) -> Vec<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{check as refused, check_instead, parse, wiki};
+    use super::super::tests::{check, check_instead, parse, wiki};
 
     /// Two services, `a` on lines 1 to 4 and `b` on lines 5 to 8.
     fn two(listen_a: &str, backend_a: &str, listen_b: &str, backend_b: &str) -> String {
@@ -126,7 +126,7 @@ mod tests {
         #[track_caller]
         fn check_two(addresses: [&str; 4], expected: &str) {
             let [a, b, c, d] = addresses;
-            refused(&two(a, b, c, d), expected);
+            check(&two(a, b, c, d), expected);
         }
         let (x, y) = ("127.0.0.1:8081", "127.0.0.1:8082");
         check_two(
@@ -179,11 +179,11 @@ mod tests {
             "listen = [\"0.0.0.0:80\",\n\"127.0.0.1:80\"]",
             "/etc/o.toml:3: service.wiki.listen: 127.0.0.1:80 overlaps 0.0.0.0:80",
         );
-        refused(
+        check(
             &format!("[agent]\nmetrics = \"127.0.0.1:80\"\n{}", wiki("")),
             "/etc/o.toml:4: service.wiki.listen: 0.0.0.0:80 overlaps 127.0.0.1:80 of agent.metrics (line 2)",
         );
-        refused(
+        check(
             &wiki(
                 "[service.b]\nlisten = \"/run/b\"\nbackend = \"/run/c\"\nunit = \"wiki.service\"",
             ),
