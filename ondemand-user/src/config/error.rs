@@ -1,0 +1,92 @@
+//! What is wrong with a configuration, said so that a person can put it right.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// A configuration that cannot be used. The program exits with 2 for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    path: PathBuf,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The line in the file, counted from 1. `None`: the file as a whole.
+    pub line: Option<usize>,
+    /// The key, `service.wiki.listen`; empty where there is none.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of the file as a whole.
+    pub fn file(message: String) -> Self {
+        Self {
+            line: None,
+            key: String::new(),
+            message,
+        }
+    }
+}
+
+impl Error {
+    /// `problems`, found in the file at `path`, in the file's order.
+    pub(super) fn new(path: &Path, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.line);
+        Self {
+            path: path.to_owned(),
+            problems,
+        }
+    }
+
+    /// What is wrong, in the file's order.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `FILE:LINE: KEY: MESSAGE`, one line for each problem.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, Problem { line, key, message }) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}", self.path.display())?;
+            if let Some(line) = line {
+                write!(f, ":{line}")?;
+            }
+            if !key.is_empty() {
+                write!(f, ": {key}")?;
+            }
+            write!(f, ": {message}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why the file at `path` could not be read, and what to do.
+pub(super) fn unreadable(path: &Path, err: &io::Error) -> String {
+    let hint = match err.kind() {
+        io::ErrorKind::NotFound => {
+            "create it (`ondemand --help` shows an example), or name another with --config FILE"
+                .into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "run as root, or make it readable: chmod a+r {}",
+                path.display()
+            )
+        }
+        io::ErrorKind::IsADirectory => "name a file in it with --config".into(),
+        _ => "check the file and the disk that it is on".to_owned(),
+    };
+    format!("cannot read the configuration: {err}; {hint}")
+}

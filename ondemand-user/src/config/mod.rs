@@ -1,0 +1,192 @@
+//! The configuration: raw TOML, checked once here, and the types that the rest of the program trusts.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+mod endpoint;
+mod error;
+mod names;
+mod overlaps;
+mod parse;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timespan;
+
+pub use error::{Error, Problem};
+
+/// Where the configuration is, unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
+
+/// At most so many services: the capacity of the kernel's maps.
+pub const MAX_SERVICES: usize = 1024;
+
+/// At most so many front addresses for one service.
+pub const MAX_LISTEN: usize = 16;
+
+/// A configuration file larger than this is a mistake (a device, say). Bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A checked configuration. No code after [`Config::load`] checks it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from, as an absolute path, for messages and for the unit files that name it.
+    pub path: PathBuf,
+    /// `[agent]`.
+    pub agent: Agent,
+    /// `[service.NAME]`, by name.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Address of the Prometheus endpoint; `None` turns it off.
+    pub metrics: Option<SocketAddr>,
+    /// The history database; `None` turns it off.
+    pub history: Option<PathBuf>,
+}
+
+/// `[service.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The key in the file: letters, digits, `-`, `_`, `.`; at most 63 bytes.
+    pub name: String,
+    /// The front socket's addresses. `[::]` here means IPv6 alone; IPv4 has its own `0.0.0.0`.
+    pub listen: Vec<Endpoint>,
+    /// Where the application listens. Never a wildcard address.
+    pub backend: Endpoint,
+    /// The application's own unit, `.service`.
+    pub unit: String,
+    /// Quiet for so long means idle. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Never stopped sooner after its start.
+    pub min_uptime: Duration,
+    /// How long the first client is held while the backend starts.
+    pub start_timeout: Duration,
+    /// Whether the kernel hands new connections straight to the backend while it is warm.
+    pub steer: bool,
+    /// A program asked before a stop: an exit status other than zero keeps the service up.
+    pub veto: Option<PathBuf>,
+}
+
+/// Where a socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A TCP address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Service {
+    /// `ondemand-NAME.socket`, the front socket.
+    pub fn socket_unit(&self) -> String {
+        format!("ondemand-{}.socket", self.name)
+    }
+
+    /// `ondemand-NAME.service`, the proxy.
+    pub fn proxy_unit(&self) -> String {
+        format!("ondemand-{}.service", self.name)
+    }
+
+    /// `ondemand-NAME.target`, the lease.
+    pub fn lease_unit(&self) -> String {
+        format!("ondemand-{}.target", self.name)
+    }
+}
+
+impl Config {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] inside the [`anyhow::Error`]. Its message names the file, the line and the key,
+    /// one line for each problem.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self::parse(path, &read(path)?)?)
+    }
+
+    /// Checks `text`, which was read from `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let (agent, services) =
+            parse::document(text).map_err(|problems| Error::new(path, problems))?;
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self {
+            path,
+            agent,
+            services,
+        })
+    }
+
+    /// The service called `name`.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] that names the services there are.
+    pub fn service(&self, name: &str) -> Result<&Service, Error> {
+        self.services.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.services.keys().map(String::as_str).collect();
+            let hint = match table::nearest(name, &known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None if known.is_empty() => "the file has no [service.NAME] yet".into(),
+                None => format!("there are: {}", known.join(", ")),
+            };
+            Error::new(
+                &self.path,
+                vec![Problem::file(format!("no service {name:?}; {hint}"))],
+            )
+        })
+    }
+}
+
+/// The text of the file at `path`.
+fn read(path: &Path) -> Result<String, Error> {
+    let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|err| fail(error::unreadable(path, &err)))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(fail(format!(
+            "larger than {} MiB; is it the right file?",
+            MAX_FILE >> 20
+        )));
+    }
+    String::from_utf8(bytes).map_err(|err| {
+        let good = err.utf8_error().valid_up_to();
+        let line = 1 + err.as_bytes()[..good]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        let message = "not UTF-8 text; save the file as UTF-8".to_owned();
+        Error::new(
+            path,
+            vec![Problem {
+                line: Some(line),
+                key: String::new(),
+                message,
+            }],
+        )
+    })
+}

@@ -1,0 +1,246 @@
+//! TOML tables whose values remember their line and key, so that every message can name them.
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::Problem;
+
+/// Where a value stands in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Counted from 1.
+    pub line: usize,
+    /// `service.wiki.listen`.
+    pub key: String,
+}
+
+impl Place {
+    /// A problem with the value that stands here.
+    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+        Problem {
+            line: Some(self.line),
+            key: self.key.clone(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Where the lines of a text end.
+#[derive(Debug)]
+pub(super) struct Lines(Vec<usize>);
+
+impl Lines {
+    /// Of `text`.
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(offset, _)| offset).collect())
+    }
+
+    /// The line that byte `offset` is on, counted from 1.
+    pub(super) fn at(&self, offset: usize) -> usize {
+        1 + self.0.partition_point(|end| *end < offset)
+    }
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Value<'t> {
+    pub place: Place,
+    value: &'t DeValue<'t>,
+    lines: &'t Lines,
+}
+
+impl<'t> Value<'t> {
+    /// The document `table` as a value, to begin with.
+    pub(super) fn root(lines: &'t Lines, value: &'t DeValue<'t>) -> Self {
+        Self {
+            place: Place {
+                line: 1,
+                key: String::new(),
+            },
+            value,
+            lines,
+        }
+    }
+
+    /// As a table: the place of each key, the key, its value.
+    pub(super) fn table(&self) -> Result<Vec<(String, Self)>, Problem> {
+        let DeValue::Table(table) = self.value else {
+            return Err(self.wrong_type("a table", &format!("[{}]", self.place.key)));
+        };
+        Ok(entries(self, table))
+    }
+
+    /// As a string.
+    pub(super) fn string(&self, example: &str) -> Result<&'t str, Problem> {
+        match self.value {
+            DeValue::String(string) => Ok(string),
+            _ => Err(self.wrong_type("a string", example)),
+        }
+    }
+
+    /// As `true` or `false`.
+    pub(super) fn boolean(&self) -> Result<bool, Problem> {
+        match self.value {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(self.wrong_type("true or false", "true")),
+        }
+    }
+
+    /// As a string, or an integer that is taken for its digits.
+    pub(super) fn string_or_integer(&self, example: &str) -> Result<&'t str, Problem> {
+        match self.value {
+            DeValue::String(string) => Ok(string),
+            DeValue::Integer(integer) if integer.radix() == 10 => Ok(integer.as_str()),
+            _ => Err(self.wrong_type("a string", example)),
+        }
+    }
+
+    /// As an array of strings; one string alone is an array of one.
+    pub(super) fn strings(&self, example: &str) -> Result<Vec<(Place, &'t str)>, Problem> {
+        match self.value {
+            DeValue::String(string) => Ok(vec![(self.place.clone(), string)]),
+            DeValue::Array(array) => array
+                .iter()
+                .map(|element| {
+                    let line = self.lines.at(element.span().start);
+                    let place = Place {
+                        line,
+                        key: self.place.key.clone(),
+                    };
+                    let element = Self {
+                        place,
+                        value: element.get_ref(),
+                        lines: self.lines,
+                    };
+                    Ok((element.place.clone(), element.string(example)?))
+                })
+                .collect(),
+            _ => Err(self.wrong_type("an array of strings", example)),
+        }
+    }
+
+    fn wrong_type(&self, expected: &str, example: &str) -> Problem {
+        let found = match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a float",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "an array",
+            DeValue::Table(_) => "a table",
+        };
+        self.place.problem(format!(
+            "expected {expected}, found {found}; write it like {example}"
+        ))
+    }
+}
+
+fn entries<'t>(parent: &Value<'t>, table: &'t DeTable<'t>) -> Vec<(String, Value<'t>)> {
+    table
+        .iter()
+        .map(|(name, value)| {
+            let name_text = name.get_ref().to_string();
+            let key = match parent.place.key.as_str() {
+                "" => quoted(&name_text),
+                above => format!("{above}.{}", quoted(&name_text)),
+            };
+            let place = Place {
+                line: parent.lines.at(name.span().start),
+                key,
+            };
+            (
+                name_text,
+                Value {
+                    place,
+                    value: value.get_ref(),
+                    lines: parent.lines,
+                },
+            )
+        })
+        .collect()
+}
+
+/// `key` as TOML wants it: in quotes unless it is bare.
+fn quoted(key: &str) -> String {
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if bare {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    }
+}
+
+/// A table with known keys: each is taken once, and what is left over is a problem.
+pub(super) struct Section<'t> {
+    /// The place of its header.
+    pub place: Place,
+    known: &'static [&'static str],
+    entries: Vec<(String, Value<'t>)>,
+}
+
+impl<'t> Section<'t> {
+    /// Opens `value`, which may hold the keys `known`.
+    pub(super) fn open(value: &Value<'t>, known: &'static [&'static str]) -> Result<Self, Problem> {
+        Ok(Self {
+            place: value.place.clone(),
+            known,
+            entries: value.table()?,
+        })
+    }
+
+    /// The value of `key`.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value<'t>> {
+        debug_assert!(self.known.contains(&key), "{key} is not declared");
+        let index = self.entries.iter().position(|(name, _)| name == key)?;
+        Some(self.entries.swap_remove(index).1)
+    }
+
+    /// The keys that nobody took.
+    pub(super) fn unknown(self) -> Vec<Problem> {
+        self.entries
+            .iter()
+            .map(|(name, value)| {
+                let hint = match nearest(name, self.known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known here: {}", self.known.join(", ")),
+                };
+                value.place.problem(format!("unknown key; {hint}"))
+            })
+            .collect()
+    }
+}
+
+/// The one of `known` that `word` was probably meant to be.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let limit = 1 + word.len() / 4;
+    known
+        .iter()
+        .map(|key| (distance(word, key), *key))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, key)| key)
+}
+
+/// Levenshtein's edit distance, in bytes; `-` and `_` are the same, as are capitals.
+fn distance(a: &str, b: &str) -> usize {
+    let fold = |byte: u8| {
+        if byte == b'-' {
+            b'_'
+        } else {
+            byte.to_ascii_lowercase()
+        }
+    };
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(fold(x) != fold(y));
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
