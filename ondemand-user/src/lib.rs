@@ -21,3 +21,4 @@ pub mod units;
 pub mod unix_sockets;
 pub mod veto;
 pub mod wait_listening;
+pub mod words;

@@ -1,1 +1,453 @@
 //! Is a service idle? Pure: time and measurements are arguments, and it cannot fail.
+
+use std::{fmt, time::Duration};
+
+use crate::{config::Service, ktime::Ktime, sampler::Sample};
+
+/// How much older than the truth the kernel's stamp of the last packet may be. It comes from
+/// the coarse clock, which moves once a tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
+pub const STAMP_SLACK: Duration = Duration::from_millis(10);
+
+/// How long a look-up keeps a service up where SYN cookies were sent lately: a cookie leaves
+/// no request socket behind, so only time can tell that nobody is about to finish its handshake.
+pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
+
+/// What the configuration says about stopping one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Quiet for so long means idle. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Never stopped sooner after its start.
+    pub min_uptime: Duration,
+}
+
+impl From<&Service> for Rules {
+    fn from(service: &Service) -> Self {
+        Self {
+            idle_timeout: service.idle_timeout,
+            min_uptime: service.min_uptime,
+        }
+    }
+}
+
+/// What is known besides the kernel's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// When the backend became active (systemd's `ActiveEnterTimestampMonotonic`).
+    pub started: Option<Ktime>,
+    /// Connections open now that the counters do not know: those of Unix sockets.
+    pub uncounted: u64,
+    /// Until when such a connection, or one older than the counting, may have been active.
+    pub uncounted_until: Option<Ktime>,
+    /// Whether the kernel sent SYN cookies lately (`TcpExt: SyncookiesSent`).
+    pub syn_cookies: bool,
+}
+
+/// Whether anybody uses a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Connections are open.
+    Busy {
+        /// How many.
+        open: u64,
+    },
+    /// No connection is open, but not for long enough.
+    Quiet {
+        /// When the idle clock began.
+        since: Ktime,
+        /// When it becomes idle. `None`: never, its idle timeout is infinite.
+        idle_at: Option<Ktime>,
+    },
+    /// Nobody has used it for its idle timeout.
+    Idle {
+        /// When the idle clock began.
+        since: Ktime,
+    },
+    /// Nobody can tell. It stops nothing.
+    Unknown(Reason),
+}
+
+/// Why nobody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The kernel's counters could not be read.
+    NoSample,
+    /// More connections closed than were accepted.
+    NegativeOpen,
+    /// A stamp lies in the future.
+    Clock,
+    /// systemd does not say when the backend started.
+    NoStart,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSample => "the kernel's counters could not be read",
+            Self::NegativeOpen => "the kernel counted more connections closed than accepted",
+            Self::Clock => "the clock ran backwards",
+            Self::NoStart => "systemd does not say when it started",
+        })
+    }
+}
+
+/// Says whether anybody uses a service whose backend is up.
+///
+/// The idle clock begins at the latest of the last packet or change of a connection, the last
+/// look-up and the backend's start: a service that was started by hand and that nobody connects
+/// to is idle too, its idle timeout after the start.
+pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
+    let Some(sample) = sample else {
+        return Verdict::Unknown(Reason::NoSample);
+    };
+    let Some(counted) = sample.open() else {
+        return Verdict::Unknown(Reason::NegativeOpen);
+    };
+    // A client of a Unix front has a TCP connection behind it where the backend is TCP: the
+    // larger number counts each of them once.
+    let open = counted.max(facts.uncounted);
+    if open > 0 {
+        return Verdict::Busy { open };
+    }
+    let Some(started) = facts.started else {
+        return Verdict::Unknown(Reason::NoStart);
+    };
+    let stamps = [
+        Some(started),
+        sample.last_activity,
+        sample.last_lookup,
+        facts.uncounted_until,
+    ];
+    let since = stamps.into_iter().flatten().max().unwrap_or(started);
+    if since > now || sample.at > now {
+        return Verdict::Unknown(Reason::Clock);
+    }
+    let Some(idle_timeout) = rules.idle_timeout else {
+        return Verdict::Quiet {
+            since,
+            idle_at: None,
+        };
+    };
+    let lookup_timeout = if facts.syn_cookies {
+        idle_timeout.max(COOKIE_GRACE)
+    } else {
+        idle_timeout
+    };
+    let idle_at = [
+        Some(started + idle_timeout.max(rules.min_uptime)),
+        sample
+            .last_activity
+            .map(|at| at + STAMP_SLACK + idle_timeout),
+        sample
+            .last_lookup
+            .map(|at| at + STAMP_SLACK + lookup_timeout),
+        facts.uncounted_until.map(|at| at + idle_timeout),
+    ];
+    let idle_at = idle_at.into_iter().flatten().max().unwrap_or(now);
+    if now >= idle_at {
+        Verdict::Idle { since }
+    } else {
+        Verdict::Quiet {
+            since,
+            idle_at: Some(idle_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Leg;
+
+    const fn ms(ms: u64) -> Ktime {
+        Ktime::from_nanos(ms * 1_000_000)
+    }
+
+    const RULES: Rules = Rules {
+        idle_timeout: Some(Duration::from_secs(10)),
+        min_uptime: Duration::ZERO,
+    };
+
+    fn sample() -> Sample {
+        Sample {
+            at: ms(0),
+            front: Leg::default(),
+            steered: Leg::default(),
+            back: Leg::default(),
+            older: 0,
+            last_activity: None,
+            lookups: 0,
+            last_lookup: None,
+        }
+    }
+
+    fn leg(accepted: u64, closed: u64) -> Leg {
+        Leg {
+            accepted,
+            closed,
+            ..Leg::default()
+        }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            started: Some(ms(1_000)),
+            ..Facts::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(rules: Rules, now: u64, sample: Option<Sample>, facts: Facts, expected: Verdict) {
+        assert_eq!(decide(&rules, ms(now), sample.as_ref(), &facts), expected);
+    }
+
+    fn quiet(since: u64, idle_at: u64) -> Verdict {
+        Verdict::Quiet {
+            since: ms(since),
+            idle_at: Some(ms(idle_at)),
+        }
+    }
+
+    fn idle(since: u64) -> Verdict {
+        Verdict::Idle { since: ms(since) }
+    }
+
+    #[test]
+    fn connections_keep_it_up() {
+        let busy = |open| Verdict::Busy { open };
+        let late = 99_000;
+        check(
+            RULES,
+            late,
+            Some(Sample {
+                front: leg(3, 2),
+                ..sample()
+            }),
+            facts(),
+            busy(1),
+        );
+        check(
+            RULES,
+            late,
+            Some(Sample {
+                steered: leg(3, 2),
+                ..sample()
+            }),
+            facts(),
+            busy(1),
+        );
+        check(
+            RULES,
+            late,
+            Some(Sample {
+                back: leg(3, 2),
+                ..sample()
+            }),
+            facts(),
+            busy(1),
+        );
+        check(
+            RULES,
+            late,
+            Some(Sample {
+                older: 2,
+                ..sample()
+            }),
+            facts(),
+            busy(2),
+        );
+        // A proxied client has two legs and is one client.
+        let both = Sample {
+            front: leg(3, 1),
+            back: leg(9, 8),
+            steered: leg(5, 4),
+            ..sample()
+        };
+        check(RULES, late, Some(both), facts(), busy(3));
+        let unix = Facts {
+            uncounted: 4,
+            ..facts()
+        };
+        check(
+            RULES,
+            late,
+            Some(Sample {
+                back: leg(3, 1),
+                ..sample()
+            }),
+            unix,
+            busy(4),
+        );
+        check(RULES, late, Some(sample()), unix, busy(4));
+        // However silent they are.
+        let silent = Sample {
+            front: leg(1, 0),
+            last_activity: Some(ms(1)),
+            ..sample()
+        };
+        check(RULES, late, Some(silent), facts(), busy(1));
+        // Not knowing when it started does not matter while a client is there.
+        check(RULES, late, Some(silent), Facts::default(), busy(1));
+    }
+
+    #[test]
+    fn the_clock_begins_at_the_latest_sign_of_life() {
+        // Started by hand and never used.
+        check(RULES, 10_999, Some(sample()), facts(), quiet(1_000, 11_000));
+        check(RULES, 11_000, Some(sample()), facts(), idle(1_000));
+        // The last packet; its stamp may be a tick older than the truth.
+        let used = Sample {
+            front: leg(1, 1),
+            last_activity: Some(ms(5_000)),
+            ..sample()
+        };
+        check(RULES, 15_009, Some(used), facts(), quiet(5_000, 15_010));
+        check(RULES, 15_010, Some(used), facts(), idle(5_000));
+        // A SYN that no connection followed yet.
+        let lookup = Sample {
+            last_lookup: Some(ms(7_000)),
+            ..used
+        };
+        check(RULES, 17_009, Some(lookup), facts(), quiet(7_000, 17_010));
+        check(RULES, 17_010, Some(lookup), facts(), idle(7_000));
+        // A connection that nobody counts, seen last at 8 s.
+        let uncounted = Facts {
+            uncounted_until: Some(ms(8_000)),
+            ..facts()
+        };
+        check(RULES, 17_999, Some(lookup), uncounted, quiet(8_000, 18_000));
+        check(RULES, 18_000, Some(lookup), uncounted, idle(8_000));
+        // Activity before the start belongs to the run before.
+        let before = Sample {
+            last_activity: Some(ms(300)),
+            ..sample()
+        };
+        check(RULES, 11_000, Some(before), facts(), idle(1_000));
+    }
+
+    #[test]
+    fn min_uptime_counts_from_the_start() {
+        let rules = Rules {
+            min_uptime: Duration::from_secs(30),
+            ..RULES
+        };
+        let used = Sample {
+            last_activity: Some(ms(2_000)),
+            ..sample()
+        };
+        check(rules, 30_999, Some(used), facts(), quiet(2_000, 31_000));
+        check(rules, 31_000, Some(used), facts(), idle(2_000));
+        let later = Sample {
+            last_activity: Some(ms(40_000)),
+            ..sample()
+        };
+        check(rules, 50_009, Some(later), facts(), quiet(40_000, 50_010));
+        check(rules, 50_010, Some(later), facts(), idle(40_000));
+    }
+
+    #[test]
+    fn syn_cookies_lengthen_a_short_timeout_for_lookups_alone() {
+        let rules = Rules {
+            idle_timeout: Some(Duration::from_millis(200)),
+            ..RULES
+        };
+        let cookies = Facts {
+            syn_cookies: true,
+            ..facts()
+        };
+        let lookup = Sample {
+            last_lookup: Some(ms(5_000)),
+            ..sample()
+        };
+        check(rules, 5_210, Some(lookup), facts(), idle(5_000));
+        check(rules, 5_210, Some(lookup), cookies, quiet(5_000, 7_010));
+        check(rules, 7_010, Some(lookup), cookies, idle(5_000));
+        let packet = Sample {
+            last_activity: Some(ms(5_000)),
+            ..sample()
+        };
+        check(rules, 5_210, Some(packet), cookies, idle(5_000));
+        let lookup = Sample {
+            last_lookup: Some(ms(5_000)),
+            ..sample()
+        };
+        check(RULES, 15_010, Some(lookup), cookies, idle(5_000));
+    }
+
+    #[test]
+    fn an_infinite_timeout_never_ends() {
+        let rules = Rules {
+            idle_timeout: None,
+            ..RULES
+        };
+        let never = Verdict::Quiet {
+            since: ms(1_000),
+            idle_at: None,
+        };
+        check(rules, u64::MAX / 2_000_000, Some(sample()), facts(), never);
+    }
+
+    #[test]
+    fn unknown_is_not_idle() {
+        let late = 99_000;
+        let unknown = Verdict::Unknown;
+        check(RULES, late, None, facts(), unknown(Reason::NoSample));
+        let negative = Sample {
+            back: leg(3, 4),
+            ..sample()
+        };
+        check(
+            RULES,
+            late,
+            Some(negative),
+            facts(),
+            unknown(Reason::NegativeOpen),
+        );
+        // Even if another leg makes up for it.
+        let negative = Sample {
+            back: leg(3, 4),
+            front: leg(9, 1),
+            ..sample()
+        };
+        check(
+            RULES,
+            late,
+            Some(negative),
+            facts(),
+            unknown(Reason::NegativeOpen),
+        );
+        check(
+            RULES,
+            late,
+            Some(sample()),
+            Facts::default(),
+            unknown(Reason::NoStart),
+        );
+        let ahead = Some(ms(late + 1));
+        let future = Sample {
+            last_activity: ahead,
+            ..sample()
+        };
+        check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+        let future = Sample {
+            last_lookup: ahead,
+            ..sample()
+        };
+        check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+        let future = Sample {
+            at: ms(late + 1),
+            ..sample()
+        };
+        check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+        let future = Facts {
+            started: ahead,
+            ..facts()
+        };
+        check(RULES, late, Some(sample()), future, unknown(Reason::Clock));
+        let future = Facts {
+            uncounted_until: ahead,
+            ..facts()
+        };
+        check(RULES, late, Some(sample()), future, unknown(Reason::Clock));
+    }
+}

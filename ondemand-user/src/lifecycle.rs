@@ -1,1 +1,0 @@
-//! The stop protocol, as a pure state machine.

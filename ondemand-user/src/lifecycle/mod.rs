@@ -1,0 +1,430 @@
+//! The stop protocol, as a pure state machine: it reads no clock, does no input or output
+//! and cannot fail.
+//!
+//! The agent calls [`Lifecycle::step`] whenever something may have changed and carries out
+//! the commands that it returns, in their order. The protocol's steps:
+//!
+//! 1. [`Step::Rest`]: wait until the service is idle, the proxy is down and no job is queued.
+//!    Where a veto program is configured, ask it ([`Step::Asking`]): it may take its time, so
+//!    everything that the release rests on is measured after its answer.
+//! 2. Close the gate (where connections are steered): new ones queue at the front socket.
+//! 3. [`Step::Looking`]: take a snapshot of the sockets and read the counters once more.
+//!    Changed since step 1, a half-open handshake, or a difference between the two: keep it.
+//! 4. [`Step::Releasing`]: release the lease, wait for the job's end, then
+//!    [`Step::Settling`]: wait until the backend is down. Does somebody need it, take the
+//!    lease again ([`Step::Retaking`]).
+//! 5. The gate is open only while the backend is active, the lease is held, neither has a
+//!    job and no step between 2 and 4 is under way.
+//!
+//! It is safe to begin in any state of the units: a lease that an agent released and did not
+//! live to see settle is taken again.
+
+mod messages;
+pub mod note;
+pub mod pause;
+mod runs;
+#[cfg(test)]
+mod tests;
+pub mod unit;
+
+use std::time::Duration;
+
+pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
+use note::{Cause, Note, VetoReason};
+use pause::Pause;
+use runs::Runs;
+use unit::ActiveState;
+
+use crate::{
+    ktime::Ktime,
+    policy::Verdict,
+    sampler::{Sample, Sockets},
+};
+
+/// How long PID 1 may take to see that a backend without lease is unneeded: it looks later
+/// than it reports the job's end (the "stop when unneeded" queue, src/core/manager.c). Also
+/// how long somebody who stops the lease by hand is left alone.
+pub const SETTLE: Duration = Duration::from_secs(1);
+/// How often to look though an event is expected, in case it got lost.
+pub const RECHECK: Duration = Duration::from_secs(60);
+/// How soon to look again after something could not be measured.
+pub const RETRY: Duration = Duration::from_secs(10);
+
+/// Where in the protocol a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing is under way.
+    Rest,
+    /// The veto program is being asked.
+    Asking,
+    /// The gate is closed and a snapshot is being taken.
+    Looking {
+        /// The counters on which the decision rests.
+        first: Sample,
+        /// When the idle clock began.
+        since: Ktime,
+    },
+    /// The lease is being released.
+    Releasing(Stop),
+    /// The lease is released, the backend still up.
+    Settling {
+        /// Take the lease again then.
+        until: Ktime,
+        /// The stop; `None` if somebody else released the lease, an earlier agent for example.
+        stop: Option<Stop>,
+    },
+    /// The lease is being taken.
+    Retaking,
+}
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// When the lease was released.
+    pub at: Ktime,
+    /// How long nobody had used the service.
+    pub quiet: Duration,
+    /// The backend's start that it is about.
+    pub started: Option<Ktime>,
+}
+
+/// The state of one service.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    options: Options,
+    step: Step,
+    /// `None`: what an earlier agent left, which may be either.
+    gate: Option<bool>,
+    pause: Pause,
+    /// Failed attempts to take the lease, in a row.
+    retakes: u32,
+    runs: Runs,
+}
+
+impl Lifecycle {
+    /// A service of which nothing is known yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            step: Step::Rest,
+            gate: None,
+            pause: Pause::default(),
+            retakes: 0,
+            runs: Runs::default(),
+        }
+    }
+
+    /// Where in the protocol it is.
+    pub fn current(&self) -> &Step {
+        &self.step
+    }
+
+    /// Whether new connections go straight to the backend.
+    pub fn steered(&self) -> bool {
+        self.gate == Some(true)
+    }
+
+    /// Until when no stop is attempted because of a veto, and which.
+    pub fn paused(&self) -> Option<(Ktime, Option<VetoReason>)> {
+        (self.pause.until > Ktime::default()).then_some((self.pause.until, self.pause.reason))
+    }
+
+    /// The configuration changed. Takes effect with the next step.
+    pub fn set_options(&mut self, options: Options) {
+        if self.options.ask != options.ask && self.step == Step::Asking {
+            self.step = Step::Rest;
+        }
+        self.options = options;
+    }
+
+    /// systemd cannot be asked any more: whatever was under way is left as it is, and judged
+    /// anew by the units' states when they are known again.
+    pub fn interrupt(&mut self) {
+        self.step = Step::Rest;
+    }
+
+    /// One step.
+    pub fn step(&mut self, view: &View, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let released = match self.step {
+            Step::Releasing(stop)
+            | Step::Settling {
+                stop: Some(stop), ..
+            } => Some(stop.quiet),
+            _ => None,
+        };
+        self.runs.follow(view, released, &mut commands);
+        self.pause.end_with_clients(view);
+        self.advance(view, input, &mut commands);
+        self.set_gate(view, &mut commands);
+        if let Some(at) = self.wake_at(view) {
+            commands.push(Command::WaitUntil(at));
+        }
+        commands
+    }
+
+    fn advance(&mut self, view: &View, input: Input, commands: &mut Vec<Command>) {
+        match (self.step.clone(), input) {
+            (Step::Asking, _) if !view.units.held() => self.step = Step::Rest,
+            (Step::Asking, Input::Veto(Answer::Keep(why))) => {
+                self.keep(view, Cause::Program(why), commands);
+            }
+            // Somebody may have come while the program ran.
+            (Step::Asking, Input::Veto(Answer::Allow)) => match idle_since(view) {
+                Some(since) => self.look(view, since, commands),
+                None => self.keep(view, why_not_idle(view), commands),
+            },
+            (Step::Looking { first, since }, Input::Snapshot(sockets)) => {
+                self.looked(view, &first, since, sockets, commands);
+            }
+            (Step::Releasing(_), Input::Job(JobEnd::Failed(why))) => {
+                self.keep(view, Cause::Refused(why), commands);
+            }
+            (Step::Releasing(stop), Input::Job(JobEnd::Done | JobEnd::Canceled)) => {
+                self.settle(view, view.now + SETTLE, Some(stop), commands);
+            }
+            (Step::Settling { until, stop }, _) => self.settle(view, until, stop, commands),
+            (Step::Retaking, Input::Job(end)) => {
+                self.step = Step::Rest;
+                if let JobEnd::Failed(why) = end {
+                    commands.push(Command::Say(Note::LeaseRefused(why)));
+                }
+            }
+            _ => {}
+        }
+        if self.step == Step::Rest {
+            self.rest(view, commands);
+        }
+    }
+
+    /// Nothing is under way: is there something to begin?
+    fn rest(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let units = &view.units;
+        if units.lease.state.is_up() {
+            self.retakes = 0;
+        }
+        if units.held() {
+            let Some(since) = idle_since(view) else {
+                return;
+            };
+            if !units.proxy.is_settled_down() || view.now < self.pause.until {
+                return;
+            }
+            if self.options.ask {
+                self.step = Step::Asking;
+                commands.push(Command::AskVeto {
+                    quiet: since_or_zero(view.now, since),
+                });
+            } else {
+                self.look(view, since, commands);
+            }
+        } else if units.backend.is_settled_up() && units.lease.is_settled_down() {
+            // Released by hand, or by an agent that is gone. PID 1 may be about to stop it.
+            let wait = SETTLE * 2_u32.pow(self.retakes.min(5));
+            self.step = Step::Settling {
+                until: view.now + wait,
+                stop: None,
+            };
+        }
+    }
+
+    /// Steps 2 and 3: the gate follows from the step.
+    fn look(&mut self, view: &View, since: Ktime, commands: &mut Vec<Command>) {
+        match view.sample {
+            Some(first) => {
+                self.step = Step::Looking { first, since };
+                commands.push(Command::TakeSnapshot);
+            }
+            None => self.keep(view, why_not_idle(view), commands),
+        }
+    }
+
+    /// The end of step 3. What it rests on: the counters did not move from before the gate was
+    /// closed until after the snapshot, and the snapshot shows nothing that they do not know.
+    fn looked(
+        &mut self,
+        view: &View,
+        first: &Sample,
+        since: Ktime,
+        sockets: Option<Sockets>,
+        commands: &mut Vec<Command>,
+    ) {
+        let (Some(after), Some(sockets)) = (view.sample, sockets) else {
+            let what = "its sockets could not be looked at".to_owned();
+            return self.keep(view, Cause::Unknown(what), commands);
+        };
+        if moved(first, &after) {
+            let came = after.accepted().saturating_sub(first.accepted());
+            return self.keep(view, Cause::Activity(came), commands);
+        }
+        if sockets.half_open > 0 {
+            return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
+        }
+        if sockets.front + sockets.steered + sockets.back + sockets.older > 0 {
+            commands.push(Command::Count(Counter::Drift));
+            return self.keep(view, Cause::Drift(sockets), commands);
+        }
+        if !view.units.held() {
+            self.step = Step::Rest;
+            return;
+        }
+        if !view.units.proxy.is_settled_down() {
+            return self.keep(view, Cause::Proxy, commands);
+        }
+        if idle_since(view).is_none() {
+            return self.keep(view, why_not_idle(view), commands);
+        }
+        let quiet = since_or_zero(view.now, since);
+        if self.options.dry_run {
+            commands.push(Command::Say(Note::WouldStop {
+                quiet,
+                run: self.runs.so_far(view),
+            }));
+            self.pause.hold(view, self.options.idle_timeout);
+            self.step = Step::Rest;
+            return;
+        }
+        let started = self.runs.started().flatten();
+        self.step = Step::Releasing(Stop {
+            at: view.now,
+            quiet,
+            started,
+        });
+        commands.push(Command::ReleaseLease);
+    }
+
+    /// Step 4, after the lease's release.
+    fn settle(
+        &mut self,
+        view: &View,
+        until: Ktime,
+        stop: Option<Stop>,
+        commands: &mut Vec<Command>,
+    ) {
+        let units = &view.units;
+        let same_run = |stop: &Stop| self.runs.started() == Some(stop.started);
+        let deactivating = units.backend.state == ActiveState::Deactivating;
+        if stop.as_ref().is_some_and(|stop| !same_run(stop))
+            || !(units.backend.state.is_up() || deactivating)
+        {
+            // Stopped, which `Runs` has reported, and perhaps started again.
+            self.step = Step::Rest;
+            return;
+        }
+        self.step = Step::Settling { until, stop };
+        if deactivating || units.backend.job {
+            return; // Its end is an event.
+        }
+        let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
+        if !units.lease.is_settled_down() {
+            if units.lease.job || !units.lease.state.is_up() {
+                return; // So is the lease's.
+            }
+            // Taken by whoever needed the backend.
+            self.step = Step::Rest;
+            if let Some(stop) = stop {
+                let cause = needed(view, &stop, proxy_came);
+                self.keep(view, cause, commands);
+            }
+            return;
+        }
+        match stop {
+            Some(stop) if proxy_came || view.now >= until => {
+                let cause = needed(view, &stop, proxy_came);
+                self.keep(view, cause, commands);
+                self.take_lease(commands);
+            }
+            None if view.now >= until => {
+                commands.push(Command::Say(Note::TakingLease));
+                self.take_lease(commands);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_lease(&mut self, commands: &mut Vec<Command>) {
+        self.retakes += 1;
+        self.step = Step::Retaking;
+        commands.push(Command::TakeLease);
+    }
+
+    /// A veto: counted, said, and followed by a pause.
+    fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
+        commands.push(Command::Count(Counter::Veto(cause.reason())));
+        commands.push(Command::Say(self.pause.veto(view, cause)));
+        self.step = Step::Rest;
+    }
+
+    /// Step 5. Closing comes before everything else, opening after it.
+    fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let open = self.options.steer
+            && view.units.held()
+            && matches!(self.step, Step::Rest | Step::Asking);
+        // Without steering there is no gate, unless the configuration just took it away.
+        if self.gate == Some(open) || (!self.options.steer && self.gate.is_none()) {
+            return;
+        }
+        self.gate = Some(open);
+        if open {
+            commands.push(Command::OpenGate);
+        } else {
+            commands.insert(0, Command::CloseGate);
+        }
+    }
+
+    fn wake_at(&self, view: &View) -> Option<Ktime> {
+        match self.step {
+            Step::Settling { until, .. } => view.units.backend.is_settled_up().then_some(until),
+            Step::Rest if view.units.held() => match view.verdict {
+                Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),
+                Verdict::Idle { .. } if view.now < self.pause.until => Some(self.pause.until),
+                // The end of the last connection or of the proxy is an event.
+                Verdict::Busy { .. } | Verdict::Idle { .. } => Some(view.now + RECHECK),
+                Verdict::Unknown(_) => Some(view.now + RETRY),
+            },
+            _ => None,
+        }
+    }
+}
+
+fn idle_since(view: &View) -> Option<Ktime> {
+    match view.verdict {
+        Verdict::Idle { since } => Some(since),
+        _ => None,
+    }
+}
+
+fn why_not_idle(view: &View) -> Cause {
+    match view.verdict {
+        Verdict::Busy { open } => Cause::Activity(open),
+        Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
+        Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
+    }
+}
+
+fn needed(view: &View, stop: &Stop, proxy_came: bool) -> Cause {
+    if proxy_came {
+        Cause::Proxy
+    } else {
+        Cause::Needed(since_or_zero(view.now, stop.at))
+    }
+}
+
+fn since_or_zero(now: Ktime, earlier: Ktime) -> Duration {
+    now.since(earlier).unwrap_or_default()
+}
+
+/// Whether anything that the kernel counts has happened between two samples.
+fn moved(first: &Sample, after: &Sample) -> bool {
+    let counts = |s: &Sample| {
+        (
+            s.front,
+            s.steered,
+            s.back,
+            s.lookups,
+            s.last_activity,
+            s.last_lookup,
+        )
+    };
+    counts(first) != counts(after)
+}

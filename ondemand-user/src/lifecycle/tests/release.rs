@@ -1,0 +1,360 @@
+//! From the release of the lease to the open gate.
+
+use super::*;
+
+#[test]
+fn step_4_releases_the_lease() {
+    #[track_caller]
+    fn job(end: JobEnd, view: View, commands: &str, step: &str) {
+        check(releasing(STEERED), view, Input::Job(end), commands, step);
+    }
+    // Events before the job's end.
+    check(releasing(STEERED), idle(), Input::Changed, "", "releasing");
+    check(
+        releasing(STEERED),
+        released(),
+        Input::Changed,
+        "",
+        "releasing",
+    );
+    check(
+        releasing(STEERED),
+        stopped(),
+        Input::Changed,
+        "+stop:idle say",
+        "releasing",
+    );
+
+    job(JobEnd::Done, stopped(), "+stop:idle say", "rest");
+    job(JobEnd::Done, released(), "@61000", "settling");
+    job(JobEnd::Canceled, released(), "@61000", "settling");
+    let deactivating = with(released(), |v| {
+        v.units.backend.state = ActiveState::Deactivating
+    });
+    job(JobEnd::Done, deactivating, "", "settling");
+    job(
+        JobEnd::Done,
+        with(released(), |v| v.units.backend.job = true),
+        "",
+        "settling",
+    );
+    let failed = with(stopped(), |v| v.units.backend.state = ActiveState::Failed);
+    job(JobEnd::Done, failed, "+stop:idle say", "rest");
+
+    // Somebody came: the proxy needs it.
+    let came = "+veto:proxy say take";
+    let proxy = |state| with(released(), |v| v.units.proxy.state = state);
+    job(JobEnd::Done, proxy(ActiveState::Active), came, "retaking");
+    job(
+        JobEnd::Done,
+        proxy(ActiveState::Activating),
+        came,
+        "retaking",
+    );
+    job(
+        JobEnd::Done,
+        with(released(), |v| v.units.proxy.job = true),
+        came,
+        "retaking",
+    );
+    job(
+        JobEnd::Canceled,
+        proxy(ActiveState::Activating),
+        came,
+        "retaking",
+    );
+    // Who came took the lease along.
+    let retaken = with(proxy(ActiveState::Active), |v| {
+        v.units.lease.state = ActiveState::Active
+    });
+    job(JobEnd::Done, retaken, "+veto:proxy say open @60250", "rest");
+    job(
+        JobEnd::Canceled,
+        idle(),
+        "+veto:needed say open @60250",
+        "rest",
+    );
+    let taking = with(proxy(ActiveState::Active), |v| v.units.lease.job = true);
+    job(JobEnd::Done, taking, "@61000", "settling");
+    // Who came was too late to prevent the stop, and starts it again.
+    let restarting = with(stopped(), |v| {
+        v.units.backend.state = ActiveState::Activating;
+        v.units.proxy.state = ActiveState::Active;
+    });
+    job(JobEnd::Canceled, restarting, "+stop:idle say", "rest");
+    let restarted = with(busy(), |v| {
+        v.units.backend.active_enter = Some(ms(NOW - 10))
+    });
+    job(
+        JobEnd::Done,
+        restarted,
+        "+stop:idle say +start say open @120000",
+        "rest",
+    );
+
+    // Refused: the lease is held as before.
+    let refused = || JobEnd::Failed("Access denied".into());
+    job(refused(), idle(), "+veto:refused say open @60250", "rest");
+    job(
+        refused(),
+        released(),
+        "+veto:refused say @61000",
+        "unleased",
+    );
+}
+
+#[test]
+fn step_4_waits_for_the_stop() {
+    #[track_caller]
+    fn settle(view: View, commands: &str, step: &str) {
+        check(settling(STEERED), view, Input::Changed, commands, step);
+    }
+    settle(at(released(), NOW + 999), "@61000", "settling");
+    settle(stopped(), "+stop:idle say", "rest");
+    let deactivating = with(released(), |v| {
+        v.units.backend.state = ActiveState::Deactivating
+    });
+    settle(deactivating, "", "settling");
+    // However long it takes to stop, and whoever waits for it.
+    settle(at(deactivating, NOW + 60_000), "", "settling");
+    let waited = with(deactivating, |v| v.units.proxy.state = ActiveState::Active);
+    settle(waited, "", "settling");
+    // Something needs it.
+    settle(
+        at(released(), NOW + 1_000),
+        "+veto:needed say take",
+        "retaking",
+    );
+    let proxy = with(released(), |v| {
+        v.units.proxy.state = ActiveState::Activating
+    });
+    settle(proxy, "+veto:proxy say take", "retaking");
+    settle(idle(), "+veto:needed say open @60250", "rest");
+    // Its stop is queued, by PID 1 or by hand.
+    settle(
+        with(at(released(), NOW + 9_000), |v| v.units.backend.job = true),
+        "",
+        "settling",
+    );
+}
+
+#[test]
+fn a_lease_is_taken_again() {
+    let mut unleased = warm(STEERED);
+    unleased.step(&released(), Input::Changed);
+    let unleased = || unleased.clone();
+    check(
+        unleased(),
+        at(released(), NOW + 999),
+        Input::Changed,
+        "@61000",
+        "unleased",
+    );
+    check(
+        unleased(),
+        at(released(), NOW + 1_000),
+        Input::Changed,
+        "say take",
+        "retaking",
+    );
+    // It was stopped by hand: nobody fights that.
+    check(
+        unleased(),
+        stopped(),
+        Input::Changed,
+        "+stop:external say",
+        "rest",
+    );
+    let stopping = with(at(released(), NOW + 1_000), |v| v.units.backend.job = true);
+    check(unleased(), stopping, Input::Changed, "", "unleased");
+    check(unleased(), busy(), Input::Changed, "open @120000", "rest");
+
+    let mut retaking = unleased();
+    retaking.step(&at(released(), NOW + 1_000), Input::Changed);
+    let retaking = || retaking.clone();
+    let done = || Input::Job(JobEnd::Done);
+    let failed = || Input::Job(JobEnd::Failed("no such unit".into()));
+    check(retaking(), busy(), Input::Changed, "", "retaking");
+    check(retaking(), busy(), done(), "open @120000", "rest");
+    check(retaking(), idle(), done(), "snapshot", "looking");
+    check(retaking(), stopped(), done(), "+stop:external say", "rest");
+    // It does not come: the attempts become rarer.
+    check(retaking(), released(), failed(), "say @62000", "unleased");
+    check(retaking(), released(), done(), "@62000", "unleased");
+}
+
+#[test]
+fn step_5_opens_the_gate() {
+    let mut down = warm(STEERED);
+    down.step(&stopped(), Input::Changed);
+    let next = |change: fn(&mut View), commands: &str| {
+        let view = with(busy(), |view| {
+            view.units.backend.active_enter = Some(ms(NOW));
+            view.units.backend.inactive_exit = Some(ms(NOW - 100));
+            change(view);
+        });
+        check(down.clone(), view, Input::Changed, commands, "rest");
+    };
+    next(|v| v.units.backend.state = ActiveState::Activating, "");
+    next(|v| v.units.lease.job = true, "+start say");
+    next(
+        |v| (v.units.lease.state, v.units.lease.job) = (ActiveState::Inactive, true),
+        "+start say",
+    );
+    next(|v| v.units.backend.job = true, "+start say");
+    next(|_| (), "+start say open @120000");
+    // It closes as soon as the backend begins to stop, whoever stops it.
+    let stopping = with(busy(), |v| {
+        v.units.backend.state = ActiveState::Deactivating
+    });
+    check(warm(STEERED), stopping, Input::Changed, "close", "rest");
+    let failed = with(stopped(), |v| v.units.backend.state = ActiveState::Failed);
+    check(
+        warm(STEERED),
+        failed,
+        Input::Changed,
+        "close +stop:failed say",
+        "rest",
+    );
+    // And when the configuration takes steering away.
+    let mut plain = warm(STEERED);
+    plain.set_options(PROXIED);
+    check(plain, busy(), Input::Changed, "close @120000", "rest");
+    let mut steered = warm(PROXIED);
+    steered.set_options(STEERED);
+    check(steered, busy(), Input::Changed, "open @120000", "rest");
+}
+
+#[test]
+fn pauses_grow_and_a_client_ends_them() {
+    let mut lifecycle = warm(STEERED);
+    let half_open = || {
+        Input::Snapshot(Some(Sockets {
+            half_open: 1,
+            ..Sockets::default()
+        }))
+    };
+    let mut now = NOW;
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        assert_eq!(name(lifecycle.current()), "rest");
+        lifecycle.step(&at(idle(), now), Input::Changed);
+        let commands = lifecycle.step(&at(idle(), now), half_open());
+        let Some(Command::WaitUntil(until)) = commands.last() else {
+            panic!("no timer in {commands:?}");
+        };
+        let until = until.as_nanos() / 1_000_000;
+        pauses.push(until - now);
+        // Too early.
+        let early = lifecycle.step(&at(idle(), until - 1), Input::Changed);
+        assert_eq!(early, [Command::WaitUntil(ms(until))]);
+        now = until;
+    }
+    assert_eq!(
+        pauses,
+        [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+    );
+    // A client came and went: the idle clock alone counts, and the next pause is short.
+    let view = View {
+        sample: Some(sample(13)),
+        ..at(idle(), now - 10_000)
+    };
+    check(
+        lifecycle.clone(),
+        view,
+        Input::Changed,
+        "close snapshot",
+        "looking",
+    );
+    lifecycle.step(&view, Input::Changed);
+    check(
+        lifecycle,
+        view,
+        half_open(),
+        "+veto:half-open say open @142000",
+        "rest",
+    );
+}
+
+#[test]
+fn an_interrupted_step_is_judged_by_the_units() {
+    for mut lifecycle in [looking(STEERED), releasing(STEERED), settling(STEERED)] {
+        lifecycle.interrupt();
+        check(
+            lifecycle.clone(),
+            released(),
+            Input::Changed,
+            "@61000",
+            "unleased",
+        );
+        check(
+            lifecycle.clone(),
+            busy(),
+            Input::Changed,
+            "open @120000",
+            "rest",
+        );
+        check(
+            lifecycle.clone(),
+            stopped(),
+            Input::Changed,
+            "+stop:external say",
+            "rest",
+        );
+        // What was asked for before is not taken for an answer now.
+        check(
+            lifecycle,
+            busy(),
+            Input::Job(JobEnd::Done),
+            "open @120000",
+            "rest",
+        );
+    }
+}
+
+#[test]
+fn runs_are_reported_once() {
+    let notes = |lifecycle: &mut Lifecycle, view: View| -> Vec<String> {
+        let commands = lifecycle.step(&view, Input::Changed);
+        let say = |command| match command {
+            Command::Say(note) => Some(note.to_string()),
+            _ => None,
+        };
+        commands.into_iter().filter_map(say).collect()
+    };
+    let started = |view, at: u64| {
+        with(view, |view| {
+            view.units.backend.active_enter = Some(ms(at));
+            view.units.backend.inactive_exit = Some(ms(at - 840));
+        })
+    };
+    let mut lifecycle = Lifecycle::new(PROXIED);
+    assert_eq!(notes(&mut lifecycle, stopped()), [""; 0]);
+    let first = View {
+        sample: Some(sample(14)),
+        ..started(busy(), NOW)
+    };
+    assert_eq!(notes(&mut lifecycle, first), ["started in 840 ms"]);
+    assert_eq!(notes(&mut lifecycle, first), [""; 0]);
+    // A restart of which only the end was seen.
+    let second = View {
+        sample: Some(sample(15)),
+        ..at(started(busy(), NOW + 5_000), NOW + 6_000)
+    };
+    let ended = "was stopped, not by this agent (3 connections, 0 B out since its start 6 s ago)";
+    assert_eq!(notes(&mut lifecycle, second), [ended, "started in 840 ms"]);
+    // A crash, and a start that fails.
+    let failed = with(second, |v| v.units.backend.state = ActiveState::Failed);
+    let failed = at(failed, NOW + 7_000);
+    let words = "failed (0 connections, 0 B out since its start 2 s ago)";
+    assert_eq!(notes(&mut lifecycle, failed), [words]);
+    assert_eq!(notes(&mut lifecycle, failed), [""; 0]);
+    let again = with(failed, |v| {
+        v.units.backend.inactive_exit = Some(ms(NOW + 8_000))
+    });
+    assert_eq!(
+        notes(&mut lifecycle, again),
+        ["did not start, its unit has failed"]
+    );
+    assert_eq!(notes(&mut lifecycle, again), [""; 0]);
+}
