@@ -1,1 +1,64 @@
 //! The private systemd that whole-system tests run in, and the clients that load it.
+
+pub mod client;
+pub mod sandbox;
+pub mod service;
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The top of the source tree.
+pub fn source_tree() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A program of this workspace, built in the profile of the program that asks.
+///
+/// # Errors
+///
+/// It has not been built.
+pub fn built(program: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe().context("find the running program")?;
+    let profile = this
+        .ancestors()
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name == "debug" || name == "release")
+        })
+        .with_context(|| format!("{} is not in a target directory", this.display()))?;
+    let path = profile.join(program);
+    if !path.exists() {
+        bail!(
+            "{} is not there: run `cargo build --workspace` first",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Calls `probe` until it gives something. Waits for events that cannot be listened to.
+///
+/// # Errors
+///
+/// It did not happen in time; the message says what was waited for.
+pub fn wait_for<T>(
+    what: &str,
+    deadline: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return Ok(found);
+        }
+        if start.elapsed() > deadline {
+            bail!("{what}: not within {deadline:?}");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}

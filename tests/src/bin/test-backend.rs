@@ -1,0 +1,237 @@
+//! A small HTTP server that behaves well, or badly in the ways that applications do.
+//!
+//! `GET /PATH?bytes=N` answers with N bytes, `?wait=MS` thinks first; a request's body is
+//! read and thrown away. `X-Peer` is the client's address as the server saw it.
+
+use std::{
+    env,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::net::{UnixDatagram, UnixListener},
+    },
+    process::exit,
+    str::FromStr,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    libc,
+    sys::{
+        signal::{SigHandler, Signal, signal},
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen,
+            setsockopt, sockopt,
+        },
+    },
+};
+
+fn main() {
+    if flag("--crash") {
+        eprintln!("test-backend: crashing, as asked");
+        exit(3);
+    }
+    STOP_DELAY.store(option("--stop-delay-ms", 0), Ordering::Relaxed);
+    if option("--stop-delay-ms", 0) > 0 {
+        // SAFETY: the handler calls async-signal-safe functions only.
+        unsafe { signal(Signal::SIGTERM, SigHandler::Handler(slow_stop)) }.expect("set a handler");
+    }
+    sleep_ms(option("--start-delay-ms", 0));
+    if flag("--never-listen") {
+        notify();
+        loop {
+            thread::park();
+        }
+    }
+    let address: String = option("--listen", "127.0.0.1:8080".to_owned());
+    if address.starts_with('/') {
+        let _ = std::fs::remove_file(&address);
+        let listener = UnixListener::bind(&address).expect("listen");
+        if flag("--notify") {
+            notify();
+        }
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(stream, "unix".to_owned()));
+        }
+        return;
+    }
+    let address: SocketAddr = address.parse().expect("an address");
+    let workers = option("--workers", 1usize);
+    let listeners: Vec<TcpListener> = (0..workers)
+        .map(|_| tcp_listener(address, workers > 1))
+        .collect();
+    if flag("--notify") {
+        notify();
+    }
+    sleep_ms(option("--accept-delay-ms", 0));
+    let threads: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| thread::spawn(move || accept(&listener)))
+        .collect();
+    for thread in threads {
+        let _ = thread.join();
+    }
+}
+
+fn accept(listener: &TcpListener) {
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                thread::spawn(move || serve(stream, peer.to_string()));
+            }
+            Err(error) => {
+                eprintln!("test-backend: accept: {error}");
+                sleep_ms(10);
+            }
+        }
+    }
+}
+
+/// std has neither the backlog nor the options that the tests want.
+fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let protocol = if flag("--mptcp") {
+        libc::IPPROTO_MPTCP
+    } else {
+        0
+    };
+    // nix's socket() has no MPTCP.
+    // SAFETY: plain integers; the result is checked.
+    let fd = unsafe {
+        libc::socket(
+            family as i32,
+            SockType::Stream as i32 | SockFlag::SOCK_CLOEXEC.bits(),
+            protocol,
+        )
+    };
+    assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
+    // SAFETY: just opened, and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    if reuse_port {
+        setsockopt(&socket, sockopt::ReusePort, &true).expect("SO_REUSEPORT");
+    }
+    let defer: i32 = option("--defer-accept", 0);
+    if defer > 0 {
+        // SAFETY: an integer of the size that is given.
+        let result = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::IPPROTO_TCP,
+                libc::TCP_DEFER_ACCEPT,
+                (&raw const defer).cast(),
+                4,
+            )
+        };
+        assert_eq!(result, 0, "TCP_DEFER_ACCEPT");
+    }
+    match address {
+        SocketAddr::V4(v4) => bind(socket.as_raw_fd(), &SockaddrIn::from(v4)),
+        SocketAddr::V6(v6) => bind(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
+    }
+    .expect("bind");
+    listen(&socket, Backlog::new(4096).expect("a backlog")).expect("listen");
+    TcpListener::from(socket)
+}
+
+fn serve(mut stream: impl Read + Write, peer: String) {
+    let mut buffer = Vec::new();
+    let mut chunk = vec![0; 65_536];
+    loop {
+        let head = loop {
+            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            match stream.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(len) => buffer.extend_from_slice(&chunk[..len]),
+            }
+        };
+        let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
+        buffer.drain(..head);
+        let mut body = header(&text, "content-length: ").unwrap_or(0usize);
+        let buffered = body.min(buffer.len());
+        buffer.drain(..buffered);
+        body -= buffered;
+        while body > 0 {
+            match stream.read(&mut chunk[..body.min(65_536)]) {
+                Ok(0) | Err(_) => return,
+                Ok(len) => body -= len,
+            }
+        }
+        sleep_ms(header(&text, "wait=").unwrap_or(0));
+        let mut left = header(&text, "bytes=").unwrap_or(1024usize);
+        let keep = !text.contains("connection: close") && !text.contains(" http/1.0");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nX-Peer: {peer}\r\nX-Pid: {}\r\nConnection: {}\r\n\r\n",
+            std::process::id(),
+            if keep { "keep-alive" } else { "close" },
+        );
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+        chunk.fill(b'x');
+        while left > 0 {
+            let len = left.min(chunk.len());
+            if stream.write_all(&chunk[..len]).is_err() {
+                return;
+            }
+            left -= len;
+        }
+        if !keep {
+            return;
+        }
+    }
+}
+
+/// The number behind `key` in a request's head.
+fn header<T: FromStr>(text: &str, key: &str) -> Option<T> {
+    let rest = &text[text.find(key)? + key.len()..];
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+fn notify() {
+    let Ok(path) = env::var("NOTIFY_SOCKET") else {
+        return;
+    };
+    let socket = UnixDatagram::unbound().expect("a socket");
+    let _ = socket.send_to(b"READY=1", path);
+}
+
+static STOP_DELAY: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn slow_stop(_: i32) {
+    let delay = STOP_DELAY.load(Ordering::Relaxed);
+    // SAFETY: both are async-signal-safe (signal-safety(7)).
+    unsafe {
+        libc::poll(std::ptr::null_mut(), 0, delay as i32);
+        libc::_exit(0);
+    }
+}
+
+fn flag(name: &str) -> bool {
+    env::args().any(|word| word == name)
+}
+
+fn option<T: FromStr>(name: &str, default: T) -> T {
+    let mut words = env::args().skip_while(|word| word != name).skip(1);
+    match words.next() {
+        Some(value) => value.parse().unwrap_or_else(|_| panic!("{name} {value}?")),
+        None => default,
+    }
+}
+
+fn sleep_ms(ms: u64) {
+    thread::sleep(Duration::from_millis(ms));
+}

@@ -1,0 +1,272 @@
+//! A private, real systemd: see `sandbox.sh`.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{sched::CloneFlags, unistd::geteuid};
+
+use crate::source_tree;
+
+/// A running systemd with its own everything. Dropping it, or dying, ends it.
+pub struct Sandbox {
+    supervisor: Child,
+    /// Open for as long as the sandbox shall live.
+    lifeline: Option<ChildStdin>,
+    init: u32,
+    /// Its name, also that of its cgroup.
+    pub name: String,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Which hierarchy of cgroups a sandbox has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// cgroup2 alone, as current distributions have it.
+    Unified,
+    /// The controllers where this machine has them, so that memory is accounted.
+    Accounted,
+}
+
+/// Why no sandbox can be booted here, if so.
+pub fn unavailable() -> Option<&'static str> {
+    if !geteuid().is_root() {
+        Some("booting a private systemd needs root")
+    } else if !Path::new("/usr/lib/systemd/systemd").exists() {
+        Some("systemd is not installed (the package systemd)")
+    } else if !Path::new("/usr/bin/dbus-daemon").exists() {
+        Some("D-Bus is not installed (the package dbus)")
+    } else {
+        None
+    }
+}
+
+impl Sandbox {
+    /// Boots one; it takes about a second.
+    ///
+    /// # Errors
+    ///
+    /// The machine lacks something, or systemd does not come up; its output is in the message.
+    pub fn boot() -> Result<Self> {
+        Self::boot_with(Cgroups::Unified)
+    }
+
+    /// Boots one with a choice of cgroups.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sandbox::boot`].
+    pub fn boot_with(cgroups: Cgroups) -> Result<Self> {
+        if let Some(reason) = unavailable() {
+            bail!("{reason}");
+        }
+        let host_is_hybrid = !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let mode = if cgroups == Cgroups::Accounted && host_is_hybrid {
+            "hybrid"
+        } else {
+            "unified"
+        };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ondemand-box-{}-{number}", std::process::id());
+        let mut supervisor = Command::new(source_tree().join("tests/sandbox.sh"))
+            .arg(Path::new("/run").join(&name))
+            .arg(mode)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run tests/sandbox.sh")?;
+        let lifeline = supervisor.stdin.take();
+        let mut line = String::new();
+        if let Some(stdout) = supervisor.stdout.take() {
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .context("read from tests/sandbox.sh")?;
+        }
+        let Some(init) = line
+            .strip_prefix("ready ")
+            .and_then(|pid| pid.trim().parse().ok())
+        else {
+            let output = supervisor.wait_with_output()?;
+            bail!("{}", String::from_utf8_lossy(&output.stderr));
+        };
+        Ok(Self {
+            supervisor,
+            lifeline,
+            init,
+            name,
+        })
+    }
+
+    /// The process id of its PID 1, as this machine sees it.
+    pub fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// A program to be run inside all of its namespaces.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--all", "--target"])
+            .arg(self.init.to_string())
+            .arg("--")
+            .arg(program);
+        command
+            .env_remove("NOTIFY_SOCKET")
+            .env("SYSTEMD_COLORS", "0")
+            .env("SYSTEMD_PAGER", "");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program inside and gives its standard output.
+    ///
+    /// # Errors
+    ///
+    /// It failed; what it wrote is in the message.
+    pub fn run(&self, words: &[&str]) -> Result<String> {
+        let (program, arguments) = words.split_first().context("no program to run")?;
+        let output = self
+            .command(program)
+            .args(arguments)
+            .output()
+            .with_context(|| format!("run {words:?}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "{words:?}: {}\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(text)
+    }
+
+    /// Where this machine sees a file of the sandbox.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init))
+    }
+
+    /// Writes a file, and the directories that it needs.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn write(&self, inside: &str, contents: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.path(inside);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        }
+        fs::write(&path, contents).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Copies a program of this machine to a place inside, and makes it executable.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or written.
+    pub fn install(&self, program: &Path, inside: &str) -> Result<()> {
+        let bytes = fs::read(program).with_context(|| format!("read {}", program.display()))?;
+        // A running program cannot be written to, but it can be replaced.
+        let path = self.path(inside);
+        let _ = fs::remove_file(&path);
+        self.write(inside, bytes)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", path.display()))
+    }
+
+    /// Installs `ondemand` where a package would: program, generator, the agent's unit and
+    /// the bus policy.
+    ///
+    /// # Errors
+    ///
+    /// Something cannot be written, or systemd cannot be reloaded.
+    pub fn install_ondemand(&self, program: &Path) -> Result<()> {
+        self.install(program, "/usr/bin/ondemand")?;
+        let units = source_tree().join("units");
+        for (file, place) in [
+            (
+                "ondemand.service",
+                "/usr/lib/systemd/system/ondemand.service",
+            ),
+            (
+                "org.ondemand1.conf",
+                "/usr/share/dbus-1/system.d/org.ondemand1.conf",
+            ),
+        ] {
+            let from = units.join(file);
+            let text = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
+            self.write(place, text)?;
+        }
+        let generator = self.path("/usr/lib/systemd/system-generators/ondemand-generator");
+        let _ = fs::remove_file(&generator);
+        symlink("/usr/bin/ondemand", &generator).context("install the generator")?;
+        self.run(&["systemctl", "reload", "dbus.service"])?;
+        self.run(&["systemctl", "daemon-reload"])?;
+        Ok(())
+    }
+
+    /// A property of a unit, as `systemctl show` gives it.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer.
+    pub fn property(&self, unit: &str, property: &str) -> Result<String> {
+        let value = self.run(&["systemctl", "show", "--property", property, "--value", unit])?;
+        Ok(value.trim().to_owned())
+    }
+
+    /// The journal of a unit, messages only; empty if it cannot be read.
+    pub fn journal(&self, unit: &str) -> String {
+        self.run(&["journalctl", "--output=cat", "--no-pager", "--unit", unit])
+            .unwrap_or_default()
+    }
+
+    /// Runs `work` on a thread in the network namespace of the sandbox: the sockets that it
+    /// makes are there.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered.
+    ///
+    /// # Panics
+    ///
+    /// If `work` does.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = format!("/proc/{}/ns/net", self.init);
+        let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET)
+                    .context("enter the network namespace")?;
+                Ok(work())
+            });
+            match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!(
+                "--- the agent's journal in {}:\n{}",
+                self.name,
+                self.journal("ondemand.service")
+            );
+        }
+        drop(self.lifeline.take());
+        // Nothing to be done about an error here: the supervisor reports its own.
+        let _ = self.supervisor.wait();
+    }
+}

@@ -1,0 +1,167 @@
+//! A service under test in a sandbox: its unit, its configuration, its agent.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::{built, sandbox::Sandbox, wait_for};
+
+/// How long anything that should happen soon may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The front address that tests use unless they say otherwise.
+pub const FRONT: &str = "127.0.0.1:8000";
+
+/// The front address, parsed.
+pub fn front() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8000))
+}
+
+/// Lines of `[service.test]` that tests use unless they say otherwise.
+pub const CONFIG: &str = r#"
+listen = ["127.0.0.1:8000"]
+backend = "127.0.0.1:8080"
+unit = "app.service"
+idle_timeout = "300ms"
+min_uptime = "0s"
+start_timeout = "10s"
+steer = false
+"#;
+
+/// A sandbox with `ondemand` installed, and no service yet.
+///
+/// # Errors
+///
+/// The sandbox does not boot, or `ondemand` was not built.
+pub fn installed() -> Result<Sandbox> {
+    let sandbox = Sandbox::boot()?;
+    prepare(&sandbox)?;
+    Ok(sandbox)
+}
+
+/// Installs `ondemand` and the test backend.
+///
+/// # Errors
+///
+/// Something was not built, or cannot be installed.
+pub fn prepare(sandbox: &Sandbox) -> Result<()> {
+    sandbox.install(&built("test-backend")?, "/usr/bin/test-backend")?;
+    sandbox.install_ondemand(&built("ondemand")?)
+}
+
+/// Writes a unit that runs the test backend with these options, as `Type=simple`.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn write_backend(sandbox: &Sandbox, unit: &str, options: &str) -> Result<()> {
+    let kind = if options.contains("--notify") {
+        "notify"
+    } else {
+        "simple"
+    };
+    sandbox.write(
+        &format!("/etc/systemd/system/{unit}"),
+        format!(
+            "[Unit]\nDescription=application under test\n[Service]\nType={kind}\n\
+             ExecStart=/usr/bin/test-backend {options}\nTimeoutStopSec=20s\nLimitNOFILE=65536\n"
+        ),
+    )
+}
+
+/// Writes the configuration; `services` holds `[service.…]` tables.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn write_config(sandbox: &Sandbox, services: &str) -> Result<()> {
+    let agent = "[agent]\nmetrics = \"\"\nhistory = \"\"\n\n";
+    sandbox.write("/etc/ondemand/ondemand.toml", format!("{agent}{services}"))
+}
+
+/// Reloads systemd, so that the generator runs, and starts the front sockets.
+///
+/// # Errors
+///
+/// systemd refuses.
+pub fn reload(sandbox: &Sandbox, names: &[&str]) -> Result<()> {
+    sandbox.run(&["systemctl", "daemon-reload"])?;
+    for name in names {
+        let socket = format!("ondemand-{name}.socket");
+        sandbox.run(&["systemctl", "start", &socket])?;
+    }
+    Ok(())
+}
+
+/// A sandbox in which one service, `test`, is on demand: `config` are the lines of its
+/// table, `backend` the options of its application. The agent runs.
+///
+/// # Errors
+///
+/// Any step fails.
+pub fn on_demand(config: &str, backend: &str) -> Result<Sandbox> {
+    let sandbox = installed()?;
+    write_backend(&sandbox, "app.service", backend)?;
+    write_config(&sandbox, &format!("[service.test]\n{config}"))?;
+    reload(&sandbox, &["test"])?;
+    start_agent(&sandbox)?;
+    Ok(sandbox)
+}
+
+/// Starts the agent; `systemctl start` comes back when it says that it is ready.
+///
+/// # Errors
+///
+/// It does not start; its journal is in the message.
+pub fn start_agent(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .run(&["systemctl", "start", "ondemand.service"])
+        .with_context(|| sandbox.journal("ondemand.service"))?;
+    Ok(())
+}
+
+/// What `ondemand status --json` says of a service.
+///
+/// # Errors
+///
+/// The agent does not answer, or does not know the service.
+pub fn status(sandbox: &Sandbox, name: &str) -> Result<Value> {
+    let text = sandbox.run(&["ondemand", "status", "--json"])?;
+    let value: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let services = value
+        .get("services")
+        .and_then(Value::as_array)
+        .context("services")?;
+    services
+        .iter()
+        .find(|service| service.get("name").and_then(Value::as_str) == Some(name))
+        .cloned()
+        .with_context(|| format!("no service {name} in {text}"))
+}
+
+/// A number of a service's status.
+///
+/// # Errors
+///
+/// As for [`status`], or there is no such number.
+pub fn number(sandbox: &Sandbox, name: &str, key: &str) -> Result<u64> {
+    let status = status(sandbox, name)?;
+    status
+        .get(key)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("{key} in {status}"))
+}
+
+/// Waits until a unit is in a state.
+///
+/// # Errors
+///
+/// It is not, in time.
+pub fn wait_state(sandbox: &Sandbox, unit: &str, state: &str) -> Result<()> {
+    wait_for(&format!("{unit} becomes {state}"), SOON, || {
+        let now = sandbox.property(unit, "ActiveState").ok()?;
+        (now == state).then_some(())
+    })
+    .with_context(|| sandbox.journal("ondemand.service"))
+}
