@@ -1,3 +1,119 @@
-//! What cargo cannot do: set-up, run, test.
+//! `cargo xtask`: what cargo cannot do.
 
-fn main() {}
+mod command;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use command::{Step, run};
+
+/// Builds, runs and tests ondemand, and installs what is needed for it.
+///
+/// Every command first looks whether the tools are there (a Rust compiler for BPF,
+/// bpf-linker, systemd, D-Bus) and installs what is missing, printing each command before
+/// it runs it. Once they are there, plain `cargo build` works too.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or (with --no-install) something is missing."
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Install {
+    /// Install nothing: list what is missing and exit with 2
+    #[arg(long)]
+    no_install: bool,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the tools that are missing, and nothing else
+    Setup {
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Build everything; the program is target/debug/ondemand
+    Build {
+        /// With optimizations, into target/release
+        #[arg(long)]
+        release: bool,
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Run the tests: first those that need no privilege, then whole systems in a private systemd
+    Test {
+        /// Only the tests that need no privilege
+        #[arg(long)]
+        skip_system: bool,
+        #[command(flatten)]
+        install: Install,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<ExitCode> {
+    let install = match &task {
+        Task::Setup { install } | Task::Build { install, .. } | Task::Test { install, .. } => {
+            install
+        }
+    };
+    if !toolchain::ensure(install.no_install)? {
+        return Ok(ExitCode::from(2));
+    }
+    match task {
+        Task::Setup { .. } => println!("everything that is needed is there"),
+        Task::Build { release, .. } => build(release)?,
+        Task::Test {
+            skip_system,
+            filter,
+            ..
+        } => test(skip_system, filter.as_deref())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build(release: bool) -> Result<()> {
+    let mut step = Step::cargo(&["build", "--workspace"]);
+    if release {
+        step = step.args(&["--release"]);
+    }
+    run(&step)
+}
+
+fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
+    let filter: Vec<&str> = filter.into_iter().collect();
+    let unit = Step::cargo(&["test", "--workspace", "--lib", "--bins"]).args(&filter);
+    run(&unit)?;
+    run(&Step::cargo(&["test", "--package", "tests", "--test", "stop_protocol"]).args(&filter))?;
+    if skip_system {
+        println!("skipped, as asked: the tests of whole systems");
+        return Ok(());
+    }
+    if let Some(reason) = tests::sandbox::unavailable() {
+        println!("skipped: the tests of whole systems: {reason}");
+        return Ok(());
+    }
+    build(false)?;
+    // One at a time: each loads the machine, and what they measure would suffer.
+    let system = Step::cargo(&["test", "--package", "tests", "--tests"]).args(&filter);
+    run(&system.args(&["--", "--test-threads=1"]))
+}

@@ -1,0 +1,179 @@
+//! Finds the tools, or installs them.
+//!
+//! There are two ways to compile for `bpfel-unknown-none`, and `ondemand-user/build.rs`
+//! takes either: a rustup nightly with rust-src, which most users of aya have, or Debian's
+//! rustc-web with a prebuilt `core`, which takes seconds to install.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Result, bail};
+use nix::unistd::geteuid;
+
+use crate::command::{Step, run};
+
+/// The linker that works with both compilers.
+const LINKER_VERSION: &str = "0.13.0";
+
+/// Something that is needed and not there.
+struct Missing {
+    what: &'static str,
+    how: Vec<Step>,
+}
+
+/// Installs what is missing; with `no_install` only lists it. Gives whether all is there.
+///
+/// # Errors
+///
+/// An installation fails, or needs root.
+pub fn ensure(no_install: bool) -> Result<bool> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    if no_install {
+        println!("missing, and not installed because of --no-install:");
+        for item in &missing {
+            println!("  {}", item.what);
+            for step in &item.how {
+                println!("    {}", step.text());
+            }
+        }
+        return Ok(false);
+    }
+    let needs_root = missing
+        .iter()
+        .flat_map(|item| &item.how)
+        .any(|step| step.text().contains("apt-get"));
+    if needs_root && !geteuid().is_root() {
+        bail!(
+            "installing packages needs root: run this with sudo, or install them yourself \
+             (`cargo xtask setup --no-install` lists them)"
+        );
+    }
+    if needs_root {
+        run(&Step::new(&["apt-get", "update"]))?;
+    }
+    for item in &missing {
+        println!("missing: {}", item.what);
+        for step in &item.how {
+            run(step)?;
+        }
+    }
+    // What apt installed may not be what was looked for: say so here, not in a later error.
+    let still: Vec<&str> = self::missing().iter().map(|item| item.what).collect();
+    if !still.is_empty() {
+        bail!("installed, but still not found: {}", still.join(", "));
+    }
+    Ok(true)
+}
+
+fn missing() -> Vec<Missing> {
+    let mut missing = Vec::new();
+    let programs = [
+        ("/usr/lib/systemd/systemd", "systemd", "systemd"),
+        ("dbus-daemon", "D-Bus", "dbus"),
+        ("nsenter", "nsenter and unshare", "util-linux"),
+        ("ip", "ip", "iproute2"),
+        ("python3", "Python, for the example application", "python3"),
+    ];
+    for (program, what, package) in programs {
+        if !is_there(program) {
+            missing.push(Missing {
+                what,
+                how: vec![apt(&[package])],
+            });
+        }
+    }
+    if !has_bpf_compiler() {
+        missing.push(Missing {
+            what: "a Rust compiler for BPF",
+            how: vec![bpf_compiler()],
+        });
+    }
+    if !is_there("bpf-linker") {
+        let llvm = "/usr/lib/llvm-22";
+        let mut how = Vec::new();
+        if !Path::new(llvm).join("bin/llvm-config").exists() {
+            how.push(apt(&["llvm-22-dev"]));
+        }
+        how.push(
+            Step::new(&[
+                "cargo",
+                "install",
+                "bpf-linker",
+                "--version",
+                LINKER_VERSION,
+                "--locked",
+            ])
+            .args(&["--no-default-features", "--features", "llvm-22"])
+            .env("LLVM_PREFIX", llvm),
+        );
+        missing.push(Missing {
+            what: "bpf-linker",
+            how,
+        });
+    }
+    missing
+}
+
+fn apt(packages: &[&str]) -> Step {
+    Step::new(&["apt-get", "install", "--yes", "--no-install-recommends"])
+        .args(&["-o", "DPkg::Lock::Timeout=300"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+/// Debian's packages where there is an apt that has them, else a nightly.
+fn bpf_compiler() -> Step {
+    let debian = Command::new("apt-cache")
+        .args(["show", "libstd-rust-web-dev-bpf"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    // Before the first `apt-get update` the cache is empty; Debian itself is known to have them.
+    let is_debian = std::fs::read_to_string("/etc/os-release")
+        .is_ok_and(|text| text.lines().any(|line| line == "ID=debian"));
+    if debian || is_debian {
+        apt(&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"])
+    } else {
+        Step::new(&["rustup", "toolchain", "install", "nightly"]).args(&[
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
+        ])
+    }
+}
+
+fn has_bpf_compiler() -> bool {
+    let prebuilt = sysroot("/usr/bin/rustc", &[])
+        .is_some_and(|root| root.join("lib/rustlib/bpfel-unknown-none").is_dir());
+    prebuilt
+        || sysroot("rustup", &["run", "nightly", "rustc"])
+            .is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
+}
+
+fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["--print", "sysroot"])
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| PathBuf::from(text.trim()))
+}
+
+/// Whether a program is at this path, or in a directory of `PATH`.
+fn is_there(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
