@@ -1,0 +1,22 @@
+//! Whole-system tests: the installed program in a real systemd on the real kernel.
+//!
+//! Each test boots a sandbox of its own. Where the machine cannot (no root, no systemd),
+//! a test says so and passes; `cargo xtask test` says it once and leaves them out.
+
+mod counts;
+mod idle_stop;
+mod race;
+mod readiness;
+mod scale;
+mod setup;
+
+/// Ends a test that cannot run here.
+macro_rules! require_sandbox {
+    () => {
+        if let Some(reason) = tests::sandbox::unavailable() {
+            eprintln!("skipped: {reason}");
+            return;
+        }
+    };
+}
+pub(crate) use require_sandbox;

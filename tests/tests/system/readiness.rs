@@ -1,0 +1,139 @@
+//! The first client is held until the application can answer, and not longer than that.
+
+use std::time::{Duration, Instant};
+
+use tests::{
+    client::{self, Loss, Request},
+    sandbox::Sandbox,
+    service::{CONFIG, front, number, on_demand, wait_state},
+};
+
+use crate::require_sandbox;
+
+fn ask(sandbox: &Sandbox) -> Result<client::Answer, Loss> {
+    sandbox
+        .in_network(|| client::get(front(), Request::default()))
+        .unwrap()
+}
+
+#[test]
+fn the_first_client_of_a_slow_simple_service_is_answered() {
+    require_sandbox!();
+    for options in [
+        "--start-delay-ms 700",
+        "--start-delay-ms 700 --notify",
+        "--accept-delay-ms 500",
+    ] {
+        let sandbox = on_demand(CONFIG, options).unwrap();
+        let answer = ask(&sandbox).unwrap_or_else(|loss| panic!("{options}: {loss}"));
+        assert!(
+            answer.took >= Duration::from_millis(500),
+            "{options}: {:?}",
+            answer.took
+        );
+        let started = number(&sandbox, "test", "starts").unwrap();
+        assert_eq!(started, 1, "{options}");
+    }
+}
+
+#[test]
+fn many_clients_of_one_cold_start_are_all_answered() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "--start-delay-ms 500").unwrap();
+    let answers = sandbox
+        .in_network(|| {
+            std::thread::scope(|scope| {
+                let clients: Vec<_> = (0..200)
+                    .map(|_| scope.spawn(|| client::get(front(), Request::default())))
+                    .collect();
+                clients
+                    .into_iter()
+                    .map(|client| client.join().unwrap())
+                    .collect::<Vec<_>>()
+            })
+        })
+        .unwrap();
+    for answer in answers {
+        answer.unwrap();
+    }
+    assert_eq!(number(&sandbox, "test", "starts").unwrap(), 1);
+}
+
+/// The client is let go within `from..to`, the journal says why, and the next one tries again.
+#[track_caller]
+fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why: &str) {
+    let sandbox = on_demand(config, options).unwrap();
+    for attempt in 1..=2 {
+        let start = Instant::now();
+        let loss = ask(&sandbox).expect_err("an answer from a backend that cannot answer");
+        let took = start.elapsed();
+        assert!(
+            matches!(
+                loss,
+                Loss::Closed | Loss::Receive(std::io::ErrorKind::ConnectionReset)
+            ),
+            "{options}: {loss}"
+        );
+        assert!(
+            took >= from && took <= to,
+            "{options}: let go after {took:?}"
+        );
+        let journal = sandbox.journal("ondemand-test.service");
+        let said = journal.matches(why).count();
+        assert!(
+            said >= attempt,
+            "{options}: {why:?} {said} times in\n{journal}"
+        );
+    }
+    // The socket is still there for the next, and nothing spins.
+    assert_eq!(
+        sandbox
+            .property("ondemand-test.socket", "ActiveState")
+            .unwrap(),
+        "active"
+    );
+    let restarts = sandbox.journal("app.service").matches("Started").count()
+        + sandbox.journal("app.service").matches("Starting").count();
+    assert!(restarts <= 8, "{options}: {restarts} starts for 2 clients");
+}
+
+#[test]
+fn a_backend_that_crashes_at_its_start() {
+    require_sandbox!();
+    let soon = Duration::from_secs(8);
+    check_gives_up(CONFIG, "--crash", Duration::ZERO, soon, "app.service");
+    check_gives_up(
+        CONFIG,
+        "--crash --notify",
+        Duration::ZERO,
+        soon,
+        "app.service",
+    );
+}
+
+#[test]
+fn a_backend_that_never_listens() {
+    require_sandbox!();
+    let config = CONFIG.replace("\"10s\"", "\"1500ms\"");
+    let (from, to) = (Duration::from_millis(1_400), Duration::from_secs(10));
+    check_gives_up(&config, "--never-listen", from, to, "127.0.0.1:8080");
+    // Type=notify that never becomes ready: it hangs in activating.
+    check_gives_up(
+        &config,
+        "--notify --start-delay-ms 60000",
+        from,
+        to,
+        "app.service",
+    );
+}
+
+#[test]
+fn a_backend_that_is_stopped_by_hand_is_started_by_the_next_client() {
+    require_sandbox!();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    ask(&sandbox).unwrap();
+    sandbox.run(&["systemctl", "stop", "app.service"]).unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    ask(&sandbox).unwrap();
+    assert_eq!(number(&sandbox, "test", "starts").unwrap(), 2);
+}
