@@ -2,8 +2,9 @@
 # A private, real systemd: PID 1 of its own pid, mount, cgroup, network, ipc and uts
 # namespaces, on a root of tmpfs with an overlay over this machine's /usr. Needs root.
 #
-#   sandbox.sh STATE MODE    boots it, prints "ready PID", and ends it when its own standard
-#                            input is closed: an owner that is killed leaves nothing behind.
+#   sandbox.sh STATE MODE         boots it, prints "ready PID", and ends it when its own standard
+#                                 input is closed: an owner that is killed leaves nothing behind.
+#   sandbox.sh STATE MODE kept    the same, but it is ended by `echo >STATE/end`.
 #
 # STATE: a directory that does not exist yet. Its last part names the sandbox.
 # MODE:  unified (cgroup2 alone) or hybrid (cgroup v1 for the controllers, which is where a
@@ -134,7 +135,7 @@ fi
 mkdir -p "$state/root"
 trap clean_up EXIT
 trap 'exit 1' TERM INT
-mkfifo "$state/go"
+mkfifo "$state/go" "$state/end"
 for group in "${groups[@]}"; do
     mkdir "$group"
     for file in cpuset.cpus cpuset.mems; do
@@ -169,7 +170,11 @@ for ((tries = 0; tries < 600; tries++)); do
     case $system in
     *running* | *degraded*)
         echo "ready $init"
-        read -r _ || : # until the owner closes the pipe
+        if [ "${3:-}" = kept ]; then
+            read -r _ <"$state/end" || :
+        else
+            read -r _ || : # until the owner closes the pipe
+        fi
         exit 0
         ;;
     esac

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -20,6 +23,8 @@ pub struct Sandbox {
     supervisor: Child,
     /// Open for as long as the sandbox shall live.
     lifeline: Option<ChildStdin>,
+    /// Whether it goes on without this process.
+    kept: bool,
     init: u32,
     /// Its name, also that of its cgroup.
     pub name: String,
@@ -65,6 +70,24 @@ impl Sandbox {
     ///
     /// As for [`Sandbox::boot`].
     pub fn boot_with(cgroups: Cgroups) -> Result<Self> {
+        Self::boot_as(cgroups, false)
+    }
+
+    /// Boots one that goes on without this process, until [`Sandbox::end_command`] is run.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sandbox::boot`].
+    pub fn boot_kept(cgroups: Cgroups) -> Result<Self> {
+        Self::boot_as(cgroups, true)
+    }
+
+    /// What a person types to end a sandbox that is kept.
+    pub fn end_command(&self) -> String {
+        format!("echo > /run/{}/end", self.name)
+    }
+
+    fn boot_as(cgroups: Cgroups, kept: bool) -> Result<Self> {
         if let Some(reason) = unavailable() {
             bail!("{reason}");
         }
@@ -79,7 +102,9 @@ impl Sandbox {
         let mut supervisor = Command::new(source_tree().join("tests/sandbox.sh"))
             .arg(Path::new("/run").join(&name))
             .arg(mode)
-            .stdin(Stdio::piped())
+            .args(kept.then_some("kept"))
+            .process_group(0) // a Ctrl-C is for its owner, which then ends it in order
+            .stdin(if kept { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -101,6 +126,7 @@ impl Sandbox {
         Ok(Self {
             supervisor,
             lifeline,
+            kept,
             init,
             name,
         })
@@ -264,6 +290,9 @@ impl Drop for Sandbox {
                 self.name,
                 self.journal("ondemand.service")
             );
+        }
+        if self.kept {
+            return;
         }
         drop(self.lifeline.take());
         // Nothing to be done about an error here: the supervisor reports its own.

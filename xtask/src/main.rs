@@ -1,11 +1,15 @@
 //! `cargo xtask`: what cargo cannot do.
 
 mod command;
+mod story;
 mod toolchain;
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use command::{Step, run};
 
@@ -35,6 +39,24 @@ struct Install {
 
 #[derive(Subcommand)]
 enum Task {
+    /// See it work: a real application starts for its first request, serves, goes idle, is
+    /// stopped, and starts again, with its connections and bytes counted in the kernel.
+    ///
+    /// By default in a private systemd, which is gone afterwards. Exits with 0 only if every
+    /// step was seen.
+    Run {
+        /// Leave the private systemd running, and say how to look inside
+        #[arg(long)]
+        keep: bool,
+        /// Run the agent on this host instead, in the foreground; needs systemd as PID 1
+        #[arg(long, requires = "config", conflicts_with = "keep")]
+        host: bool,
+        /// The configuration for --host
+        #[arg(long, value_name = "FILE", requires = "host")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        install: Install,
+    },
     /// Install the tools that are missing, and nothing else
     Setup {
         #[command(flatten)]
@@ -72,14 +94,23 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<ExitCode> {
     let install = match &task {
-        Task::Setup { install } | Task::Build { install, .. } | Task::Test { install, .. } => {
-            install
-        }
+        Task::Run { install, .. }
+        | Task::Setup { install }
+        | Task::Build { install, .. }
+        | Task::Test { install, .. } => install,
     };
     if !toolchain::ensure(install.no_install)? {
         return Ok(ExitCode::from(2));
     }
     match task {
+        Task::Run {
+            config: Some(config),
+            ..
+        } => run_on_host(&config)?,
+        Task::Run { keep, .. } => {
+            build(false)?;
+            story::tell(keep)?;
+        }
         Task::Setup { .. } => println!("everything that is needed is there"),
         Task::Build { release, .. } => build(release)?,
         Task::Test {
@@ -97,6 +128,24 @@ fn build(release: bool) -> Result<()> {
         step = step.args(&["--release"]);
     }
     run(&step)
+}
+
+/// The agent in the foreground, on the systemd that runs this machine.
+fn run_on_host(config: &Path) -> Result<()> {
+    let systemd = Path::new("/run/systemd/system"); // sd_booted(3)
+    if !systemd.is_dir() {
+        bail!("PID 1 of this machine is not systemd: leave --host out to run in a private one");
+    }
+    let config = std::path::absolute(config)?;
+    build(true)?;
+    let program = tests::source_tree().join("target/release/ondemand");
+    let program = program.to_string_lossy().into_owned();
+    run(&Step::new(&[
+        &program,
+        "--config",
+        &config.to_string_lossy(),
+        "agent",
+    ]))
 }
 
 fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {

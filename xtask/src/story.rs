@@ -1,0 +1,271 @@
+//! `cargo xtask run`: the main story, told with a real application in a private systemd.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tests::{
+    built,
+    client::{self, Answer, Request},
+    sandbox::{Cgroups, Sandbox},
+    service, source_tree, wait_for,
+};
+
+const FRONT: &str = "127.0.0.1:80";
+const UNIT: &str = "wiki.service";
+const WARM_REQUESTS: u64 = 200;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// For what should happen soon.
+const SOON: Duration = Duration::from_secs(30);
+
+/// The configuration of the example, with timeouts that one can wait for.
+const CONFIG: &str = r#"[agent]
+metrics = ""
+history = ""
+
+[service.wiki]
+listen = ["127.0.0.1:80"]
+backend = "127.0.0.1:8080"
+unit = "wiki.service"
+idle_timeout = "3s"
+min_uptime = "0s"
+start_timeout = "30s"
+"#;
+
+/// Lines with the time since the beginning in front.
+struct Timeline {
+    start: Instant,
+}
+
+impl Timeline {
+    fn say(&self, mark: char, text: &str) {
+        println!(
+            "[{:7.3} s] {mark} {text}",
+            self.start.elapsed().as_secs_f64()
+        );
+    }
+
+    /// A step that was seen.
+    fn seen(&self, text: &str) {
+        self.say('✓', text);
+    }
+}
+
+/// Tells the story; `keep` leaves the sandbox running behind it.
+///
+/// # Errors
+///
+/// A step was not seen; what was expected, what was seen and the journal are in the message.
+pub fn tell(keep: bool) -> Result<()> {
+    let timeline = Timeline {
+        start: Instant::now(),
+    };
+    let cgroups = Cgroups::Accounted;
+    let sandbox = if keep {
+        Sandbox::boot_kept(cgroups)
+    } else {
+        Sandbox::boot_with(cgroups)
+    }?;
+    timeline.seen(&format!("a private systemd is up ({})", version(&sandbox)));
+    let told = steps(&timeline, &sandbox).with_context(|| {
+        format!(
+            "the story went wrong; the last words of the journal:\n{}\n",
+            sandbox
+                .run(&[
+                    "journalctl",
+                    "--no-pager",
+                    "--lines=30",
+                    "--output=short-monotonic"
+                ])
+                .unwrap_or_default()
+        )
+    });
+    if keep {
+        let inside = format!("nsenter --all --target {} --", sandbox.init());
+        println!("\nIt goes on. From another terminal:");
+        println!("  ask the application    {inside} curl -si http://{FRONT}/");
+        println!("  what the agent knows   {inside} ondemand status");
+        println!("  what it did            {inside} journalctl -fu ondemand");
+        println!("  look around            {inside} bash");
+        println!("  end it                 {}", sandbox.end_command());
+    }
+    told
+}
+
+fn version(sandbox: &Sandbox) -> String {
+    let text = sandbox.run(&["systemctl", "--version"]).unwrap_or_default();
+    text.lines().next().unwrap_or("systemd").to_owned()
+}
+
+fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
+    install(timeline, sandbox)?;
+    let state = sandbox.property(UNIT, "ActiveState")?;
+    ensure!(
+        state == "inactive",
+        "{UNIT} should not run before its first client, and is {state}"
+    );
+    timeline.seen("the front socket listens on port 80; the application does not run");
+
+    let cold = ask(sandbox, 1)?.remove(0);
+    let started = status(sandbox)?["last_start_duration_seconds"].as_f64();
+    let started = started.map_or("?".to_owned(), |seconds| format!("{:.0} ms", seconds * 1e3));
+    timeline.seen(&format!(
+        "first request: the application was started for it and answered after {} (systemd needed {started})",
+        millis(cold.took),
+    ));
+    let mut answers = vec![cold];
+    let mut warm = ask(sandbox, WARM_REQUESTS)?;
+    let mut times: Vec<Duration> = warm.iter().map(|answer| answer.took).collect();
+    times.sort();
+    timeline.seen(&format!(
+        "{WARM_REQUESTS} more requests: median {}, slowest {}",
+        millis(times[times.len() / 2]),
+        millis(times[times.len() - 1]),
+    ));
+    answers.append(&mut warm);
+    compare(timeline, sandbox, &answers)?;
+
+    let memory = memory(sandbox)?;
+    timeline.say(
+        '·',
+        &format!("nobody asks any more; the idle timeout is {IDLE_TIMEOUT:?}"),
+    );
+    let quiet = Instant::now();
+    service::wait_state(sandbox, UNIT, "inactive")?;
+    let after = quiet.elapsed();
+    ensure!(
+        after + Duration::from_millis(100) >= IDLE_TIMEOUT,
+        "stopped {after:?} after the last request, before its idle timeout of {IDLE_TIMEOUT:?}"
+    );
+    let stops = status(sandbox)?["stops"].as_u64();
+    ensure!(
+        stops == Some(1),
+        "the agent should have counted 1 stop, and counted {stops:?}"
+    );
+    timeline.seen(&format!(
+        "stopped {:.1} s after the last request; {:.1} MiB given back",
+        after.as_secs_f64(),
+        memory as f64 / f64::from(1 << 20),
+    ));
+
+    let again = ask(sandbox, 1)?.remove(0);
+    let starts = status(sandbox)?["starts"].as_u64();
+    ensure!(
+        starts == Some(2),
+        "the agent should have counted 2 starts, and counted {starts:?}"
+    );
+    timeline.seen(&format!(
+        "asked once more: started again, answered after {}",
+        millis(again.took)
+    ));
+    answers.push(again);
+    compare(timeline, sandbox, &answers)?;
+    println!("\nThe agent's own words:");
+    for line in sandbox.journal("ondemand.service").lines() {
+        println!("  {line}");
+    }
+    Ok(())
+}
+
+fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
+    sandbox.install_ondemand(&built("ondemand")?)?;
+    let examples = source_tree().join("units/examples");
+    let unit = fs::read(examples.join(UNIT)).context("read the example's unit")?;
+    sandbox.write(&format!("/etc/systemd/system/{UNIT}"), unit)?;
+    sandbox.install(&examples.join("wiki.py"), "/usr/local/bin/wiki.py")?;
+    sandbox.write("/etc/ondemand/ondemand.toml", CONFIG)?;
+    sandbox.run(&["systemctl", "daemon-reload"])?;
+    sandbox.run(&["systemctl", "enable", "--now", "ondemand.service"])?;
+    sandbox.run(&["systemctl", "start", "ondemand-wiki.socket"])?;
+    timeline.seen("installed the program, its units and an example application; the agent runs");
+    Ok(())
+}
+
+fn front() -> Result<SocketAddr> {
+    FRONT.parse().context("the front address")
+}
+
+fn ask(sandbox: &Sandbox, count: u64) -> Result<Vec<Answer>> {
+    let address = front()?;
+    let request = Request {
+        download: 4096,
+        ..Request::default()
+    };
+    let answers = sandbox.in_network(|| {
+        (0..count)
+            .map(|_| client::get(address, request))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    match answers {
+        Ok(answers) => Ok(answers),
+        Err(loss) => bail!("a request was lost: {loss}"),
+    }
+}
+
+fn status(sandbox: &Sandbox) -> Result<Value> {
+    service::status(sandbox, "wiki")
+}
+
+/// What the kernel counted, beside what the clients did.
+fn compare(timeline: &Timeline, sandbox: &Sandbox, answers: &[Answer]) -> Result<()> {
+    let status = wait_for("every connection is closed", SOON, || {
+        let status = status(sandbox).ok()?;
+        (status["open_connections"] == 0).then_some(status)
+    })?;
+    let rows = [
+        ("connections", "accepted_connections", answers.len() as u64),
+        (
+            "bytes from clients",
+            "received_bytes",
+            answers.iter().map(|answer| answer.sent).sum(),
+        ),
+        (
+            "bytes to clients",
+            "sent_bytes",
+            answers.iter().map(|answer| answer.received).sum(),
+        ),
+    ];
+    timeline.seen("the kernel's counts equal what the clients did:");
+    for (what, key, did) in rows {
+        let counted = status[key]
+            .as_u64()
+            .with_context(|| format!("{key} in {status}"))?;
+        println!("              {what:<20} kernel {counted:>9}   clients {did:>9}");
+        ensure!(
+            counted == did,
+            "{what}: the kernel counted {counted}, the clients did {did}"
+        );
+    }
+    Ok(())
+}
+
+/// Bytes that the application holds: what its cgroup is charged with, else what its process
+/// has resident.
+fn memory(sandbox: &Sandbox) -> Result<u64> {
+    if let Ok(bytes) = sandbox.property(UNIT, "MemoryCurrent")?.parse::<u64>()
+        && bytes < u64::MAX
+    {
+        return Ok(bytes);
+    }
+    let pid = sandbox.property(UNIT, "MainPID")?;
+    let status = sandbox.run(&["cat", &format!("/proc/{pid}/status")])?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .with_context(|| format!("the memory of process {pid}"))?;
+    Ok(kib * 1024)
+}
+
+fn millis(span: Duration) -> String {
+    format!("{:.1} ms", span.as_secs_f64() * 1e3)
+}
