@@ -28,6 +28,13 @@ pub struct Reading {
     pub(super) properties: Properties,
 }
 
+impl Reading {
+    /// Whether it has all properties, not only what changed.
+    pub fn is_whole(&self) -> bool {
+        self.properties.load_state.is_some() && self.properties.stop_when_unneeded.is_some()
+    }
+}
+
 /// What is known of a unit.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
