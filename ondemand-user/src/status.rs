@@ -1,1 +1,337 @@
 //! `ondemand status`: a table for people, JSON for scripts.
+
+use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use zbus::{connection::Builder, fdo};
+
+use crate::{
+    bus,
+    sampler::Leg,
+    words::{Bytes, Span},
+};
+
+/// How long the agent may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the agent knows of all services. Scripts read it: fields are added, never renamed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The agent's version.
+    pub version: String,
+    /// Whether the agent only says what it would stop.
+    pub dry_run: bool,
+    /// By name.
+    pub services: Vec<Service>,
+}
+
+/// What the agent knows of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// The name in the configuration.
+    pub name: String,
+    /// The application's unit.
+    pub unit: String,
+    /// `inactive`, `activating`, `active`, `deactivating`, `failed` or `unknown`.
+    pub state: String,
+    /// `steered`: new connections go straight to the backend; else `proxied`.
+    pub route: String,
+    /// Connections open now; null: unknown.
+    pub open_connections: Option<u64>,
+    /// Connections accepted in all.
+    pub accepted_connections: u64,
+    /// Payload bytes from clients.
+    pub received_bytes: u64,
+    /// Payload bytes to clients.
+    pub sent_bytes: u64,
+    /// How long nobody has used it; null: somebody does, it is down, or unknown.
+    pub idle_seconds: Option<f64>,
+    /// Idle for so long it is stopped; null: never.
+    pub idle_timeout_seconds: Option<f64>,
+    /// Starts since the agent's own.
+    pub starts: u64,
+    /// Ends of its unit since the agent's start.
+    pub stops: u64,
+    /// The same by reason: `idle`, `external`, `failed`.
+    pub stops_by_reason: BTreeMap<String, u64>,
+    /// Stops that were not carried through, since the agent's start.
+    pub vetoes: u64,
+    /// The same by reason.
+    pub vetoes_by_reason: BTreeMap<String, u64>,
+    /// How long its last start took.
+    pub last_start_duration_seconds: Option<f64>,
+    /// Clients served by the proxy.
+    pub front: Counts,
+    /// Clients served by the backend directly, at the front address.
+    pub steered: Counts,
+    /// Connections to the backend's own address: the proxy's and others.
+    pub back: Counts,
+    /// Open connections that are older than the counting.
+    pub older_connections: u64,
+    /// How often the counters and the kernel's socket tables differed.
+    pub count_drift: u64,
+    /// Memory of its unit; null: unknown or down.
+    pub memory_bytes: Option<u64>,
+    /// Why it is up, or what will happen next: one sentence.
+    pub detail: String,
+}
+
+/// Connections on one way to the application.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Accepted in all.
+    pub accepted: u64,
+    /// Closed again.
+    pub closed: u64,
+}
+
+impl From<Leg> for Counts {
+    fn from(leg: Leg) -> Self {
+        Self {
+            accepted: leg.accepted,
+            closed: leg.closed,
+        }
+    }
+}
+
+/// Prints what the agent knows.
+///
+/// # Errors
+///
+/// There is no agent, or it may not be asked.
+pub async fn run(json: bool) -> Result<()> {
+    let text = ask().await?;
+    let output = if json {
+        // Passed through: a newer agent's fields are kept.
+        let value: serde_json::Value =
+            serde_json::from_str(&text).context("understand the agent's answer")?;
+        serde_json::to_string_pretty(&value)? + "\n"
+    } else {
+        let report: Report = serde_json::from_str(&text)
+            .context("understand the agent's answer (is it of another version?)")?;
+        table(&report)
+    };
+    match std::io::stdout().write_all(output.as_bytes()) {
+        // The reader has seen enough, as in `ondemand status | head -1`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("print the status"),
+    }
+}
+
+async fn ask() -> Result<String> {
+    let connection = Builder::system()
+        .method_timeout(TIMEOUT)
+        .build()
+        .await
+        .context("connect to the system bus (is dbus.service running?)")?;
+    let reply = connection
+        .call_method(
+            Some(bus::NAME),
+            bus::PATH,
+            Some(bus::INTERFACE),
+            "Status",
+            &(),
+        )
+        .await;
+    match reply {
+        Ok(reply) => reply
+            .body()
+            .deserialize()
+            .context("understand the agent's answer"),
+        Err(zbus::Error::FDO(error)) => match *error {
+            fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
+                bail!("no agent is running; start it with `systemctl start ondemand.service`")
+            }
+            fdo::Error::AccessDenied(_) => {
+                bail!("you may not ask the agent; run it as root (`sudo ondemand status`)")
+            }
+            error => Err(error).context("ask the agent"),
+        },
+        Err(error) => Err(error).context("ask the agent"),
+    }
+}
+
+const HEAD: [&str; 9] = [
+    "NAME",
+    "STATE",
+    "ROUTE",
+    "OPEN",
+    "TOTAL",
+    "IN",
+    "OUT",
+    "IDLE/TIMEOUT",
+    "DETAIL",
+];
+/// Columns of figures.
+const RIGHT: std::ops::Range<usize> = 3..7;
+
+/// The report as a table.
+fn table(report: &Report) -> String {
+    if report.services.is_empty() {
+        return "no service is configured\n".into();
+    }
+    let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(report.services.iter().map(row))
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEAD.len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = if RIGHT.contains(&column) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if report.dry_run {
+        text.push_str("\ndry run: the agent says what it would stop, and stops nothing\n");
+    }
+    text
+}
+
+fn row(service: &Service) -> [String; 9] {
+    let span = |seconds: f64| Span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let idle = service
+        .idle_seconds
+        .map_or("-".into(), |idle| span(idle).to_string());
+    let timeout = service
+        .idle_timeout_seconds
+        .map_or("infinity".into(), |idle| span(idle).to_string());
+    [
+        service.name.clone(),
+        service.state.clone(),
+        service.route.clone(),
+        service
+            .open_connections
+            .map_or("?".into(), |open| open.to_string()),
+        service.accepted_connections.to_string(),
+        Bytes(service.received_bytes).to_string(),
+        Bytes(service.sent_bytes).to_string(),
+        format!("{idle}/{timeout}"),
+        service.detail.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let wiki = Service {
+            name: "wiki".into(),
+            unit: "wiki.service".into(),
+            state: "active".into(),
+            route: "steered".into(),
+            open_connections: Some(2),
+            accepted_connections: 1234,
+            received_bytes: 56_789,
+            sent_bytes: 3_400_000,
+            idle_seconds: Some(0.25),
+            idle_timeout_seconds: Some(600.0),
+            starts: 1,
+            stops_by_reason: BTreeMap::from([("idle".into(), 0)]),
+            vetoes_by_reason: BTreeMap::from([("activity".into(), 0)]),
+            last_start_duration_seconds: Some(0.84),
+            front: Counts {
+                accepted: 1,
+                closed: 1,
+            },
+            steered: Counts {
+                accepted: 1233,
+                closed: 1231,
+            },
+            memory_bytes: Some(1 << 20),
+            detail: "2 connections open".into(),
+            ..Service::default()
+        };
+        let llm = Service {
+            name: "llm".into(),
+            unit: "llm.service".into(),
+            state: "inactive".into(),
+            route: "proxied".into(),
+            detail: "starts with the next connection".into(),
+            ..Service::default()
+        };
+        Report {
+            version: "0.1.0".into(),
+            dry_run: false,
+            services: vec![llm, wiki],
+        }
+    }
+
+    #[test]
+    fn people_get_a_table() {
+        let expected = "\
+NAME  STATE     ROUTE    OPEN  TOTAL       IN     OUT  IDLE/TIMEOUT   DETAIL
+llm   inactive  proxied     ?      0      0 B     0 B  -/infinity     starts with the next connection
+wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connections open
+";
+        assert_eq!(table(&report()), expected);
+        assert_eq!(table(&Report::default()), "no service is configured\n");
+        let dry = Report {
+            dry_run: true,
+            ..report()
+        };
+        assert!(
+            table(&dry)
+                .ends_with("\ndry run: the agent says what it would stop, and stops nothing\n")
+        );
+    }
+
+    #[test]
+    fn scripts_get_these_names() {
+        let json = serde_json::to_value(report()).unwrap();
+        let keys = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys(&json), ["dry_run", "services", "version"]);
+        assert_eq!(
+            keys(&json["services"][1]),
+            [
+                "accepted_connections",
+                "back",
+                "count_drift",
+                "detail",
+                "front",
+                "idle_seconds",
+                "idle_timeout_seconds",
+                "last_start_duration_seconds",
+                "memory_bytes",
+                "name",
+                "older_connections",
+                "open_connections",
+                "received_bytes",
+                "route",
+                "sent_bytes",
+                "starts",
+                "state",
+                "steered",
+                "stops",
+                "stops_by_reason",
+                "unit",
+                "vetoes",
+                "vetoes_by_reason",
+            ]
+        );
+        assert_eq!(
+            json["services"][1]["steered"],
+            serde_json::json!({"accepted": 1233, "closed": 1231})
+        );
+        assert_eq!(json["services"][0]["idle_seconds"], serde_json::Value::Null);
+        assert_eq!(
+            json["services"][0]["idle_timeout_seconds"],
+            serde_json::Value::Null
+        );
+        let back: Report = serde_json::from_value(json).unwrap();
+        assert_eq!(back, report());
+    }
+}

@@ -119,9 +119,19 @@ impl Lifecycle {
         &self.step
     }
 
+    /// Whether connections are steered while the backend is up.
+    pub fn has_gate(&self) -> bool {
+        self.options.steer
+    }
+
     /// Whether new connections go straight to the backend.
     pub fn steered(&self) -> bool {
         self.gate == Some(true)
+    }
+
+    /// The gate was closed from outside of the protocol.
+    pub fn gate_is_closed(&mut self) {
+        self.gate = Some(false);
     }
 
     /// Until when no stop is attempted because of a veto, and which.

@@ -1,1 +1,0 @@
-//! The event loop: the one place where samples, timers, systemd and signals meet.

@@ -1,0 +1,306 @@
+//! Sample -> verdict -> step -> commands, for one service.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{Agent, Message, service::Watched, units};
+use crate::{
+    ktime::Ktime,
+    lifecycle::{Command, Input, View},
+    policy::{self, Verdict},
+    sampler::Sockets,
+    unix_sockets, veto,
+};
+
+/// Looks that are no event's answer take at most this part of the agent's time.
+const POLL_SHARE: u32 = 100;
+
+impl Agent {
+    /// Everything that is known of a service now. `None`: its units are not known.
+    pub(super) fn view(&self, watched: &Watched) -> Option<View> {
+        let units = self.units_of(watched)?;
+        let sample = match self.sampler.sample(watched.slot) {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                log::debug!("{}: {error:#}", watched.service.name);
+                None
+            }
+        };
+        // After the sample: what it holds is never in the future.
+        let now = Ktime::now();
+        let facts = watched.facts(&units);
+        let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
+        Some(View {
+            now,
+            sample,
+            verdict,
+            units,
+        })
+    }
+
+    /// Takes a service as far as it goes without waiting.
+    pub(super) fn look(&mut self, name: &str, input: Input) {
+        let mut input = Some(input);
+        while let Some(next) = input.take() {
+            let Some(view) = self.fresh_view(name) else {
+                return;
+            };
+            let Some(watched) = self.services.get_mut(name) else {
+                return;
+            };
+            watched.wake = None;
+            let commands = watched.lifecycle.step(&view, next);
+            input = self.carry_out(name, commands);
+            if input.is_none() && self.arm(name, &view) {
+                // The last connection may have closed before the kernel was asked to tell.
+                input = Some(Input::Changed);
+            }
+        }
+    }
+
+    /// A view that knows the uncounted connections. `None`: the service is left alone.
+    fn fresh_view(&mut self, name: &str) -> Option<View> {
+        let watched = self.services.get_mut(name)?;
+        if watched.problem.is_some() {
+            return None;
+        }
+        if let Ok(sample) = self.sampler.sample(watched.slot) {
+            watched.uncounted.older(sample.older, Ktime::now());
+        }
+        let view = self.view(self.services.get(name)?)?;
+        let watched = self.services.get_mut(name)?;
+        let complaint = match view.verdict {
+            Verdict::Unknown(reason) if view.units.backend.state.is_up() => Some(reason),
+            _ => None,
+        };
+        if complaint != watched.complaint {
+            if let Some(reason) = complaint {
+                log::warn!("{name}: kept, because nobody can tell whether it is used: {reason}");
+            }
+            watched.complaint = complaint;
+        }
+        if let Some(interval) = watched.poll_interval(&view.units, view.sample.as_ref()) {
+            let at = view.now + interval.max(self.poll_cost * POLL_SHARE);
+            self.next_poll = Some(self.next_poll.map_or(at, |next| next.min(at)));
+        }
+        Some(view)
+    }
+
+    /// Carries out commands in their order. What comes of it at once is the next input.
+    fn carry_out(&mut self, name: &str, commands: Vec<Command>) -> Option<Input> {
+        let mut next = None;
+        let mut gate_failed = false;
+        for command in commands {
+            let watched = self.services.get_mut(name)?;
+            match command {
+                Command::CloseGate | Command::OpenGate => {
+                    let open = command == Command::OpenGate;
+                    if let Err(error) = self.sampler.set_gate(watched.slot, open) {
+                        log::error!("{name}: {error:#}");
+                        gate_failed = true;
+                    }
+                }
+                Command::TakeSnapshot => {
+                    let sockets = if gate_failed {
+                        None
+                    } else {
+                        self.sockets_of(name)
+                    };
+                    next = Some(Input::Snapshot(sockets));
+                }
+                Command::AskVeto { quiet } => self.ask_veto(name, quiet),
+                Command::ReleaseLease => self.run_job(name, false),
+                Command::TakeLease => self.run_job(name, true),
+                Command::Count(counter) => watched.tally.add(counter),
+                Command::Say(note) => log::log!(note.level(), "{name}: {note}"),
+                Command::WaitUntil(at) => watched.wake = Some(at),
+            }
+        }
+        next
+    }
+
+    /// The sockets of a service, Unix sockets included, as they are now.
+    fn sockets_of(&mut self, name: &str) -> Option<Sockets> {
+        self.look_at_unix_sockets(Some(name));
+        let slot = self.services.get(name)?.slot;
+        match self.sampler.snapshot() {
+            Ok(snapshot) => Some(snapshot.sockets.get(&slot).copied().unwrap_or_default()),
+            Err(error) => {
+                log::warn!("{name}: {error:#}");
+                None
+            }
+        }
+    }
+
+    /// Asks the kernel to tell when the last connection closes. True if it was asked now.
+    fn arm(&mut self, name: &str, view: &View) -> bool {
+        let Some(watched) = self.services.get_mut(name) else {
+            return false;
+        };
+        let counted = view
+            .sample
+            .and_then(|sample| Some(sample.open()? - sample.older));
+        if !view.units.backend.state.is_up() || counted.is_none_or(|open| open == 0) {
+            // Should the event have got lost, it is asked for anew with the next connection.
+            watched.armed = false;
+            return false;
+        }
+        if watched.armed {
+            return false;
+        }
+        match self.sampler.arm_closed(watched.slot) {
+            Ok(()) => watched.armed = true,
+            // Then the regular look finds out.
+            Err(error) => log::warn!("{name}: {error:#}"),
+        }
+        watched.armed
+    }
+
+    fn ask_veto(&mut self, name: &str, quiet: Duration) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let Some(program) = watched.service.veto.clone() else {
+            return;
+        };
+        watched.ticket += 1;
+        let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
+        let unit = watched.service.unit.clone();
+        let question = veto::Question {
+            program,
+            service: service.clone(),
+            unit,
+            quiet,
+        };
+        tokio::spawn(async move {
+            let reply = veto::ask(question, veto::TIMEOUT).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Veto {
+                service,
+                ticket,
+                reply,
+            });
+        });
+    }
+
+    /// Starts or stops the lease and reads the service's units after it.
+    fn run_job(&mut self, name: &str, start: bool) {
+        // Without systemd no step is taken, so this is never reached without it.
+        let (Some(watched), Some(systemd)) = (self.services.get_mut(name), self.systemd.caller())
+        else {
+            return;
+        };
+        watched.ticket += 1;
+        let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
+        let (lease, all) = (watched.units[2].clone(), watched.units.clone());
+        tokio::spawn(async move {
+            let end = if start {
+                systemd.start(&lease).await
+            } else {
+                systemd.stop(&lease).await
+            };
+            let readings = units::read(&systemd, &all).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Job {
+                service,
+                ticket,
+                end,
+                readings,
+            });
+        });
+    }
+
+    /// Looks at everything that the kernel sends no event for.
+    pub(super) fn poll(&mut self) {
+        let begin = Ktime::now();
+        self.next_poll = None;
+        self.look_at_unix_sockets(None);
+        let older = |watched: &Watched| {
+            let sample = self.sampler.sample(watched.slot).ok();
+            let units = self.units_of(watched);
+            units.is_some_and(|units| watched.poll_interval(&units, sample.as_ref()).is_some())
+        };
+        let names: Vec<String> = self
+            .services
+            .iter()
+            .filter(|(_, watched)| older(watched))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let has_older = |watched: &Watched| {
+            self.sampler
+                .sample(watched.slot)
+                .is_ok_and(|sample| sample.older > 0)
+        };
+        let needs_snapshot = names
+            .iter()
+            .filter_map(|name| self.services.get(name))
+            .any(has_older);
+        if needs_snapshot && let Err(error) = self.sampler.snapshot() {
+            log::warn!("{error:#}");
+        }
+        self.poll_cost = Ktime::now().since(begin).unwrap_or_default();
+        for name in names {
+            self.look(&name, Input::Changed);
+        }
+    }
+
+    /// Counts the connections of Unix sockets, of one service or of all that are up.
+    fn look_at_unix_sockets(&mut self, only: Option<&str>) {
+        let wanted: Vec<String> = self
+            .services
+            .iter()
+            .filter(|(name, _)| only.is_none_or(|only| only == name.as_str()))
+            .filter(|(_, watched)| watched.unix_paths().next().is_some())
+            .filter(|(_, watched)| {
+                self.units_of(watched)
+                    .is_some_and(|units| units.backend.state.is_up())
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let paths: Vec<&Path> = wanted
+            .iter()
+            .filter_map(|name| self.services.get(name))
+            .flat_map(Watched::unix_paths)
+            .collect();
+        let counts: Result<HashMap<PathBuf, u64>> = unix_sockets::connections(&paths);
+        if let Err(error) = &counts {
+            log::warn!("the connections of Unix sockets are not known: {error:#}");
+        }
+        let now = Ktime::now();
+        for name in &wanted {
+            let Some(watched) = self.services.get_mut(name) else {
+                continue;
+            };
+            match &counts {
+                Ok(counts) => {
+                    // A client of the front and the proxy's connection for it are one.
+                    let open = |path| counts.get(path).copied().unwrap_or(0);
+                    let front: u64 = watched
+                        .service
+                        .listen
+                        .iter()
+                        .map(|e| unix(e).map_or(0, open))
+                        .sum();
+                    let back = unix(&watched.service.backend).map_or(0, open);
+                    watched.uncounted.unix(front.max(back), now);
+                }
+                Err(_) => watched.uncounted.unix_unknown(now),
+            }
+        }
+    }
+}
+
+fn unix(endpoint: &crate::config::Endpoint) -> Option<&Path> {
+    match endpoint {
+        crate::config::Endpoint::Unix(path) => Some(path),
+        crate::config::Endpoint::Tcp(_) => None,
+    }
+}

@@ -1,0 +1,453 @@
+//! The event loop: the one place where samples, timers, systemd and signals meet.
+//!
+//! Nothing in the loop waits: whatever takes time (systemd, the veto program, the bus) runs
+//! in a task of its own and comes back as an event. So the watchdog, which is fed from the
+//! loop alone, tells the truth.
+
+mod commands;
+mod notify;
+mod report;
+mod service;
+mod units;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use notify::Notifier;
+use service::Watched;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::Instant,
+};
+use units::Connection;
+
+use crate::{
+    bus,
+    config::Config,
+    kernel::Kernel,
+    ktime::Ktime,
+    lifecycle::{Input, JobEnd},
+    sampler::{KernelEvent, Sampler, Slot},
+    status::Report,
+    systemd::{Change, Link, Reading},
+    veto,
+    words::counted,
+};
+
+/// Everything that can happen.
+enum Event {
+    Kernel(KernelEvent),
+    /// `None`: the connection ended.
+    Systemd(Option<Change>),
+    Message(Message),
+    Bus(bus::Request),
+    /// A moment that something waited for has come.
+    Time,
+    Reload,
+    Terminate,
+}
+
+/// What the agent's own tasks bring back.
+enum Message {
+    /// A new connection to systemd.
+    Connected(Box<Link>),
+    /// The units, over the connection of this number.
+    Units {
+        connection: u64,
+        readings: Result<Vec<(String, Reading)>>,
+    },
+    /// The veto program's answer.
+    Veto {
+        service: String,
+        ticket: u64,
+        reply: veto::Reply,
+    },
+    /// The end of a job, and the service's units after it.
+    Job {
+        service: String,
+        ticket: u64,
+        end: JobEnd,
+        readings: Result<Vec<(String, Reading)>>,
+    },
+}
+
+struct Agent {
+    config_path: PathBuf,
+    dry_run: bool,
+    config: Config,
+    sampler: Sampler,
+    services: BTreeMap<String, Watched>,
+    slots: HashMap<Slot, String>,
+    systemd: Connection,
+    messages: mpsc::UnboundedSender<Message>,
+    requests: mpsc::UnboundedSender<bus::Request>,
+    notifier: Notifier,
+    /// When to look at what the kernel sends no event for.
+    next_poll: Option<Ktime>,
+    /// What the last such look took, which bounds how often it is done.
+    poll_cost: Duration,
+}
+
+/// The events that come from outside the agent.
+struct Sources {
+    messages: mpsc::UnboundedReceiver<Message>,
+    requests: mpsc::UnboundedReceiver<bus::Request>,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Watches the services of the configuration until it is told to end. Ending leaves
+/// everything as it is: the kernel goes on counting and steering, services go on running.
+///
+/// # Errors
+///
+/// The configuration is wrong, the host lacks something, or systemd cannot be reached.
+pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
+    let config = Config::load(config_path)?;
+    let sampler = Sampler::new(Kernel::open()?)?;
+    let link = Link::open().await?;
+    let (messages, message_source) = mpsc::unbounded_channel();
+    let (requests, request_source) = mpsc::unbounded_channel();
+    let mut sources = Sources {
+        messages: message_source,
+        requests: request_source,
+        hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
+        terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
+        interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+    };
+    let mut agent = Agent {
+        config_path: config_path.to_owned(),
+        dry_run,
+        config: Config {
+            services: BTreeMap::new(),
+            ..config.clone()
+        },
+        sampler,
+        services: BTreeMap::new(),
+        slots: HashMap::new(),
+        systemd: Connection::new(link),
+        messages,
+        requests,
+        notifier: Notifier::new(),
+        next_poll: None,
+        poll_cost: Duration::ZERO,
+    };
+    agent.begin(config).await?;
+    loop {
+        let event = agent.next_event(&mut sources).await?;
+        if let Event::Terminate = event {
+            break;
+        }
+        agent.handle(event);
+        agent.pass_time();
+    }
+    agent.notifier.stopping();
+    log::info!("ends; services go on running, and the kernel goes on counting");
+    Ok(())
+}
+
+impl Agent {
+    async fn begin(&mut self, config: Config) -> Result<()> {
+        if let Some(why) = self.sampler.no_steering()
+            && config.services.values().any(|service| service.steer)
+        {
+            log::warn!("connections cannot be steered here, the proxy carries them: {why}");
+        }
+        self.apply(config)?;
+        let readings = self.systemd.read_all().await?;
+        self.systemd.take(readings);
+        if self.dry_run {
+            log::warn!("dry run: nothing is stopped");
+        }
+        let counting = if self.sampler.taken_over() {
+            "goes on counting"
+        } else {
+            "counts"
+        };
+        let services = counted(self.services.len() as u64, "service");
+        log::info!("watches {services}; the kernel {counting}");
+        self.look_at_all();
+        self.serve_bus();
+        self.pass_time();
+        self.notifier.ready();
+        Ok(())
+    }
+
+    /// Waits for whatever comes first.
+    async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
+        let wakes = self.services.values().filter_map(|watched| watched.wake);
+        let next = wakes.chain(self.next_poll).chain(self.notifier.due()).min();
+        let event = tokio::select! {
+            _ = sources.terminate.recv() => Event::Terminate,
+            _ = sources.interrupt.recv() => Event::Terminate,
+            _ = sources.hangup.recv() => Event::Reload,
+            event = self.sampler.next_event() => {
+                Event::Kernel(event.context("wait for the kernel")?)
+            }
+            change = self.systemd.next_change() => Event::Systemd(change),
+            Some(message) = sources.messages.recv() => Event::Message(message),
+            Some(request) = sources.requests.recv() => Event::Bus(request),
+            () = sleep_until(next) => Event::Time,
+        };
+        Ok(event)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Kernel(event) => self.kernel_event(event),
+            Event::Systemd(Some(Change::Unit { unit, reading })) => {
+                self.systemd.take([(unit.clone(), reading)]);
+                for name in self.users_of(&unit) {
+                    self.look(&name, Input::Changed);
+                }
+            }
+            Event::Systemd(Some(Change::Reloaded)) => self.read_units(),
+            Event::Systemd(Some(Change::Lost(why))) => self.disconnected(&why),
+            Event::Systemd(None) => self.disconnected("its signals ended"),
+            Event::Message(message) => self.message(message),
+            Event::Bus(bus::Request::Status(answer)) => self.report(answer),
+            Event::Reload => self.reload(),
+            // `pass_time` follows every event.
+            Event::Time | Event::Terminate => {}
+        }
+    }
+
+    fn kernel_event(&mut self, event: KernelEvent) {
+        let (KernelEvent::Listening(slot) | KernelEvent::Opened(slot) | KernelEvent::Closed(slot)) =
+            event;
+        // An event of a service that is not configured any more.
+        let Some(name) = self.slots.get(&slot).cloned() else {
+            return;
+        };
+        if let (KernelEvent::Closed(_), Some(watched)) = (event, self.services.get_mut(&name)) {
+            watched.armed = false;
+        }
+        self.look(&name, Input::Changed);
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Connected(link) => self.connected(*link),
+            Message::Units {
+                connection,
+                readings,
+            } if connection == self.systemd.number() => match readings {
+                Ok(readings) => {
+                    self.systemd.take(readings);
+                    self.look_at_all();
+                }
+                Err(error) => self.disconnected(&format!("{error:#}")),
+            },
+            Message::Units { .. } => {}
+            Message::Veto {
+                service,
+                ticket,
+                reply,
+            } => {
+                if self.is_awaited(&service, ticket) {
+                    if let Some(line) = &reply.line {
+                        log::info!("{service}: its veto program allows the stop: {line}");
+                    }
+                    self.look(&service, Input::Veto(reply.answer));
+                }
+            }
+            Message::Job {
+                service,
+                ticket,
+                end,
+                readings,
+            } => {
+                if self.is_awaited(&service, ticket) {
+                    match readings {
+                        Ok(readings) => {
+                            self.systemd.take(readings);
+                            self.look(&service, Input::Job(end));
+                        }
+                        Err(error) => self.disconnected(&format!("{error:#}")),
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_awaited(&self, service: &str, ticket: u64) -> bool {
+        self.services
+            .get(service)
+            .is_some_and(|watched| watched.ticket == ticket)
+    }
+
+    /// Looks at whatever has come due, and tells systemd that the loop turns.
+    fn pass_time(&mut self) {
+        let now = Ktime::now();
+        if self.next_poll.is_some_and(|at| at <= now) {
+            self.poll();
+        }
+        let due = |watched: &Watched| watched.wake.is_some_and(|at| at <= now);
+        let due = self.services.iter().filter(|(_, watched)| due(watched));
+        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.look(&name, Input::Changed);
+        }
+        self.notifier.alive(now);
+        self.notifier.status(self.summary());
+    }
+
+    fn look_at_all(&mut self) {
+        let names: Vec<String> = self.services.keys().cloned().collect();
+        for name in names {
+            self.find_problem(&name);
+            self.look(&name, Input::Changed);
+        }
+    }
+
+    /// Reads the configuration anew. One that is wrong changes nothing.
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        match Config::load(&self.config_path) {
+            Ok(config) => match self.apply(config) {
+                Ok(()) => {
+                    log::info!("configuration read again: {}", self.summary());
+                    self.read_units();
+                }
+                Err(error) => log::error!("the new configuration cannot be watched: {error:#}"),
+            },
+            Err(error) => {
+                log::error!("keeps the configuration that it has: {error:#}");
+            }
+        }
+        self.notifier.ready();
+    }
+
+    /// Makes `config` the configuration. Services that it had before keep their counts.
+    fn apply(&mut self, config: Config) -> Result<()> {
+        let wanted: Vec<_> = config.services.values().collect();
+        for (name, watched) in &self.services {
+            if !config.services.contains_key(name) {
+                // Nobody would close it when the backend stops.
+                self.sampler.set_gate(watched.slot, false)?;
+            }
+        }
+        let slots = match self.sampler.watch(&wanted) {
+            Ok(slots) => slots,
+            Err(error) => {
+                // Nothing that was watched may go unwatched.
+                let before: Vec<_> = self.config.services.values().collect();
+                self.sampler
+                    .watch(&before)
+                    .context("watch what was watched before")?;
+                return Err(error);
+            }
+        };
+        let steerable = self.sampler.no_steering().is_none();
+        let now = Ktime::now();
+        let mut before = std::mem::take(&mut self.services);
+        for (name, service) in &config.services {
+            let Some(slot) = slots.get(name).copied() else {
+                continue;
+            };
+            let watched = match before.remove(name) {
+                Some(mut watched) => {
+                    watched.reconfigure(service.clone(), slot, self.dry_run);
+                    watched
+                }
+                None => self.adopt(service, slot, steerable, now),
+            };
+            self.services.insert(name.clone(), watched);
+        }
+        self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
+        self.config = config;
+        self.systemd.watch(
+            self.services
+                .values()
+                .flat_map(|watched| watched.units.clone()),
+        );
+        Ok(())
+    }
+
+    /// A service that was not watched before.
+    fn adopt(
+        &mut self,
+        service: &crate::config::Service,
+        slot: Slot,
+        steerable: bool,
+        now: Ktime,
+    ) -> Watched {
+        let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run);
+        let counted = self
+            .sampler
+            .sample(slot)
+            .is_ok_and(|sample| sample.last_activity.is_some());
+        if !self.sampler.taken_over() || !counted {
+            watched.uncounted.begin(now);
+        }
+        if !watched.lifecycle.has_gate() {
+            // An earlier configuration may have had one, and left it open.
+            if let Err(error) = self.sampler.set_gate(slot, false) {
+                log::error!("{}: {error:#}", service.name);
+            }
+            watched.lifecycle.gate_is_closed();
+        }
+        watched
+    }
+
+    fn report(&self, answer: tokio::sync::oneshot::Sender<String>) {
+        let services = self
+            .services
+            .values()
+            .map(|watched| report::describe(watched, self.view(watched).as_ref()))
+            .collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let report = Report {
+            version,
+            dry_run: self.dry_run,
+            services,
+        };
+        tokio::spawn(units::complete_report(
+            self.systemd.caller(),
+            report,
+            answer,
+        ));
+    }
+
+    /// The agent's own state in a few words.
+    fn summary(&self) -> String {
+        let known = self.services.values().map(|watched| self.units_of(watched));
+        let up = known
+            .flatten()
+            .filter(|units| units.backend.state.is_up())
+            .count();
+        let problems = self
+            .services
+            .values()
+            .filter(|watched| watched.problem.is_some())
+            .count();
+        let mut text = format!(
+            "{}, {up} active",
+            counted(self.services.len() as u64, "service")
+        );
+        if problems > 0 {
+            text += &format!(", {problems} left alone");
+        }
+        if !self.systemd.is_connected() {
+            text += "; systemd cannot be asked";
+        }
+        text
+    }
+}
+
+async fn sleep_until(moment: Option<Ktime>) {
+    match moment {
+        // Both clocks stand still while the host is suspended.
+        Some(at) => {
+            let wait = at.since(Ktime::now()).unwrap_or_default();
+            tokio::time::sleep_until(Instant::now() + wait).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,76 @@
+//! What the agent tells systemd of itself (sd_notify(3)).
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::ktime::Ktime;
+
+/// The watchdog and the status line.
+#[derive(Debug)]
+pub struct Notifier {
+    /// Half of the watchdog's time.
+    interval: Option<Duration>,
+    next: Ktime,
+    status: String,
+}
+
+impl Notifier {
+    /// Reads what systemd expects from the environment.
+    pub fn new() -> Self {
+        let interval = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+        Self {
+            interval,
+            next: Ktime::now(),
+            status: String::new(),
+        }
+    }
+
+    /// The agent watches.
+    pub fn ready(&self) {
+        send(&[NotifyState::Ready]);
+    }
+
+    /// The configuration is being read again; [`Notifier::ready`] ends it.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => send(&[NotifyState::Reloading, now]),
+            Err(error) => log::debug!("no monotonic clock: {error}"),
+        }
+    }
+
+    /// The agent ends.
+    pub fn stopping(&self) {
+        send(&[NotifyState::Stopping]);
+    }
+
+    /// Shows `status` in `systemctl status`, if it is new.
+    pub fn status(&mut self, status: String) {
+        if status != self.status {
+            send(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+
+    /// When [`Notifier::alive`] must be called next.
+    pub fn due(&self) -> Option<Ktime> {
+        self.interval.map(|_| self.next)
+    }
+
+    /// The loop turns. Tells systemd so when it is due.
+    pub fn alive(&mut self, now: Ktime) {
+        if let Some(interval) = self.interval
+            && now >= self.next
+        {
+            send(&[NotifyState::Watchdog]);
+            self.next = now + interval;
+        }
+    }
+}
+
+/// Nothing depends on it: without systemd there is nobody to tell.
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::debug!("systemd does not listen: {error}");
+    }
+}

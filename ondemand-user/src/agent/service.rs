@@ -1,0 +1,279 @@
+//! What the agent keeps of one service.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use crate::{
+    config::{Endpoint, Service},
+    ktime::Ktime,
+    lifecycle::{
+        Counter, Lifecycle, Options,
+        note::{StopReason, VetoReason},
+        unit::Units,
+    },
+    policy::{Facts, Reason, Rules},
+    sampler::{Sample, Slot},
+    systemd::Known,
+};
+
+/// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
+/// than a second.
+const SLOWEST_POLL: Duration = Duration::from_millis(500);
+/// The fastest.
+const FASTEST_POLL: Duration = Duration::from_millis(50);
+
+/// One configured service.
+pub struct Watched {
+    /// Its configuration.
+    pub service: Service,
+    /// Its units' names: backend, proxy, lease.
+    pub units: [String; 3],
+    /// Its place in the maps.
+    pub slot: Slot,
+    /// Where in the stop protocol it is.
+    pub lifecycle: Lifecycle,
+    /// When to look at it again.
+    pub wake: Option<Ktime>,
+    /// Whether the kernel was asked to tell when the last connection closes.
+    pub armed: bool,
+    /// What the counters do not know.
+    pub uncounted: Uncounted,
+    /// The question to systemd or to the veto program that waits for its answer; answers to
+    /// older ones are too late.
+    pub ticket: u64,
+    /// Why it is left alone, if it is.
+    pub problem: Option<String>,
+    /// The unknown that was complained of last.
+    pub complaint: Option<Reason>,
+    /// What was counted since the agent's start.
+    pub tally: Tally,
+    /// Whether connections can be steered at all on this host.
+    steerable: bool,
+}
+
+impl Watched {
+    /// A service of which nothing is known yet.
+    pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool) -> Self {
+        let lifecycle = Lifecycle::new(options(&service, steerable, dry_run));
+        Self {
+            units: [
+                service.unit.clone(),
+                service.proxy_unit(),
+                service.lease_unit(),
+            ],
+            service,
+            slot,
+            lifecycle,
+            wake: None,
+            armed: false,
+            uncounted: Uncounted::default(),
+            ticket: 0,
+            problem: None,
+            complaint: None,
+            tally: Tally::default(),
+            steerable,
+        }
+    }
+
+    /// Takes over a changed configuration. Another unit is another life.
+    pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool) {
+        let options = options(&service, self.steerable, dry_run);
+        if service.unit != self.service.unit {
+            self.lifecycle = Lifecycle::new(options);
+            self.ticket += 1;
+        } else {
+            self.lifecycle.set_options(options);
+        }
+        self.units[0].clone_from(&service.unit);
+        self.service = service;
+        self.slot = slot;
+    }
+
+    /// Forgets what was under way, and whatever is still to come of it.
+    pub fn interrupt(&mut self) {
+        self.lifecycle.interrupt();
+        self.ticket += 1;
+        self.wake = None;
+    }
+
+    /// The policy's rules.
+    pub fn rules(&self) -> Rules {
+        Rules::from(&self.service)
+    }
+
+    /// Its Unix sockets.
+    pub fn unix_paths(&self) -> impl Iterator<Item = &Path> {
+        let endpoints = self.service.listen.iter().chain([&self.service.backend]);
+        endpoints.filter_map(|endpoint| match endpoint {
+            Endpoint::Unix(path) => Some(path.as_path()),
+            Endpoint::Tcp(_) => None,
+        })
+    }
+
+    /// What the policy is to know besides the counters.
+    pub fn facts(&self, units: &Units) -> Facts {
+        Facts {
+            started: units.backend.active_enter,
+            uncounted: self.uncounted.open,
+            uncounted_until: self.uncounted.until,
+            syn_cookies: false,
+        }
+    }
+
+    /// How soon to look again for what the kernel sends no event for.
+    pub fn poll_interval(&self, units: &Units, sample: Option<&Sample>) -> Option<Duration> {
+        if !units.backend.state.is_up() {
+            return None;
+        }
+        let only_older =
+            sample.is_some_and(|sample| sample.older > 0 && sample.open() == Some(sample.older));
+        if !only_older && self.unix_paths().next().is_none() {
+            return None;
+        }
+        let fraction = self
+            .service
+            .idle_timeout
+            .map_or(SLOWEST_POLL, |timeout| timeout / 4);
+        Some(fraction.clamp(FASTEST_POLL, SLOWEST_POLL))
+    }
+}
+
+/// Whether the configuration asks for steering and this host and service can have it.
+fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
+    let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
+    let mut options = Options::new(service, dry_run);
+    options.steer &= steerable && tcp(&service.backend) && service.listen.iter().any(tcp);
+    options
+}
+
+/// Why a service cannot be looked after, judging by its units.
+pub fn problem(service: &Service, [backend, proxy, lease]: [&Known; 3]) -> Option<String> {
+    let name = &service.unit;
+    match backend.load_state.as_str() {
+        "loaded" => {}
+        "not-found" => return Some(format!("its unit {name} does not exist")),
+        other => {
+            return Some(format!(
+                "its unit {name} cannot be used, systemd calls it {other}"
+            ));
+        }
+    }
+    let generated = [(service.proxy_unit(), proxy), (service.lease_unit(), lease)];
+    for (unit, known) in generated {
+        if known.load_state != "loaded" {
+            return Some(format!("{unit} is missing; run `systemctl daemon-reload`"));
+        }
+    }
+    (!backend.stop_when_unneeded).then(|| {
+        format!("{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`")
+    })
+}
+
+/// Use of a service that the kernel's counters do not show.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncounted {
+    /// Connections of Unix sockets at the last look.
+    pub open: u64,
+    /// Until when there may have been any use that was not counted.
+    pub until: Option<Ktime>,
+    /// Whether Unix sockets were looked at before.
+    polled: bool,
+    /// Whether connections older than the counting were open at the last look.
+    older: bool,
+}
+
+impl Uncounted {
+    /// What was before now is not known.
+    pub fn begin(&mut self, now: Ktime) {
+        self.until = Some(now);
+    }
+
+    /// A look at the Unix sockets. Whoever came and went between two looks is not seen.
+    pub fn unix(&mut self, open: u64, now: Ktime) {
+        if open > 0 || open != self.open || !self.polled {
+            self.until = Some(now);
+        }
+        self.open = open;
+        self.polled = true;
+    }
+
+    /// The Unix sockets could not be looked at.
+    pub fn unix_unknown(&mut self, now: Ktime) {
+        self.until = Some(now);
+    }
+
+    /// A look at the connections that are older than the counting: their packets are not
+    /// counted either.
+    pub fn older(&mut self, open: u64, now: Ktime) {
+        if open > 0 || self.older {
+            self.until = Some(now);
+        }
+        self.older = open > 0;
+    }
+}
+
+/// What was counted since the agent's start.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Starts of the backend.
+    pub starts: u64,
+    /// Ends of the backend, by reason.
+    pub stops: BTreeMap<StopReason, u64>,
+    /// Stops that were not carried through, by reason.
+    pub vetoes: BTreeMap<VetoReason, u64>,
+    /// Differences between the counters and the socket tables.
+    pub drift: u64,
+    /// How long the last start took.
+    pub last_start: Option<Duration>,
+}
+
+impl Tally {
+    /// Counts.
+    pub fn add(&mut self, counter: Counter) {
+        match counter {
+            Counter::Start(took) => {
+                self.starts += 1;
+                self.last_start = took.or(self.last_start);
+            }
+            Counter::Stop(reason) => *self.stops.entry(reason).or_default() += 1,
+            Counter::Veto(reason) => *self.vetoes.entry(reason).or_default() += 1,
+            Counter::Drift => self.drift += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Ktime {
+        Ktime::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn what_is_not_counted_is_dated_by_the_looks() {
+        let mut uncounted = Uncounted::default();
+        uncounted.unix(0, ms(1));
+        assert_eq!(
+            uncounted.until,
+            Some(ms(1)),
+            "what was before the first look is not known"
+        );
+        uncounted.unix(0, ms(2));
+        assert_eq!(uncounted.until, Some(ms(1)));
+        uncounted.unix(2, ms(3));
+        uncounted.unix(2, ms(4));
+        assert_eq!(uncounted.until, Some(ms(4)));
+        uncounted.unix(0, ms(5));
+        uncounted.unix(0, ms(6));
+        assert_eq!(uncounted.until, Some(ms(5)), "the first look that saw none");
+        uncounted.older(0, ms(7));
+        assert_eq!(uncounted.until, Some(ms(5)));
+        uncounted.older(1, ms(8));
+        uncounted.older(1, ms(9));
+        uncounted.older(0, ms(10));
+        uncounted.older(0, ms(11));
+        assert_eq!(uncounted.until, Some(ms(10)));
+        uncounted.unix_unknown(ms(12));
+        assert_eq!(uncounted.until, Some(ms(12)));
+    }
+}

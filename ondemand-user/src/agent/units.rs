@@ -1,0 +1,256 @@
+//! The agent's side of the connection to systemd: what is known of the units, and what
+//! happens when nothing is known any more.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::Result;
+use tokio::sync::oneshot;
+
+use super::{Agent, Message, service, service::Watched};
+use crate::{
+    bus,
+    lifecycle::unit::Units,
+    status::Report,
+    systemd::{Change, Known, Link, Reading, Systemd},
+};
+
+/// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The connection, and what is known of the units by it.
+pub struct Connection {
+    link: Option<Link>,
+    /// Counts the connections, so that what comes late over an old one is told apart.
+    number: u64,
+    watched: Vec<String>,
+    known: HashMap<String, Known>,
+}
+
+impl Connection {
+    pub fn new(link: Link) -> Self {
+        Self {
+            link: Some(link),
+            number: 0,
+            watched: Vec::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// For calls, while there is a connection.
+    pub fn caller(&self) -> Option<Systemd> {
+        self.link.as_ref().map(|link| link.systemd.clone())
+    }
+
+    /// Makes these the units of interest.
+    pub fn watch(&mut self, units: impl Iterator<Item = String>) {
+        self.watched = units.collect();
+        self.known.retain(|unit, _| self.watched.contains(unit));
+        if let Some(link) = &self.link {
+            link.systemd.watch(self.watched.iter().map(String::as_str));
+        }
+    }
+
+    /// What systemd tells next. Cancel safe. Pending for ever without a connection.
+    pub async fn next_change(&mut self) -> Option<Change> {
+        match &mut self.link {
+            Some(link) => link.changes.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes over what was read or told.
+    pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
+        for (unit, reading) in readings {
+            // A change of a unit that was never read is part of the first reading.
+            match self.known.get_mut(&unit) {
+                Some(known) => known.apply(&reading),
+                None if reading.is_whole() => {
+                    self.known.entry(unit).or_default().apply(&reading);
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub fn known(&self, unit: &str) -> Option<&Known> {
+        self.known.get(unit)
+    }
+
+    /// Reads all units of interest.
+    pub async fn read_all(&self) -> Result<Vec<(String, Reading)>> {
+        match self.caller() {
+            Some(systemd) => read(&systemd, &self.watched).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn connect(&mut self, link: Link) {
+        self.number += 1;
+        link.systemd.watch(self.watched.iter().map(String::as_str));
+        self.link = Some(link);
+    }
+
+    fn disconnect(&mut self) -> bool {
+        self.known.clear();
+        self.link.take().is_some()
+    }
+}
+
+/// One unit after the other: nobody waits for it, and it keeps the replies out of memory.
+pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
+    let mut readings = Vec::with_capacity(units.len());
+    for unit in units {
+        readings.push((unit.clone(), systemd.read(unit).await?));
+    }
+    Ok(readings)
+}
+
+/// Adds what only systemd knows and answers.
+pub async fn complete_report(
+    systemd: Option<Systemd>,
+    mut report: Report,
+    answer: oneshot::Sender<String>,
+) {
+    if let Some(systemd) = systemd {
+        for service in report
+            .services
+            .iter_mut()
+            .filter(|service| service.state == "active")
+        {
+            match systemd.memory(&service.unit).await {
+                Ok(memory) => service.memory_bytes = memory,
+                Err(error) => log::debug!("{error:#}"),
+            }
+        }
+    }
+    match serde_json::to_string(&report) {
+        // The caller may have gone.
+        Ok(text) => drop(answer.send(text)),
+        Err(error) => log::error!("the status cannot be written: {error}"),
+    }
+}
+
+impl Agent {
+    /// The units of a service, if all of them are known.
+    pub(super) fn units_of(&self, watched: &Watched) -> Option<Units> {
+        let [backend, proxy, lease] = &watched.units;
+        Some(Units {
+            backend: self.systemd.known(backend)?.unit,
+            proxy: self.systemd.known(proxy)?.unit,
+            lease: self.systemd.known(lease)?.unit,
+        })
+    }
+
+    /// The services that a unit belongs to.
+    pub(super) fn users_of(&self, unit: &str) -> Vec<String> {
+        let uses = |watched: &Watched| watched.units.iter().any(|used| used == unit);
+        let users = self.services.iter().filter(|(_, watched)| uses(watched));
+        users.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Finds out, and says once, whether a service must be left alone.
+    pub(super) fn find_problem(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let known = watched
+            .units
+            .each_ref()
+            .map(|unit| self.systemd.known(unit));
+        let [Some(backend), Some(proxy), Some(lease)] = known else {
+            return;
+        };
+        let problem = service::problem(&watched.service, [backend, proxy, lease]);
+        if problem == watched.problem {
+            return;
+        }
+        match &problem {
+            Some(problem) => {
+                log::warn!("{name}: left alone: {problem}");
+                watched.interrupt();
+                // Nobody would close it when the backend stops.
+                if let Err(error) = self.sampler.set_gate(watched.slot, false) {
+                    log::error!("{name}: {error:#}");
+                }
+                watched.lifecycle.gate_is_closed();
+            }
+            None => log::info!("{name}: looked after again"),
+        }
+        watched.problem = problem;
+    }
+
+    /// Reads all units in a task of its own.
+    pub(super) fn read_units(&self) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let (connection, messages) = (self.systemd.number(), self.messages.clone());
+        let units = self.systemd.watched.clone();
+        tokio::spawn(async move {
+            let readings = read(&systemd, &units).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Units {
+                connection,
+                readings,
+            });
+        });
+    }
+
+    /// Nothing is known of the units any more. Nothing is stopped, and whatever was under way
+    /// is judged anew when they are known again.
+    pub(super) fn disconnected(&mut self, why: &str) {
+        if !self.systemd.disconnect() {
+            return;
+        }
+        log::warn!("systemd cannot be asked, nothing is stopped until it can: {why}");
+        for watched in self.services.values_mut() {
+            watched.interrupt();
+        }
+        let messages = self.messages.clone();
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                match Link::open().await {
+                    Ok(link) => {
+                        // The agent has ended if nobody listens.
+                        let _ = messages.send(Message::Connected(Box::new(link)));
+                        return;
+                    }
+                    Err(error) => log::debug!("{error:#}"),
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    pub(super) fn connected(&mut self, link: Link) {
+        log::info!("systemd can be asked again");
+        self.systemd.connect(link);
+        self.read_units();
+        self.serve_bus();
+    }
+
+    /// Puts the agent on the bus. It works without, too.
+    pub(super) fn serve_bus(&self) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let requests = self.requests.clone();
+        tokio::spawn(async move {
+            if let Err(error) = bus::serve(systemd.connection(), requests).await {
+                log::warn!("`ondemand status` will not work: {error:#}");
+            }
+        });
+    }
+}

@@ -1,0 +1,332 @@
+//! The only code that speaks to PID 1 (org.freedesktop.systemd1(5)).
+
+mod reading;
+mod unit_path;
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
+pub use reading::{Known, Properties, Reading};
+use tokio::{sync::mpsc, task::AbortHandle};
+use zbus::{
+    Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder, fdo,
+};
+
+use crate::lifecycle::JobEnd;
+
+const NAME: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// How long PID 1 may take to answer. It is busy for seconds during a `daemon-reload`.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a job may take before its end is taken as missed. Longer than any start or stop
+/// takes that is not broken; the units' states tell what became of it.
+const JOB_TIMEOUT: Duration = Duration::from_secs(300);
+/// Signals that may wait for us. The bus would hold up replies behind a full queue.
+const QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+const UNIT_CHANGES: &str = "type='signal',sender='org.freedesktop.systemd1',\
+    interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',\
+    path_namespace='/org/freedesktop/systemd1/unit',arg0='org.freedesktop.systemd1.Unit'";
+const RELOADS: &str = "type='signal',sender='org.freedesktop.systemd1',\
+    interface='org.freedesktop.systemd1.Manager',member='Reloading',\
+    path='/org/freedesktop/systemd1'";
+const JOBS_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
+    interface='org.freedesktop.systemd1.Manager',member='JobRemoved',\
+    path='/org/freedesktop/systemd1'";
+const OWNER_CHANGES: &str = "type='signal',sender='org.freedesktop.DBus',\
+    interface='org.freedesktop.DBus',member='NameOwnerChanged',\
+    arg0='org.freedesktop.systemd1'";
+
+/// What PID 1 tells of itself.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Something of a watched unit changed. The same may be told twice.
+    Unit {
+        /// Its name.
+        unit: String,
+        /// What changed.
+        reading: Reading,
+    },
+    /// Its unit files were read anew: read the units again.
+    Reloaded,
+    /// The connection is gone, or PID 1 executed itself anew: connect again. Nothing more
+    /// comes after it.
+    Lost(String),
+}
+
+/// A connection to PID 1. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Systemd {
+    connection: Connection,
+    /// The watched units, by object path.
+    watched: Arc<Mutex<HashMap<String, String>>>,
+}
+
+/// A connection and what comes over it.
+#[derive(Debug)]
+pub struct Link {
+    /// For calls.
+    pub systemd: Systemd,
+    /// What PID 1 tells.
+    pub changes: mpsc::UnboundedReceiver<Change>,
+    forwarder: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.forwarder.abort();
+    }
+}
+
+impl Link {
+    /// Connects to the system bus and asks PID 1 to send its signals there.
+    ///
+    /// # Errors
+    ///
+    /// The bus or PID 1 does not answer.
+    pub async fn open() -> Result<Self> {
+        let connection = Builder::system()
+            .method_timeout(REPLY_TIMEOUT)
+            .build()
+            .await
+            .context("connect to the system bus (is dbus.service running?)")?;
+        // First the rules, then the subscription, and the units are read last of all: no
+        // change can fall between.
+        let streams = Streams::open(&connection)
+            .await
+            .context("listen to systemd's signals")?;
+        let systemd = Systemd {
+            connection,
+            watched: Arc::default(),
+        };
+        systemd
+            .manager("Subscribe", &())
+            .await
+            .context("subscribe to systemd's signals")?;
+        let (sender, changes) = mpsc::unbounded_channel();
+        let forwarder = tokio::spawn(forward(streams, Arc::clone(&systemd.watched), sender));
+        Ok(Self {
+            systemd,
+            changes,
+            forwarder: forwarder.abort_handle(),
+        })
+    }
+}
+
+impl Systemd {
+    /// The connection, for others to be reached over.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Makes these the units of which changes are told.
+    pub fn watch<'a>(&self, units: impl IntoIterator<Item = &'a str>) {
+        let watched = units
+            .into_iter()
+            .map(|unit| (unit_path::of(unit), unit.to_owned()));
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = watched.collect();
+    }
+
+    /// Reads a unit, which loads it if it is not loaded.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer. A unit that does not exist is no error: its `LoadState` says so.
+    pub async fn read(&self, unit: &str) -> Result<Reading> {
+        let path = unit_path::of(unit);
+        let reply = self
+            .connection
+            .call_method(Some(NAME), path.as_str(), Some(PROPERTIES), "GetAll", &UNIT)
+            .await
+            .with_context(|| format!("ask systemd about {unit}"))?;
+        let properties = reply
+            .body()
+            .deserialize()
+            .with_context(|| format!("understand systemd on {unit}"))?;
+        Ok(Reading {
+            position: reply.recv_position(),
+            properties,
+        })
+    }
+
+    /// A service's memory in bytes. `None`: it is not accounted, or the service is down.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn memory(&self, unit: &str) -> Result<Option<u64>> {
+        let path = unit_path::of(unit);
+        let reply = self
+            .connection
+            .call_method(
+                Some(NAME),
+                path.as_str(),
+                Some(PROPERTIES),
+                "Get",
+                &(SERVICE, "MemoryCurrent"),
+            )
+            .await
+            .with_context(|| format!("ask systemd for the memory of {unit}"))?;
+        let value: OwnedVariant = reply.body().deserialize()?;
+        let bytes = u64::try_from(value).with_context(|| format!("memory of {unit}"))?;
+        Ok((bytes != u64::MAX).then_some(bytes))
+    }
+
+    /// Starts a unit and waits for its job's end.
+    pub async fn start(&self, unit: &str) -> JobEnd {
+        self.job("StartUnit", unit).await
+    }
+
+    /// Stops a unit and waits for its job's end.
+    pub async fn stop(&self, unit: &str) -> JobEnd {
+        self.job("StopUnit", unit).await
+    }
+
+    async fn job(&self, method: &'static str, unit: &str) -> JobEnd {
+        let end = tokio::time::timeout(JOB_TIMEOUT, self.run_job(method, unit)).await;
+        match end {
+            Ok(Ok(result)) => match result.as_str() {
+                "done" | "skipped" => JobEnd::Done,
+                "canceled" => JobEnd::Canceled,
+                _ => JobEnd::Failed(format!("{method} {unit} ended as {result}")),
+            },
+            Ok(Err(error)) => JobEnd::Failed(explain(method, unit, &error)),
+            Err(_) => JobEnd::Failed(format!("{method} {unit} has not ended yet")),
+        }
+    }
+
+    /// A queued job is not a finished one: its end comes as a signal, which may be faster than
+    /// the reply to the call.
+    async fn run_job(&self, method: &'static str, unit: &str) -> zbus::Result<String> {
+        let mut ends =
+            MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
+        // `fail`: what somebody else has queued is not turned around. A stop by hand goes on,
+        // and so does a start that a client caused.
+        let reply = self.manager(method, &(unit, "fail")).await?;
+        let job: OwnedObjectPath = reply.body().deserialize()?;
+        while let Some(message) = ends.next().await {
+            let message = message?;
+            let body = message.body();
+            let (_, path, _, result): (u32, OwnedObjectPath, String, String) =
+                body.deserialize()?;
+            if path == job {
+                return Ok(result);
+            }
+        }
+        Err(zbus::Error::Failure("the bus closed the connection".into()))
+    }
+
+    async fn manager<B>(&self, method: &'static str, body: &B) -> zbus::Result<Message>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        self.connection
+            .call_method(Some(NAME), MANAGER_PATH, Some(MANAGER), method, body)
+            .await
+    }
+}
+
+fn explain(method: &str, unit: &str, error: &zbus::Error) -> String {
+    let hint = match error {
+        zbus::Error::FDO(error) if matches!(**error, fdo::Error::AccessDenied(_)) => {
+            " (the agent runs as root, or polkit allows its user manage-units for this unit)"
+        }
+        _ => "",
+    };
+    format!("{method} {unit}: {error}{hint}")
+}
+
+/// The signals that are always listened to.
+struct Streams {
+    units: MessageStream,
+    reloads: MessageStream,
+    owners: MessageStream,
+}
+
+impl Streams {
+    async fn open(connection: &Connection) -> zbus::Result<Self> {
+        let open = |rule| MessageStream::for_match_rule(rule, connection, Some(QUEUE));
+        Ok(Self {
+            units: open(UNIT_CHANGES).await?,
+            reloads: open(RELOADS).await?,
+            owners: open(OWNER_CHANGES).await?,
+        })
+    }
+}
+
+/// Hands on what concerns us. It waits for nobody, so the bus's queue never fills up.
+async fn forward(
+    mut streams: Streams,
+    watched: Arc<Mutex<HashMap<String, String>>>,
+    changes: mpsc::UnboundedSender<Change>,
+) {
+    loop {
+        let change = tokio::select! {
+            message = streams.units.next() => match message {
+                Some(Ok(message)) => unit_change(&message, &watched),
+                end => Some(lost(end)),
+            },
+            message = streams.reloads.next() => match message {
+                // True: it begins.
+                Some(Ok(message)) => match message.body().deserialize::<bool>() {
+                    Ok(true) => None,
+                    _ => Some(Change::Reloaded),
+                },
+                end => Some(lost(end)),
+            },
+            message = streams.owners.next() => match message {
+                Some(Ok(_)) => Some(Change::Lost("systemd left the bus".into())),
+                end => Some(lost(end)),
+            },
+        };
+        let Some(change) = change else { continue };
+        let last = matches!(change, Change::Lost(_));
+        // Nobody listens: the link is being dropped.
+        if changes.send(change).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn lost(end: Option<zbus::Result<Message>>) -> Change {
+    Change::Lost(match end {
+        Some(Err(error)) => format!("the system bus: {error}"),
+        _ => "the system bus closed the connection".into(),
+    })
+}
+
+fn unit_change(message: &Message, watched: &Mutex<HashMap<String, String>>) -> Option<Change> {
+    let header = message.header();
+    let path = header.path()?;
+    let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+    let unit = watched.get(path.as_str())?.clone();
+    let body = message.body();
+    match body.deserialize::<(&str, Properties, Vec<&str>)>() {
+        Ok((_, properties, _)) => {
+            let position = message.recv_position();
+            Some(Change::Unit {
+                unit,
+                reading: Reading {
+                    position,
+                    properties,
+                },
+            })
+        }
+        Err(error) => {
+            // Better read everything than miss a change.
+            log::warn!("a signal about {unit} cannot be understood: {error}");
+            Some(Change::Reloaded)
+        }
+    }
+}

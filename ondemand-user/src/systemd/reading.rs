@@ -1,0 +1,131 @@
+//! A unit's properties as they come over the bus, and what is known of a unit by them.
+
+use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
+
+use crate::{
+    ktime::Ktime,
+    lifecycle::unit::{ActiveState, Unit},
+};
+
+/// Properties of `org.freedesktop.systemd1.Unit`: all of them, or those that changed.
+#[derive(Clone, Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
+pub struct Properties {
+    active_state: Option<String>,
+    job: Option<(u32, OwnedObjectPath)>,
+    active_enter_timestamp_monotonic: Option<u64>,
+    inactive_exit_timestamp_monotonic: Option<u64>,
+    inactive_enter_timestamp_monotonic: Option<u64>,
+    load_state: Option<String>,
+    stop_when_unneeded: Option<bool>,
+}
+
+/// Properties, and where in the bus's stream of messages they stood. A reply and a signal are
+/// handled by different tasks: only by this can the newer one be told.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    pub(super) position: Sequence,
+    pub(super) properties: Properties,
+}
+
+impl Reading {
+    /// Whether it has all properties, not only what changed.
+    pub fn is_whole(&self) -> bool {
+        self.properties.load_state.is_some() && self.properties.stop_when_unneeded.is_some()
+    }
+}
+
+/// What is known of a unit.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    position: Sequence,
+    /// For the protocol.
+    pub unit: Unit,
+    /// `LoadState`: `loaded`, `not-found`, `masked`, ...
+    pub load_state: String,
+    /// Whether PID 1 stops it when nothing needs it any more.
+    pub stop_when_unneeded: bool,
+}
+
+impl Known {
+    /// Takes over what `reading` says, unless something newer is known.
+    pub fn apply(&mut self, reading: &Reading) {
+        if reading.position < self.position {
+            return;
+        }
+        self.position = reading.position;
+        let properties = &reading.properties;
+        let unit = &mut self.unit;
+        if let Some(state) = &properties.active_state {
+            unit.state = ActiveState::parse(state);
+        }
+        if let Some((id, _)) = properties.job {
+            unit.job = id != 0;
+        }
+        let stamps = [
+            (
+                &mut unit.active_enter,
+                properties.active_enter_timestamp_monotonic,
+            ),
+            (
+                &mut unit.inactive_exit,
+                properties.inactive_exit_timestamp_monotonic,
+            ),
+            (
+                &mut unit.inactive_enter,
+                properties.inactive_enter_timestamp_monotonic,
+            ),
+        ];
+        for (place, micros) in stamps {
+            if let Some(micros) = micros {
+                // Zero: it never happened.
+                *place = (micros > 0).then(|| Ktime::from_micros(micros));
+            }
+        }
+        if let Some(load_state) = &properties.load_state {
+            self.load_state.clone_from(load_state);
+        }
+        if let Some(stop_when_unneeded) = properties.stop_when_unneeded {
+            self.stop_when_unneeded = stop_when_unneeded;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(text: &str) -> Reading {
+        let active_state = Some(text.to_owned());
+        Reading {
+            position: Sequence::default(),
+            properties: Properties {
+                active_state,
+                ..Properties::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_change_leaves_the_rest_as_it_was() {
+        let mut known = Known::default();
+        known.apply(&Reading {
+            position: Sequence::default(),
+            properties: Properties {
+                active_state: Some("active".into()),
+                job: Some((7, OwnedObjectPath::default())),
+                active_enter_timestamp_monotonic: Some(5),
+                inactive_enter_timestamp_monotonic: Some(0),
+                load_state: Some("loaded".into()),
+                stop_when_unneeded: Some(true),
+                ..Properties::default()
+            },
+        });
+        known.apply(&state("deactivating"));
+        assert_eq!(known.unit.state, ActiveState::Deactivating);
+        assert!(known.unit.job && known.stop_when_unneeded);
+        assert_eq!(known.unit.active_enter, Some(Ktime::from_micros(5)));
+        assert_eq!(known.unit.inactive_enter, None);
+        assert_eq!(known.load_state, "loaded");
+    }
+}

@@ -1,0 +1,40 @@
+//! Where a unit is on the bus.
+
+/// The object path of `unit`. It is computed, not asked for: it stays the same when the unit
+/// is unloaded and loaded again, and a call to it loads the unit (`bus_unit_find()`,
+/// src/core/dbus.c).
+pub fn of(unit: &str) -> String {
+    let mut path = String::from("/org/freedesktop/systemd1/unit/");
+    if unit.is_empty() {
+        path.push('_');
+    }
+    // bus_label_escape(), src/basic/bus-label.c
+    for (index, byte) in unit.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    #[track_caller]
+    fn check(unit: &str, expected: &str) {
+        let expected = format!("/org/freedesktop/systemd1/unit/{expected}");
+        assert_eq!(super::of(unit), expected);
+    }
+
+    #[test]
+    fn escapes_as_systemd_does() {
+        check("wiki.service", "wiki_2eservice");
+        check("ondemand-wiki.target", "ondemand_2dwiki_2etarget");
+        check("7zip.service", "_37zip_2eservice");
+        check("a7.service", "a7_2eservice");
+        check("app@x_y.service", "app_40x_5fy_2eservice");
+        check("é.service", "_c3_a9_2eservice");
+        check("", "_");
+    }
+}
