@@ -16,6 +16,7 @@ pub mod logging;
 pub mod policy;
 pub mod sampler;
 pub mod status;
+pub mod syn_cookies;
 pub mod systemd;
 pub mod units;
 pub mod unix_sockets;

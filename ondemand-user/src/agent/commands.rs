@@ -33,7 +33,7 @@ impl Agent {
         };
         // After the sample: what it holds is never in the future.
         let now = Ktime::now();
-        let facts = watched.facts(&units);
+        let facts = watched.facts(&units, self.syn_cookies);
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -70,7 +70,12 @@ impl Agent {
             return None;
         }
         if let Ok(sample) = self.sampler.sample(watched.slot) {
-            watched.uncounted.older(sample.older, Ktime::now());
+            let now = Ktime::now();
+            watched.uncounted.older(sample.older, now);
+            // Cookies matter only to somebody who just looked up the front address.
+            let recent = sample.last_lookup.and_then(|at| now.since(at));
+            self.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
+                && self.cookies.sent_lately(now);
         }
         let view = self.view(self.services.get(name)?)?;
         let watched = self.services.get_mut(name)?;

@@ -34,6 +34,7 @@ use crate::{
     lifecycle::{Input, JobEnd},
     sampler::{KernelEvent, Sampler, Slot},
     status::Report,
+    syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
     veto,
     words::counted,
@@ -87,6 +88,9 @@ struct Agent {
     messages: mpsc::UnboundedSender<Message>,
     requests: mpsc::UnboundedSender<bus::Request>,
     notifier: Notifier,
+    cookies: SynCookies,
+    /// Whether cookies were sent lately, for the service that is being looked at.
+    syn_cookies: bool,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
     /// What the last such look took, which bounds how often it is done.
@@ -135,6 +139,8 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         messages,
         requests,
         notifier: Notifier::new(),
+        cookies: SynCookies::default(),
+        syn_cookies: false,
         next_poll: None,
         poll_cost: Duration::ZERO,
     };

@@ -110,12 +110,12 @@ impl Watched {
     }
 
     /// What the policy is to know besides the counters.
-    pub fn facts(&self, units: &Units) -> Facts {
+    pub fn facts(&self, units: &Units, syn_cookies: bool) -> Facts {
         Facts {
             started: units.backend.active_enter,
             uncounted: self.uncounted.open,
             uncounted_until: self.uncounted.until,
-            syn_cookies: false,
+            syn_cookies,
         }
     }
 

@@ -33,7 +33,7 @@ pub fn check(bpffs: &Path) -> Result<()> {
              run it with sudo, or as the service `systemctl start ondemand`"
         );
     }
-    let mounted = statfs(bpffs).is_ok_and(|fs| fs.filesystem_type().0 as i64 == BPF_FS_MAGIC);
+    let mounted = statfs(bpffs).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if !mounted {
         bail!(
             "{} is not a BPF file system, and without one the counters would not outlive the agent: \
@@ -53,7 +53,11 @@ pub fn check(bpffs: &Path) -> Result<()> {
 pub fn kernel_version() -> Result<()> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version")?;
-    let release = release.trim();
+    check_release(release.trim())
+}
+
+/// A version that cannot be read as numbers passes: the kernel will say what it lacks.
+fn check_release(release: &str) -> Result<()> {
     let mut parts = release
         .split(['.', '-'])
         .map(|part| part.parse::<u32>().ok());
@@ -163,6 +167,23 @@ mod tests {
             None,
         );
         check_mount("", None);
+    }
+
+    #[test]
+    fn old_kernels_are_refused() {
+        for release in [
+            "5.15.0-91-generic",
+            "6.1.0-18-amd64",
+            "6.18.44",
+            "7.0-rc1",
+            "odd",
+        ] {
+            check_release(release).unwrap();
+        }
+        for release in ["4.19.0", "5.10.0-28-amd64", "5.14.21"] {
+            let error = check_release(release).unwrap_err().to_string();
+            assert!(error.contains(release) && error.contains("5.15"), "{error}");
+        }
     }
 
     #[test]
