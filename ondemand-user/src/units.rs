@@ -1,1 +1,0 @@
-//! The unit files of every configured service; as `ondemand-generator`, a systemd generator.

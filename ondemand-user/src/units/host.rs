@@ -1,0 +1,92 @@
+//! What unit files need to know of the machine that they are for.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+/// Where `systemd-socket-proxyd` is: merged and split /usr.
+const PROXYD: [&str; 2] = [
+    "/usr/lib/systemd/systemd-socket-proxyd",
+    "/lib/systemd/systemd-socket-proxyd",
+];
+
+/// The machine that the units are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The path of this program.
+    pub ondemand: String,
+    /// The path of `systemd-socket-proxyd`.
+    pub proxyd: String,
+    /// The major version of systemd; `None`: unknown, so that only what all versions know is used.
+    pub systemd: Option<u32>,
+}
+
+impl Host {
+    /// This machine.
+    ///
+    /// # Errors
+    ///
+    /// The path of this program cannot be found, or is not UTF-8.
+    pub fn here() -> Result<Self> {
+        // Symbolic links are resolved: as a generator the program has another name.
+        let ondemand = std::env::current_exe().context("find the path of this program")?;
+        let ondemand = ondemand
+            .to_str()
+            .with_context(|| format!("the path {ondemand:?} is not UTF-8"))?;
+        let proxyd = PROXYD
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .unwrap_or(&PROXYD[0]);
+        Ok(Self {
+            ondemand: ondemand.to_owned(),
+            proxyd: (*proxyd).to_owned(),
+            systemd: systemd_version(),
+        })
+    }
+}
+
+/// The version of the systemd that is installed, by its private library `libsystemd-shared-252.so`.
+///
+/// A generator cannot ask PID 1, which is waiting for it, and need not start a program for this.
+fn systemd_version() -> Option<u32> {
+    let nested = fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("systemd"));
+    [
+        "/usr/lib/systemd".into(),
+        "/usr/lib64/systemd".into(),
+        "/lib/systemd".into(),
+    ]
+    .into_iter()
+    .chain(nested)
+    .filter_map(|directory| fs::read_dir(directory).ok())
+    .flatten()
+    .flatten()
+    .find_map(|entry| library_version(entry.file_name().to_str()?))
+}
+
+/// `252` of `libsystemd-shared-252.so`, `257` of `libsystemd-shared-257.7-1.so`.
+fn library_version(file_name: &str) -> Option<u32> {
+    let version = file_name.strip_prefix("libsystemd-shared-")?;
+    let digits = version.find(|c: char| !c.is_ascii_digit())?;
+    version[..digits].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_tells_the_version() {
+        #[track_caller]
+        fn check(file_name: &str, expected: Option<u32>) {
+            assert_eq!(library_version(file_name), expected);
+        }
+        check("libsystemd-shared-252.so", Some(252));
+        check("libsystemd-shared-257.7-1.fc42.so", Some(257));
+        check("libsystemd-shared-.so", None);
+        check("libsystemd-core-252.so", None);
+    }
+}

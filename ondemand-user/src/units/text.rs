@@ -1,0 +1,137 @@
+//! What is in the units of one service. ARCHITECTURE.md says why they are shaped so.
+
+use std::{fmt::Write as _, time::Duration};
+
+use anyhow::Result;
+
+use super::{Header, Host, escape, hardening};
+use crate::config::{Endpoint, Service};
+
+/// `systemd-socket-proxyd` takes 6 descriptors a connection (two sockets and two pipes), so
+/// [`DESCRIPTORS`] has room for them and for its own.
+const CONNECTIONS: u32 = 10_000;
+const DESCRIPTORS: u32 = 65_536;
+
+/// The first systemd with `PollLimitIntervalSec=`; older ones warn of an unknown key.
+const POLL_LIMIT_SINCE: u32 = 255;
+
+/// The front socket: `ondemand-NAME.socket`.
+pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<String> {
+    let mut text = unit_section(
+        header,
+        &format!("Front socket of {} (ondemand)", service.name),
+    );
+    text += "\n[Socket]\n";
+    for endpoint in &service.listen {
+        writeln!(
+            text,
+            "ListenStream={}",
+            escape::value(&endpoint.to_string())?
+        )?;
+    }
+    // Each address stands for itself: [::] leaves IPv4 to its own entry.
+    text += "BindIPv6Only=ipv6-only\nBacklog=4096\n";
+    if service
+        .listen
+        .iter()
+        .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_)))
+    {
+        text += "NoDelay=yes\nKeepAlive=yes\n";
+    }
+    if service
+        .listen
+        .iter()
+        .any(|endpoint| matches!(endpoint, Endpoint::Unix(_)))
+    {
+        text += "RemoveOnStop=yes\n";
+    }
+    // A burst of clients must not end in a socket that systemd has given up on.
+    text += "TriggerLimitIntervalSec=0\n";
+    if host
+        .systemd
+        .is_some_and(|version| version >= POLL_LIMIT_SINCE)
+    {
+        text += "PollLimitIntervalSec=0\n";
+    }
+    Ok(text)
+}
+
+/// The proxy: `ondemand-NAME.service`.
+pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
+    let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
+    // Wants= and no After=: wait-listening does the waiting, and can tell the client when it is in vain.
+    let (unit, socket) = (&service.unit, service.socket_unit());
+    writeln!(text, "Wants={unit}\nPartOf={unit}")?;
+    writeln!(
+        text,
+        "Requires={socket}\nAfter={socket}\nStartLimitIntervalSec=0"
+    )?;
+    writeln!(
+        text,
+        "\n[Service]\nExecStart={}",
+        command_line(service, host)?
+    )?;
+    writeln!(text, "LimitNOFILE={DESCRIPTORS}")?;
+    text += &hardening::proxy(&service.backend);
+    Ok(text)
+}
+
+/// `wait-listening` gets what it needs from the configuration as options: the proxy's user may
+/// not be allowed to read that file.
+fn command_line(service: &Service, host: &Host) -> Result<String> {
+    let backend = service.backend.to_string();
+    let words = [
+        escape::program(&host.ondemand)?.to_owned(),
+        "wait-listening".into(),
+        format!("--unit={}", service.unit),
+        format!("--backend={backend}"),
+        format!("--start-timeout={}ms", service.start_timeout.as_millis()),
+        service.name.clone(),
+        "--".into(),
+        escape::program(&host.proxyd)?.to_owned(),
+        format!("--connections-max={CONNECTIONS}"),
+        format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
+        backend,
+    ];
+    let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();
+    Ok(words?.join(" "))
+}
+
+/// How long the proxy stays when it has no connection left.
+///
+/// A steered service needs it for its first clients only. An unsteered one must not see the
+/// proxy come and go between two clients, and the agent's idle timeout must find it gone.
+pub(super) fn exit_idle_time(service: &Service) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(600);
+    const STEERED: Duration = Duration::from_secs(1);
+    const SHORTEST: Duration = Duration::from_millis(50);
+    let time = match service.idle_timeout {
+        None if service.steer => STEERED,
+        None => LONGEST,
+        Some(idle) if service.steer => STEERED.min(idle / 2),
+        Some(idle) => LONGEST.min(idle / 10 * 9),
+    };
+    time.max(SHORTEST)
+}
+
+/// The lease: `ondemand-NAME.target`.
+pub(super) fn lease(service: &Service, header: &Header) -> String {
+    let text = unit_section(header, &format!("Lease on {} (ondemand)", service.unit));
+    format!("{text}Requires={unit}\nAfter={unit}\n", unit = service.unit)
+}
+
+/// The drop-in of the application's own unit.
+pub(super) fn drop_in(service: &Service, header: &Header) -> String {
+    // No SourcePath=: it would stand for the whole unit.
+    format!(
+        "{}\n\n[Unit]\nStopWhenUnneeded=yes\nWants={}\n\
+         # Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n",
+        header.comment,
+        service.lease_unit()
+    )
+}
+
+fn unit_section(header: &Header, description: &str) -> String {
+    let Header { comment, source } = header;
+    format!("{comment}\n\n[Unit]\nDescription={description}\n{source}\n")
+}
