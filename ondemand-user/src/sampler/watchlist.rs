@@ -36,7 +36,7 @@ pub fn address_words(ip: IpAddr) -> [u32; 4] {
 ///
 /// An application may bind the wildcard where its configured address is a specific one, so
 /// a backend's port is also watched on the wildcards, unless something else was configured
-/// there. A front on `[::]` also serves IPv4, unless that has a socket of its own.
+/// there. A front on `[::]` serves IPv6 alone (`BindIPv6Only=` of the generated socket).
 pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<Endpoint, Owner> {
     let endpoint = |ip: IpAddr, port: u16| Endpoint {
         netns,
@@ -55,9 +55,6 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
         };
         for address in &service.front {
             table.insert(endpoint(address.ip(), address.port()), front);
-            if address.ip() == v6 {
-                aliases.push((endpoint(v4, address.port()), front));
-            }
         }
         if let Some(address) = service.backend {
             let backend = Owner {
@@ -170,7 +167,7 @@ mod tests {
         check(&table, "192.168.1.5:9000", Some((2, ROLE_FRONT)));
         check(&table, "127.0.0.1:9000", Some((2, ROLE_BACKEND)));
         check(&table, "[::]:443", Some((3, ROLE_FRONT)));
-        check(&table, "0.0.0.0:443", Some((3, ROLE_FRONT)));
+        check(&table, "0.0.0.0:443", None);
         check(&table, "[::ffff:127.0.0.1]:8080", Some((0, ROLE_BACKEND)));
     }
 
