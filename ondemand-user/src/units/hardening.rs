@@ -31,8 +31,14 @@ SystemCallFilter=~@privileged @resources
 ";
 
 /// The directives of the proxy's `[Service]` section for a backend.
-pub(super) fn proxy(backend: &Endpoint) -> String {
+///
+/// Not `DynamicUser=`: the bus refuses such a user where dbus-daemon cannot resolve it, and
+/// then the proxy could not ask systemd about the backend.
+pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
     let mut text = String::from(ALWAYS);
+    if let Some(user) = user {
+        text += &format!("User={user}\n");
+    }
     let path = match backend {
         Endpoint::Tcp(_) => None,
         Endpoint::Unix(path) => Some(path.as_path()),
@@ -45,9 +51,8 @@ pub(super) fn proxy(backend: &Endpoint) -> String {
     if !hides(&["/dev"]) {
         text += "PrivateDevices=yes\n";
     }
-    // DynamicUser= has a private /tmp of its own that cannot be turned off.
     if !hides(&["/tmp", "/var/tmp"]) {
-        text += "DynamicUser=yes\nPrivateTmp=yes\n";
+        text += "PrivateTmp=yes\n";
     }
     if path.is_some() {
         // A socket of mode 0660 takes its owner and its group alone: this stands in for both.

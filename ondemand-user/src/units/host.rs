@@ -10,6 +10,17 @@ const PROXYD: [&str; 2] = [
     "/lib/systemd/systemd-socket-proxyd",
 ];
 
+/// The user that `units/sysusers.d/ondemand.conf` makes.
+const USER: &str = "ondemand";
+
+/// Whether a system user of ours is in `/etc/passwd`. A generator must not ask NSS, whose
+/// services may not be up yet (systemd.generator(7)).
+fn has_user(passwd: &str) -> bool {
+    passwd
+        .lines()
+        .any(|line| line.split(':').next() == Some(USER))
+}
+
 /// The machine that the units are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
@@ -17,6 +28,8 @@ pub struct Host {
     pub ondemand: String,
     /// The path of `systemd-socket-proxyd`.
     pub proxyd: String,
+    /// The system user that the proxy runs as; `None`: root, without capabilities.
+    pub user: Option<String>,
     /// The major version of systemd; `None`: unknown, so that only what all versions know is used.
     pub systemd: Option<u32>,
 }
@@ -40,6 +53,8 @@ impl Host {
         Ok(Self {
             ondemand: ondemand.to_owned(),
             proxyd: (*proxyd).to_owned(),
+            user: has_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
+                .then(|| USER.to_owned()),
             systemd: systemd_version(),
         })
     }
@@ -77,6 +92,14 @@ fn library_version(file_name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_user_is_found_by_its_whole_name() {
+        assert!(has_user(
+            "root:x:0:0::/:/bin/sh\nondemand:x:990:990::/:/usr/sbin/nologin\n"
+        ));
+        assert!(!has_user("ondemand2:x:990:990::/:/usr/sbin/nologin\n"));
+    }
 
     #[test]
     fn the_library_tells_the_version() {

@@ -72,7 +72,7 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         command_line(service, host)?
     )?;
     writeln!(text, "LimitNOFILE={DESCRIPTORS}")?;
-    text += &hardening::proxy(&service.backend);
+    text += &hardening::proxy(&service.backend, host.user.as_deref());
     Ok(text)
 }
 
