@@ -1,3 +1,136 @@
 //! The `ondemand` program.
 
-fn main() {}
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use ondemand::{
+    agent, check,
+    cli::{Cli, Command, WaitListening},
+    config::{self, Config},
+    logging, status,
+    units::{self, generator},
+    wait_listening,
+};
+
+/// The program was asked for something that cannot be, or the configuration is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os();
+    let called = arguments.next().map(PathBuf::from);
+    if called.as_deref().and_then(Path::file_name) == Some(generator::NAME.as_ref()) {
+        return generate(arguments.next());
+    }
+    // Wrong usage ends here, with 2.
+    let cli = Cli::parse();
+    logging::init();
+    match perform(cli) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ondemand: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn perform(cli: Cli) -> Result<ExitCode> {
+    let path = cli.config;
+    match cli.command {
+        Command::Agent { dry_run } => block_on(agent::run(&path, dry_run))?,
+        Command::Check { json } => return block_on(check::run(&path, json)),
+        Command::Units { output } => print_units(&path, output.as_deref())?,
+        Command::WaitListening(options) => wait_for(&path, options)?,
+        Command::Status { json } => block_on(status::run(json))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the one task of the program, on this thread.
+fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("start the event loop")?.block_on(task)
+}
+
+fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
+    let files = units::files(&Config::load(config)?, &units::Host::here()?)?;
+    let Some(directory) = output else {
+        let generated = Path::new("/run/systemd/generator");
+        return units::print(&files, generated, &mut io::stdout().lock())
+            .context("print the units");
+    };
+    for old in units::write(&files, directory)? {
+        eprintln!(
+            "ondemand: {} is left over from an earlier configuration; remove it",
+            old.display()
+        );
+    }
+    Ok(())
+}
+
+/// The configuration is read only where the options do not say it all: the proxy's user may not
+/// be allowed to.
+fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
+    let WaitListening {
+        name,
+        unit,
+        backend,
+        start_timeout,
+        command,
+    } = options;
+    if let (Some(unit), Some(backend), Some(start_timeout)) = (unit, backend, start_timeout) {
+        return wait_listening::run(&name, &unit, &backend, start_timeout, &command);
+    }
+    let config = Config::load(config)?;
+    let service = config.service(&name)?;
+    wait_listening::run(
+        &name,
+        &service.unit,
+        &service.backend,
+        service.start_timeout,
+        &command,
+    )
+}
+
+/// As a generator: the first of three directories is the one for units (systemd.generator(7)).
+/// Nothing is printed to standard output.
+fn generate(directory: Option<OsString>) -> ExitCode {
+    let Some(directory) = directory else {
+        eprintln!(
+            "{}: called without the directory to write to; systemd calls it, see systemd.generator(7)",
+            generator::NAME
+        );
+        return ExitCode::from(USAGE);
+    };
+    match generator::run(Path::new(&directory)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            generator::complain(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let configuration = error.chain().any(|cause| cause.is::<config::Error>());
+    if configuration {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Whoever read our output has seen enough, as in `ondemand units | head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

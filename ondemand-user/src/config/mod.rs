@@ -6,6 +6,7 @@ use std::{
     io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -85,6 +86,15 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
+/// As it is written in the configuration. The error says what to write instead.
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        endpoint::parse(text)
+    }
+}
+
 /// As it is written in the configuration.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,6 +168,16 @@ impl Config {
             )
         })
     }
+}
+
+/// A time span as it is written in the configuration (systemd.time(7)), `infinity` excepted.
+///
+/// # Errors
+///
+/// It is none; the message shows how to write one.
+pub fn time_span(text: &str) -> Result<Duration, String> {
+    timespan::parse(text)
+        .ok_or_else(|| format!("{text:?} is not a time span; write it like \"90s\" or \"500ms\""))
 }
 
 /// The text of the file at `path`.
