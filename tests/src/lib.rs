@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// The top of the source tree.
 pub fn source_tree() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
 }
 
 /// A program of this workspace, built in the profile of the program that asks.

@@ -21,6 +21,8 @@ use crate::source_tree;
 /// A running systemd with its own everything. Dropping it, or dying, ends it.
 pub struct Sandbox {
     supervisor: Child,
+    /// `sandbox.sh` keeps its files here.
+    state: PathBuf,
     /// Open for as long as the sandbox shall live.
     lifeline: Option<ChildStdin>,
     /// Whether it goes on without this process.
@@ -43,8 +45,14 @@ pub enum Cgroups {
 
 /// Why no sandbox can be booted here, if so.
 pub fn unavailable() -> Option<&'static str> {
+    let cgroup2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     if !geteuid().is_root() {
         Some("booting a private systemd needs root")
+    } else if !cgroup2
+        .iter()
+        .any(|tree| Path::new(tree).join("cgroup.controllers").exists())
+    {
+        Some("no cgroup2 is mounted (mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified)")
     } else if !Path::new("/usr/lib/systemd/systemd").exists() {
         Some("systemd is not installed (the package systemd)")
     } else if !Path::new("/usr/bin/dbus-daemon").exists() {
@@ -84,7 +92,7 @@ impl Sandbox {
 
     /// What a person types to end a sandbox that is kept.
     pub fn end_command(&self) -> String {
-        format!("echo > /run/{}/end", self.name)
+        format!("echo > {}/end", self.state.display())
     }
 
     fn boot_as(cgroups: Cgroups, kept: bool) -> Result<Self> {
@@ -99,8 +107,9 @@ impl Sandbox {
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ondemand-box-{}-{number}", std::process::id());
-        let mut supervisor = Command::new(source_tree().join("tests/sandbox.sh"))
-            .arg(Path::new("/run").join(&name))
+        let state = Path::new("/run").join(&name);
+        let mut supervisor = Command::new(script())
+            .arg(&state)
             .arg(mode)
             .args(kept.then_some("kept"))
             .process_group(0) // a Ctrl-C is for its owner, which then ends it in order
@@ -125,6 +134,7 @@ impl Sandbox {
         };
         Ok(Self {
             supervisor,
+            state,
             lifeline,
             kept,
             init,
@@ -137,19 +147,16 @@ impl Sandbox {
         self.init
     }
 
-    /// A program to be run inside all of its namespaces.
+    /// A program to be run inside all of its namespaces, in a cgroup of the sandbox. Killing
+    /// the child kills the program; no other signal reaches it.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--all", "--target"])
-            .arg(self.init.to_string())
-            .arg("--")
-            .arg(program);
+        let mut command = Command::new(script());
+        command.arg("enter").arg(&self.state).arg(program);
         command
             .env_remove("NOTIFY_SOCKET")
             .env("SYSTEMD_COLORS", "0")
             .env("SYSTEMD_PAGER", "");
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).current_dir("/");
         command
     }
 
@@ -249,8 +256,10 @@ impl Sandbox {
         Ok(value.trim().to_owned())
     }
 
-    /// The journal of a unit, messages only; empty if it cannot be read.
+    /// The journal of a unit, complete up to now, messages only; empty if it cannot be read.
     pub fn journal(&self, unit: &str) -> String {
+        // What the unit wrote may still be on its way. Without it there is less to read: no error.
+        let _ = self.run(&["journalctl", "--sync"]);
         self.run(&["journalctl", "--output=cat", "--no-pager", "--unit", unit])
             .unwrap_or_default()
     }
@@ -280,6 +289,10 @@ impl Sandbox {
             }
         })
     }
+}
+
+fn script() -> PathBuf {
+    source_tree().join("tests/sandbox.sh")
 }
 
 impl Drop for Sandbox {
