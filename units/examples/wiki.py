@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""The example's application: a small web server that says who asked, on 127.0.0.1:8080."""
+
+import http.server
+import os
+import time
+
+STARTED = time.time()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.answer()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer()
+
+    def answer(self):
+        page = (
+            "<!doctype html><title>wiki</title><h1>It works</h1>"
+            f"<p>Process {os.getpid()}, up for {time.time() - STARTED:.1f} s, "
+            f"asked by {self.client_address[0]}.</p>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.send_header("X-Peer", "%s:%d" % self.client_address[:2])
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    # The default of 5 drops connections of a burst, each of which then waits for a second.
+    request_queue_size = 1024
+    daemon_threads = True
+
+
+Server(("127.0.0.1", 8080), Handler).serve_forever()
