@@ -15,6 +15,7 @@ pub mod listening;
 pub mod logging;
 pub mod policy;
 pub mod sampler;
+mod sock_diag;
 pub mod status;
 pub mod syn_cookies;
 pub mod systemd;

@@ -1,12 +1,6 @@
 //! Sample -> verdict -> step -> commands, for one service.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-
-use anyhow::Result;
+use std::{path::Path, time::Duration};
 
 use super::{Agent, Message, service::Watched, units};
 use crate::{
@@ -14,7 +8,8 @@ use crate::{
     lifecycle::{Command, Input, View},
     policy::{self, Verdict},
     sampler::Sockets,
-    unix_sockets, veto,
+    unix_sockets::{self, Connections},
+    veto,
 };
 
 /// Looks that are no event's answer take at most this part of the agent's time.
@@ -275,7 +270,7 @@ impl Agent {
             .filter_map(|name| self.services.get(name))
             .flat_map(Watched::unix_paths)
             .collect();
-        let counts: Result<HashMap<PathBuf, u64>> = unix_sockets::connections(&paths);
+        let counts = unix_sockets::connections(paths);
         if let Err(error) = &counts {
             log::warn!("the connections of Unix sockets are not known: {error:#}");
         }
@@ -287,7 +282,7 @@ impl Agent {
             match &counts {
                 Ok(counts) => {
                     // A client of the front and the proxy's connection for it are one.
-                    let open = |path| counts.get(path).copied().unwrap_or(0);
+                    let open = |path| counts.get(path).map_or(0, Connections::open);
                     let front: u64 = watched
                         .service
                         .listen

@@ -1,0 +1,256 @@
+//! Asks the kernel for its socket tables (sock_diag(7)).
+//!
+//! Written by hand: two requests and a handful of attributes. A socket whose attributes cannot
+//! be understood is skipped alone; one odd socket of another program must not hide all others.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd as _,
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
+
+/// `NLMSG_HDRLEN`, netlink(7).
+const HEADER: usize = 16;
+/// `SOCK_DIAG_BY_FAMILY`, include/uapi/linux/sock_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `TCP_ESTABLISHED` and `TCP_LISTEN`, include/net/tcp_states.h; Unix sockets use them too.
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
+/// `INET_DIAG_SKV6ONLY`, include/uapi/linux/inet_diag.h.
+const INET_DIAG_SKV6ONLY: u16 = 11;
+/// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_RQLEN`, include/uapi/linux/unix_diag.h. What
+/// is to be shown is asked for by `1 << attribute` (`UDIAG_SHOW_NAME` and so on).
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_VFS: u16 = 1;
+const UNIX_DIAG_RQLEN: u16 = 4;
+/// The kernel's largest piece of a dump is 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
+const BUFFER: usize = 32 * 1024;
+/// How often a dump is begun anew that the kernel calls inconsistent.
+const ATTEMPTS: u32 = 3;
+
+/// A listening TCP socket of this network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpListener {
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// An IPv6 socket that leaves IPv4 alone (`IPV6_V6ONLY`, ipv6(7)).
+    pub v6_only: bool,
+}
+
+/// A Unix stream socket of this network namespace with a path: a listener, or a connection that
+/// a listener with this path accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// The path as it was given to bind(2): perhaps relative, perhaps of another root.
+    pub path: PathBuf,
+    /// Device (the kernel's own numbering, major << 20 | minor) and inode, 32 bits of it, of the
+    /// socket's file.
+    pub file: Option<(u32, u32)>,
+    /// A listener, and how many connections wait to be accepted; `None`: a connection.
+    pub waiting: Option<u32>,
+}
+
+/// The TCP sockets that listen on `port`, of all families.
+///
+/// Its cost depends on the number of listeners, not of connections.
+///
+/// # Errors
+///
+/// The kernel does not answer, or has no inet_diag.
+pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // struct inet_diag_req_v2: family, protocol, extensions, pad, states, id
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend((1_u32 << LISTEN).to_ne_bytes());
+        request.extend(port.to_be_bytes());
+        // The rest of the id: any peer, any interface, any cookie.
+        request.resize(request.len() + 46, 0);
+        let sockets = dump(&request, tcp_listener).context("list the listening TCP sockets")?;
+        found.extend(sockets);
+    }
+    found.retain(|listener| listener.address.port() == port);
+    Ok(found)
+}
+
+/// All Unix stream sockets with a path.
+///
+/// # Errors
+///
+/// The kernel does not answer, or has no unix_diag.
+pub fn unix_sockets(only_listeners: bool) -> Result<Vec<UnixSocket>> {
+    let states = (1_u32 << LISTEN) | if only_listeners { 0 } else { 1 << ESTABLISHED };
+    let show: u32 = 1 << UNIX_DIAG_NAME | 1 << UNIX_DIAG_VFS | 1 << UNIX_DIAG_RQLEN;
+    // struct unix_diag_req: family, protocol, pad, states, inode, show, cookie
+    let mut request = vec![libc::AF_UNIX as u8, 0, 0, 0];
+    for word in [states, 0, show, u32::MAX, u32::MAX] {
+        request.extend(word.to_ne_bytes());
+    }
+    dump(&request, unix_socket).context("list the Unix sockets")
+}
+
+/// struct inet_diag_msg: family, state, timer, retransmits, id, expires, rqueue, wqueue, uid,
+/// inode; the id begins with source port, peer's port, source address.
+fn tcp_listener(message: &[u8]) -> Option<TcpListener> {
+    if *message.get(1)? != LISTEN {
+        return None;
+    }
+    let port = u16::from_be_bytes(array(message, 4)?);
+    let ip = match i32::from(message[0]) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(array::<4>(message, 8)?)),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(array::<16>(message, 8)?)),
+        _ => return None,
+    };
+    let v6_only = attribute(message.get(72..)?, INET_DIAG_SKV6ONLY)
+        .is_some_and(|value| value.first() == Some(&1));
+    Some(TcpListener {
+        address: SocketAddr::new(ip, port),
+        v6_only,
+    })
+}
+
+/// struct unix_diag_msg: family, type, state, pad, inode, cookie.
+fn unix_socket(message: &[u8]) -> Option<UnixSocket> {
+    if i32::from(*message.get(1)?) != libc::SOCK_STREAM {
+        return None;
+    }
+    let attributes = message.get(16..)?;
+    let name = attribute(attributes, UNIX_DIAG_NAME)?;
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    // An abstract name begins with NUL (unix(7)).
+    if matches!(name.first(), None | Some(0)) {
+        return None;
+    }
+    let pair = |kind| {
+        let value = attribute(attributes, kind)?;
+        Some((
+            u32::from_ne_bytes(array(value, 0)?),
+            u32::from_ne_bytes(array(value, 4)?),
+        ))
+    };
+    let waiting =
+        (message[2] == LISTEN).then(|| pair(UNIX_DIAG_RQLEN).map_or(0, |(waiting, _)| waiting));
+    // struct unix_diag_vfs: inode, device
+    let file = pair(UNIX_DIAG_VFS).map(|(inode, device)| (device, inode));
+    Some(UnixSocket {
+        path: path(name),
+        file,
+        waiting,
+    })
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
+}
+
+/// `N` bytes of `bytes` at `offset`.
+fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}
+
+/// The value of the attribute `wanted` (struct nlattr: length with these 4 bytes, kind; each is
+/// padded to 4 bytes).
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(array(attributes, 0)?));
+        let kind = u16::from_ne_bytes(array(attributes, 2)?);
+        let value = attributes.get(4..length)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// Sends a dump request and decodes each message of the answer.
+fn dump<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
+    for _ in 0..ATTEMPTS {
+        if let Some(sockets) = dump_once(request, &decode)? {
+            return Ok(sockets);
+        }
+    }
+    bail!("the sockets changed while the kernel listed them, {ATTEMPTS} times in a row");
+}
+
+/// `None`: the kernel says that the table changed under its hands.
+fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Option<Vec<T>>> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )
+    .context("open a sock_diag socket")?;
+    let mut packet = Vec::with_capacity(HEADER + request.len());
+    packet.extend(((HEADER + request.len()) as u32).to_ne_bytes());
+    packet.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    packet.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    packet.extend([0; 8]);
+    packet.extend(request);
+    send(netlink.as_raw_fd(), &packet, MsgFlags::empty()).context("ask for sockets")?;
+
+    let mut found = Vec::new();
+    let mut consistent = true;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length =
+            recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC).context("read sockets")?;
+        ensure!(
+            length > 0 && length <= buffer.len(),
+            "an answer of {length} bytes"
+        );
+        let mut rest = &buffer[..length];
+        while let Some((header, body)) = next_message(&mut rest) {
+            consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+            match i32::from(header.kind) {
+                // The end carries an error number if the dump broke off.
+                libc::NLMSG_DONE
+                    if array(body, 0).is_none_or(|code| i32::from_ne_bytes(code) >= 0) =>
+                {
+                    return Ok(consistent.then_some(found));
+                }
+                libc::NLMSG_DONE | libc::NLMSG_ERROR => return Err(refusal(body)),
+                _ if header.kind == SOCK_DIAG_BY_FAMILY => found.extend(decode(body)),
+                _ => {}
+            }
+        }
+    }
+}
+
+struct Header {
+    kind: u16,
+    flags: u16,
+}
+
+/// Cuts the next message off `rest` (struct nlmsghdr: length, kind, flags, sequence, port).
+fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
+    let bytes = *rest;
+    let length = u32::from_ne_bytes(array(bytes, 0)?) as usize;
+    let header = Header {
+        kind: u16::from_ne_bytes(array(bytes, 4)?),
+        flags: u16::from_ne_bytes(array(bytes, 6)?),
+    };
+    let body = bytes.get(HEADER..length)?;
+    *rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((header, body))
+}
+
+/// struct nlmsgerr begins with the negative error number.
+fn refusal(body: &[u8]) -> anyhow::Error {
+    let errno = array(body, 0).map_or(libc::EBADMSG, |bytes| -i32::from_ne_bytes(bytes));
+    let hint = if errno == libc::ENOENT {
+        ": the kernel lacks sock_diag (modprobe tcp_diag unix_diag)"
+    } else {
+        ""
+    };
+    anyhow::Error::new(io::Error::from_raw_os_error(errno))
+        .context(format!("the kernel refused{hint}"))
+}
