@@ -96,11 +96,7 @@ impl Link {
     ///
     /// The bus or PID 1 does not answer.
     pub async fn open() -> Result<Self> {
-        let connection = Builder::system()
-            .method_timeout(REPLY_TIMEOUT)
-            .build()
-            .await
-            .context("connect to the system bus (is dbus.service running?)")?;
+        let connection = connect().await?;
         // First the rules, then the subscription, and the units are read last of all: no
         // change can fall between.
         let streams = Streams::open(&connection)
@@ -124,7 +120,27 @@ impl Link {
     }
 }
 
+async fn connect() -> Result<Connection> {
+    Builder::system()
+        .method_timeout(REPLY_TIMEOUT)
+        .build()
+        .await
+        .context("connect to the system bus (is dbus.service running?)")
+}
+
 impl Systemd {
+    /// A connection for questions alone: it is told of no change.
+    ///
+    /// # Errors
+    ///
+    /// The bus does not answer.
+    pub async fn connect() -> Result<Self> {
+        Ok(Self {
+            connection: connect().await?,
+            watched: Arc::default(),
+        })
+    }
+
     /// The connection, for others to be reached over.
     pub fn connection(&self) -> &Connection {
         &self.connection

@@ -1,0 +1,121 @@
+//! The clients that wait at the sockets which systemd passed on.
+
+use std::{
+    env,
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    libc,
+    unistd::close,
+};
+
+/// The first descriptor that is passed on (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
+const FIRST: RawFd = 3;
+
+/// Listening sockets, inherited. They are only looked at: the proxy will take them over.
+pub struct Clients {
+    sockets: Vec<RawFd>,
+}
+
+impl Clients {
+    /// Those that systemd passed to this process, if it did.
+    pub fn inherited() -> Self {
+        let variable = |name| env::var(name).ok();
+        let count = passed(
+            variable("LISTEN_PID").as_deref(),
+            variable("LISTEN_FDS").as_deref(),
+            std::process::id(),
+        );
+        Self {
+            sockets: (FIRST..FIRST + count).collect(),
+        }
+    }
+
+    /// Accepts and closes whoever waits; gives how many.
+    pub fn let_go(&self) -> u64 {
+        self.sockets.iter().map(|socket| drain(*socket)).sum()
+    }
+}
+
+/// How many descriptors are ours.
+fn passed(pid: Option<&str>, count: Option<&str>, this: u32) -> RawFd {
+    let ours = pid.and_then(|pid| pid.parse().ok()) == Some(this);
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+    if ours { RawFd::max(count, 0) } else { 0 }
+}
+
+fn drain(socket: RawFd) -> u64 {
+    // SAFETY: systemd passed this descriptor to us, and nobody here closes it.
+    let listener = unsafe { BorrowedFd::borrow_raw(socket) };
+    // accept(2) must not wait for the next client. Nothing else uses the socket any more: this
+    // process ends after it, and PID 1 sets its own flags when it polls.
+    let Ok(flags) = fcntl(listener, FcntlArg::F_GETFL) else {
+        return 0;
+    };
+    let flags = OFlag::from_bits_retain(flags);
+    if fcntl(listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).is_err() {
+        return 0;
+    }
+    let mut count = 0;
+    loop {
+        // SAFETY: a descriptor that is open, and no address is asked for.
+        let client = unsafe {
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
+        };
+        if client < 0 {
+            // The flag belongs to the open file, which PID 1 shares.
+            let _ = fcntl(listener, FcntlArg::F_SETFL(flags));
+            return count;
+        }
+        // Whatever it has sent is not read: it is told so by a reset.
+        let _ = close(client);
+        count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_passed_to_this_process_is_taken() {
+        assert_eq!(passed(Some("7"), Some("2"), 7), 2);
+        assert_eq!(passed(Some("8"), Some("2"), 7), 0);
+        assert_eq!(passed(None, Some("2"), 7), 0);
+        assert_eq!(passed(Some("7"), None, 7), 0);
+        assert_eq!(passed(Some("7"), Some("-3"), 7), 0);
+        assert_eq!(passed(Some("x"), Some("y"), 7), 0);
+    }
+
+    #[test]
+    fn whoever_waits_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients: Vec<_> = (0..5)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let inherited = Clients {
+            sockets: vec![listener.as_raw_fd()],
+        };
+        assert_eq!(inherited.let_go(), 5);
+        assert_eq!(inherited.let_go(), 0);
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+        // The next client finds the socket as it was.
+        let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL).unwrap());
+        assert!(!flags.contains(OFlag::O_NONBLOCK));
+    }
+}
