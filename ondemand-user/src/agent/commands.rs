@@ -28,7 +28,7 @@ impl Agent {
         };
         // After the sample: what it holds is never in the future.
         let now = Ktime::now();
-        let facts = watched.facts(&units, self.syn_cookies);
+        let facts = watched.facts(&units);
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -69,7 +69,7 @@ impl Agent {
             watched.uncounted.older(sample.older, now);
             // Cookies matter only to somebody who just looked up the front address.
             let recent = sample.last_lookup.and_then(|at| now.since(at));
-            self.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
+            watched.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
                 && self.cookies.sent_lately(now);
         }
         let view = self.view(self.services.get(name)?)?;
@@ -117,7 +117,13 @@ impl Agent {
                 Command::ReleaseLease => self.run_job(name, false),
                 Command::TakeLease => self.run_job(name, true),
                 Command::Count(counter) => watched.tally.add(counter),
-                Command::Say(note) => log::log!(note.level(), "{name}: {note}"),
+                Command::Say(note) => {
+                    let more = match note.is_failure() {
+                        true => format!("; see `journalctl -u {}`", watched.service.unit),
+                        false => String::new(),
+                    };
+                    log::log!(note.level(), "{name}: {note}{more}");
+                }
                 Command::WaitUntil(at) => watched.wake = Some(at),
             }
         }
