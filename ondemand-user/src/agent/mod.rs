@@ -7,6 +7,7 @@
 mod commands;
 mod configuration;
 mod notify;
+mod polls;
 mod report;
 mod service;
 mod units;
@@ -94,6 +95,8 @@ struct Agent {
     began: bool,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
+    /// What could not be looked at the last time, so that it is said once.
+    blind: Option<&'static str>,
     /// What the last such look took, which bounds how often it is done.
     poll_cost: Duration,
 }
@@ -143,6 +146,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         cookies: SynCookies::default(),
         began: false,
         next_poll: None,
+        blind: None,
         poll_cost: Duration::ZERO,
     };
     agent.begin(config).await?;
