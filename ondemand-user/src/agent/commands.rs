@@ -1,6 +1,6 @@
 //! Sample -> verdict -> step -> commands, for one service.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use super::{Agent, Message, service::Watched, units};
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
     lifecycle::{Command, Input, View},
     policy::{self, Verdict},
     sampler::Sockets,
-    unix_sockets::{self, Connections},
     veto,
 };
 
@@ -28,7 +27,7 @@ impl Agent {
         };
         // After the sample: what it holds is never in the future.
         let now = Ktime::now();
-        let facts = watched.facts(&units, self.syn_cookies);
+        let facts = watched.facts(&units);
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -69,7 +68,7 @@ impl Agent {
             watched.uncounted.older(sample.older, now);
             // Cookies matter only to somebody who just looked up the front address.
             let recent = sample.last_lookup.and_then(|at| now.since(at));
-            self.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
+            watched.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
                 && self.cookies.sent_lately(now);
         }
         let view = self.view(self.services.get(name)?)?;
@@ -117,7 +116,13 @@ impl Agent {
                 Command::ReleaseLease => self.run_job(name, false),
                 Command::TakeLease => self.run_job(name, true),
                 Command::Count(counter) => watched.tally.add(counter),
-                Command::Say(note) => log::log!(note.level(), "{name}: {note}"),
+                Command::Say(note) => {
+                    let more = match note.is_failure() {
+                        true => format!("; see `journalctl -u {}`", watched.service.unit),
+                        false => String::new(),
+                    };
+                    log::log!(note.level(), "{name}: {note}{more}");
+                }
                 Command::WaitUntil(at) => watched.wake = Some(at),
             }
         }
@@ -213,94 +218,5 @@ impl Agent {
                 readings,
             });
         });
-    }
-
-    /// Looks at everything that the kernel sends no event for.
-    pub(super) fn poll(&mut self) {
-        let begin = Ktime::now();
-        self.next_poll = None;
-        self.look_at_unix_sockets(None);
-        let older = |watched: &Watched| {
-            let sample = self.sampler.sample(watched.slot).ok();
-            let units = self.units_of(watched);
-            units.is_some_and(|units| watched.poll_interval(&units, sample.as_ref()).is_some())
-        };
-        let names: Vec<String> = self
-            .services
-            .iter()
-            .filter(|(_, watched)| older(watched))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let has_older = |watched: &Watched| {
-            self.sampler
-                .sample(watched.slot)
-                .is_ok_and(|sample| sample.older > 0)
-        };
-        let needs_snapshot = names
-            .iter()
-            .filter_map(|name| self.services.get(name))
-            .any(has_older);
-        if needs_snapshot && let Err(error) = self.sampler.snapshot() {
-            log::warn!("{error:#}");
-        }
-        self.poll_cost = Ktime::now().since(begin).unwrap_or_default();
-        for name in names {
-            self.look(&name, Input::Changed);
-        }
-    }
-
-    /// Counts the connections of Unix sockets, of one service or of all that are up.
-    fn look_at_unix_sockets(&mut self, only: Option<&str>) {
-        let wanted: Vec<String> = self
-            .services
-            .iter()
-            .filter(|(name, _)| only.is_none_or(|only| only == name.as_str()))
-            .filter(|(_, watched)| watched.unix_paths().next().is_some())
-            .filter(|(_, watched)| {
-                self.units_of(watched)
-                    .is_some_and(|units| units.backend.state.is_up())
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let paths: Vec<&Path> = wanted
-            .iter()
-            .filter_map(|name| self.services.get(name))
-            .flat_map(Watched::unix_paths)
-            .collect();
-        let counts = unix_sockets::connections(paths);
-        if let Err(error) = &counts {
-            log::warn!("the connections of Unix sockets are not known: {error:#}");
-        }
-        let now = Ktime::now();
-        for name in &wanted {
-            let Some(watched) = self.services.get_mut(name) else {
-                continue;
-            };
-            match &counts {
-                Ok(counts) => {
-                    // A client of the front and the proxy's connection for it are one.
-                    let open = |path| counts.get(path).map_or(0, Connections::open);
-                    let front: u64 = watched
-                        .service
-                        .listen
-                        .iter()
-                        .map(|e| unix(e).map_or(0, open))
-                        .sum();
-                    let back = unix(&watched.service.backend).map_or(0, open);
-                    watched.uncounted.unix(front.max(back), now);
-                }
-                Err(_) => watched.uncounted.unix_unknown(now),
-            }
-        }
-    }
-}
-
-fn unix(endpoint: &crate::config::Endpoint) -> Option<&Path> {
-    match endpoint {
-        crate::config::Endpoint::Unix(path) => Some(path),
-        crate::config::Endpoint::Tcp(_) => None,
     }
 }

@@ -5,7 +5,9 @@
 //! loop alone, tells the truth.
 
 mod commands;
+mod configuration;
 mod notify;
+mod polls;
 mod report;
 mod service;
 mod units;
@@ -89,10 +91,12 @@ struct Agent {
     requests: mpsc::UnboundedSender<bus::Request>,
     notifier: Notifier,
     cookies: SynCookies,
-    /// Whether cookies were sent lately, for the service that is being looked at.
-    syn_cookies: bool,
+    /// Whether the first configuration is being watched.
+    began: bool,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
+    /// What could not be looked at the last time, so that it is said once.
+    blind: Option<&'static str>,
     /// What the last such look took, which bounds how often it is done.
     poll_cost: Duration,
 }
@@ -140,8 +144,9 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         requests,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
-        syn_cookies: false,
+        began: false,
         next_poll: None,
+        blind: None,
         poll_cost: Duration::ZERO,
     };
     agent.begin(config).await?;
@@ -166,6 +171,7 @@ impl Agent {
             log::warn!("connections cannot be steered here, the proxy carries them: {why}");
         }
         self.apply(config)?;
+        self.began = true;
         let readings = self.systemd.read_all().await?;
         self.systemd.take(readings);
         if self.dry_run {
@@ -310,96 +316,6 @@ impl Agent {
             self.find_problem(&name);
             self.look(&name, Input::Changed);
         }
-    }
-
-    /// Reads the configuration anew. One that is wrong changes nothing.
-    fn reload(&mut self) {
-        self.notifier.reloading();
-        match Config::load(&self.config_path) {
-            Ok(config) => match self.apply(config) {
-                Ok(()) => {
-                    log::info!("configuration read again: {}", self.summary());
-                    self.read_units();
-                }
-                Err(error) => log::error!("the new configuration cannot be watched: {error:#}"),
-            },
-            Err(error) => {
-                log::error!("keeps the configuration that it has: {error:#}");
-            }
-        }
-        self.notifier.ready();
-    }
-
-    /// Makes `config` the configuration. Services that it had before keep their counts.
-    fn apply(&mut self, config: Config) -> Result<()> {
-        let wanted: Vec<_> = config.services.values().collect();
-        for (name, watched) in &self.services {
-            if !config.services.contains_key(name) {
-                // Nobody would close it when the backend stops.
-                self.sampler.set_gate(watched.slot, false)?;
-            }
-        }
-        let slots = match self.sampler.watch(&wanted) {
-            Ok(slots) => slots,
-            Err(error) => {
-                // Nothing that was watched may go unwatched.
-                let before: Vec<_> = self.config.services.values().collect();
-                self.sampler
-                    .watch(&before)
-                    .context("watch what was watched before")?;
-                return Err(error);
-            }
-        };
-        let steerable = self.sampler.no_steering().is_none();
-        let now = Ktime::now();
-        let mut before = std::mem::take(&mut self.services);
-        for (name, service) in &config.services {
-            let Some(slot) = slots.get(name).copied() else {
-                continue;
-            };
-            let watched = match before.remove(name) {
-                Some(mut watched) => {
-                    watched.reconfigure(service.clone(), slot, self.dry_run);
-                    watched
-                }
-                None => self.adopt(service, slot, steerable, now),
-            };
-            self.services.insert(name.clone(), watched);
-        }
-        self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
-        self.config = config;
-        self.systemd.watch(
-            self.services
-                .values()
-                .flat_map(|watched| watched.units.clone()),
-        );
-        Ok(())
-    }
-
-    /// A service that was not watched before.
-    fn adopt(
-        &mut self,
-        service: &crate::config::Service,
-        slot: Slot,
-        steerable: bool,
-        now: Ktime,
-    ) -> Watched {
-        let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run);
-        let counted = self
-            .sampler
-            .sample(slot)
-            .is_ok_and(|sample| sample.last_activity.is_some());
-        if !self.sampler.taken_over() || !counted {
-            watched.uncounted.begin(now);
-        }
-        if !watched.lifecycle.has_gate() {
-            // An earlier configuration may have had one, and left it open.
-            if let Err(error) = self.sampler.set_gate(slot, false) {
-                log::error!("{}: {error:#}", service.name);
-            }
-            watched.lifecycle.gate_is_closed();
-        }
-        watched
     }
 
     fn report(&self, answer: tokio::sync::oneshot::Sender<String>) {

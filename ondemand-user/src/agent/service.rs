@@ -8,7 +8,7 @@ use crate::{
     lifecycle::{
         Counter, Lifecycle, Options,
         note::{StopReason, VetoReason},
-        unit::Units,
+        unit::{Unit, Units},
     },
     policy::{Facts, Reason, Rules},
     sampler::{Sample, Slot},
@@ -40,6 +40,8 @@ pub struct Watched {
     /// The question to systemd or to the veto program that waits for its answer; answers to
     /// older ones are too late.
     pub ticket: u64,
+    /// Whether SYN cookies were sent lately, when a look-up was the last sign of life.
+    pub syn_cookies: bool,
     /// Why it is left alone, if it is.
     pub problem: Option<String>,
     /// The unknown that was complained of last.
@@ -67,6 +69,7 @@ impl Watched {
             armed: false,
             uncounted: Uncounted::default(),
             ticket: 0,
+            syn_cookies: false,
             problem: None,
             complaint: None,
             tally: Tally::default(),
@@ -75,7 +78,10 @@ impl Watched {
     }
 
     /// Takes over a changed configuration. Another unit is another life.
-    pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool) {
+    pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
+        if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
+            self.uncounted.begin(now);
+        }
         let options = options(&service, self.steerable, dry_run);
         if service.unit != self.service.unit {
             self.lifecycle = Lifecycle::new(options);
@@ -110,13 +116,26 @@ impl Watched {
     }
 
     /// What the policy is to know besides the counters.
-    pub fn facts(&self, units: &Units, syn_cookies: bool) -> Facts {
+    pub fn facts(&self, units: &Units) -> Facts {
         Facts {
             started: units.backend.active_enter,
             uncounted: self.uncounted.open,
-            uncounted_until: self.uncounted.until,
-            syn_cookies,
+            uncounted_until: self.uncounted.until.max(self.proxied_until(&units.proxy)),
+            syn_cookies: self.syn_cookies,
         }
+    }
+
+    /// Until when a client of a Unix front may have been there. All of them come through the
+    /// proxy, which ends a fixed time after the last one has gone: this sees those who came
+    /// and went between two looks at the sockets.
+    fn proxied_until(&self, proxy: &Unit) -> Option<Ktime> {
+        let unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+        if !self.service.listen.iter().any(unix) {
+            return None;
+        }
+        let stayed = u64::try_from(crate::units::exit_idle_time(&self.service).as_nanos()).ok()?;
+        let ended = proxy.inactive_enter?.as_nanos();
+        Some(Ktime::from_nanos(ended.saturating_sub(stayed)))
     }
 
     /// How soon to look again for what the kernel sends no event for.
@@ -275,5 +294,88 @@ mod tests {
         assert_eq!(uncounted.until, Some(ms(10)));
         uncounted.unix_unknown(ms(12));
         assert_eq!(uncounted.until, Some(ms(12)));
+    }
+
+    fn service(listen: &str) -> Service {
+        let listen = match listen.strip_prefix('/') {
+            Some(_) => Endpoint::Unix(listen.into()),
+            None => Endpoint::Tcp(listen.parse().unwrap()),
+        };
+        Service {
+            name: "wiki".into(),
+            listen: vec![listen],
+            backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
+            unit: "wiki.service".into(),
+            idle_timeout: Some(Duration::from_secs(10)),
+            min_uptime: Duration::ZERO,
+            start_timeout: Duration::from_secs(90),
+            steer: false,
+            veto: None,
+        }
+    }
+
+    #[test]
+    fn a_unix_front_is_dated_by_the_end_of_its_proxy() {
+        let ended = Unit {
+            inactive_enter: Some(ms(60_000)),
+            ..Unit::default()
+        };
+        let units = Units {
+            proxy: ended,
+            ..Units::default()
+        };
+        let watched = |listen| {
+            Watched::new(service(listen), Slot(0), true, false)
+                .facts(&units)
+                .uncounted_until
+        };
+        // It stays 9 s after its last client.
+        assert_eq!(watched("/run/wiki.sock"), Some(ms(51_000)));
+        assert_eq!(watched("127.0.0.1:80"), None);
+        let never = Watched::new(service("/run/wiki.sock"), Slot(0), true, false);
+        assert_eq!(never.facts(&Units::default()).uncounted_until, None);
+    }
+
+    #[track_caller]
+    fn check_problem(states: [&str; 3], stop_when_unneeded: bool, expected: Option<&str>) {
+        let known = states.map(|state| {
+            let mut known = Known::default();
+            known.load_state = state.into();
+            known.stop_when_unneeded = stop_when_unneeded;
+            known
+        });
+        let problem = problem(&service("127.0.0.1:80"), known.each_ref());
+        assert_eq!(problem.as_deref(), expected);
+    }
+
+    #[test]
+    fn units_that_cannot_be_looked_after() {
+        let all = ["loaded"; 3];
+        check_problem(all, true, None);
+        check_problem(
+            all,
+            false,
+            Some("wiki.service lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"),
+        );
+        check_problem(
+            ["not-found", "loaded", "loaded"],
+            true,
+            Some("its unit wiki.service does not exist"),
+        );
+        check_problem(
+            ["masked", "loaded", "loaded"],
+            true,
+            Some("its unit wiki.service cannot be used, systemd calls it masked"),
+        );
+        check_problem(
+            ["loaded", "not-found", "loaded"],
+            true,
+            Some("ondemand-wiki.service is missing; run `systemctl daemon-reload`"),
+        );
+        check_problem(
+            ["loaded", "loaded", "not-found"],
+            true,
+            Some("ondemand-wiki.target is missing; run `systemctl daemon-reload`"),
+        );
     }
 }

@@ -227,6 +227,12 @@ pub enum Note {
 }
 
 impl Note {
+    /// Whether the unit's own log says more.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::StartFailed | Self::Ended { failed: true, .. })
+            || matches!(self, Self::Stopped { failed: true, .. })
+    }
+
     /// How loud to say it.
     pub fn level(&self) -> Level {
         match self {

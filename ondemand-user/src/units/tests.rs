@@ -112,7 +112,7 @@ fn the_proxy_leaves_before_the_service_is_idle() {
     fn check(extra: &str, milliseconds: u64) {
         let config = wiki(extra);
         assert_eq!(
-            text::exit_idle_time(&config.services["wiki"]),
+            exit_idle_time(&config.services["wiki"]),
             Duration::from_millis(milliseconds),
             "{extra}"
         );

@@ -101,7 +101,7 @@ fn command_line(service: &Service, host: &Host) -> Result<String> {
 ///
 /// A steered service needs it for its first clients only. An unsteered one must not see the
 /// proxy come and go between two clients, and the agent's idle timeout must find it gone.
-pub(super) fn exit_idle_time(service: &Service) -> Duration {
+pub fn exit_idle_time(service: &Service) -> Duration {
     const LONGEST: Duration = Duration::from_secs(600);
     const STEERED: Duration = Duration::from_secs(1);
     const SHORTEST: Duration = Duration::from_millis(50);

@@ -1,0 +1,97 @@
+//! Which services are watched: the configuration, and what changes when it is read again.
+
+use anyhow::{Context as _, Result};
+
+use super::{Agent, service::Watched};
+use crate::{
+    config::{Config, Service},
+    ktime::Ktime,
+    sampler::Slot,
+};
+
+impl Agent {
+    /// Reads the configuration anew. One that is wrong changes nothing.
+    pub(super) fn reload(&mut self) {
+        self.notifier.reloading();
+        match Config::load(&self.config_path) {
+            Ok(config) => match self.apply(config) {
+                Ok(()) => {
+                    log::info!("configuration read again: {}", self.summary());
+                    self.read_units();
+                }
+                Err(error) => log::error!("the new configuration cannot be watched: {error:#}"),
+            },
+            Err(error) => {
+                log::error!("keeps the configuration that it has: {error:#}");
+            }
+        }
+        self.notifier.ready();
+    }
+
+    /// Makes `config` the configuration. Services that it had before keep their counts.
+    pub(super) fn apply(&mut self, config: Config) -> Result<()> {
+        let wanted: Vec<_> = config.services.values().collect();
+        for (name, watched) in &self.services {
+            if !config.services.contains_key(name) {
+                // Nobody would close it when the backend stops.
+                self.sampler.set_gate(watched.slot, false)?;
+            }
+        }
+        let slots = match self.sampler.watch(&wanted) {
+            Ok(slots) => slots,
+            Err(error) => {
+                // Nothing that was watched may go unwatched.
+                let before: Vec<_> = self.config.services.values().collect();
+                self.sampler
+                    .watch(&before)
+                    .context("watch what was watched before")?;
+                return Err(error);
+            }
+        };
+        let steerable = self.sampler.no_steering().is_none();
+        let now = Ktime::now();
+        let mut before = std::mem::take(&mut self.services);
+        for (name, service) in &config.services {
+            let Some(slot) = slots.get(name).copied() else {
+                continue;
+            };
+            let watched = match before.remove(name) {
+                Some(mut watched) => {
+                    watched.reconfigure(service.clone(), slot, self.dry_run, now);
+                    watched
+                }
+                None => self.adopt(service, slot, steerable, now),
+            };
+            self.services.insert(name.clone(), watched);
+        }
+        self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
+        self.config = config;
+        self.systemd.watch(
+            self.services
+                .values()
+                .flat_map(|watched| watched.units.clone()),
+        );
+        Ok(())
+    }
+
+    /// A service that was not watched before.
+    fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
+        let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run);
+        let counted = self
+            .sampler
+            .sample(slot)
+            .is_ok_and(|sample| sample.last_activity.is_some());
+        // Only what an earlier agent watched was counted until now.
+        if self.began || !self.sampler.taken_over() || !counted {
+            watched.uncounted.begin(now);
+        }
+        if !watched.lifecycle.has_gate() {
+            // An earlier configuration may have had one, and left it open.
+            if let Err(error) = self.sampler.set_gate(slot, false) {
+                log::error!("{}: {error:#}", service.name);
+            }
+            watched.lifecycle.gate_is_closed();
+        }
+        watched
+    }
+}

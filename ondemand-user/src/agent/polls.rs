@@ -1,0 +1,104 @@
+//! What the kernel sends no event for: Unix sockets, and connections older than the counting.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Agent, service::Watched};
+use crate::{
+    config::Endpoint,
+    ktime::Ktime,
+    lifecycle::Input,
+    unix_sockets::{self, Connections},
+};
+
+impl Agent {
+    /// Looks at everything that the kernel sends no event for.
+    pub(super) fn poll(&mut self) {
+        let begin = Ktime::now();
+        self.next_poll = None;
+        self.look_at_unix_sockets(None);
+        let sample = |watched: &Watched| self.sampler.sample(watched.slot).ok();
+        let polled = |watched: &Watched| {
+            self.units_of(watched)
+                .and_then(|units| watched.poll_interval(&units, sample(watched).as_ref()))
+                .is_some()
+        };
+        let polled: Vec<&Watched> = self
+            .services
+            .values()
+            .filter(|watched| polled(watched))
+            .collect();
+        let older = polled
+            .iter()
+            .any(|watched| sample(watched).is_some_and(|sample| sample.older > 0));
+        let names: Vec<String> = polled
+            .iter()
+            .map(|watched| watched.service.name.clone())
+            .collect();
+        if older {
+            let taken = self.sampler.snapshot().map(drop);
+            self.complain_once("connections older than the agent", &taken);
+        }
+        self.poll_cost = Ktime::now().since(begin).unwrap_or_default();
+        for name in names {
+            self.look(&name, Input::Changed);
+        }
+    }
+
+    /// Counts the connections of Unix sockets, of one service or of all that are up.
+    pub(super) fn look_at_unix_sockets(&mut self, only: Option<&str>) {
+        let wanted = |watched: &&Watched| {
+            only.is_none_or(|only| only == watched.service.name)
+                && watched.unix_paths().next().is_some()
+                && self
+                    .units_of(watched)
+                    .is_some_and(|units| units.backend.state.is_up())
+        };
+        let wanted: Vec<&Watched> = self.services.values().filter(wanted).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let paths: Vec<&Path> = wanted
+            .iter()
+            .flat_map(|watched| watched.unix_paths())
+            .collect();
+        let counts = unix_sockets::connections(paths);
+        let names: Vec<String> = wanted
+            .iter()
+            .map(|watched| watched.service.name.clone())
+            .collect();
+        self.complain_once("connections of Unix sockets", &counts);
+        let now = Ktime::now();
+        for name in names {
+            let Some(watched) = self.services.get_mut(&name) else {
+                continue;
+            };
+            let Ok(counts) = &counts else {
+                watched.uncounted.unix_unknown(now);
+                continue;
+            };
+            let open = |endpoint: &Endpoint| match endpoint {
+                Endpoint::Unix(path) => counts.get(path).map_or(0, Connections::open),
+                Endpoint::Tcp(_) => 0,
+            };
+            // A client of the front and the proxy's connection for it are one.
+            let front: u64 = watched.service.listen.iter().map(open).sum();
+            let back = open(&watched.service.backend);
+            watched.uncounted.unix(front.max(back), now);
+        }
+    }
+
+    /// What cannot be looked at keeps services up: that is said, but not at every look.
+    fn complain_once<T>(&mut self, what: &'static str, looked: &Result<T>) {
+        match looked {
+            Ok(_) if self.blind == Some(what) => self.blind = None,
+            Ok(_) => {}
+            Err(error) if self.blind != Some(what) => {
+                log::warn!("services with {what} are kept, they cannot be looked at: {error:#}");
+                self.blind = Some(what);
+            }
+            Err(_) => {}
+        }
+    }
+}
