@@ -34,11 +34,9 @@ fn a_systemd_runs_inside_and_nothing_is_left_behind() -> Result<()> {
     let state = sandbox.run(&["systemctl", "is-system-running", "--wait"])?;
     assert_eq!(state, "running\n");
     sandbox.run(&["ls", "/sys/kernel/btf/vmlinux"])?;
-    assert!(
-        sandbox
-            .run(&["cat", "/proc/self/cgroup"])?
-            .contains("0::/enter\n")
-    );
+    let groups = sandbox.command("cat").arg("/proc/self/cgroup").output()?;
+    let groups = String::from_utf8_lossy(&groups.stdout).into_owned();
+    assert!(groups.contains("0::/enter\n"), "{groups}");
     sandbox.run(&["touch", "/usr/bin/installed-inside", "/tmp/written-inside"])?;
     sandbox.run(&["mkdir", "/sys/fs/bpf/pinned-inside"])?;
     for place in [
