@@ -47,6 +47,8 @@ use crate::{
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// How often to look though an event is expected, in case it got lost.
 pub const RECHECK: Duration = Duration::from_secs(60);
+/// How long a dry run keeps quiet about a service that it has spoken of, unless somebody comes.
+pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How soon to look again after something could not be measured.
 pub const RETRY: Duration = Duration::from_secs(10);
 
@@ -290,7 +292,7 @@ impl Lifecycle {
                 quiet,
                 run: self.runs.so_far(view),
             }));
-            self.pause.hold(view, self.options.idle_timeout);
+            self.pause.hold(view, DRY_RUN_PAUSE);
             self.step = Step::Rest;
             return;
         }

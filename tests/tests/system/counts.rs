@@ -36,6 +36,18 @@ fn back() -> SocketAddr {
     "127.0.0.1:8080".parse().unwrap()
 }
 
+/// The sandbox with the application running, for clients that go to it past the front.
+fn started(options: &str) -> Sandbox {
+    let sandbox = on_demand(CONFIG, options).unwrap();
+    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    wait_for("the application listens", service::SOON, || {
+        let listening = sandbox.run(&["ss", "-Hltn", "sport = :8080"]).ok()?;
+        (!listening.is_empty()).then_some(())
+    })
+    .unwrap();
+    sandbox
+}
+
 /// What the clients of one test did.
 #[derive(Default)]
 struct Sums {
@@ -121,9 +133,10 @@ fn ten_thousand_short_connections() {
         },
         &sums,
     );
+    // Past the front: socket-proxyd gives up the answer when the client half closes.
     load(
         &sandbox,
-        front(),
+        back(),
         500,
         Request {
             half_close: true,
@@ -140,7 +153,7 @@ fn ten_thousand_short_connections() {
     );
     check(&sandbox, &sums);
     let status = settled(&sandbox);
-    assert_eq!(status["front"]["accepted"], 6_000, "{status}");
+    assert_eq!(status["front"]["accepted"], 5_500, "{status}");
     assert_eq!(status["back"]["accepted"], 10_000, "{status}");
 }
 
@@ -179,9 +192,9 @@ fn a_thousand_at_once() {
 #[test]
 fn a_gibibyte() {
     require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
+    let sandbox = started("");
     let sums = Sums::default();
-    let half = 256 << 20;
+    let half = 256 << 20; // twice, each way
     load(
         &sandbox,
         back(),
@@ -199,7 +212,7 @@ fn a_gibibyte() {
 #[test]
 fn counting_goes_on_while_the_agent_is_killed_and_started() {
     require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
+    let sandbox = started("");
     let sums = Sums::default();
     thread::scope(|scope| {
         let (sandbox, sums) = (&sandbox, &sums);
@@ -226,7 +239,7 @@ fn counting_goes_on_while_the_agent_is_killed_and_started() {
 #[test]
 fn resets_half_closes_and_handshakes_that_are_not_finished() {
     require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
+    let sandbox = started("");
     let sums = Sums::default();
     sandbox
         .in_network(|| {

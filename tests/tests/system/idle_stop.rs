@@ -162,7 +162,7 @@ fn a_dry_run_says_what_it_would_stop() {
     wait_for("the agent says so", service::SOON, || {
         sandbox
             .journal("ondemand.service")
-            .contains("would stop")
+            .contains("would be stopped")
             .then_some(())
     })
     .unwrap();
@@ -177,15 +177,28 @@ fn a_reload_takes_a_new_configuration_and_loses_no_count() {
     require_sandbox!();
     let slow = CONFIG.replace("300ms", "1h");
     let sandbox = on_demand(&slow, "").unwrap();
-    for _ in 0..5 {
-        ask(&sandbox);
+    // Past the proxy: one that runs keeps its own, older idle time.
+    let back = "127.0.0.1:8080".parse().unwrap();
+    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    wait_for("the application listens", service::SOON, || {
+        sandbox
+            .in_network(|| client::get(back, Request::default()))
+            .unwrap()
+            .ok()
+    })
+    .unwrap();
+    for _ in 0..4 {
+        sandbox
+            .in_network(|| client::get(back, Request::default()))
+            .unwrap()
+            .unwrap();
     }
     let keep = Request {
         keep_alive: true,
         ..Request::default()
     };
     let mut held = sandbox
-        .in_network(|| client::connect(front()).unwrap())
+        .in_network(|| client::connect(back).unwrap())
         .unwrap();
     client::ask(&mut held, keep).unwrap();
     // A broken file changes nothing.

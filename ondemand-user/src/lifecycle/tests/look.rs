@@ -196,7 +196,7 @@ fn step_3_looks_again() {
     }
     look(idle(), clean(), "release", "releasing");
     check(looking(PROXIED), idle(), clean(), "release", "releasing");
-    check(looking(DRY), idle(), clean(), "say open @70000", "rest");
+    check(looking(DRY), idle(), clean(), "say open @86460000", "rest");
 
     let vetoed = |reason: &str| format!("+veto:{reason} say open @60250");
     let sample_with = |change: fn(&mut Sample)| {
