@@ -125,7 +125,7 @@ async fn connect() -> Result<Connection> {
         .method_timeout(REPLY_TIMEOUT)
         .build()
         .await
-        .context("connect to the system bus (is dbus.service running?)")
+        .context("connect to D-Bus, the system bus (is dbus.service running?)")
 }
 
 impl Systemd {

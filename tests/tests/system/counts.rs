@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd as _,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -214,24 +214,29 @@ fn counting_goes_on_while_the_agent_is_killed_and_started() {
     require_sandbox!();
     let sandbox = started("");
     let sums = Sums::default();
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let (sandbox, sums) = (&sandbox, &sums);
-        let loader = scope.spawn(move || load(sandbox, back(), 6_000, Request::default(), sums));
+        let (sandbox, sums, done) = (&sandbox, &sums, &done);
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                load(sandbox, back(), 500, Request::default(), sums);
+            }
+        });
         for _ in 0..3 {
-            let seen = number(sandbox, "test", "accepted_connections").unwrap();
-            wait_for("more requests", service::SOON, || {
+            let seen = sums.connections.load(Ordering::Relaxed);
+            let more = wait_for("more requests", service::SOON, || {
                 (sums.connections.load(Ordering::Relaxed) >= seen + 300).then_some(())
-            })
-            .unwrap();
-            sandbox
-                .run(&["systemctl", "kill", "--signal=KILL", "ondemand.service"])
-                .unwrap();
-            wait_for("a new agent", service::SOON, || {
+            });
+            let killed = sandbox.run(&["systemctl", "kill", "--signal=KILL", "ondemand.service"]);
+            let again = wait_for("a new agent", service::SOON, || {
                 status(sandbox, "test").ok()
-            })
-            .unwrap();
+            });
+            if more.is_err() || killed.is_err() || again.is_err() {
+                done.store(true, Ordering::Relaxed);
+                panic!("{more:?} {killed:?} {again:?}");
+            }
         }
-        loader.join().unwrap();
+        done.store(true, Ordering::Relaxed);
     });
     check(&sandbox, &sums);
 }
