@@ -115,6 +115,7 @@ impl Agent {
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
                 Command::ReleaseLease => self.run_job(name, false),
                 Command::TakeLease => self.run_job(name, true),
+                Command::StopProxy => self.stop_proxy(name),
                 Command::Count(counter) => watched.tally.add(counter),
                 Command::Say(note) => {
                     let more = match note.is_failure() {
@@ -190,6 +191,19 @@ impl Agent {
                 ticket,
                 reply,
             });
+        });
+    }
+
+    fn stop_proxy(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        tokio::spawn(async move {
+            if let crate::lifecycle::JobEnd::Failed(why) = systemd.stop(&proxy).await {
+                log::warn!("{name}: {why}");
+            }
         });
     }
 

@@ -39,7 +39,7 @@ use crate::{
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
     veto,
-    words::counted,
+    words::{Span, counted},
 };
 
 /// Everything that can happen.
@@ -241,6 +241,30 @@ impl Agent {
             watched.armed = false;
         }
         self.look(&name, Input::Changed);
+        if let KernelEvent::Listening(_) = event {
+            self.began_to_listen(&name);
+        }
+    }
+
+    /// A start is over when the application listens, which for `Type=simple` systemd does
+    /// not know.
+    fn began_to_listen(&mut self, name: &str) {
+        let now = Ktime::now();
+        let units = self
+            .services
+            .get(name)
+            .and_then(|watched| self.units_of(watched));
+        let begin = units.and_then(|units| units.backend.inactive_exit);
+        let Some((begin, watched)) = begin.zip(self.services.get_mut(name)) else {
+            return;
+        };
+        if watched.listened_since != Some(begin)
+            && let Some(took) = now.since(begin)
+        {
+            watched.listened_since = Some(begin);
+            watched.tally.last_start = Some(took);
+            log::info!("{name}: listens {} after its start began", Span(took));
+        }
     }
 
     fn message(&mut self, message: Message) {

@@ -48,6 +48,8 @@ pub struct Watched {
     pub complaint: Option<Reason>,
     /// What was counted since the agent's start.
     pub tally: Tally,
+    /// The begin of the start of which the first listener was seen.
+    pub listened_since: Option<Ktime>,
     /// Whether connections can be steered at all on this host.
     steerable: bool,
 }
@@ -73,6 +75,7 @@ impl Watched {
             problem: None,
             complaint: None,
             tally: Tally::default(),
+            listened_since: None,
             steerable,
         }
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{
-    RECHECK,
     note::{Note, StopReason, VetoReason},
     unit::Units,
 };
@@ -23,8 +22,6 @@ pub struct Options {
     pub ask: bool,
     /// Say what would be stopped, and stop nothing.
     pub dry_run: bool,
-    /// The pause after a dry run's decision.
-    pub idle_timeout: Duration,
 }
 
 impl Options {
@@ -34,7 +31,6 @@ impl Options {
             steer: service.steer,
             ask: service.veto.is_some(),
             dry_run,
-            idle_timeout: service.idle_timeout.unwrap_or(RECHECK),
         }
     }
 }
@@ -104,6 +100,8 @@ pub enum Command {
     ReleaseLease,
     /// Start the lease's unit, answer with [`Input::Job`].
     TakeLease,
+    /// Stop the proxy's unit; nobody waits for the end.
+    StopProxy,
     /// Count it.
     Count(Counter),
     /// Log it.

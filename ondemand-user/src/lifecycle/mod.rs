@@ -49,6 +49,9 @@ pub const SETTLE: Duration = Duration::from_secs(1);
 pub const RECHECK: Duration = Duration::from_secs(60);
 /// How long a dry run keeps quiet about a service that it has spoken of, unless somebody comes.
 pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a proxy may be up without its backend: while it waits for its listener it looks
+/// after itself.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How soon to look again after something could not be measured.
 pub const RETRY: Duration = Duration::from_secs(10);
 
@@ -101,6 +104,8 @@ pub struct Lifecycle {
     /// Failed attempts to take the lease, in a row.
     retakes: u32,
     runs: Runs,
+    /// Since when the proxy has been up without its backend.
+    orphaned: Option<Ktime>,
 }
 
 impl Lifecycle {
@@ -113,6 +118,7 @@ impl Lifecycle {
             pause: Pause::default(),
             retakes: 0,
             runs: Runs::default(),
+            orphaned: None,
         }
     }
 
@@ -168,6 +174,7 @@ impl Lifecycle {
         self.runs.follow(view, released, &mut commands);
         self.pause.end_with_clients(view);
         self.advance(view, input, &mut commands);
+        self.end_orphan(view, &mut commands);
         self.set_gate(view, &mut commands);
         if let Some(at) = self.wake_at(view) {
             commands.push(Command::WaitUntil(at));
@@ -237,6 +244,24 @@ impl Lifecycle {
                 until: view.now + wait,
                 stop: None,
             };
+        }
+    }
+
+    /// A proxy that outlives its backend, which crashed, has nobody to carry connections to,
+    /// and keeps PID 1 from starting the backend for the next client. It is the one case in
+    /// which the agent stops a proxy.
+    fn end_orphan(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let units = &view.units;
+        let is_orphan = units.backend.is_settled_down() && units.proxy.is_settled_up();
+        if !is_orphan {
+            self.orphaned = None;
+            return;
+        }
+        let since = *self.orphaned.get_or_insert(view.now);
+        if view.now >= since + ORPHAN_GRACE {
+            self.orphaned = Some(view.now);
+            commands.push(Command::Say(Note::OrphanedProxy));
+            commands.push(Command::StopProxy);
         }
     }
 
@@ -386,6 +411,9 @@ impl Lifecycle {
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {
         match self.step {
+            Step::Rest if self.orphaned.is_some() => {
+                self.orphaned.map(|since| since + ORPHAN_GRACE)
+            }
             Step::Settling { until, .. } => view.units.backend.is_settled_up().then_some(until),
             Step::Rest if view.units.held() => match view.verdict {
                 Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),

@@ -188,6 +188,8 @@ pub enum Note {
     },
     /// The backend did not start.
     StartFailed,
+    /// The proxy is stopped, because its backend is gone.
+    OrphanedProxy,
     /// The agent's stop was carried through.
     Stopped {
         /// How long nobody had used it.
@@ -252,9 +254,15 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Started { took: Some(took) } => write!(f, "started in {}", Span(*took)),
-            Self::Started { took: None } => f.write_str("started"),
+            // Type=simple is active as soon as its process exists: that is no figure.
+            Self::Started { took: Some(took) } if *took >= Duration::from_millis(5) => {
+                write!(f, "started in {}", Span(*took))
+            }
+            Self::Started { .. } => f.write_str("started"),
             Self::StartFailed => f.write_str("did not start, its unit has failed"),
+            Self::OrphanedProxy => f.write_str(
+                "is gone and its proxy is not: ends the proxy, the next client starts both",
+            ),
             Self::Stopped { quiet, run, failed } => {
                 write!(f, "stopped after {} quiet ({run})", Span(*quiet))?;
                 if *failed {

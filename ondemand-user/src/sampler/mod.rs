@@ -428,7 +428,10 @@ impl Sampler {
                 // Of several listeners (SO_REUSEPORT) the one that steering held may be the
                 // one that went: look for the others.
                 EVENT_UNLISTENED => {
-                    self.records("adopt")?;
+                    // Without them the proxy serves, so it is no reason to end.
+                    if let Err(error) = self.records("adopt") {
+                        log::warn!("the listeners cannot be looked for: {error:#}");
+                    }
                 }
                 other => log::debug!("unknown event {other} of slot {}", event.slot),
             }

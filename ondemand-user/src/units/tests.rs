@@ -84,6 +84,8 @@ StartLimitIntervalSec=0
 [Service]
 ExecStart=/usr/bin/ondemand wait-listening --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90000ms wiki -- /usr/lib/systemd/systemd-socket-proxyd --connections-max=10000 --exit-idle-time=1000ms 127.0.0.1:8080
 LimitNOFILE=65536
+RuntimeDirectory=ondemand-wiki
+RuntimeDirectoryPreserve=restart
 {hardening}
 # /run/x/ondemand-wiki.target
 {mark}

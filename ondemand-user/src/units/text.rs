@@ -72,6 +72,12 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         command_line(service, host)?
     )?;
     writeln!(text, "LimitNOFILE={DESCRIPTORS}")?;
+    // Where wait-listening keeps since when its clients wait.
+    writeln!(
+        text,
+        "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
+        service.name
+    )?;
     text += &hardening::proxy(&service.backend, host.user.as_deref());
     Ok(text)
 }

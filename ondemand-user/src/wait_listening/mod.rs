@@ -7,6 +7,7 @@
 
 mod clients;
 mod decision;
+mod first_try;
 
 use std::{
     ffi::OsString,
@@ -18,6 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clients::Clients;
 use decision::{Decision, Seen, decide};
+use first_try::FirstTry;
 
 use crate::{
     config::Endpoint,
@@ -80,6 +82,7 @@ fn wait(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> 
 
 async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> Result<()> {
     let start = Instant::now();
+    let first_try = FirstTry::begin();
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -90,19 +93,23 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
         let seen = Seen {
             listening,
             unit: bus.unit(name, unit).await,
-            waited: start.elapsed(),
+            waited: first_try.elapsed(),
         };
         match decide(&seen, start_timeout) {
             Decision::Go => break,
             Decision::Wait => {}
-            Decision::GiveUp(why) => bail!(
-                "{name}: no answer for its clients: {}; see journalctl -u {unit}",
-                why.text(unit, backend, start_timeout)
-            ),
+            Decision::GiveUp(why) => {
+                first_try.end();
+                bail!(
+                    "{name}: no answer for its clients: {}; see journalctl -u {unit}",
+                    why.text(unit, backend, start_timeout)
+                );
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    first_try.end();
     let waited = start.elapsed();
     if waited > WORTH_SAYING {
         log::info!(

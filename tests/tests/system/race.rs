@@ -19,7 +19,11 @@ use crate::require_sandbox;
 
 const SERVICES: u16 = 5;
 const REQUESTS: usize = 1_000;
-const MEAN_GAP: Duration = Duration::from_millis(80);
+const MEAN_GAP: Duration = Duration::from_millis(60);
+/// One arrival in so many comes about when the service goes idle.
+const AIMED: f64 = 1.0 / 8.0;
+/// How much later than the idle timeout, at most.
+const AIM: Duration = Duration::from_millis(400);
 /// One for each service.
 const IDLE_MS: [u64; SERVICES as usize] = [200, 220, 250, 300, 400];
 
@@ -77,13 +81,17 @@ fn write_classic(sandbox: &Sandbox, index: u16) {
 }
 
 /// Random one-shot requests at random times; gives how many were lost, by how.
-fn arrivals(address: SocketAddr, seed: u64) -> BTreeMap<Loss, u32> {
+fn arrivals(address: SocketAddr, idle: Duration, seed: u64) -> BTreeMap<Loss, u32> {
     let mut random = Random::new(seed);
     let mut next = Instant::now();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..REQUESTS)
             .map(|_| {
-                next += random.gap(MEAN_GAP);
+                next += if random.unit() < AIMED {
+                    random.between(idle, idle + AIM)
+                } else {
+                    random.gap(MEAN_GAP)
+                };
                 thread::sleep(next.saturating_duration_since(Instant::now()));
                 scope.spawn(move || client::get(address, Request::default()).err())
             })
@@ -153,8 +161,9 @@ fn five_thousand_requests_and_no_loss() {
                     let sandbox = &sandbox;
                     scope.spawn(move || {
                         let address = SocketAddr::from(([127, 0, 0, 1], base + index));
+                        let idle = Duration::from_millis(IDLE_MS[usize::from(index)]);
                         sandbox
-                            .in_network(|| arrivals(address, 7 + u64::from(index)))
+                            .in_network(|| arrivals(address, idle, 7 + u64::from(index)))
                             .unwrap()
                     })
                 })

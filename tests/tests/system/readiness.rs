@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use tests::{
     client::{self, Loss, Request},
     sandbox::Sandbox,
-    service::{CONFIG, front, number, on_demand, wait_state},
+    service::{self, CONFIG, front, number, on_demand, wait_state},
+    wait_for,
 };
 
 use crate::require_sandbox;
@@ -125,6 +126,43 @@ fn a_backend_that_never_listens() {
         to,
         "app.service",
     );
+}
+
+#[test]
+fn a_backend_that_systemd_restarts_again_and_again() {
+    require_sandbox!();
+    // Its crashes take the proxy along; the client's wait is one all the same.
+    let sandbox = on_demand(&CONFIG.replace("\"10s\"", "\"3s\""), "--crash").unwrap();
+    let restart = "[Service]\nRestart=always\nRestartSec=300ms\n";
+    sandbox
+        .write("/etc/systemd/system/app.service.d/restart.conf", restart)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    let start = Instant::now();
+    ask(&sandbox).expect_err("an answer from a backend that crashes");
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "let go after {took:?}");
+}
+
+#[test]
+fn a_backend_that_crashes_under_its_proxy_is_started_by_a_next_client() {
+    require_sandbox!();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    ask(&sandbox).unwrap();
+    assert_eq!(
+        sandbox
+            .property("ondemand-test.service", "ActiveState")
+            .unwrap(),
+        "active"
+    );
+    sandbox
+        .run(&["systemctl", "kill", "--signal=KILL", "app.service"])
+        .unwrap();
+    wait_for("a client is answered again", service::SOON, || {
+        ask(&sandbox).ok()
+    })
+    .unwrap();
+    assert_eq!(number(&sandbox, "test", "starts").unwrap(), 2);
 }
 
 #[test]

@@ -19,15 +19,10 @@ const fn ms(ms: u64) -> Ktime {
     Ktime::from_nanos(ms * 1_000_000)
 }
 
-const fn span(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
 const STEERED: Options = Options {
     steer: true,
     ask: false,
     dry_run: false,
-    idle_timeout: span(10_000),
 };
 const PROXIED: Options = Options {
     steer: false,
@@ -197,6 +192,7 @@ fn words(command: &Command) -> String {
         Command::TakeSnapshot => "snapshot".into(),
         Command::ReleaseLease => "release".into(),
         Command::TakeLease => "take".into(),
+        Command::StopProxy => "stop-proxy".into(),
         Command::Count(Counter::Start(_)) => "+start".into(),
         Command::Count(Counter::Stop(reason)) => format!("+stop:{}", reason.as_str()),
         Command::Count(Counter::Veto(reason)) => format!("+veto:{}", reason.as_str()),

@@ -358,3 +358,38 @@ fn runs_are_reported_once() {
     );
     assert_eq!(notes(&mut lifecycle, again), [""; 0]);
 }
+
+#[test]
+fn a_proxy_without_its_backend_is_ended() {
+    let orphan = with(stopped(), |view| {
+        view.units.proxy = unit(ActiveState::Active)
+    });
+    let later = |view, ms| at(view, NOW + ms);
+    let down = || after(PROXIED, &[(stopped(), Input::Changed)]);
+    let seen = || {
+        after(
+            PROXIED,
+            &[(stopped(), Input::Changed), (orphan, Input::Changed)],
+        )
+    };
+    check(down(), orphan, Input::Changed, "@62000", "rest");
+    check(
+        seen(),
+        later(orphan, 1_999),
+        Input::Changed,
+        "@62000",
+        "rest",
+    );
+    check(
+        seen(),
+        later(orphan, 2_000),
+        Input::Changed,
+        "say stop-proxy @64000",
+        "rest",
+    );
+    // It is being started for somebody, or the backend is.
+    let starting = with(orphan, |view| view.units.backend.job = true);
+    check(seen(), later(starting, 9_000), Input::Changed, "", "rest");
+    let ending = with(orphan, |view| view.units.proxy.job = true);
+    check(seen(), later(ending, 9_000), Input::Changed, "", "rest");
+}
