@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tests::{
     built,
@@ -126,6 +126,8 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     ));
     answers.append(&mut warm);
     compare(timeline, sandbox, &answers)?;
+    steered(timeline, sandbox)?;
+    answers.push(own_address(timeline, sandbox)?);
 
     let memory = memory(sandbox)?;
     timeline.say(
@@ -167,6 +169,42 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
         println!("  {line}");
     }
     Ok(())
+}
+
+/// Most of the warm requests went past the proxy.
+fn steered(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
+    let status = status(sandbox)?;
+    let steered = status["steered"]["accepted"].as_u64().unwrap_or(0);
+    ensure!(
+        status["route"] == "steered" && steered > 0,
+        "connections should go straight to the application by now: {status}"
+    );
+    timeline.seen(&format!(
+        "the first went through the proxy, {steered} straight to the application: nothing is in their path"
+    ));
+    Ok(())
+}
+
+/// The application sees a steered client by its own address; the proxy's own it would see
+/// otherwise.
+fn own_address(timeline: &Timeline, sandbox: &Sandbox) -> Result<Answer> {
+    let address = front()?;
+    let (answer, local) = sandbox.in_network(|| -> Result<_> {
+        let mut stream = client::connect(address).map_err(|loss| anyhow!("{loss}"))?;
+        let local = stream.local_addr()?;
+        let answer =
+            client::ask(&mut stream, Request::default()).map_err(|loss| anyhow!("{loss}"))?;
+        Ok((answer, local))
+    })??;
+    let peer = answer.header("X-Peer").unwrap_or("nobody").to_owned();
+    ensure!(
+        peer == local.to_string(),
+        "the application should see its client at {local}, and saw {peer}"
+    );
+    timeline.seen(&format!(
+        "the application saw its client at {peer}, its own address"
+    ));
+    Ok(answer)
 }
 
 fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
