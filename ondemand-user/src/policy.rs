@@ -12,6 +12,11 @@ pub const STAMP_SLACK: Duration = Duration::from_millis(10);
 /// no request socket behind, so only time can tell that nobody is about to finish its handshake.
 pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
 
+/// For how many idle timeouts after the last connection look-ups alone keep a service up. A
+/// look-up without a connection behind it is a port scan, or a client whose handshake takes
+/// long, which the half-open check sees: a scan must not keep a service up for ever.
+pub const LOOKUP_CAP: u32 = 4;
+
 /// What the configuration says about stopping one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -128,19 +133,20 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
             idle_at: None,
         };
     };
-    let lookup_timeout = if facts.syn_cookies {
-        idle_timeout.max(COOKIE_GRACE)
-    } else {
-        idle_timeout
+    let last_use = sample.last_activity.map_or(started, |at| at.max(started));
+    let cap = last_use + idle_timeout.saturating_mul(LOOKUP_CAP);
+    let looked_up = |at: Ktime| {
+        let postponed = (at + STAMP_SLACK + idle_timeout).min(cap);
+        // A cookie leaves no trace but this one: it is not capped.
+        let cookie = facts.syn_cookies.then(|| at + STAMP_SLACK + COOKIE_GRACE);
+        cookie.map_or(postponed, |cookie| postponed.max(cookie))
     };
     let idle_at = [
         Some(started + idle_timeout.max(rules.min_uptime)),
         sample
             .last_activity
             .map(|at| at + STAMP_SLACK + idle_timeout),
-        sample
-            .last_lookup
-            .map(|at| at + STAMP_SLACK + lookup_timeout),
+        sample.last_lookup.map(looked_up),
         facts.uncounted_until.map(|at| at + idle_timeout),
     ];
     let idle_at = idle_at.into_iter().flatten().max().unwrap_or(now);
@@ -372,6 +378,23 @@ mod tests {
             ..sample()
         };
         check(RULES, 15_010, Some(lookup), cookies, idle(5_000));
+    }
+
+    #[test]
+    fn a_scan_keeps_it_up_for_four_idle_timeouts_at_most() {
+        let scanned = |at| Sample {
+            last_activity: Some(ms(5_000)),
+            last_lookup: Some(ms(at)),
+            ..sample()
+        };
+        check(
+            RULES,
+            40_000,
+            Some(scanned(39_000)),
+            facts(),
+            quiet(39_000, 45_000),
+        );
+        check(RULES, 45_000, Some(scanned(44_999)), facts(), idle(44_999));
     }
 
     #[test]
