@@ -20,6 +20,13 @@ pub const INTERFACE: &str = "org.ondemand1.Manager";
 pub enum Request {
     /// The state of all services, a [`crate::status::Report`] in JSON.
     Status(oneshot::Sender<String>),
+    /// Answered when the backend of this service listens.
+    Listening {
+        /// The service's name.
+        service: String,
+        /// Told once.
+        answer: oneshot::Sender<()>,
+    },
 }
 
 struct Manager {
@@ -34,6 +41,16 @@ impl Manager {
         let gone = || fdo::Error::Failed("the agent is stopping".into());
         self.requests
             .send(Request::Status(answer))
+            .map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    /// Comes back when the application of a service listens: its proxy waits for that.
+    async fn wait_listening(&self, service: String) -> fdo::Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || fdo::Error::Failed("the agent does not tell".into());
+        self.requests
+            .send(Request::Listening { service, answer })
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }

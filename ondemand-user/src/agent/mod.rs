@@ -23,7 +23,7 @@ use notify::Notifier;
 use service::Watched;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use units::Connection;
@@ -41,6 +41,9 @@ use crate::{
     veto,
     words::{Span, counted},
 };
+
+/// Proxies of one service that wait for its listener, at most.
+const MOST_WAITING: usize = 64;
 
 /// Everything that can happen.
 enum Event {
@@ -224,6 +227,9 @@ impl Agent {
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
             Event::Bus(bus::Request::Status(answer)) => self.report(answer),
+            Event::Bus(bus::Request::Listening { service, answer }) => {
+                self.wait_listening(&service, answer);
+            }
             Event::Reload => self.reload(),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
@@ -237,6 +243,12 @@ impl Agent {
         let Some(name) = self.slots.get(&slot).cloned() else {
             return;
         };
+        if let (KernelEvent::Listening(_), Some(watched)) = (event, self.services.get_mut(&name)) {
+            // First of all: a client waits for it.
+            for waiting in watched.waiting.drain(..) {
+                let _ = waiting.send(()); // The caller may have gone.
+            }
+        }
         if let (KernelEvent::Closed(_), Some(watched)) = (event, self.services.get_mut(&name)) {
             watched.armed = false;
         }
@@ -264,6 +276,24 @@ impl Agent {
             watched.listened_since = Some(begin);
             watched.tally.last_start = Some(took);
             log::info!("{name}: listens {} after its start began", Span(took));
+        }
+    }
+
+    /// Somebody waits for a backend's listener. One that is there already sends no event.
+    fn wait_listening(&mut self, name: &str, answer: oneshot::Sender<()>) {
+        // Dropping the answer tells the caller to look by itself.
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let there = crate::listening::is_listening(&watched.service.backend);
+        if there.is_ok_and(|there| there) {
+            // The caller may have gone.
+            let _ = answer.send(());
+            return;
+        }
+        watched.waiting.retain(|waiting| !waiting.is_closed());
+        if watched.waiting.len() < MOST_WAITING {
+            watched.waiting.push(answer);
         }
     }
 
@@ -342,7 +372,7 @@ impl Agent {
         }
     }
 
-    fn report(&self, answer: tokio::sync::oneshot::Sender<String>) {
+    fn report(&self, answer: oneshot::Sender<String>) {
         let services = self
             .services
             .values()

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use tokio::sync::oneshot;
+
 use crate::{
     config::{Endpoint, Service},
     ktime::Ktime,
@@ -50,6 +52,8 @@ pub struct Watched {
     pub tally: Tally,
     /// The begin of the start of which the first listener was seen.
     pub listened_since: Option<Ktime>,
+    /// Proxies that wait for its listener.
+    pub waiting: Vec<oneshot::Sender<()>>,
     /// Whether connections can be steered at all on this host.
     steerable: bool,
 }
@@ -76,6 +80,7 @@ impl Watched {
             complaint: None,
             tally: Tally::default(),
             listened_since: None,
+            waiting: Vec::new(),
             steerable,
         }
     }

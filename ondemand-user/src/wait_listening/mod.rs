@@ -12,6 +12,7 @@ mod first_try;
 use std::{
     ffi::OsString,
     os::unix::process::CommandExt as _,
+    pin::Pin,
     process::Command,
     time::{Duration, Instant},
 };
@@ -22,15 +23,19 @@ use decision::{Decision, Seen, decide};
 use first_try::FirstTry;
 
 use crate::{
+    bus,
     config::Endpoint,
     lifecycle::unit::Unit,
     listening,
     systemd::{Known, Systemd},
 };
 
-/// Between two looks for the listener: the first, and the longest.
+/// Between two looks: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// The same while the agent is asked to tell of the kernel's event: only for what it does not
+/// know, a unit that fails.
+const TOLD_PAUSE: Duration = Duration::from_millis(250);
 /// A wait longer than this is worth a line.
 const WORTH_SAYING: Duration = Duration::from_secs(1);
 /// Between two attempts to reach the bus.
@@ -85,6 +90,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
     let first_try = FirstTry::begin();
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
+    let mut told = bus.tells_of_listening(name).await;
     loop {
         // The unit's state is read after the listener was seen: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
@@ -106,8 +112,21 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
                 );
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let longest = if told.is_some() {
+            TOLD_PAUSE
+        } else {
+            LONGEST_PAUSE
+        };
+        tokio::select! {
+            result = async { told.as_mut()?.as_mut().await.err() }, if told.is_some() => {
+                if let Some(error) = result {
+                    log::info!("{name}: no agent tells of its listener, so it is looked for: {error}");
+                }
+                told = None;
+                pause = FIRST_PAUSE;
+            }
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+        }
     }
     first_try.end();
     let waited = start.elapsed();
@@ -119,6 +138,9 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
     }
     Ok(())
 }
+
+/// Ends when the backend listens, or with the reason why nobody will tell.
+type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
 
 /// The connection to systemd, as far as there is one.
 #[derive(Default)]
@@ -146,6 +168,26 @@ impl Bus {
                 None
             }
         }
+    }
+
+    /// The agent's word that the backend listens, which comes with the kernel's event.
+    /// `None`: without the bus there is nobody to tell.
+    async fn tells_of_listening(&mut self, name: &str) -> Option<Told> {
+        let systemd = match &self.systemd {
+            Some(systemd) => systemd,
+            None => self.systemd.insert(Systemd::connect().await.ok()?),
+        };
+        let (connection, name) = (systemd.connection().clone(), name.to_owned());
+        Some(Box::pin(async move {
+            let call = connection.call_method(
+                Some(bus::NAME),
+                bus::PATH,
+                Some(bus::INTERFACE),
+                "WaitListening",
+                &name,
+            );
+            call.await.map(drop)
+        }))
     }
 
     async fn ask(&mut self, unit: &str) -> Result<Known> {
