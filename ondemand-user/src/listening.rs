@@ -36,7 +36,7 @@ pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
 }
 
 /// Whether a connection to `address` reaches `listener`.
-fn covers(listener: &TcpListener, address: &SocketAddr) -> bool {
+pub(crate) fn covers(listener: &TcpListener, address: &SocketAddr) -> bool {
     let bound = listener.address.ip();
     listener.address.port() == address.port()
         && if bound.is_unspecified() {
@@ -111,6 +111,7 @@ mod tests {
             let listener = TcpListener {
                 address: bound.parse().unwrap(),
                 v6_only,
+                inode: 0,
             };
             assert_eq!(
                 covers(&listener, &address.parse().unwrap()),

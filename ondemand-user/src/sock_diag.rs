@@ -42,6 +42,8 @@ pub struct TcpListener {
     pub address: SocketAddr,
     /// An IPv6 socket that leaves IPv4 alone (`IPV6_V6ONLY`, ipv6(7)).
     pub v6_only: bool,
+    /// Its number in the file system of sockets, as in `/proc/PID/fd`.
+    pub inode: u32,
 }
 
 /// A Unix stream socket of this network namespace with a path: a listener, or a connection that
@@ -57,7 +59,7 @@ pub struct UnixSocket {
     pub waiting: Option<u32>,
 }
 
-/// The TCP sockets that listen on `port`, of all families.
+/// The TCP sockets that listen on `port`, of all families; on any, if it is 0.
 ///
 /// Its cost depends on the number of listeners, not of connections.
 ///
@@ -76,7 +78,7 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
         let sockets = dump(&request, tcp_listener).context("list the listening TCP sockets")?;
         found.extend(sockets);
     }
-    found.retain(|listener| listener.address.port() == port);
+    found.retain(|listener| port == 0 || listener.address.port() == port);
     Ok(found)
 }
 
@@ -113,6 +115,7 @@ fn tcp_listener(message: &[u8]) -> Option<TcpListener> {
     Some(TcpListener {
         address: SocketAddr::new(ip, port),
         v6_only,
+        inode: u32::from_ne_bytes(array(message, 68)?),
     })
 }
 

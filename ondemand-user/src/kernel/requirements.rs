@@ -14,6 +14,8 @@ use nix::{
     unistd::geteuid,
 };
 
+use super::btf::KernelTypes;
+
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The oldest kernel that has every hook in use: atomic operations of BPF came with 5.12,
@@ -27,12 +29,31 @@ const OLDEST_KERNEL: (u32, u32) = (5, 15);
 /// Says what is missing and how to get it.
 pub fn check(bpffs: &Path) -> Result<()> {
     kernel_version()?;
+    privilege()?;
+    bpf_file_system(bpffs)
+}
+
+/// Fails if this process may not load eBPF programs.
+///
+/// # Errors
+///
+/// Says what it takes.
+pub fn privilege() -> Result<()> {
     if !geteuid().is_root() && !has_capability(CAP_BPF) {
         bail!(
             "loading eBPF programs needs root, or CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON: \
              run it with sudo, or as the service `systemctl start ondemand`"
         );
     }
+    Ok(())
+}
+
+/// Fails if `bpffs` is not a BPF file system.
+///
+/// # Errors
+///
+/// Says how to mount one.
+pub fn bpf_file_system(bpffs: &Path) -> Result<()> {
     let mounted = statfs(bpffs).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if !mounted {
         bail!(
@@ -43,6 +64,15 @@ pub fn check(bpffs: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Fails if the kernel does not show its types, or they cannot be understood.
+///
+/// # Errors
+///
+/// Names the file and the kernel's option.
+pub fn btf() -> Result<()> {
+    KernelTypes::running().map(drop)
 }
 
 /// Fails on a kernel that is too old.

@@ -1,5 +1,6 @@
 //! The only code that speaks to PID 1 (org.freedesktop.systemd1(5)).
 
+mod facts;
 mod reading;
 mod unit_path;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+pub use facts::{Facts, Resources};
 use futures_util::StreamExt as _;
 pub use reading::{Known, Properties, Reading};
 use tokio::{sync::mpsc, task::AbortHandle};

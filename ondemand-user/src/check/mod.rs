@@ -1,0 +1,75 @@
+//! `ondemand check`: what would not work, said before it does not work.
+
+mod addresses;
+mod finding;
+mod generated;
+mod holders;
+mod host;
+mod service;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+pub use finding::{Finding, Level};
+
+use crate::{config::Config, systemd::Systemd, units};
+
+/// Looks at the configuration, this host and each service, and prints what it finds. The exit
+/// code is 1 if something does not work.
+///
+/// # Errors
+///
+/// The configuration is wrong, or nothing can be printed.
+pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
+    let findings = look(&Config::load(config)?).await;
+    let output = if json {
+        serde_json::to_string_pretty(&findings)? + "\n"
+    } else {
+        finding::text(&findings)
+    };
+    match io::stdout().write_all(output.as_bytes()) {
+        // The reader has seen enough; the exit code still counts.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.context("print what was found")?,
+    }
+    Ok(match finding::worst(&findings) {
+        Level::Error => ExitCode::FAILURE,
+        Level::Ok | Level::Warning => ExitCode::SUCCESS,
+    })
+}
+
+async fn look(config: &Config) -> Vec<Finding> {
+    let services = match config.services.len() {
+        0 => Finding::warning(
+            "config",
+            format!("{}: no service is configured", config.path.display()),
+            "add a [service.NAME]; `ondemand --help` shows an example",
+        ),
+        count => Finding::ok(
+            "config",
+            format!(
+                "{}: {}",
+                config.path.display(),
+                crate::words::counted(count as u64, "service")
+            ),
+        ),
+    };
+    let mut found = vec![services];
+    found.extend(host::kernel());
+    let systemd = Systemd::connect().await;
+    found.extend(host::services(&systemd).await);
+
+    let program = generated::generator_program();
+    let source = generated::Source::of(config, program.as_deref());
+    let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
+    for service in config.services.values() {
+        let files = files.as_deref();
+        let about = service::look(service, files, &source, systemd.as_ref().ok()).await;
+        found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
+    }
+    found
+}

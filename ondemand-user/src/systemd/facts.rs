@@ -1,0 +1,124 @@
+//! What `ondemand check` wants to know of units beyond what the agent does.
+
+use anyhow::{Context as _, Result};
+use zbus::{DeserializeDict, OwnedVariant, Type};
+
+use super::{MANAGER, MANAGER_PATH, NAME, PROPERTIES, SERVICE, Systemd, UNIT, unit_path};
+
+const SOCKET: &str = "org.freedesktop.systemd1.Socket";
+const SLICE: &str = "org.freedesktop.systemd1.Slice";
+
+/// A unit as PID 1 has it. What a version of systemd does not tell is empty.
+#[derive(Clone, Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
+pub struct Facts {
+    /// `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
+    pub load_state: Option<String>,
+    /// Name and text of the error, if it could not be loaded.
+    pub load_error: Option<(String, String)>,
+    /// `active`, `inactive`, `failed`, ...
+    pub active_state: Option<String>,
+    /// The file that it was loaded from.
+    pub fragment_path: Option<String>,
+    /// Whether files are newer than what PID 1 has read of them.
+    pub need_daemon_reload: Option<bool>,
+    /// Whether PID 1 stops it when nothing needs it any more.
+    pub stop_when_unneeded: Option<bool>,
+    /// Units that pin it against that (`UNIT_ATOM_PINS_STOP_WHEN_UNNEEDED`,
+    /// src/core/unit-dependency-atom.c).
+    pub wanted_by: Option<Vec<String>>,
+    /// As `wanted_by`.
+    pub required_by: Option<Vec<String>>,
+    /// As `wanted_by`.
+    pub requisite_of: Option<Vec<String>>,
+    /// As `wanted_by`.
+    pub bound_by: Option<Vec<String>>,
+    /// As `wanted_by`; systemd 249 and later.
+    pub upheld_by: Option<Vec<String>>,
+}
+
+/// An address as family, bytes, and length of its prefix.
+type Prefix = (i32, Vec<u8>, u32);
+
+/// What of a unit is about its processes or sockets.
+#[derive(Clone, Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}")]
+pub struct Resources {
+    /// `IPAddressDeny=` (systemd.resource-control(5)).
+    #[zbus(rename = "IPAddressDeny")]
+    pub ip_address_deny: Option<Vec<Prefix>>,
+    /// Its cgroup, below the root of the hierarchy; empty if it has none now.
+    #[zbus(rename = "ControlGroup")]
+    pub control_group: Option<String>,
+    /// The slice it is in.
+    #[zbus(rename = "Slice")]
+    pub slice: Option<String>,
+}
+
+impl Systemd {
+    /// Reads a unit, which loads it if it is not loaded.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer. A unit that does not exist is no error: its `load_state` says so.
+    pub async fn facts(&self, unit: &str) -> Result<Facts> {
+        self.all(unit, UNIT).await
+    }
+
+    /// Reads the properties of a service's, socket's or slice's cgroup.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer, or the unit is of another kind.
+    pub async fn resources(&self, unit: &str) -> Result<Resources> {
+        let interface = match unit.rsplit_once('.') {
+            Some((_, "socket")) => SOCKET,
+            Some((_, "slice")) => SLICE,
+            _ => SERVICE,
+        };
+        self.all(unit, interface).await
+    }
+
+    /// systemd's version as it gives it: `252.39-1~deb12u1`.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn version(&self) -> Result<String> {
+        let reply = self
+            .connection
+            .call_method(
+                Some(NAME),
+                MANAGER_PATH,
+                Some(PROPERTIES),
+                "Get",
+                &(MANAGER, "Version"),
+            )
+            .await
+            .context("ask systemd for its version")?;
+        let value: OwnedVariant = reply.body().deserialize()?;
+        String::try_from(value).context("understand systemd's version")
+    }
+
+    async fn all<T>(&self, unit: &str, interface: &str) -> Result<T>
+    where
+        T: for<'de> serde::Deserialize<'de> + Type,
+    {
+        let path = unit_path::of(unit);
+        let reply = self
+            .connection
+            .call_method(
+                Some(NAME),
+                path.as_str(),
+                Some(PROPERTIES),
+                "GetAll",
+                &interface,
+            )
+            .await
+            .with_context(|| format!("ask systemd about {unit}"))?;
+        reply
+            .body()
+            .deserialize()
+            .with_context(|| format!("understand systemd on {unit}"))
+    }
+}
