@@ -234,6 +234,10 @@ impl Sandbox {
                 "org.ondemand1.conf",
                 "/usr/share/dbus-1/system.d/org.ondemand1.conf",
             ),
+            (
+                "sysusers.d/ondemand.conf",
+                "/usr/lib/sysusers.d/ondemand.conf",
+            ),
         ] {
             let from = units.join(file);
             let text = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
@@ -242,6 +246,7 @@ impl Sandbox {
         let generator = self.path("/usr/lib/systemd/system-generators/ondemand-generator");
         let _ = fs::remove_file(&generator);
         symlink("/usr/bin/ondemand", &generator).context("install the generator")?;
+        self.run(&["systemd-sysusers", "ondemand.conf"])?;
         self.run(&["systemctl", "reload", "dbus.service"])?;
         self.run(&["systemctl", "daemon-reload"])?;
         Ok(())

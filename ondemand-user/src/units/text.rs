@@ -97,10 +97,18 @@ fn command_line(service: &Service, host: &Host) -> Result<String> {
         escape::program(&host.proxyd)?.to_owned(),
         format!("--connections-max={CONNECTIONS}"),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-        backend,
+        proxyd_address(&service.backend),
     ];
     let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();
     Ok(words?.join(" "))
+}
+
+/// `systemd-socket-proxyd` cuts at the last colon and takes no brackets.
+fn proxyd_address(backend: &Endpoint) -> String {
+    match backend {
+        Endpoint::Tcp(address) => format!("{}:{}", address.ip(), address.port()),
+        Endpoint::Unix(_) => backend.to_string(),
+    }
 }
 
 /// How long the proxy stays when it has no connection left.

@@ -320,6 +320,23 @@ fn workers_that_share_a_port_and_a_wildcard_listener() {
 }
 
 #[test]
+fn an_ipv6_backend() {
+    require_sandbox!();
+    let config = CONFIG.replace("\"127.0.0.1:8080\"", "\"[::1]:8080\"");
+    let sandbox = on_demand(&config, "--listen [::1]:8080").unwrap();
+    let sums = Sums::default();
+    load(&sandbox, front(), 200, Request::default(), &sums);
+    load(
+        &sandbox,
+        "[::1]:8080".parse().unwrap(),
+        100,
+        Request::default(),
+        &sums,
+    );
+    check(&sandbox, &sums);
+}
+
+#[test]
 fn a_unix_backend_behind_a_tcp_front() {
     require_sandbox!();
     let config = CONFIG.replace("\"127.0.0.1:8080\"", "\"/run/app.sock\"");
