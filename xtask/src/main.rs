@@ -1,5 +1,6 @@
 //! `cargo xtask`: what cargo cannot do.
 
+mod bench;
 mod command;
 mod story;
 mod toolchain;
@@ -80,6 +81,42 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Measure what ondemand costs, beside what people use today.
+    ///
+    /// Everything runs in a private systemd which is gone afterwards, in alternating order, so
+    /// that whatever else the machine does meets all alike; figures are medians with their
+    /// spread. Prints a table, with a line for each target, red where it is missed, and writes
+    /// target/bench/NAME.md and NAME.json.
+    ///
+    /// data-path: requests, connections, bytes, latency and CPU time, straight to an nginx,
+    /// steered, and through systemd-socket-proxyd. About two and a half minutes.
+    ///
+    /// counting: nanoseconds of each eBPF program for a packet and for a connection, of watched
+    /// ports and of others, by the kernel's own measure. About a minute.
+    #[command(after_help = "\
+Examples:
+  cargo xtask bench                          all of them
+  cargo xtask bench data-path --rounds 20    one, in more rounds: a narrower spread
+  cargo xtask bench --rounds 1 --check       does it work, and is nothing absurd?
+
+Missing a target is not an error: exit code 0. With --check a figure that is off by more than a
+factor of 2 is one: exit code 1.")]
+    Bench {
+        /// Which [default: all of them]
+        #[arg(value_parser = bench::names())]
+        names: Vec<String>,
+        /// How often everything is measured [default: each bench has its own]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: Option<u32>,
+        /// Put the tables into README.md, under "Measured"
+        #[arg(long)]
+        readme: bool,
+        /// Fail if a figure is so far off its target that no noise explains it
+        #[arg(long)]
+        check: bool,
+        #[command(flatten)]
+        install: Install,
+    },
 }
 
 fn main() -> ExitCode {
@@ -97,9 +134,11 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run { install, .. }
         | Task::Setup { install }
         | Task::Build { install, .. }
-        | Task::Test { install, .. } => install,
+        | Task::Test { install, .. }
+        | Task::Bench { install, .. } => install,
     };
-    if !toolchain::ensure(install.no_install)? {
+    let for_bench = matches!(task, Task::Bench { .. });
+    if !toolchain::ensure(install.no_install, for_bench)? {
         return Ok(ExitCode::from(2));
     }
     match task {
@@ -118,6 +157,23 @@ fn perform(task: Task) -> Result<ExitCode> {
             filter,
             ..
         } => test(skip_system, filter.as_deref())?,
+        Task::Bench {
+            names,
+            rounds,
+            readme,
+            check,
+            ..
+        } => {
+            let options = bench::Options {
+                names,
+                rounds,
+                readme,
+                check,
+            };
+            if !bench::bench(&options)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

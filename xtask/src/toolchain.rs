@@ -24,13 +24,14 @@ struct Missing {
     how: Vec<Step>,
 }
 
-/// Installs what is missing; with `no_install` only lists it. Gives whether all is there.
+/// Installs what is missing, with `for_bench` also what only a bench needs; with `no_install`
+/// only lists it. Gives whether all is there.
 ///
 /// # Errors
 ///
 /// An installation fails, or needs root.
-pub fn ensure(no_install: bool) -> Result<bool> {
-    let missing = missing();
+pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
+    let missing = missing(for_bench);
     if missing.is_empty() {
         return Ok(true);
     }
@@ -64,15 +65,35 @@ pub fn ensure(no_install: bool) -> Result<bool> {
         }
     }
     // What apt installed may not be what was looked for: say so here, not in a later error.
-    let still: Vec<&str> = self::missing().iter().map(|item| item.what).collect();
+    let still: Vec<&str> = self::missing(for_bench)
+        .iter()
+        .map(|item| item.what)
+        .collect();
     if !still.is_empty() {
         bail!("installed, but still not found: {}", still.join(", "));
     }
     Ok(true)
 }
 
-fn missing() -> Vec<Missing> {
+fn missing(for_bench: bool) -> Vec<Missing> {
     let mut missing = Vec::new();
+    if for_bench && !is_there("/usr/sbin/nginx") {
+        // The package would start it as a service of this machine.
+        let mut how = vec![apt(&["nginx"]).env("RUNLEVEL", "1")];
+        if Path::new("/run/systemd/system").is_dir() {
+            how.push(Step::new(&["systemctl", "disable", "--now", "nginx"]));
+        }
+        missing.push(Missing {
+            what: "nginx, the server for the benches",
+            how,
+        });
+    }
+    if for_bench && !is_there("wrk") {
+        missing.push(Missing {
+            what: "wrk, the load for the benches",
+            how: vec![apt(&["wrk"])],
+        });
+    }
     let programs = [
         ("/usr/lib/systemd/systemd", "systemd", "systemd"),
         ("dbus-daemon", "D-Bus", "dbus"),

@@ -1,0 +1,313 @@
+//! `data-path`: what stands between a client and the application, and what it costs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{sandbox::Sandbox, service};
+
+use super::{
+    Measured, Settings,
+    load::{self, Attached, Load, Place},
+    machine::{Machine, Usage, cpu_microseconds},
+    progress::Progress,
+    report::{Figure, Limit, Report, Table, Target},
+    stats::Series,
+};
+
+/// About two minutes.
+const ROUNDS: u32 = 5;
+
+/// How a client reaches the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Straight, and nothing of ondemand is in the kernel.
+    Bare,
+    /// Straight to the backend's own port, counted.
+    Direct,
+    /// Through the front address, steered and counted.
+    Steered,
+    /// Steered, without the programs that see each packet.
+    SteeredUncounted,
+    /// Through the front address and systemd-socket-proxyd.
+    Proxied,
+}
+
+const WAYS: [Way; 5] = [
+    Way::Bare,
+    Way::Direct,
+    Way::SteeredUncounted,
+    Way::Steered,
+    Way::Proxied,
+];
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "direct, not counted",
+            Self::Direct => "direct",
+            Self::Steered => "steered",
+            Self::SteeredUncounted => "steered, packets not counted",
+            Self::Proxied => "proxied",
+        }
+    }
+
+    fn address(self) -> &'static str {
+        match self {
+            Self::Bare | Self::Direct => load::DIRECT,
+            Self::Steered | Self::SteeredUncounted => load::STEERED,
+            Self::Proxied => load::PROXIED,
+        }
+    }
+
+    /// The service whose clients they are, and the leg on which they must be counted.
+    fn counted_as(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Bare => None,
+            Self::Direct => Some(("steered", "back")),
+            Self::Steered | Self::SteeredUncounted => Some(("steered", "steered")),
+            Self::Proxied => Some(("proxied", "front")),
+        }
+    }
+}
+
+/// What is measured. The order is that of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Requests,
+    Connections,
+    Throughput,
+    Median,
+    Slow,
+    RequestCpu,
+    ConnectionCpu,
+    ByteCpu,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::Requests,
+    Kind::Connections,
+    Kind::Throughput,
+    Kind::Median,
+    Kind::Slow,
+    Kind::RequestCpu,
+    Kind::ConnectionCpu,
+    Kind::ByteCpu,
+];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "keep-alive, requests/s",
+            Self::Connections => "new connections/s",
+            Self::Throughput => "download, GiB/s",
+            Self::Median => "latency p50, µs",
+            Self::Slow => "latency p99, µs",
+            Self::RequestCpu => "CPU s per 100,000 requests",
+            Self::ConnectionCpu => "CPU s per 100,000 connections",
+            Self::ByteCpu => "CPU s per GiB",
+        }
+    }
+
+    fn digits(self) -> usize {
+        match self {
+            Self::Requests | Self::Connections => 0,
+            Self::Median | Self::Slow => 1,
+            Self::Throughput | Self::RequestCpu | Self::ConnectionCpu | Self::ByteCpu => 2,
+        }
+    }
+
+    /// What is wanted of the ratio of steered to direct.
+    fn limit(self) -> Option<Limit> {
+        match self {
+            Self::Requests | Self::Connections | Self::Throughput => Some(Limit::AtLeast(0.97)),
+            Self::Slow | Self::ByteCpu => Some(Limit::AtMost(1.05)),
+            Self::Median | Self::RequestCpu | Self::ConnectionCpu => None,
+        }
+    }
+}
+
+type Values = BTreeMap<(Kind, Way), Series>;
+
+/// Runs it.
+///
+/// # Errors
+///
+/// Something does not start, a request was lost, or connections did not go the way that is
+/// being measured.
+pub fn measure(settings: &Settings) -> Result<Measured> {
+    let rounds = settings.rounds.unwrap_or(ROUNDS);
+    let loads = [
+        Load::KeepAlive,
+        Load::Connections,
+        Load::OneByOne,
+        Load::Bulk,
+    ];
+    let steps = (rounds + 1) * WAYS.len() as u32 * loads.len() as u32;
+    let mut progress = Progress::new("data-path", steps);
+    progress.step("starting a private systemd, two nginx and the agent");
+    let sandbox = load::set_up(&settings.ondemand)?;
+    let usage = Usage::now(&sandbox)?;
+    let mut values = Values::new();
+    for round in 0..=rounds {
+        // The first is not counted: it starts the proxy and fills the caches.
+        let mut unused = Values::new();
+        let into = if round == 0 { &mut unused } else { &mut values };
+        for (attached, ways) in order(round) {
+            load::attach(&sandbox, attached)?;
+            for load in loads {
+                for way in &ways {
+                    progress.step(&format!("round {round} of {rounds}: {}", way.name()));
+                    one(&sandbox, *way, load, into)?;
+                }
+            }
+        }
+    }
+    drop(progress);
+    let programs = ["systemctl --version", "nginx -v", "wrk -v"];
+    let machine = Machine::look(&sandbox, &programs, &usage);
+    Ok(Measured {
+        machine,
+        report: report(&values, rounds),
+    })
+}
+
+/// Each round goes the way of the last one backwards, so that a drift cancels out.
+fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
+    let mut counted = vec![Way::Direct, Way::Steered, Way::Proxied];
+    let bare = (Attached::Nothing, vec![Way::Bare]);
+    let uncounted = (Attached::NoPackets, vec![Way::SteeredUncounted]);
+    if round.is_multiple_of(2) {
+        vec![(Attached::All, counted), uncounted, bare]
+    } else {
+        counted.reverse();
+        vec![bare, uncounted, (Attached::All, counted)]
+    }
+}
+
+/// One second of one load on one way.
+fn one(sandbox: &Sandbox, way: Way, load: Load, into: &mut Values) -> Result<()> {
+    let accepted = || -> Result<Option<u64>> {
+        let Some((name, leg)) = way.counted_as() else {
+            return Ok(None);
+        };
+        let status = service::status(sandbox, name)?;
+        let count = status[leg]["accepted"].as_u64();
+        Ok(Some(count.with_context(|| format!("{leg} in {status}"))?))
+    };
+    let (counted, cpu) = (accepted()?, cpu(sandbox)?);
+    let outcome = load::run(sandbox, Place::Inside, load, way.address(), 1)?;
+    let cpu = (self::cpu(sandbox)? - cpu) / 1e6;
+    ensure!(
+        counted.is_none() || accepted()? > counted,
+        "{load:?}: no connection was counted as {:?}: they went another way",
+        way.counted_as()
+    );
+    let gibibytes = outcome.bytes / f64::from(1 << 30);
+    let measured = match load {
+        Load::KeepAlive => vec![
+            (Kind::Requests, outcome.requests / outcome.seconds),
+            (Kind::RequestCpu, cpu / outcome.requests * 1e5),
+        ],
+        Load::Connections => vec![
+            (Kind::Connections, outcome.requests / outcome.seconds),
+            (Kind::ConnectionCpu, cpu / outcome.requests * 1e5),
+        ],
+        Load::OneByOne => vec![(Kind::Median, outcome.p50), (Kind::Slow, outcome.p99)],
+        Load::Bulk => vec![
+            (Kind::Throughput, gibibytes / outcome.seconds),
+            (Kind::ByteCpu, cpu / gibibytes),
+        ],
+    };
+    for (kind, value) in measured {
+        into.entry((kind, way)).or_default().0.push(value);
+    }
+    Ok(())
+}
+
+/// Microseconds that server, proxy and client have used.
+fn cpu(sandbox: &Sandbox) -> Result<f64> {
+    let services = ["steered-nginx", "proxied-nginx", "ondemand-proxied"];
+    let services = services.map(|name| format!("system.slice/{name}.service"));
+    let mut sum = 0.0;
+    for group in std::iter::once("enter").chain(services.iter().map(String::as_str)) {
+        // The proxy has no group before its first client, and clients none before the first.
+        if sandbox.path(&format!("/sys/fs/cgroup/{group}")).exists() {
+            sum += cpu_microseconds(sandbox, group)?;
+        }
+    }
+    Ok(sum)
+}
+
+fn report(values: &Values, rounds: u32) -> Report {
+    let series = |kind, way| values.get(&(kind, way)).cloned().unwrap_or_default();
+    let mut table = Table::default();
+    let head = std::iter::once("").chain(WAYS.iter().map(|way| way.name()));
+    table.rows.push(head.map(str::to_owned).collect());
+    let mut targets = Vec::new();
+    for kind in KINDS {
+        let baseline = series(kind, Way::Direct);
+        let mut row = vec![kind.name().to_owned()];
+        for way in WAYS {
+            let these = series(kind, way);
+            let mut cell = format!(
+                "{:.*} ±{:.0}%",
+                kind.digits(),
+                these.median(),
+                these.relative_spread() * 100.0
+            );
+            if way != Way::Direct {
+                cell += &format!(" (x{:.2})", these.ratio_to(&baseline).median());
+            }
+            row.push(cell);
+        }
+        table.rows.push(row);
+        let pairs = [
+            ("steered / direct", Way::Steered, Way::Direct),
+            (
+                "the same, packets not counted",
+                Way::SteeredUncounted,
+                Way::Bare,
+            ),
+        ];
+        for (name, way, other) in pairs {
+            if let Some(limit) = kind.limit() {
+                targets.push(Target {
+                    what: format!("{name}: {}", kind.name()),
+                    series: series(kind, way).ratio_to(&series(kind, other)),
+                    limit,
+                    digits: 3,
+                });
+            }
+        }
+    }
+    targets.push(Target {
+        what: "steered / proxied: keep-alive, requests/s".to_owned(),
+        series: series(Kind::Requests, Way::Steered)
+            .ratio_to(&series(Kind::Requests, Way::Proxied)),
+        limit: Limit::AtLeast(2.0),
+        digits: 2,
+    });
+    let figures = values.iter().map(|((kind, way), series)| Figure {
+        what: kind.name().to_owned(),
+        of: way.name().to_owned(),
+        series: series.clone(),
+    });
+    Report {
+        name: "data-path",
+        title: "what stands between a client and the application",
+        method: format!(
+            "Medians of {rounds} rounds of one second each, in alternating order; ± is half the \
+             spread of their middle half, (x) the median of the ratios to `direct` of the same \
+             round. wrk with one thread and 16 connections (latency, download: 1), nginx with \
+             one worker, on the loopback of a private systemd, all at nice -15. CPU is that of \
+             client, server and proxy together. `direct` goes to the backend's own port while \
+             everything is attached, `direct, not counted` to the same port with nothing of \
+             ondemand in the kernel; there and in `steered, packets not counted` the cgroup_skb \
+             programs are detached. Both ends of each connection are on this machine, so each \
+             packet passes the counting programs twice; with clients elsewhere it is once."
+        ),
+        figures: figures.collect(),
+        table,
+        targets,
+    }
+}

@@ -1,0 +1,292 @@
+//! The real server and the real load: nginx and wrk, in the private systemd.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{sandbox::Sandbox, service};
+
+/// Address of the front socket whose clients are steered.
+pub const STEERED: &str = "127.0.0.1:8000";
+/// Address of the front socket whose clients are proxied.
+pub const PROXIED: &str = "127.0.0.1:8001";
+/// Address of the server behind [`STEERED`].
+pub const DIRECT: &str = "127.0.0.1:8080";
+/// An address of the same server that nobody watches.
+pub const UNWATCHED: &str = "127.0.0.1:8090";
+/// Bytes of the file for downloads.
+pub const FILE_BYTES: u64 = 256 << 20;
+
+/// Other load on the machine shall matter less: nice(2).
+const NICE: &str = "-15";
+
+const SERVICES: &str = r#"
+[service.steered]
+listen = ["127.0.0.1:8000"]
+backend = "127.0.0.1:8080"
+unit = "steered-nginx.service"
+idle_timeout = "1h"
+steer = true
+
+[service.proxied]
+listen = ["127.0.0.1:8001"]
+backend = "127.0.0.1:8081"
+unit = "proxied-nginx.service"
+idle_timeout = "1h"
+steer = false
+"#;
+
+/// Makes wrk print its figures as JSON: latencies in microseconds, time in seconds.
+const SCRIPT: &str = r#"
+done = function(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"seconds":%.6f,"requests":%d,"bytes":%d,"p50":%.1f,"p99":%.1f,"errors":%d}\n',
+    summary.duration / 1e6, summary.requests, summary.bytes,
+    latency:percentile(50), latency:percentile(99),
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end
+"#;
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Requests on connections that stay open, several at a time.
+    KeepAlive,
+    /// A connection for each request, several at a time.
+    Connections,
+    /// One request after another on one connection.
+    OneByOne,
+    /// One client downloads a large file again and again.
+    Bulk,
+}
+
+/// What came of one second of load.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// How long it really took.
+    pub seconds: f64,
+    /// Requests answered.
+    pub requests: f64,
+    /// Bytes received by clients.
+    pub bytes: f64,
+    /// Half of the requests took less, in microseconds.
+    pub p50: f64,
+    /// 99 of 100 requests took less, in microseconds.
+    pub p99: f64,
+}
+
+/// Sets up two services, one steered and one proxied, each with an nginx of its own.
+///
+/// # Errors
+///
+/// Something is not installed, was not built, or does not start.
+pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
+    let sandbox = Sandbox::boot()?;
+    sandbox.install_ondemand(ondemand)?;
+    for (unit, listen) in [("steered", "8080 8090"), ("proxied", "8081")] {
+        let listen: String = listen
+            .split(' ')
+            .map(|port| format!("listen 127.0.0.1:{port} backlog=4096; "))
+            .collect();
+        let file = format!("/etc/bench/{unit}.conf");
+        sandbox.write(&file, nginx_configuration(unit, &listen))?;
+        sandbox.write(
+            &format!("/etc/systemd/system/{unit}-nginx.service"),
+            format!(
+                "[Service]\nExecStart=/usr/sbin/nginx -e stderr -c {file}\nNice={NICE}\n\
+                 LimitNOFILE=65536\n"
+            ),
+        )?;
+        sandbox.write(
+            &format!("/etc/systemd/system/ondemand-{unit}.service.d/nice.conf"),
+            format!("[Service]\nNice={NICE}\n"),
+        )?;
+    }
+    sandbox.write("/etc/bench/wrk.lua", SCRIPT)?;
+    sandbox.write("/srv/large", vec![0x5a; FILE_BYTES as usize])?;
+    service::write_config(&sandbox, SERVICES)?;
+    service::reload(&sandbox, &["steered", "proxied"])?;
+    for unit in ["steered-nginx.service", "proxied-nginx.service"] {
+        sandbox.run(&["systemctl", "start", unit])?;
+    }
+    Ok(sandbox)
+}
+
+/// As nginx's manual has it, one worker: the load comes from the other core.
+fn nginx_configuration(unit: &str, listen: &str) -> String {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("  {kind}_temp_path /run/{unit}-{kind};\n"))
+        .collect();
+    format!(
+        "daemon off;\npid /run/{unit}-nginx.pid;\nworker_processes 1;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n{temporary}  access_log off;\n  sendfile on;\n\
+         \x20 keepalive_timeout 1h;\n  keepalive_requests 1000000000;\n\
+         \x20 server {{\n    {listen}\n    root /srv;\n\
+         \x20   location = / {{ return 200 \"it works\\n\"; }}\n  }}\n}}\n"
+    )
+}
+
+/// Where the clients run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a cgroup of the sandbox: both ends of a connection are seen by the programs there,
+    /// as on a host whose own processes are the clients.
+    Inside,
+    /// In the sandbox's network, but in a cgroup of this machine: the programs see the
+    /// server's end alone, as with clients on other hosts.
+    Outside,
+}
+
+/// One second of load, or more.
+///
+/// # Errors
+///
+/// wrk fails, or a request was lost.
+pub fn run(
+    sandbox: &Sandbox,
+    place: Place,
+    load: Load,
+    address: &str,
+    seconds: u32,
+) -> Result<Outcome> {
+    let mut command = command(sandbox, place, load, address, seconds);
+    let output = command.output().context("run wrk")?;
+    parse(&output).with_context(|| format!("{load:?} at {address}"))
+}
+
+/// The command for [`run`].
+pub fn command(
+    sandbox: &Sandbox,
+    place: Place,
+    load: Load,
+    address: &str,
+    seconds: u32,
+) -> Command {
+    let mut command = match place {
+        Place::Inside => sandbox.command("nice"),
+        Place::Outside => {
+            let mut command = Command::new("nsenter");
+            let init = sandbox.init().to_string();
+            // Another mount namespace would do no harm, but the script is in this one.
+            command.args(["--net", "--mount", "--target", &init, "nice"]);
+            command
+        }
+    };
+    let (connections, close, path) = match load {
+        Load::KeepAlive => ("16", false, "/"),
+        Load::Connections => ("16", true, "/"),
+        Load::OneByOne => ("1", false, "/"),
+        Load::Bulk => ("1", false, "/large"),
+    };
+    command
+        .args(["-n", NICE, "wrk", "--threads", "1", "--timeout", "10s"])
+        .args(["--script", "/etc/bench/wrk.lua"])
+        .args(["--connections", connections])
+        .args(["--duration", &format!("{seconds}s")])
+        .args(
+            close
+                .then_some(["--header", "Connection: close"])
+                .iter()
+                .flatten(),
+        )
+        .arg(format!("http://{address}{path}"))
+        .stdin(Stdio::null());
+    command
+}
+
+/// What wrk found.
+///
+/// # Errors
+///
+/// It failed, or a request was lost.
+pub fn parse(output: &std::process::Output) -> Result<Outcome> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "wrk failed: {text}{error}");
+    let line = text.lines().rfind(|line| line.starts_with('{'));
+    let value: serde_json::Value = line
+        .and_then(|line| serde_json::from_str(line).ok())
+        .with_context(|| format!("wrk said: {text}{error}"))?;
+    let number = |key: &str| {
+        value[key]
+            .as_f64()
+            .with_context(|| format!("{key} in {value}"))
+    };
+    ensure!(number("errors")? == 0.0, "requests were lost: {value}");
+    Ok(Outcome {
+        seconds: number("seconds")?,
+        requests: number("requests")?,
+        bytes: number("bytes")?,
+        p50: number("p50")?,
+        p99: number("p99")?,
+    })
+}
+
+/// What of ondemand is attached in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// Nothing: as if it had never been there.
+    Nothing,
+    /// All but the programs that see each packet.
+    NoPackets,
+    /// Everything.
+    All,
+}
+
+/// Attaches and detaches, and waits until it is so.
+///
+/// # Errors
+///
+/// The agent does not start, or something stays attached.
+pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
+    match wanted {
+        Attached::Nothing => {
+            sandbox.run(&["systemctl", "stop", "ondemand.service"])?;
+            sandbox.run(&["rm", "-rf", "/sys/fs/bpf/ondemand"])?;
+        }
+        Attached::All | Attached::NoPackets => {
+            // A restart attaches what is missing, and takes over the rest.
+            sandbox.run(&["systemctl", "restart", "ondemand.service"])?;
+            tests::wait_for("connections are steered", service::SOON, || {
+                let status = service::status(sandbox, "steered").ok()?;
+                (status["route"] == "steered").then_some(())
+            })
+            .with_context(|| sandbox.journal("ondemand.service"))?;
+        }
+    }
+    if wanted == Attached::NoPackets {
+        for name in ["ingress", "egress"] {
+            sandbox.run(&["rm", pin(name).to_string_lossy().as_ref()])?;
+        }
+    }
+    let expected = u32::from(wanted == Attached::All);
+    let cgroup = cgroup(sandbox)?;
+    tests::wait_for("the programs are attached as wanted", service::SOON, || {
+        let here = super::bpf::attached(&cgroup, super::bpf::Direction::Ingress).ok()?;
+        (here == expected).then_some(())
+    })
+}
+
+/// The root of the sandbox's cgroups.
+///
+/// # Errors
+///
+/// It cannot be opened.
+pub fn cgroup(sandbox: &Sandbox) -> Result<File> {
+    let path = sandbox.path("/sys/fs/cgroup");
+    File::open(&path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Where the agent pins the link of a program, inside.
+pub fn pin(program: &str) -> PathBuf {
+    let directory = format!("v{}", ondemand_ebpf::LAYOUT_VERSION);
+    Path::new("/sys/fs/bpf/ondemand")
+        .join(directory)
+        .join(format!("link_{program}"))
+}
