@@ -85,8 +85,8 @@ const HELP: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
   idle_timeout = "10min"              # stopped after so long without a client
 
 Set it up:
-  ondemand check                            is everything as it should be?
   systemctl daemon-reload                   makes the units from the configuration
+  ondemand check                            is everything as it should be?
   systemctl start ondemand-wiki.socket      opens the front socket (later: at boot)
   systemctl enable --now ondemand.service   starts the agent
   ondemand status                           who is up, who is used

@@ -49,7 +49,10 @@ enum Task {
         /// Leave the private systemd running, and say how to look inside
         #[arg(long)]
         keep: bool,
-        /// Run the agent on this host instead, in the foreground; needs systemd as PID 1
+        /// Run the agent on this host instead, in the foreground
+        ///
+        /// Needs systemd as PID 1, and the generator installed as the README says, so that the
+        /// units of the configuration are there.
         #[arg(long, requires = "config", conflicts_with = "keep")]
         host: bool,
         /// The configuration for --host
