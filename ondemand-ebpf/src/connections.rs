@@ -39,6 +39,9 @@ const LAST_ACK: u32 = 9;
 pub const LISTEN: u32 = 10;
 const CLOSING: u32 = 11;
 
+/// Somebody else's listener is there already.
+pub const EEXIST: i64 = -17;
+
 /// The cookie of the network namespace that is watched. Set by the loader.
 #[unsafe(no_mangle)]
 pub static NETNS: Global<u64> = Global::new(0);
@@ -132,22 +135,42 @@ fn listening(ctx: &SockOpsContext) {
     if role != ROLE_BACKEND {
         return;
     }
-    remember_listener(ctx, slot);
+    remember_listener(ctx, slot, address);
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     // SAFETY: the helper has no preconditions.
     emit(EVENT_LISTENING, slot, unsafe { bpf_ktime_get_ns() });
 }
 
-/// Puts a backend's listener where steering finds it. An IPv6 socket may serve both
-/// families; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only (net/core/filter.c).
+/// The families of connections that a listener at `address` serves, IPv4 and IPv6. The
+/// wildcard of IPv6 may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
+/// (net/core/filter.c). A socket of IPv6 may be bound to an IPv4 address (ipv6(7)), as Java's are.
 #[inline(always)]
-fn remember_listener(ctx: &SockOpsContext, slot: u32) {
+pub fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
+    let zeros = address[0] == 0 && address[1] == 0;
+    let v4 = family == INET || (zeros && address[2] == MAPPED);
+    let wildcard = zeros && address[2] == 0 && address[3] == 0;
+    (v4 || wildcard, !v4)
+}
+
+/// Puts a backend's listener where steering finds it. One that serves IPv4 alone goes before
+/// one that serves both.
+#[inline(always)]
+fn remember_listener(ctx: &SockOpsContext, slot: u32, address: [u32; 4]) {
     // SAFETY: the context is valid for the whole program.
     let family = unsafe { (*ctx.ops).family };
-    let mut result = insert_listener(ctx, ListenerKey { slot, family }, BPF_ANY as u64);
-    if family == INET6 {
-        let other = insert_listener(ctx, ListenerKey { slot, family: INET }, BPF_NOEXIST as u64);
-        if result == 0 && other != -17 {
+    let (v4, v6) = families(family, &address);
+    let mut result = 0;
+    if v6 {
+        let key = ListenerKey {
+            slot,
+            family: INET6,
+        };
+        result = insert_listener(ctx, key, BPF_ANY as u64);
+    }
+    if v4 {
+        let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
+        let other = insert_listener(ctx, ListenerKey { slot, family: INET }, flags as u64);
+        if result == 0 && other != EEXIST {
             result = other;
         }
     }

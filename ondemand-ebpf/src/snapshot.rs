@@ -18,8 +18,8 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    connections::{INET, INET6, LISTEN, MAPPED, NETNS},
-    maps::{ENDPOINTS, LISTENERS, is_watched, set_tag, tag},
+    connections::{EEXIST, INET, INET6, LISTEN, MAPPED, NETNS, families},
+    maps::{CONNECTIONS, ENDPOINTS, LISTENERS, atomic_add, is_watched, set_tag, tag},
 };
 
 /// `TCP_NEW_SYN_RECV`: a request socket, a handshake that is half done.
@@ -117,38 +117,51 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     record.slot = slot;
     record.role = role;
     if role == ROLE_BACKEND {
-        insert_listener(
-            socket,
-            ListenerKey {
-                slot,
-                family: record.family,
-            },
-            BPF_ANY as u64,
-        );
-        if record.family == INET6 {
-            insert_listener(
-                socket,
-                ListenerKey { slot, family: INET },
-                BPF_NOEXIST as u64,
-            );
-        }
+        remember_listener(socket, slot, &record);
     }
     write(meta, &record);
     0
 }
 
-/// A refusal (MPTCP, say) leaves the service proxied, which the agent sees by its look-ups.
+/// As the program of the same name in `connections`. A refusal (MPTCP, say) leaves the
+/// service proxied.
 #[inline(always)]
-fn insert_listener(socket: *mut c_void, key: ListenerKey, flags: u64) {
+fn remember_listener(socket: *mut c_void, slot: u32, record: &SocketRecord) {
+    let (v4, v6) = families(record.family, &record.address);
+    let mut result = 0;
+    if v6 {
+        let key = ListenerKey {
+            slot,
+            family: INET6,
+        };
+        result = insert_listener(socket, key, BPF_ANY as u64);
+    }
+    if v4 {
+        let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
+        let other = insert_listener(socket, ListenerKey { slot, family: INET }, flags as u64);
+        if result == 0 && other != EEXIST {
+            result = other;
+        }
+    }
+    if result != 0
+        && let Some(counters) = CONNECTIONS.get_ptr_mut(slot)
+    {
+        // SAFETY: the pointer is a valid map value.
+        unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
+    }
+}
+
+#[inline(always)]
+fn insert_listener(socket: *mut c_void, key: ListenerKey, flags: u64) -> i64 {
     // SAFETY: map, key and socket are valid for the call.
-    let _ = unsafe {
+    unsafe {
         bpf_map_update_elem(
             (&raw const LISTENERS).cast_mut().cast(),
             (&raw const key).cast(),
             socket,
             flags,
         )
-    };
+    }
 }
 
 /// Describes a socket; `None` if nobody watches its port.

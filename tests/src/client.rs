@@ -69,6 +69,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// Shut the sending side down behind the request.
     pub half_close: bool,
+    /// More of the query: what else the test backend is to do.
+    pub query: &'static str,
 }
 
 impl Default for Request {
@@ -78,6 +80,7 @@ impl Default for Request {
             upload: 0,
             keep_alive: false,
             half_close: false,
+            query: "",
         }
     }
 }
@@ -124,7 +127,8 @@ pub fn ask(stream: &mut TcpStream, request: Request) -> Result<Answer, Loss> {
     let start = Instant::now();
     let send = |error: std::io::Error| Loss::Send(error.kind());
     let head = format!(
-        "POST /?bytes={} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n",
+        "POST /?{}&bytes={} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n",
+        request.query,
         request.download,
         request.upload,
         if request.keep_alive {

@@ -13,7 +13,7 @@ mod service;
 mod units;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -219,6 +219,7 @@ impl Agent {
             Event::Systemd(Some(Change::Unit { unit, reading })) => {
                 self.systemd.take([(unit.clone(), reading)]);
                 for name in self.users_of(&unit) {
+                    self.find_problem(&name);
                     self.look(&name, Input::Changed);
                 }
             }
@@ -243,14 +244,16 @@ impl Agent {
         let Some(name) = self.slots.get(&slot).cloned() else {
             return;
         };
-        if let (KernelEvent::Listening(_), Some(watched)) = (event, self.services.get_mut(&name)) {
-            // First of all: a client waits for it.
-            for waiting in watched.waiting.drain(..) {
-                let _ = waiting.send(()); // The caller may have gone.
+        match (event, self.services.get_mut(&name)) {
+            (KernelEvent::Listening(_), Some(watched)) => {
+                // First of all: a client waits for it.
+                for waiting in watched.waiting.drain(..) {
+                    let _ = waiting.send(()); // The caller may have gone.
+                }
+                self.find_refusal(&name);
             }
-        }
-        if let (KernelEvent::Closed(_), Some(watched)) = (event, self.services.get_mut(&name)) {
-            watched.armed = false;
+            (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
+            _ => {}
         }
         self.look(&name, Input::Changed);
         if let KernelEvent::Listening(_) = event {
@@ -368,16 +371,21 @@ impl Agent {
         let names: Vec<String> = self.services.keys().cloned().collect();
         for name in names {
             self.find_problem(&name);
+            self.find_refusal(&name);
             self.look(&name, Input::Changed);
         }
     }
 
     fn report(&self, answer: oneshot::Sender<String>) {
-        let services = self
-            .services
-            .values()
-            .map(|watched| report::describe(watched, self.view(watched).as_ref()))
-            .collect();
+        let steerable = self.sampler.steerable().unwrap_or_else(|error| {
+            log::debug!("{error:#}");
+            HashSet::new()
+        });
+        let describe = |watched: &Watched| {
+            let steered = watched.lifecycle.steered() && steerable.contains(&watched.slot);
+            report::describe(watched, self.view(watched).as_ref(), steered)
+        };
+        let services = self.services.values().map(describe).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let report = Report {
             version,

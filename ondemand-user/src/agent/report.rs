@@ -15,8 +15,9 @@ use crate::{
     words::{Span, counted},
 };
 
-/// What is known of one service. `view`: `None` if its units are not known.
-pub fn describe(watched: &Watched, view: Option<&View>) -> Service {
+/// What is known of one service. `view`: `None` if its units are not known. `steered`: whether
+/// new connections go straight to the backend.
+pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     let service = &watched.service;
     let state = view.map_or(ActiveState::Unknown, |view| view.units.backend.state);
     let sample = view.and_then(|view| view.sample);
@@ -46,12 +47,7 @@ pub fn describe(watched: &Watched, view: Option<&View>) -> Service {
         name: service.name.clone(),
         unit: service.unit.clone(),
         state: state.as_str().into(),
-        route: if watched.lifecycle.steered() {
-            "steered"
-        } else {
-            "proxied"
-        }
-        .into(),
+        route: if steered { "steered" } else { "proxied" }.into(),
         open_connections: open,
         accepted_connections: sample.map_or(0, |sample| sample.accepted()),
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),

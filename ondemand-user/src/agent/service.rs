@@ -27,8 +27,8 @@ const FASTEST_POLL: Duration = Duration::from_millis(50);
 pub struct Watched {
     /// Its configuration.
     pub service: Service,
-    /// Its units' names: backend, proxy, lease.
-    pub units: [String; 3],
+    /// Its units' names: backend, proxy, lease, front socket.
+    pub units: [String; 4],
     /// Its place in the maps.
     pub slot: Slot,
     /// Where in the stop protocol it is.
@@ -48,6 +48,8 @@ pub struct Watched {
     pub problem: Option<String>,
     /// The unknown that was complained of last.
     pub complaint: Option<Reason>,
+    /// Whether it was said that its listener cannot be steered to.
+    pub refusal_said: bool,
     /// What was counted since the agent's start.
     pub tally: Tally,
     /// The begin of the start of which the first listener was seen.
@@ -67,6 +69,7 @@ impl Watched {
                 service.unit.clone(),
                 service.proxy_unit(),
                 service.lease_unit(),
+                service.socket_unit(),
             ],
             service,
             slot,
@@ -78,6 +81,7 @@ impl Watched {
             syn_cookies: false,
             problem: None,
             complaint: None,
+            refusal_said: false,
             tally: Tally::default(),
             listened_since: None,
             waiting: Vec::new(),
@@ -173,7 +177,7 @@ fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
 }
 
 /// Why a service cannot be looked after, judging by its units.
-pub fn problem(service: &Service, [backend, proxy, lease]: [&Known; 3]) -> Option<String> {
+pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) -> Option<String> {
     let name = &service.unit;
     match backend.load_state.as_str() {
         "loaded" => {}
@@ -184,14 +188,25 @@ pub fn problem(service: &Service, [backend, proxy, lease]: [&Known; 3]) -> Optio
             ));
         }
     }
-    let generated = [(service.proxy_unit(), proxy), (service.lease_unit(), lease)];
+    let generated = [
+        (service.proxy_unit(), proxy),
+        (service.lease_unit(), lease),
+        (service.socket_unit(), socket),
+    ];
     for (unit, known) in generated {
         if known.load_state != "loaded" {
             return Some(format!("{unit} is missing; run `systemctl daemon-reload`"));
         }
     }
-    (!backend.stop_when_unneeded).then(|| {
-        format!("{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`")
+    if !backend.stop_when_unneeded {
+        return Some(format!(
+            "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
+        ));
+    }
+    // Nothing would start it again, and its front address may be somebody else's.
+    (!socket.unit.state.is_up()).then(|| {
+        let socket = service.socket_unit();
+        format!("{socket} does not listen; run `systemctl start {socket}`")
     })
 }
 
@@ -271,6 +286,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::unit::ActiveState;
 
     const fn ms(ms: u64) -> Ktime {
         Ktime::from_nanos(ms * 1_000_000)
@@ -345,45 +361,74 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_problem(states: [&str; 3], stop_when_unneeded: bool, expected: Option<&str>) {
-        let known = states.map(|state| {
+    fn check_problem(
+        states: [&str; 4],
+        stop_when_unneeded: bool,
+        socket: ActiveState,
+        expected: Option<&str>,
+    ) {
+        let mut known = states.map(|state| {
             let mut known = Known::default();
             known.load_state = state.into();
             known.stop_when_unneeded = stop_when_unneeded;
             known
         });
+        known[3].unit.state = socket;
         let problem = problem(&service("127.0.0.1:80"), known.each_ref());
         assert_eq!(problem.as_deref(), expected);
     }
 
     #[test]
     fn units_that_cannot_be_looked_after() {
-        let all = ["loaded"; 3];
-        check_problem(all, true, None);
+        let all = ["loaded"; 4];
+        let up = ActiveState::Active;
+        check_problem(all, true, up, None);
         check_problem(
             all,
             false,
+            up,
             Some("wiki.service lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"),
         );
         check_problem(
-            ["not-found", "loaded", "loaded"],
+            ["not-found", "loaded", "loaded", "loaded"],
             true,
+            up,
             Some("its unit wiki.service does not exist"),
         );
         check_problem(
-            ["masked", "loaded", "loaded"],
+            ["masked", "loaded", "loaded", "loaded"],
             true,
+            up,
             Some("its unit wiki.service cannot be used, systemd calls it masked"),
         );
         check_problem(
-            ["loaded", "not-found", "loaded"],
+            ["loaded", "not-found", "loaded", "loaded"],
             true,
+            up,
             Some("ondemand-wiki.service is missing; run `systemctl daemon-reload`"),
         );
         check_problem(
-            ["loaded", "loaded", "not-found"],
+            ["loaded", "loaded", "not-found", "loaded"],
             true,
+            up,
             Some("ondemand-wiki.target is missing; run `systemctl daemon-reload`"),
         );
+        check_problem(
+            ["loaded", "loaded", "loaded", "not-found"],
+            true,
+            ActiveState::Inactive,
+            Some("ondemand-wiki.socket is missing; run `systemctl daemon-reload`"),
+        );
+        for state in [ActiveState::Inactive, ActiveState::Failed] {
+            check_problem(
+                all,
+                true,
+                state,
+                Some(
+                    "ondemand-wiki.socket does not listen; \
+                     run `systemctl start ondemand-wiki.socket`",
+                ),
+            );
+        }
     }
 }

@@ -143,7 +143,7 @@ pub async fn complete_report(
 impl Agent {
     /// The units of a service, if all of them are known.
     pub(super) fn units_of(&self, watched: &Watched) -> Option<Units> {
-        let [backend, proxy, lease] = &watched.units;
+        let [backend, proxy, lease, _] = &watched.units;
         Some(Units {
             backend: self.systemd.known(backend)?.unit,
             proxy: self.systemd.known(proxy)?.unit,
@@ -167,10 +167,10 @@ impl Agent {
             .units
             .each_ref()
             .map(|unit| self.systemd.known(unit));
-        let [Some(backend), Some(proxy), Some(lease)] = known else {
+        let [Some(backend), Some(proxy), Some(lease), Some(socket)] = known else {
             return;
         };
-        let problem = service::problem(&watched.service, [backend, proxy, lease]);
+        let problem = service::problem(&watched.service, [backend, proxy, lease, socket]);
         if problem == watched.problem {
             return;
         }
@@ -187,6 +187,26 @@ impl Agent {
             None => log::info!("{name}: looked after again"),
         }
         watched.problem = problem;
+    }
+
+    /// Says once that a service that asks for steering has a listener that cannot be had.
+    pub(super) fn find_refusal(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        match self.sampler.was_refused(watched.slot) {
+            Ok(true) if watched.lifecycle.has_gate() && !watched.refusal_said => {
+                watched.refusal_said = true;
+                log::warn!(
+                    "{name}: connections cannot be steered to its listener, so the proxy carries \
+                     them: it is an MPTCP socket, most likely (programs in Go: set \
+                     GODEBUG=multipathtcp=0 in {})",
+                    watched.service.unit
+                );
+            }
+            Ok(_) => {}
+            Err(error) => log::debug!("{name}: {error:#}"),
+        }
     }
 
     /// Reads all units in a task of its own.

@@ -3,16 +3,16 @@
 mod watchlist;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::Read as _,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf, SockHash};
 use ondemand_ebpf::{
     Alarm, Connections, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint,
-    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, MAX_NAME, MAX_SERVICES, NO_SLOT, Name, Owner,
-    ROLE_BACKEND, ROLE_FRONT, SocketRecord, Traffic,
+    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, ListenerKey, MAX_NAME, MAX_SERVICES, NO_SLOT,
+    Name, Owner, ROLE_BACKEND, ROLE_FRONT, SocketRecord, Traffic,
 };
 use tokio::io::unix::AsyncFd;
 use watchlist::Addresses;
@@ -142,6 +142,7 @@ pub struct Sampler {
     traffic: PerCpuArray<MapData, Traffic>,
     alarms: Array<MapData, Alarm>,
     gates: Array<MapData, u64>,
+    listeners: SockHash<MapData, ListenerKey>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
     messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -149,6 +150,8 @@ pub struct Sampler {
     known: BTreeMap<Slot, String>,
     watched: BTreeMap<Slot, Addresses>,
     older: HashMap<Slot, u64>,
+    /// Listeners that steering refused, as far as they were asked for.
+    refused: HashMap<Slot, u64>,
 }
 
 impl Sampler {
@@ -169,6 +172,7 @@ impl Sampler {
             traffic: PerCpuArray::try_from(kernel.take_map("TRAFFIC")?)?,
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
+            listeners: SockHash::try_from(kernel.take_map("LISTENERS")?)?,
             names,
             // SAFETY: both own their descriptor and give the same one for as long as they live.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
@@ -178,6 +182,7 @@ impl Sampler {
             known,
             watched: BTreeMap::new(),
             older: HashMap::new(),
+            refused: HashMap::new(),
         })
     }
 
@@ -216,6 +221,10 @@ impl Sampler {
             if is_new {
                 self.reset(slot, &service.name)?;
             }
+            if !self.refused.contains_key(&slot) {
+                let before = self.read_connections(slot)?.listener_errors;
+                self.refused.insert(slot, before);
+            }
             self.watched.insert(slot, addresses(service));
             slots.insert(service.name.clone(), slot);
         }
@@ -243,6 +252,7 @@ impl Sampler {
             let zero = aya::maps::PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
             self.traffic.set(slot.0 * LEGS + leg, zero, 0)?;
         }
+        self.refused.remove(&slot);
         self.names.set(slot.0, Name(bytes), 0)?;
         self.known.insert(slot, name.to_owned());
         Ok(())
@@ -377,6 +387,31 @@ impl Sampler {
         self.gates
             .set(slot.0, u64::from(open), 0)
             .with_context(|| format!("{what} the gate of slot {}", slot.0))
+    }
+
+    /// The services with a listener that connections can be steered to.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn steerable(&self) -> Result<HashSet<Slot>> {
+        self.listeners
+            .keys()
+            .map(|key| Ok(Slot(key?.slot)))
+            .collect::<Result<_>>()
+            .context("read the listeners")
+    }
+
+    /// Whether a listener of this backend was found since the last question that connections
+    /// cannot be steered to.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn was_refused(&mut self, slot: Slot) -> Result<bool> {
+        let refused = self.read_connections(slot)?.listener_errors;
+        let before = self.refused.insert(slot, refused);
+        Ok(before.is_some_and(|before| before < refused))
     }
 
     /// Asks for one [`KernelEvent::Opened`].

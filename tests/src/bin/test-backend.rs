@@ -1,19 +1,24 @@
 //! A small HTTP server that behaves well, or badly in the ways that applications do.
 //!
 //! `GET /PATH?bytes=N` answers with N bytes, `?wait=MS` thinks first; a request's body is
-//! read and thrown away. `X-Peer` is the client's address as the server saw it.
+//! read and thrown away. `X-Peer` is the client's address as the server saw it, `X-Worker` the
+//! number of the listener that accepted it. `?close` closes that listener after the answer,
+//! and `?reopen=MS` opens it again after a while.
 
 use std::{
     env,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::net::{UnixDatagram, UnixListener},
     },
     process::exit,
     str::FromStr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -54,41 +59,158 @@ fn main() {
             notify();
         }
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || serve(stream, "unix".to_owned()));
+            thread::spawn(move || serve(stream, "unix", None));
         }
         return;
     }
     let address: SocketAddr = address.parse().expect("an address");
     let workers = option("--workers", 1usize);
-    let listeners: Vec<TcpListener> = (0..workers)
-        .map(|_| tcp_listener(address, workers > 1))
+    let workers: Vec<Worker> = (0..workers)
+        .map(|number| Worker::new(number, address, workers > 1))
         .collect();
     if flag("--notify") {
         notify();
     }
     sleep_ms(option("--accept-delay-ms", 0));
-    let threads: Vec<_> = listeners
+    let threads: Vec<_> = workers
         .into_iter()
-        .map(|listener| thread::spawn(move || accept(&listener)))
+        .map(|worker| thread::spawn(move || worker.run()))
         .collect();
     for thread in threads {
         let _ = thread.join();
     }
 }
 
-fn accept(listener: &TcpListener) {
+/// One listener and what becomes of it.
+struct Worker {
+    number: usize,
+    address: SocketAddr,
+    reuse_port: bool,
+    listener: TcpListener,
+}
+
+/// What a client may ask of the listener that accepted it.
+struct Door {
+    worker: usize,
+    listener: Arc<OwnedFd>,
+    /// Milliseconds to open it again; zero: never.
+    reopen: Arc<AtomicU64>,
+}
+
+impl Door {
+    fn close(&self, reopen: u64) {
+        self.reopen.store(reopen, Ordering::Release);
+        // It wakes accept(). SAFETY: a descriptor that is open.
+        unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RD) };
+    }
+}
+
+impl Worker {
+    fn new(number: usize, address: SocketAddr, reuse_port: bool) -> Self {
+        let listener = tcp_listener(address, reuse_port);
+        Self {
+            number,
+            address,
+            reuse_port,
+            listener,
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            let reopen = Arc::new(AtomicU64::new(0));
+            accept(&self.listener, self.number, &reopen);
+            drop(self.listener);
+            let wait = reopen.load(Ordering::Acquire);
+            if wait == 0 {
+                return;
+            }
+            sleep_ms(wait);
+            self.listener = tcp_listener(self.address, self.reuse_port);
+        }
+    }
+}
+
+/// Comes back when the listener was closed.
+fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
+    let door = Arc::new(OwnedFd::from(listener.try_clone().expect("a descriptor")));
     loop {
         match listener.accept() {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
-                thread::spawn(move || serve(stream, peer.to_string()));
+                if late_ack() > 0 {
+                    keep_all_packets(&stream);
+                }
+                let door = Door {
+                    worker,
+                    listener: Arc::clone(&door),
+                    reopen: Arc::clone(reopen),
+                };
+                thread::spawn(move || serve(stream, &peer.to_string(), Some(door)));
             }
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             Err(error) => {
                 eprintln!("test-backend: accept: {error}");
                 sleep_ms(10);
             }
         }
     }
+}
+
+fn late_ack() -> u32 {
+    option("--late-ack", 0)
+}
+
+/// Makes the listener deaf to so many percent of what is no SYN (socket(7), SO_ATTACH_FILTER):
+/// final ACKs of handshakes come late, as over a bad network.
+fn lose_packets(socket: &OwnedFd, percent: u32) {
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let (load, jump, end) = (libc::BPF_LD, libc::BPF_JMP | libc::BPF_K, libc::BPF_RET);
+    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+    let mut program = [
+        step(load | libc::BPF_B | libc::BPF_ABS, 0, 0, 13), // the flags of TCP's header
+        step(jump | libc::BPF_JSET, 2, 0, 0x02),            // SYN
+        step(load | libc::BPF_W | libc::BPF_ABS, 0, 0, random),
+        step(jump | libc::BPF_JGE, 0, 1, u32::MAX / 100 * percent),
+        step(end | libc::BPF_K, 0, 0, u32::MAX),
+        step(end | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program is copied by the kernel during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    assert_eq!(result, 0, "SO_ATTACH_FILTER");
+}
+
+/// Takes the listener's filter off a connection.
+fn keep_all_packets(stream: &TcpStream) {
+    let none = 0i32;
+    // SAFETY: an integer of the size that is given.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const none).cast(),
+            4,
+        )
+    };
+    assert_eq!(result, 0, "SO_DETACH_FILTER");
 }
 
 /// std has neither the backlog nor the options that the tests want.
@@ -133,6 +255,10 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
         };
         assert_eq!(result, 0, "TCP_DEFER_ACCEPT");
     }
+    let late = late_ack();
+    if late > 0 {
+        lose_packets(&socket, late);
+    }
     match address {
         SocketAddr::V4(v4) => bind(socket.as_raw_fd(), &SockaddrIn::from(v4)),
         SocketAddr::V6(v6) => bind(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
@@ -142,7 +268,8 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
     TcpListener::from(socket)
 }
 
-fn serve(mut stream: impl Read + Write, peer: String) {
+fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Door>) {
+    let worker = door.as_ref().map_or(0, |door| door.worker);
     let mut buffer = Vec::new();
     let mut chunk = vec![0; 65_536];
     loop {
@@ -171,7 +298,7 @@ fn serve(mut stream: impl Read + Write, peer: String) {
         let mut left = header(&text, "bytes=").unwrap_or(1024usize);
         let keep = !text.contains("connection: close") && !text.contains(" http/1.0");
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nX-Peer: {peer}\r\nX-Pid: {}\r\nConnection: {}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nX-Peer: {peer}\r\nX-Worker: {worker}\r\nX-Pid: {}\r\nConnection: {}\r\n\r\n",
             std::process::id(),
             if keep { "keep-alive" } else { "close" },
         );
@@ -185,6 +312,13 @@ fn serve(mut stream: impl Read + Write, peer: String) {
                 return;
             }
             left -= len;
+        }
+        if let Some(door) = &door {
+            if let Some(after) = header(&text, "reopen=") {
+                door.close(after);
+            } else if text.contains("?close") {
+                door.close(0);
+            }
         }
         if !keep {
             return;

@@ -50,14 +50,14 @@ fn started(options: &str) -> Sandbox {
 
 /// What the clients of one test did.
 #[derive(Default)]
-struct Sums {
-    connections: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
+pub(crate) struct Sums {
+    pub(crate) connections: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
 }
 
 impl Sums {
-    fn add(&self, answer: &client::Answer) {
+    pub(crate) fn add(&self, answer: &client::Answer) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.sent.fetch_add(answer.sent, Ordering::Relaxed);
         self.received.fetch_add(answer.received, Ordering::Relaxed);
@@ -65,7 +65,13 @@ impl Sums {
 }
 
 /// Runs `count` requests from four threads, and waits until the kernel has seen them end.
-fn load(sandbox: &Sandbox, address: SocketAddr, count: u64, request: Request, sums: &Sums) {
+pub(crate) fn load(
+    sandbox: &Sandbox,
+    address: SocketAddr,
+    count: u64,
+    request: Request,
+    sums: &Sums,
+) {
     let failures = Mutex::new(Vec::new());
     sandbox
         .in_network(|| {
@@ -94,7 +100,7 @@ fn load(sandbox: &Sandbox, address: SocketAddr, count: u64, request: Request, su
 }
 
 /// The status once no connection is open.
-fn settled(sandbox: &Sandbox) -> Value {
+pub(crate) fn settled(sandbox: &Sandbox) -> Value {
     wait_for("every connection is closed", service::SOON, || {
         let status = status(sandbox, "test").ok()?;
         (status["open_connections"] == 0).then_some(status)
@@ -103,7 +109,7 @@ fn settled(sandbox: &Sandbox) -> Value {
 }
 
 #[track_caller]
-fn check(sandbox: &Sandbox, sums: &Sums) {
+pub(crate) fn check(sandbox: &Sandbox, sums: &Sums) {
     let status = settled(sandbox);
     let counted = |key: &str| status[key].as_u64().unwrap();
     let did = |sum: &AtomicU64| sum.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod race;
 mod readiness;
 mod scale;
 mod setup;
+mod steering;
 
 /// Ends a test that cannot run here.
 macro_rules! require_sandbox {
