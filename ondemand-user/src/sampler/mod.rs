@@ -1,5 +1,7 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
+mod sample;
+mod snapshot;
 mod watchlist;
 
 use std::{
@@ -11,9 +13,10 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf, SockHash};
 use ondemand_ebpf::{
     Alarm, Connections, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint,
-    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, ListenerKey, MAX_NAME, MAX_SERVICES, NO_SLOT,
-    Name, Owner, ROLE_BACKEND, ROLE_FRONT, SocketRecord, Traffic,
+    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, ListenerKey, MAX_NAME, MAX_SERVICES, Name,
+    Owner, SocketRecord, Traffic,
 };
+pub use sample::{KernelEvent, Leg, Sample, Slot, Snapshot, Sockets};
 use tokio::io::unix::AsyncFd;
 use watchlist::Addresses;
 
@@ -22,116 +25,6 @@ use crate::{
     kernel::Kernel,
     ktime::Ktime,
 };
-
-/// A service's place in the kernel's maps. Stable over restarts of the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub u32);
-
-/// What the kernel counted on one way to the application. Every field only ever grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leg {
-    /// Connections established.
-    pub accepted: u64,
-    /// Connections closed.
-    pub closed: u64,
-    /// Payload bytes that clients sent.
-    pub received_bytes: u64,
-    /// Payload bytes that clients acknowledged.
-    pub sent_bytes: u64,
-    /// Packets in.
-    pub received_packets: u64,
-    /// Packets out.
-    pub sent_packets: u64,
-}
-
-impl Leg {
-    /// Connections open now. `None`: more closed than accepted, so the counters cannot be trusted.
-    pub fn open(&self) -> Option<u64> {
-        self.accepted.checked_sub(self.closed)
-    }
-}
-
-/// What the kernel knew about one service at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// When it was read.
-    pub at: Ktime,
-    /// Clients served by the proxy.
-    pub front: Leg,
-    /// Clients handed straight to the backend.
-    pub steered: Leg,
-    /// Connections to the backend's own port: the proxy's, or a client's.
-    pub back: Leg,
-    /// Connections that are older than the counting, as the last snapshot saw them.
-    pub older: u64,
-    /// The last packet or state change of a counted connection. `None`: there was none yet.
-    /// May be up to one scheduler tick (10 ms) older than the truth.
-    pub last_activity: Option<Ktime>,
-    /// Look-ups (arriving SYNs) seen by the steering program.
-    pub lookups: u64,
-    /// When the last one was.
-    pub last_lookup: Option<Ktime>,
-}
-
-impl Sample {
-    /// Clients connected now: `steered + max(front, back)` and those older than the counting.
-    /// `None`: unknown.
-    pub fn open(&self) -> Option<u64> {
-        Some(self.steered.open()? + self.front.open()?.max(self.back.open()?) + self.older)
-    }
-
-    /// Clients accepted in all. A proxied client has two legs and is counted once.
-    pub fn accepted(&self) -> u64 {
-        self.steered.accepted + self.front.accepted.max(self.back.accepted)
-    }
-
-    /// Payload bytes from clients.
-    pub fn received_bytes(&self) -> u64 {
-        self.steered.received_bytes + self.front.received_bytes.max(self.back.received_bytes)
-    }
-
-    /// Payload bytes to clients.
-    pub fn sent_bytes(&self) -> u64 {
-        self.steered.sent_bytes + self.front.sent_bytes.max(self.back.sent_bytes)
-    }
-}
-
-/// The sockets of one service as the kernel's own tables show them, independent of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sockets {
-    /// Open connections by leg, those that were counted when they were accepted.
-    pub front: u64,
-    /// See [`Sample::steered`].
-    pub steered: u64,
-    /// See [`Sample::back`].
-    pub back: u64,
-    /// Open connections that were not counted: older than the attach.
-    pub older: u64,
-    /// Half-open handshakes on the backend's own listener (request sockets).
-    pub half_open: u64,
-    /// Listening sockets at the front addresses.
-    pub front_listeners: u64,
-    /// Listening sockets at the backend's address.
-    pub back_listeners: u64,
-}
-
-/// A look at every watched socket at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// By slot; a service without any socket is absent.
-    pub sockets: HashMap<Slot, Sockets>,
-}
-
-/// What woke the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelEvent {
-    /// The backend of this service began to listen.
-    Listening(Slot),
-    /// The first connection of a quiet service came. Sent once for each [`Sampler::arm_opened`].
-    Opened(Slot),
-    /// The last connection went. Sent once for each [`Sampler::arm_closed`].
-    Closed(Slot),
-}
 
 /// Reads the maps.
 pub struct Sampler {
@@ -346,7 +239,7 @@ impl Sampler {
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         let records = self.records("snapshot")?;
         let table = watchlist::endpoints(self.kernel.netns, &self.watched);
-        let snapshot = summarize(
+        let snapshot = snapshot::summarize(
             &records,
             |endpoint| table.get(endpoint).copied(),
             self.kernel.netns,
@@ -519,56 +412,4 @@ fn addresses(service: &Service) -> Addresses {
         front: service.listen.iter().filter_map(tcp).collect(),
         backend: tcp(&service.backend),
     }
-}
-
-// States of include/net/tcp_states.h that are not a connection that somebody holds.
-const TIME_WAIT: u32 = 6;
-const CLOSE: u32 = 7;
-const LISTEN: u32 = 10;
-const NEW_SYN_RECV: u32 = 12;
-
-/// Counts records by service. A connection without a tag belongs to the owner of its local
-/// address, or of the wildcard there.
-fn summarize(
-    records: &[SocketRecord],
-    owner_of: impl Fn(&Endpoint) -> Option<Owner>,
-    netns: u64,
-) -> Snapshot {
-    let wildcards = [
-        watchlist::address_words(std::net::Ipv4Addr::UNSPECIFIED.into()),
-        watchlist::address_words(std::net::Ipv6Addr::UNSPECIFIED.into()),
-    ];
-    let mut snapshot = Snapshot::default();
-    for record in records {
-        let owner = if record.slot == NO_SLOT {
-            std::iter::once(record.address)
-                .chain(wildcards)
-                .find_map(|address| {
-                    owner_of(&Endpoint {
-                        netns,
-                        address,
-                        port: record.port,
-                        pad: 0,
-                    })
-                })
-        } else {
-            Some(Owner {
-                slot: record.slot,
-                role: record.role,
-            })
-        };
-        let Some(owner) = owner else { continue };
-        let sockets = snapshot.sockets.entry(Slot(owner.slot)).or_default();
-        match (record.state, record.leg) {
-            (LISTEN, _) if owner.role == ROLE_FRONT => sockets.front_listeners += 1,
-            (LISTEN, _) => sockets.back_listeners += 1,
-            (NEW_SYN_RECV, _) if owner.role == ROLE_BACKEND => sockets.half_open += 1,
-            (NEW_SYN_RECV | TIME_WAIT | CLOSE, _) => {}
-            (_, LEG_FRONT) => sockets.front += 1,
-            (_, LEG_STEERED) => sockets.steered += 1,
-            (_, LEG_BACK) => sockets.back += 1,
-            _ => sockets.older += 1,
-        }
-    }
-    snapshot
 }
