@@ -299,8 +299,8 @@ fn report(values: &Values, rounds: u32) -> Report {
             "Medians of {rounds} rounds of one second each, in alternating order; ± is half the \
              spread of their middle half, (x) the median of the ratios to `direct` of the same \
              round. wrk with one thread and 16 connections (latency, download: 1), nginx with \
-             one worker, on the loopback of a private systemd, all at nice -15. CPU is that of \
-             client, server and proxy together. `direct` goes to the backend's own port while \
+             one worker, on the loopback of a private systemd, all with real-time priority so that \
+             other load matters less. CPU is that of client, server and proxy together. `direct` goes to the backend's own port while \
              everything is attached, `direct, not counted` to the same port with nothing of \
              ondemand in the kernel; there and in `steered, packets not counted` the cgroup_skb \
              programs are detached. Both ends of each connection are on this machine, so each \

@@ -20,8 +20,10 @@ pub const UNWATCHED: &str = "127.0.0.1:8090";
 /// Bytes of the file for downloads.
 pub const FILE_BYTES: u64 = 256 << 20;
 
-/// Other load on the machine shall matter less: nice(2).
-const NICE: &str = "-15";
+/// Other load on the machine shall matter less: client, server and proxy go first, as
+/// sched(7) describes it. It makes the rates several times higher and the 99th percentile of
+/// the latency a fiftieth where compilers run at the same time.
+const FIRST: &str = "CPUSchedulingPolicy=rr\nCPUSchedulingPriority=1\n";
 
 const SERVICES: &str = r#"
 [service.steered]
@@ -97,13 +99,13 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
         sandbox.write(
             &format!("/etc/systemd/system/{unit}-nginx.service"),
             format!(
-                "[Service]\nExecStart=/usr/sbin/nginx -e stderr -c {file}\nNice={NICE}\n\
+                "[Service]\nExecStart=/usr/sbin/nginx -e stderr -c {file}\n{FIRST}\
                  LimitNOFILE=65536\n"
             ),
         )?;
         sandbox.write(
-            &format!("/etc/systemd/system/ondemand-{unit}.service.d/nice.conf"),
-            format!("[Service]\nNice={NICE}\n"),
+            &format!("/etc/systemd/system/ondemand-{unit}.service.d/first.conf"),
+            format!("[Service]\n{FIRST}"),
         )?;
     }
     sandbox.write("/etc/bench/wrk.lua", SCRIPT)?;
@@ -169,12 +171,12 @@ pub fn command(
     seconds: u32,
 ) -> Command {
     let mut command = match place {
-        Place::Inside => sandbox.command("nice"),
+        Place::Inside => sandbox.command("chrt"),
         Place::Outside => {
             let mut command = Command::new("nsenter");
             let init = sandbox.init().to_string();
             // Another mount namespace would do no harm, but the script is in this one.
-            command.args(["--net", "--mount", "--target", &init, "nice"]);
+            command.args(["--net", "--mount", "--target", &init, "chrt"]);
             command
         }
     };
@@ -185,7 +187,7 @@ pub fn command(
         Load::Bulk => ("1", false, "/large"),
     };
     command
-        .args(["-n", NICE, "wrk", "--threads", "1", "--timeout", "10s"])
+        .args(["--rr", "1", "wrk", "--threads", "1", "--timeout", "10s"])
         .args(["--script", "/etc/bench/wrk.lua"])
         .args(["--connections", connections])
         .args(["--duration", &format!("{seconds}s")])
