@@ -1,0 +1,267 @@
+//! With steering on, no request is lost however often the service is stopped: random arrivals,
+//! and arrivals aimed at the very moment of the stop, at backends with odd habits.
+//!
+//! `ONDEMAND_RACE_REQUESTS` is the number of requests; 20000 is the full size.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tests::{
+    client::{self, Loss, Random, Request},
+    sandbox::Sandbox,
+    service::{self, status},
+};
+
+use crate::require_sandbox;
+
+const REQUESTS: usize = 2_500;
+/// About the idle timeout, so that a third of the gaps end in a stop.
+const MEAN_GAP: Duration = Duration::from_millis(170);
+/// When aimed clients come, in milliseconds before and after the idle timeout: around the
+/// agent's decision, around what PID 1 makes of it, and mostly after it.
+const AIMS: [(u64, u64); 3] = [(15, 25), (0, 70), (0, 400)];
+
+/// Name, options of the backend, idle timeout in milliseconds.
+const SERVICES: [(&str, &str, u64); 6] = [
+    ("plain", "", 200),
+    ("workers", "--workers 4", 210),
+    ("deferred", "--defer-accept 1", 220),
+    ("slow-stop", "--stop-delay-ms 150", 230),
+    ("slow-accept", "--accept-delay-ms 100 --notify", 240),
+    ("late-acks", "--late-ack 25", 250),
+];
+
+/// One service under load, and what became of its clients.
+struct Target {
+    address: SocketAddr,
+    idle: Duration,
+    in_flight: AtomicUsize,
+    last_done: Mutex<Instant>,
+    outcome: Mutex<Outcome>,
+}
+
+#[derive(Default)]
+struct Outcome {
+    connections: u64,
+    latencies: Vec<Duration>,
+    /// By the kind of client and how it was lost.
+    lost: BTreeMap<(&'static str, Loss), u32>,
+}
+
+impl Target {
+    fn requests(&self) -> usize {
+        self.outcome.lock().unwrap().latencies.len()
+    }
+
+    /// One client: it closes, keeps the connection for a while, or is slow to ask.
+    fn client(&self, mut random: Random) {
+        let pause = random.between(Duration::from_millis(50), Duration::from_millis(300));
+        let (kind, asks, slow) = match random.unit() {
+            0.0..0.55 => ("close", 1, None),
+            0.55..0.80 => ("keep-alive", 2 + usize::from(random.unit() < 0.5), None),
+            _ => ("slow", 1, Some(pause)),
+        };
+        let result = self.ask(asks, slow, &mut random);
+        // Before the client counts as gone: an aimed one reads it when nobody is left.
+        *self.last_done.lock().unwrap() = Instant::now();
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let mut outcome = self.outcome.lock().unwrap();
+        outcome.connections += 1;
+        match result {
+            Ok(latencies) => outcome.latencies.extend(latencies),
+            Err(loss) => *outcome.lost.entry((kind, loss)).or_default() += 1,
+        }
+    }
+
+    /// The time of each answer, without what the client idled itself.
+    fn ask(
+        &self,
+        asks: usize,
+        slow: Option<Duration>,
+        random: &mut Random,
+    ) -> Result<Vec<Duration>, Loss> {
+        let start = Instant::now();
+        let mut stream = client::connect(self.address)?;
+        let connected = start.elapsed();
+        if let Some(pause) = slow {
+            thread::sleep(pause);
+        }
+        let mut latencies = Vec::new();
+        for left in (0..asks).rev() {
+            let request = Request {
+                keep_alive: left > 0,
+                ..Request::default()
+            };
+            let answer = client::ask(&mut stream, request)?;
+            let connecting = if latencies.is_empty() {
+                connected
+            } else {
+                Duration::ZERO
+            };
+            latencies.push(connecting + answer.took);
+            if left > 0 {
+                thread::sleep(random.between(Duration::ZERO, Duration::from_millis(30)));
+            }
+        }
+        Ok(latencies)
+    }
+
+    /// Waits until nobody is there; gives when the last one went.
+    fn wait_quiet(&self) -> Instant {
+        while self.in_flight.load(Ordering::Acquire) > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        *self.last_done.lock().unwrap()
+    }
+
+    /// Rounds of random arrivals, then of aimed ones, until there were so many requests.
+    fn load(&self, requests: usize, seed: u64) {
+        let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut clients = 0;
+        thread::scope(|scope| {
+            let mut arrive = || {
+                clients += 1;
+                let own = Random::new((seed << 32 | clients).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                self.in_flight.fetch_add(1, Ordering::AcqRel);
+                scope.spawn(move || self.client(own));
+            };
+            while self.requests() < requests {
+                let mut next = Instant::now();
+                for _ in 0..12 {
+                    next += random.gap(MEAN_GAP);
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                    arrive();
+                }
+                for (before, after) in AIMS.into_iter().cycle().take(15) {
+                    let early = self.idle - Duration::from_millis(before);
+                    let late = self.idle + Duration::from_millis(after);
+                    let at = self.wait_quiet() + random.between(early, late);
+                    thread::sleep(at.saturating_duration_since(Instant::now()));
+                    for _ in 0..1 + (random.unit() * 3.0) as u32 {
+                        arrive();
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn set_up() -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    let mut text = String::new();
+    for (index, (name, options, idle)) in SERVICES.iter().enumerate() {
+        let (front, back) = (8000 + index, 8100 + index);
+        let unit = format!("app-{name}.service");
+        service::write_backend(
+            &sandbox,
+            &unit,
+            &format!("--listen 127.0.0.1:{back} {options}"),
+        )
+        .unwrap();
+        text += &format!(
+            "[service.{name}]\nlisten = [\"127.0.0.1:{front}\"]\n\
+             backend = \"127.0.0.1:{back}\"\nunit = \"{unit}\"\nidle_timeout = \"{idle}ms\"\n\
+             min_uptime = \"0s\"\nstart_timeout = \"30s\"\nsteer = true\n\n"
+        );
+    }
+    service::write_config(&sandbox, &text).unwrap();
+    service::reload(&sandbox, &SERVICES.map(|(name, _, _)| name)).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    sandbox
+}
+
+/// The value below which so many thousandths of the sorted values lie.
+fn quantile(sorted: &[Duration], thousandths: usize) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    sorted
+        .get(last * thousandths / 1000)
+        .copied()
+        .unwrap_or_default()
+}
+
+fn describe(mut latencies: Vec<Duration>) -> String {
+    latencies.sort();
+    let [p50, p99, p999] = [500, 990, 999].map(|part| quantile(&latencies, part));
+    format!("p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}")
+}
+
+#[test]
+fn steered_requests_are_not_lost() {
+    require_sandbox!();
+    let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(REQUESTS, |text| text.parse().unwrap());
+    let sandbox = set_up();
+    let start = Instant::now();
+    let targets: Vec<Target> = SERVICES
+        .iter()
+        .enumerate()
+        .map(|(index, (_, _, idle))| Target {
+            address: SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16)),
+            idle: Duration::from_millis(*idle),
+            in_flight: AtomicUsize::new(0),
+            last_done: Mutex::new(start),
+            outcome: Mutex::default(),
+        })
+        .collect();
+    sandbox
+        .in_network(|| {
+            thread::scope(|scope| {
+                for (seed, target) in (1..).zip(&targets) {
+                    scope.spawn(move || target.load(total.div_ceil(SERVICES.len()), seed));
+                }
+            });
+        })
+        .unwrap();
+    let took = start.elapsed();
+
+    let (mut stops, mut requests, mut steered, mut drift) = (0, 0, 0, 0);
+    let mut all = Vec::new();
+    let mut vetoes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut lost = Vec::new();
+    for (target, (name, _, _)) in targets.into_iter().zip(SERVICES) {
+        let status = status(&sandbox, name).unwrap();
+        let count = |value: &Value| value.as_u64().unwrap();
+        let outcome = target.outcome.into_inner().unwrap();
+        stops += count(&status["stops_by_reason"]["idle"]);
+        steered += count(&status["steered"]["accepted"]);
+        drift += count(&status["count_drift"]);
+        for (reason, times) in status["vetoes_by_reason"].as_object().unwrap() {
+            *vetoes.entry(reason.clone()).or_default() += count(times);
+        }
+        let requested = outcome.latencies.len();
+        requests += requested;
+        eprintln!(
+            "{name}: {requested} requests, {} stops, {}/{} connections steered, vetoes {}, lost {:?}, {}",
+            status["stops_by_reason"]["idle"],
+            status["steered"]["accepted"],
+            outcome.connections,
+            status["vetoes"],
+            outcome.lost,
+            describe(outcome.latencies.clone()),
+        );
+        all.extend(outcome.latencies);
+        if outcome.lost.is_empty() {
+            let accepted = count(&status["accepted_connections"]);
+            assert_eq!(accepted, outcome.connections, "{name}: {status}");
+        }
+        lost.extend(outcome.lost.into_iter().map(|loss| (name, loss)));
+    }
+    eprintln!(
+        "{requests} requests, {stops} stops, {steered} steered, vetoes {vetoes:?}, drift {drift}, \
+         in {took:.0?}; {}",
+        describe(all)
+    );
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    assert_eq!(drift, 0);
+    assert!(stops >= total as u64 / 20, "only {stops} stops");
+    assert!(steered >= total as u64 / 10, "only {steered} steered");
+}
