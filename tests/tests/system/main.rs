@@ -10,6 +10,7 @@ mod readiness;
 mod scale;
 mod setup;
 mod steering;
+mod steering_faults;
 mod steering_race;
 
 /// Ends a test that cannot run here.
