@@ -215,8 +215,8 @@ fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     sandbox.install(&examples.join("wiki.py"), "/usr/local/bin/wiki.py")?;
     sandbox.write("/etc/ondemand/ondemand.toml", CONFIG)?;
     sandbox.run(&["systemctl", "daemon-reload"])?;
-    sandbox.run(&["systemctl", "enable", "--now", "ondemand.service"])?;
     sandbox.run(&["systemctl", "start", "ondemand-wiki.socket"])?;
+    sandbox.run(&["systemctl", "enable", "--now", "ondemand.service"])?;
     timeline.seen("installed the program, its units and an example application; the agent runs");
     Ok(())
 }
