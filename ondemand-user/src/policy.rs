@@ -14,7 +14,8 @@ pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
 
 /// For how many idle timeouts after the last connection look-ups alone keep a service up. A
 /// look-up without a connection behind it is a port scan, or a client whose handshake takes
-/// long, which the half-open check sees: a scan must not keep a service up for ever.
+/// long, which the half-open check sees behind the closed gate: a scan must not keep a service
+/// up for ever.
 pub const LOOKUP_CAP: u32 = 4;
 
 /// What the configuration says about stopping one service.

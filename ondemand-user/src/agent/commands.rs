@@ -7,7 +7,6 @@ use crate::{
     ktime::Ktime,
     lifecycle::{Command, Input, View},
     policy::{self, Verdict},
-    sampler::Sockets,
     veto,
 };
 
@@ -105,12 +104,10 @@ impl Agent {
                     }
                 }
                 Command::TakeSnapshot => {
-                    let sockets = if gate_failed {
-                        None
-                    } else {
-                        self.sockets_of(name)
+                    next = match gate_failed {
+                        true => Some(Input::Snapshot(None)),
+                        false => self.last_look(name),
                     };
-                    next = Some(Input::Snapshot(sockets));
                 }
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
                 Command::ReleaseLease => self.run_job(name, false),
@@ -128,19 +125,6 @@ impl Agent {
             }
         }
         next
-    }
-
-    /// The sockets of a service, Unix sockets included, as they are now.
-    fn sockets_of(&mut self, name: &str) -> Option<Sockets> {
-        self.look_at_unix_sockets(Some(name));
-        let slot = self.services.get(name)?.slot;
-        match self.sampler.snapshot() {
-            Ok(snapshot) => Some(snapshot.sockets.get(&slot).copied().unwrap_or_default()),
-            Err(error) => {
-                log::warn!("{name}: {error:#}");
-                None
-            }
-        }
     }
 
     /// Asks the kernel to tell when the last connection closes. True if it was asked now.

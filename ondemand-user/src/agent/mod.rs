@@ -6,6 +6,7 @@
 
 mod commands;
 mod configuration;
+mod last_look;
 mod notify;
 mod polls;
 mod report;
@@ -19,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use last_look::{LastLooks, Ticket};
 use notify::Notifier;
 use service::Watched;
 use tokio::{
@@ -73,6 +75,8 @@ enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
+    /// Look-ups that these services' last looks waited for are over, if that is known.
+    LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
     Job {
         service: String,
@@ -94,6 +98,7 @@ struct Agent {
     requests: mpsc::UnboundedSender<bus::Request>,
     notifier: Notifier,
     cookies: SynCookies,
+    last_looks: LastLooks,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -147,6 +152,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         requests,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
+        last_looks: LastLooks::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -326,6 +332,7 @@ impl Agent {
                     self.look(&service, Input::Veto(reply.answer));
                 }
             }
+            Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,
                 ticket,

@@ -94,7 +94,8 @@ pub enum Command {
         /// How long nobody has used it.
         quiet: Duration,
     },
-    /// Look at the sockets, answer with [`Input::Snapshot`].
+    /// Wait for the look-ups that began before, where there is a gate, then look at the sockets
+    /// and answer with [`Input::Snapshot`].
     TakeSnapshot,
     /// Stop the lease's unit, answer with [`Input::Job`].
     ReleaseLease,

@@ -8,13 +8,16 @@
 //!    Where a veto program is configured, ask it ([`Step::Asking`]): it may take its time, so
 //!    everything that the release rests on is measured after its answer.
 //! 2. Close the gate (where connections are steered): new ones queue at the front socket.
-//! 3. [`Step::Looking`]: take a snapshot of the sockets and read the counters once more.
-//!    Changed since step 1, a half-open handshake, or a difference between the two: keep it.
+//! 3. [`Step::Looking`]: wait until the look-ups that may have seen the gate open are over, take
+//!    a snapshot of the sockets, and read the counters once more. Changed since step 1, a
+//!    half-open handshake, or a difference between the two: keep it.
 //! 4. [`Step::Releasing`]: release the lease, wait for the job's end, then
 //!    [`Step::Settling`]: wait until the backend is down. Does somebody need it, take the
 //!    lease again ([`Step::Retaking`]).
 //! 5. The gate is open only while the backend is active, the lease is held, neither has a
-//!    job and no step between 2 and 4 is under way.
+//!    job and no step between 2 and 4 is under way. After a half-open handshake it stays closed
+//!    until a client has come: what is half open at the backend then ends or expires, and a
+//!    scan, which goes on at the front socket, cannot keep the service up.
 //!
 //! It is safe to begin in any state of the units: a lease that an agent released and did not
 //! live to see settle is taken again.
@@ -173,6 +176,9 @@ impl Lifecycle {
         };
         self.runs.follow(view, released, &mut commands);
         self.pause.end_with_clients(view);
+        if view.units.backend.is_settled_down() {
+            self.pause = Pause::default();
+        }
         self.advance(view, input, &mut commands);
         self.end_orphan(view, &mut commands);
         self.set_gate(view, &mut commands);
@@ -396,7 +402,8 @@ impl Lifecycle {
     fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
         let open = self.options.steer
             && view.units.held()
-            && matches!(self.step, Step::Rest | Step::Asking);
+            && matches!(self.step, Step::Rest | Step::Asking)
+            && self.pause.reason != Some(VetoReason::HalfOpen);
         // Without steering there is no gate, unless the configuration just took it away.
         if self.gate == Some(open) || (!self.options.steer && self.gate.is_none()) {
             return;
@@ -454,17 +461,9 @@ fn since_or_zero(now: Ktime, earlier: Ktime) -> Duration {
     now.since(earlier).unwrap_or_default()
 }
 
-/// Whether anything that the kernel counts has happened between two samples.
+/// Whether a connection was used between two samples. Look-ups are left out: what came of those
+/// that read the gate when it was open is in the snapshot, and the others are at the front.
 fn moved(first: &Sample, after: &Sample) -> bool {
-    let counts = |s: &Sample| {
-        (
-            s.front,
-            s.steered,
-            s.back,
-            s.lookups,
-            s.last_activity,
-            s.last_lookup,
-        )
-    };
+    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);
     counts(first) != counts(after)
 }

@@ -8,6 +8,7 @@ mod idle_stop;
 mod race;
 mod readiness;
 mod scale;
+mod scans;
 mod setup;
 mod steering;
 mod steering_faults;
