@@ -3,6 +3,7 @@
 //! Data flows one way: kernel -> maps -> [`sampler`] -> [`policy`] -> [`lifecycle`] -> [`systemd`].
 //! ARCHITECTURE.md has the map of the code and the invariants that hold it together.
 
+pub mod ablation;
 pub mod agent;
 pub mod bus;
 pub mod check;

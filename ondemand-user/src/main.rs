@@ -22,7 +22,7 @@ use ondemand::{
 /// The program was asked for something that cannot be, or the configuration is wrong.
 const USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let called = arguments.next().map(PathBuf::from);
     if called.as_deref().and_then(Path::file_name) == Some(generator::NAME.as_ref()) {

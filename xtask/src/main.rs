@@ -221,6 +221,15 @@ fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
         return Ok(());
     }
     build(false)?;
+    // The tests that show what the stop protocol's steps are for.
+    run(
+        &Step::cargo(&["build", "--package", "ondemand-user"]).args(&[
+            "--features",
+            "ablation",
+            "--bin",
+            "ondemand-ablated",
+        ]),
+    )?;
     // One at a time: each loads the machine, and what they measure would suffer.
     let system = Step::cargo(&["test", "--package", "tests", "--tests"]).args(&filter);
     run(&system.args(&["--", "--test-threads=1"]))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Agent, Message, service::Watched, units};
 use crate::{
+    ablation,
     ktime::Ktime,
     lifecycle::{Command, Input, View},
     policy::{self, Verdict},
@@ -96,6 +97,7 @@ impl Agent {
         for command in commands {
             let watched = self.services.get_mut(name)?;
             match command {
+                Command::CloseGate if ablation::leaves_out(ablation::Step::Gate) => {}
                 Command::CloseGate | Command::OpenGate => {
                     let open = command == Command::OpenGate;
                     if let Err(error) = self.sampler.set_gate(watched.slot, open) {

@@ -2,6 +2,7 @@
 
 use super::{Agent, Message};
 use crate::{
+    ablation,
     kernel::lookups,
     ktime::Ktime,
     lifecycle::Input,
@@ -96,6 +97,10 @@ impl Agent {
     fn sockets_of(&mut self, name: &str, snapshot: Option<&Snapshot>) -> Option<Sockets> {
         self.look_at_unix_sockets(Some(name));
         let slot = self.services.get(name)?.slot;
-        Some(snapshot?.sockets.get(&slot).copied().unwrap_or_default())
+        let mut sockets = snapshot?.sockets.get(&slot).copied().unwrap_or_default();
+        if ablation::leaves_out(ablation::Step::HalfOpenCheck) {
+            sockets.half_open = 0;
+        }
+        Some(sockets)
     }
 }
