@@ -96,6 +96,9 @@ enum Task {
     ///
     /// counting: nanoseconds of each eBPF program for a packet and for a connection, of watched
     /// ports and of others, by the kernel's own measure. About a minute.
+    ///
+    /// cold-start: how long the first client waits, over the application's own time to listen,
+    /// beside plain systemd-socket-proxyd with and without a polling ExecStartPost=. A minute.
     #[command(after_help = "\
 Examples:
   cargo xtask bench                          all of them
