@@ -49,6 +49,9 @@ pub enum Command {
     /// Wait until a service's application listens, then become another program (run by the proxy)
     #[command(after_help = WAIT_LISTENING_HELP)]
     WaitListening(WaitListening),
+    /// Carry the connections of a front socket to a service's application (run by systemd)
+    #[command(after_help = PROXY_HELP)]
+    Proxy(Proxy),
     /// Show the services: their state, their clients, when they will be stopped
     #[command(after_help = STATUS_HELP)]
     Status {
@@ -75,6 +78,26 @@ pub struct WaitListening {
     /// What to become
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `ondemand proxy`. Everything is said by options: the proxy's user may not be allowed to read
+/// the configuration.
+#[derive(Args, Debug)]
+pub struct Proxy {
+    /// The service: NAME of [service.NAME]
+    pub name: String,
+    /// Its unit
+    #[arg(long)]
+    pub unit: String,
+    /// Where its application listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Endpoint,
+    /// How long the first client is held until the application listens
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub start_timeout: Duration,
+    /// How long to stay without a connection
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub exit_idle_time: Duration,
 }
 
 const HELP: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
@@ -140,6 +163,17 @@ Examples:
   ondemand wait-listening wiki -- /usr/lib/systemd/systemd-socket-proxyd 127.0.0.1:8080
 
 Exit codes: 0 it listens, 1 it does not, 2 wrong configuration; or those of COMMAND";
+
+const PROXY_HELP: &str = "\
+ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the
+application as `ondemand wait-listening` does, carries connections to it, and ends a while after
+the last one. SIGTERM: it takes no more connections and lets those finish that it has.
+
+Example, as in the generated unit (ondemand units):
+  ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90s \\
+      --exit-idle-time=1s wiki
+
+Exit codes: 0 done, 1 the application does not listen, 2 wrong usage";
 
 const STATUS_HELP: &str = "\
 Asks the running agent, over D-Bus.

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod listening;
 pub mod logging;
 pub mod policy;
+pub mod proxy;
 pub mod sampler;
 mod sock_diag;
 pub mod status;

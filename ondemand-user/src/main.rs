@@ -14,7 +14,7 @@ use ondemand::{
     agent, check,
     cli::{Cli, Command, WaitListening},
     config::{self, Config},
-    logging, status,
+    logging, proxy, status,
     units::{self, generator},
     wait_listening,
 };
@@ -22,6 +22,7 @@ use ondemand::{
 /// The program was asked for something that cannot be, or the configuration is wrong.
 const USAGE: u8 = 2;
 
+/// The program. (Public for the one that is built for tests.)
 pub fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let called = arguments.next().map(PathBuf::from);
@@ -48,6 +49,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::WaitListening(options) => wait_for(&path, options)?,
+        Command::Proxy(options) => proxy::run(&options.into())?,
         Command::Status { json } => block_on(status::run(json))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -92,7 +92,7 @@ enum Task {
     /// target/bench/NAME.md and NAME.json.
     ///
     /// data-path: requests, connections, bytes, latency and CPU time, straight to an nginx,
-    /// steered, and through systemd-socket-proxyd. About two and a half minutes.
+    /// steered, through ondemand's proxy, systemd-socket-proxyd and HAProxy. Four minutes.
     ///
     /// counting: nanoseconds of each eBPF program for a packet and for a connection, of watched
     /// ports and of others, by the kernel's own measure. About a minute.

@@ -77,16 +77,20 @@ pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
 
 fn missing(for_bench: bool) -> Vec<Missing> {
     let mut missing = Vec::new();
-    if for_bench && !is_there("/usr/sbin/nginx") {
-        // The package would start it as a service of this machine.
-        let mut how = vec![apt(&["nginx"]).env("RUNLEVEL", "1")];
-        if Path::new("/run/systemd/system").is_dir() {
-            how.push(Step::new(&["systemctl", "disable", "--now", "nginx"]));
+    let servers = [
+        ("nginx", "nginx, the server for the benches"),
+        ("haproxy", "HAProxy, a peer in the benches"),
+    ];
+    for (name, what) in servers {
+        if !for_bench || is_there(&format!("/usr/sbin/{name}")) {
+            continue;
         }
-        missing.push(Missing {
-            what: "nginx, the server for the benches",
-            how,
-        });
+        // The package would start it as a service of this machine.
+        let mut how = vec![apt(&[name]).env("RUNLEVEL", "1")];
+        if Path::new("/run/systemd/system").is_dir() {
+            how.push(Step::new(&["systemctl", "disable", "--now", name]));
+        }
+        missing.push(Missing { what, how });
     }
     if for_bench && !is_there("wrk") {
         missing.push(Missing {

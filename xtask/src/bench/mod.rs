@@ -6,6 +6,7 @@ mod counting;
 mod data_path;
 mod load;
 mod machine;
+mod peers;
 mod progress;
 mod report;
 mod stats;
