@@ -3,11 +3,14 @@
 //! Data flows one way: kernel -> maps -> [`sampler`] -> [`policy`] -> [`lifecycle`] -> [`systemd`].
 //! ARCHITECTURE.md has the map of the code and the invariants that hold it together.
 
+pub mod actions;
 pub mod agent;
 pub mod bus;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod holds;
 pub mod kernel;
 pub mod ktime;
 pub mod lifecycle;
