@@ -56,6 +56,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the services as they change, and hold or release them with a key
+    #[command(after_help = TOP_HELP)]
+    Top,
     /// Keep a service up, however idle it is
     #[command(after_help = HOLD_HELP)]
     Hold {
@@ -131,6 +134,7 @@ Set it up:
   systemctl start ondemand-wiki.socket      opens the front socket (later: at boot)
   systemctl enable --now ondemand.service   starts the agent
   ondemand status                           who is up, who is used
+  ondemand top                              the same, live
   ondemand hold wiki --for 2h               keep it up for a while
 
 Exit codes:
@@ -191,6 +195,16 @@ Examples:
   ondemand status --json | jq -r '.services[] | select(.state == \"active\") | .name'
 
 Exit codes: 0 done, 1 the agent does not answer";
+
+const TOP_HELP: &str = "\
+Asks the running agent once a second, over D-Bus. Keys:
+  up, down, k, j   select a service          s, S   sort by the next or the previous column
+  h                hold it until released    r      release it
+  ?                this help                 q      quit
+
+Where the output is no terminal, use `ondemand status`.
+
+Exit codes: 0 ended by q, Ctrl-C or SIGTERM; 1 no terminal, or no agent at the start";
 
 const HOLD_HELP: &str = "\
 A held service is not stopped by the agent, however idle it is. A hold only prevents stops: it
@@ -284,6 +298,7 @@ mod tests {
         check("ondemand --config /x check --json", true);
         check("ondemand units --output /x", true);
         check("ondemand status --json", true);
+        check("ondemand top", true);
         check("ondemand hold wiki", true);
         check("ondemand hold wiki --for 2h", true);
         check("ondemand hold --for=90 wiki", true);

@@ -22,6 +22,7 @@ mod sock_diag;
 pub mod status;
 pub mod syn_cookies;
 pub mod systemd;
+pub mod top;
 pub mod units;
 pub mod unix_sockets;
 pub mod veto;

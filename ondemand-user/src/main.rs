@@ -15,7 +15,7 @@ use ondemand::{
     cli::{Cli, Command, WaitListening},
     client,
     config::{self, Config},
-    logging, status,
+    logging, status, top,
     units::{self, generator},
     wait_listening,
 };
@@ -50,6 +50,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Status { json } => block_on(status::run(json))?,
+        Command::Top => block_on(top::run())?,
         Command::Hold { name, span } => block_on(actions::hold(&name, span))?,
         Command::Release { name } => block_on(actions::release(&name))?,
         Command::Start { name } => block_on(actions::start(&name))?,

@@ -47,6 +47,8 @@ pub struct Service {
     pub idle_seconds: Option<f64>,
     /// Idle for so long it is stopped; null: never.
     pub idle_timeout_seconds: Option<f64>,
+    /// Until it is stopped if nobody comes; null: it is used, held, down or unknown, or never.
+    pub stops_in_seconds: Option<f64>,
     /// Starts since the agent's own.
     pub starts: u64,
     /// Ends of its unit since the agent's start.
@@ -303,6 +305,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "steered",
                 "stops",
                 "stops_by_reason",
+                "stops_in_seconds",
                 "unit",
                 "vetoes",
                 "vetoes_by_reason",

@@ -93,6 +93,11 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         }
         _ => None,
     });
+    let stops_in = view.filter(|_| up).and_then(|view| match view.verdict {
+        Verdict::Quiet { idle_at, .. } => idle_at?.since(view.now),
+        Verdict::Idle { .. } => Some(Duration::ZERO),
+        _ => None,
+    });
     let open = sample
         .and_then(|sample| sample.open())
         .map(|open| open.max(watched.uncounted.open));
@@ -120,6 +125,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),
         idle_seconds: idle.map(seconds),
         idle_timeout_seconds: service.idle_timeout.map(seconds),
+        stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,
         stops: tally.stops.values().sum(),
         stops_by_reason: stops.into(),

@@ -13,6 +13,7 @@ mod setup;
 mod steering;
 mod steering_faults;
 mod steering_race;
+mod top;
 
 /// Ends a test that cannot run here.
 macro_rules! require_sandbox {
