@@ -4,11 +4,14 @@
 //! ARCHITECTURE.md has the map of the code and the invariants that hold it together.
 
 pub mod ablation;
+pub mod actions;
 pub mod agent;
 pub mod bus;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod holds;
 pub mod kernel;
 pub mod ktime;
 pub mod lifecycle;
@@ -21,6 +24,7 @@ mod sock_diag;
 pub mod status;
 pub mod syn_cookies;
 pub mod systemd;
+pub mod top;
 pub mod units;
 pub mod unix_sockets;
 pub mod veto;

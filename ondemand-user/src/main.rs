@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ondemand::{
-    agent, check,
+    actions, agent, check,
     cli::{Cli, Command, WaitListening},
+    client,
     config::{self, Config},
-    logging, proxy, status,
+    logging, proxy, status, top,
     units::{self, generator},
     wait_listening,
 };
@@ -51,6 +52,12 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Proxy(options) => proxy::run(&options.into())?,
         Command::Status { json } => block_on(status::run(json))?,
+        Command::Top => block_on(top::run())?,
+        Command::Hold { name, span } => block_on(actions::hold(&name, span))?,
+        Command::Release { name } => block_on(actions::release(&name))?,
+        Command::Start { name } => block_on(actions::start(&name))?,
+        Command::Stop { name } => block_on(actions::stop(&name))?,
+        Command::Reload => block_on(actions::reload())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -123,8 +130,11 @@ fn generate(directory: Option<OsString>) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let configuration = error.chain().any(|cause| cause.is::<config::Error>());
-    if configuration {
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        let told = cause.downcast_ref::<client::Error>();
+        cause.is::<config::Error>() || matches!(told, Some(client::Error::Usage(_)))
+    };
+    if error.chain().any(is_usage) {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE

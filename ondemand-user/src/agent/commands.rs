@@ -7,7 +7,7 @@ use crate::{
     ablation,
     ktime::Ktime,
     lifecycle::{Command, Input, View},
-    policy::{self, Verdict},
+    policy::{self, Facts, Verdict},
     veto,
 };
 
@@ -27,7 +27,10 @@ impl Agent {
         };
         // After the sample: what it holds is never in the future.
         let now = Ktime::now();
-        let facts = watched.facts(&units);
+        let facts = Facts {
+            hold: self.holding.hold(&watched.service.name, now),
+            ..watched.facts(&units)
+        };
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -115,7 +118,11 @@ impl Agent {
                 Command::ReleaseLease => self.run_job(name, false),
                 Command::TakeLease => self.run_job(name, true),
                 Command::StopProxy => self.stop_proxy(name),
-                Command::Count(counter) => watched.tally.add(counter),
+                Command::Count(counter) => {
+                    watched.tally.add(counter);
+                    self.announcer.count(name, counter);
+                }
+                Command::Answer(reply) => self.answer_stop(name, &reply),
                 Command::Say(note) => {
                     let more = match note.is_failure() {
                         true => format!("; see `journalctl -u {}`", watched.service.unit),

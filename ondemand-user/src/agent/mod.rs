@@ -4,8 +4,11 @@
 //! in a task of its own and comes back as an event. So the watchdog, which is fed from the
 //! loop alone, tells the truth.
 
+mod actions;
+mod announce;
 mod commands;
 mod configuration;
+mod holding;
 mod last_look;
 mod notify;
 mod polls;
@@ -14,12 +17,14 @@ mod service;
 mod units;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use announce::Announcer;
 use anyhow::{Context as _, Result};
+use holding::Holding;
 use last_look::{LastLooks, Ticket};
 use notify::Notifier;
 use service::Watched;
@@ -37,7 +42,6 @@ use crate::{
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
     sampler::{KernelEvent, Sampler, Slot},
-    status::Report,
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
     veto,
@@ -99,6 +103,8 @@ struct Agent {
     notifier: Notifier,
     cookies: SynCookies,
     last_looks: LastLooks,
+    holding: Holding,
+    announcer: Announcer,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -153,6 +159,8 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
         last_looks: LastLooks::default(),
+        holding: Holding::open(config.services.keys().map(String::as_str)),
+        announcer: Announcer::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -168,6 +176,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         agent.pass_time();
     }
     agent.notifier.stopping();
+    agent.leave_holds();
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
 }
@@ -203,7 +212,8 @@ impl Agent {
     /// Waits for whatever comes first.
     async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
         let wakes = self.services.values().filter_map(|watched| watched.wake);
-        let next = wakes.chain(self.next_poll).chain(self.notifier.due()).min();
+        let others = [self.next_poll, self.notifier.due(), self.holding.wake()];
+        let next = wakes.chain(others.into_iter().flatten()).min();
         let event = tokio::select! {
             _ = sources.terminate.recv() => Event::Terminate,
             _ = sources.interrupt.recv() => Event::Terminate,
@@ -233,11 +243,9 @@ impl Agent {
             Event::Systemd(Some(Change::Lost(why))) => self.disconnected(&why),
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
-            Event::Bus(bus::Request::Status(answer)) => self.report(answer),
-            Event::Bus(bus::Request::Listening { service, answer }) => {
-                self.wait_listening(&service, answer);
-            }
-            Event::Reload => self.reload(),
+            Event::Bus(request) => self.act(request),
+            // It has said what is wrong.
+            Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
         }
@@ -370,6 +378,8 @@ impl Agent {
         for name in due {
             self.look(&name, Input::Changed);
         }
+        self.end_holds();
+        self.announce();
         self.notifier.alive(now);
         self.notifier.status(self.summary());
     }
@@ -381,29 +391,6 @@ impl Agent {
             self.find_refusal(&name);
             self.look(&name, Input::Changed);
         }
-    }
-
-    fn report(&self, answer: oneshot::Sender<String>) {
-        let steerable = self.sampler.steerable().unwrap_or_else(|error| {
-            log::debug!("{error:#}");
-            HashSet::new()
-        });
-        let describe = |watched: &Watched| {
-            let steered = watched.lifecycle.steered() && steerable.contains(&watched.slot);
-            report::describe(watched, self.view(watched).as_ref(), steered)
-        };
-        let services = self.services.values().map(describe).collect();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let report = Report {
-            version,
-            dry_run: self.dry_run,
-            services,
-        };
-        tokio::spawn(units::complete_report(
-            self.systemd.caller(),
-            report,
-            answer,
-        ));
     }
 
     /// The agent's own state in a few words.

@@ -25,6 +25,7 @@
 mod messages;
 pub mod note;
 pub mod pause;
+pub mod request;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,8 @@ use std::time::Duration;
 pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
-use runs::Runs;
+use request::{Refusal, Reply, Request};
+use runs::{Released, Runs};
 use unit::ActiveState;
 
 use crate::{
@@ -94,6 +96,8 @@ pub struct Stop {
     pub quiet: Duration,
     /// The backend's start that it is about.
     pub started: Option<Ktime>,
+    /// Whether somebody asked for it.
+    pub asked: bool,
 }
 
 /// The state of one service.
@@ -107,6 +111,8 @@ pub struct Lifecycle {
     /// Failed attempts to take the lease, in a row.
     retakes: u32,
     runs: Runs,
+    /// A stop that somebody asked for.
+    request: Option<Request>,
     /// Since when the proxy has been up without its backend.
     orphaned: Option<Ktime>,
 }
@@ -121,6 +127,7 @@ impl Lifecycle {
             pause: Pause::default(),
             retakes: 0,
             runs: Runs::default(),
+            request: None,
             orphaned: None,
         }
     }
@@ -160,8 +167,10 @@ impl Lifecycle {
 
     /// systemd cannot be asked any more: whatever was under way is left as it is, and judged
     /// anew by the units' states when they are known again.
+    /// A stop that somebody asked for is forgotten without an answer.
     pub fn interrupt(&mut self) {
         self.step = Step::Rest;
+        self.request = None;
     }
 
     /// One step.
@@ -171,7 +180,10 @@ impl Lifecycle {
             Step::Releasing(stop)
             | Step::Settling {
                 stop: Some(stop), ..
-            } => Some(stop.quiet),
+            } => Some(Released {
+                quiet: stop.quiet,
+                asked: stop.asked,
+            }),
             _ => None,
         };
         self.runs.follow(view, released, &mut commands);
@@ -179,10 +191,21 @@ impl Lifecycle {
         if view.units.backend.is_settled_down() {
             self.pause = Pause::default();
         }
-        self.advance(view, input, &mut commands);
+        let asked_now = input == Input::Stop;
+        if asked_now {
+            self.take_request(view, &mut commands);
+        } else {
+            self.advance(view, input, &mut commands);
+            self.judge_request(view, &mut commands);
+        }
         self.end_orphan(view, &mut commands);
         self.set_gate(view, &mut commands);
-        if let Some(at) = self.wake_at(view) {
+        let wake = match self.request {
+            // This view's verdict still waits for a timeout.
+            Some(_) if asked_now => Some(view.now),
+            _ => self.wake_at(view),
+        };
+        if let Some(at) = wake {
             commands.push(Command::WaitUntil(at));
         }
         commands
@@ -197,7 +220,7 @@ impl Lifecycle {
             // Somebody may have come while the program ran.
             (Step::Asking, Input::Veto(Answer::Allow)) => match idle_since(view) {
                 Some(since) => self.look(view, since, commands),
-                None => self.keep(view, why_not_idle(view), commands),
+                None => self.not_idle(view, commands),
             },
             (Step::Looking { first, since }, Input::Snapshot(sockets)) => {
                 self.looked(view, &first, since, sockets, commands);
@@ -278,7 +301,7 @@ impl Lifecycle {
                 self.step = Step::Looking { first, since };
                 commands.push(Command::TakeSnapshot);
             }
-            None => self.keep(view, why_not_idle(view), commands),
+            None => self.not_idle(view, commands),
         }
     }
 
@@ -315,7 +338,7 @@ impl Lifecycle {
             return self.keep(view, Cause::Proxy, commands);
         }
         if idle_since(view).is_none() {
-            return self.keep(view, why_not_idle(view), commands);
+            return self.not_idle(view, commands);
         }
         let quiet = since_or_zero(view.now, since);
         if self.options.dry_run {
@@ -325,6 +348,7 @@ impl Lifecycle {
             }));
             self.pause.hold(view, DRY_RUN_PAUSE);
             self.step = Step::Rest;
+            self.answer(Reply::Kept(Refusal::DryRun), commands);
             return;
         }
         let started = self.runs.started().flatten();
@@ -332,6 +356,7 @@ impl Lifecycle {
             at: view.now,
             quiet,
             started,
+            asked: self.is_asked(),
         });
         commands.push(Command::ReleaseLease);
     }
@@ -391,9 +416,25 @@ impl Lifecycle {
         commands.push(Command::TakeLease);
     }
 
+    /// What was idle is not any more.
+    fn not_idle(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let cause = match view.verdict {
+            Verdict::Busy { open } => Cause::Activity(open),
+            Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
+            Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
+            // No veto: somebody wants it so.
+            Verdict::Held { .. } => {
+                self.step = Step::Rest;
+                return self.answer(Reply::Kept(Refusal::Held), commands);
+            }
+        };
+        self.keep(view, cause, commands);
+    }
+
     /// A veto: counted, said, and followed by a pause.
     fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
         commands.push(Command::Count(Counter::Veto(cause.reason())));
+        self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
         commands.push(Command::Say(self.pause.veto(view, cause)));
         self.step = Step::Rest;
     }
@@ -417,6 +458,12 @@ impl Lifecycle {
     }
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {
+        let until = self.request.map(|request| request.until);
+        let until = until.filter(|until| *until > view.now);
+        self.next_change(view).into_iter().chain(until).min()
+    }
+
+    fn next_change(&self, view: &View) -> Option<Ktime> {
         match self.step {
             Step::Rest if self.orphaned.is_some() => {
                 self.orphaned.map(|since| since + ORPHAN_GRACE)
@@ -425,6 +472,11 @@ impl Lifecycle {
             Step::Rest if view.units.held() => match view.verdict {
                 Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),
                 Verdict::Idle { .. } if view.now < self.pause.until => Some(self.pause.until),
+                // A hold may end while the host is suspended, which this clock does not count.
+                Verdict::Held {
+                    until: Some(at), ..
+                } => Some(at.min(view.now + RECHECK)),
+                Verdict::Held { until: None, .. } => None,
                 // The end of the last connection or of the proxy is an event.
                 Verdict::Busy { .. } | Verdict::Idle { .. } => Some(view.now + RECHECK),
                 Verdict::Unknown(_) => Some(view.now + RETRY),
@@ -438,14 +490,6 @@ fn idle_since(view: &View) -> Option<Ktime> {
     match view.verdict {
         Verdict::Idle { since } => Some(since),
         _ => None,
-    }
-}
-
-fn why_not_idle(view: &View) -> Cause {
-    match view.verdict {
-        Verdict::Busy { open } => Cause::Activity(open),
-        Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
-        Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
     }
 }
 

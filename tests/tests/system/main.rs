@@ -3,6 +3,7 @@
 //! Each test boots a sandbox of its own. Where the machine cannot (no root, no systemd),
 //! a test says so and passes; `cargo xtask test` says it once and leaves them out.
 
+mod actions;
 mod counts;
 mod idle_stop;
 mod race;
@@ -13,6 +14,7 @@ mod setup;
 mod steering;
 mod steering_faults;
 mod steering_race;
+mod top;
 mod upgrade;
 
 /// Ends a test that cannot run here.
