@@ -13,6 +13,7 @@ pub mod ktime;
 pub mod lifecycle;
 pub mod listening;
 pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod sampler;
 mod sock_diag;

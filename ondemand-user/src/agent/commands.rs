@@ -42,6 +42,7 @@ impl Agent {
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
+                self.tell_unit_left_alone(name);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -50,6 +51,7 @@ impl Agent {
             watched.wake = None;
             let commands = watched.lifecycle.step(&view, next);
             input = self.carry_out(name, commands);
+            self.tell_unit(name, &view.units.backend);
             if input.is_none() && self.arm(name, &view) {
                 // The last connection may have closed before the kernel was asked to tell.
                 input = Some(Input::Changed);
@@ -105,6 +107,7 @@ impl Agent {
                     }
                 }
                 Command::TakeSnapshot => {
+                    self.measure_memory(name);
                     let sockets = if gate_failed {
                         None
                     } else {
@@ -113,10 +116,19 @@ impl Agent {
                     next = Some(Input::Snapshot(sockets));
                 }
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
-                Command::ReleaseLease => self.run_job(name, false),
-                Command::TakeLease => self.run_job(name, true),
+                Command::ReleaseLease => {
+                    self.metrics.lease(name, true);
+                    self.run_job(name, false);
+                }
+                Command::TakeLease => {
+                    self.metrics.lease(name, false);
+                    self.run_job(name, true);
+                }
                 Command::StopProxy => self.stop_proxy(name),
-                Command::Count(counter) => watched.tally.add(counter),
+                Command::Count(counter) => {
+                    watched.tally.add(counter);
+                    self.metrics.count(name, counter);
+                }
                 Command::Say(note) => {
                     let more = match note.is_failure() {
                         true => format!("; see `journalctl -u {}`", watched.service.unit),

@@ -7,6 +7,7 @@
 mod commands;
 mod configuration;
 mod notify;
+mod observed;
 mod polls;
 mod report;
 mod service;
@@ -34,6 +35,7 @@ use crate::{
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
+    metrics::{self, Metrics},
     sampler::{KernelEvent, Sampler, Slot},
     status::Report,
     syn_cookies::SynCookies,
@@ -52,6 +54,8 @@ enum Event {
     Systemd(Option<Change>),
     Message(Message),
     Bus(bus::Request),
+    /// A scrape of the metrics.
+    Scrape(metrics::Question),
     /// A moment that something waited for has come.
     Time,
     Reload,
@@ -92,6 +96,7 @@ struct Agent {
     systemd: Connection,
     messages: mpsc::UnboundedSender<Message>,
     requests: mpsc::UnboundedSender<bus::Request>,
+    metrics: Metrics,
     notifier: Notifier,
     cookies: SynCookies,
     /// Whether the first configuration is being watched.
@@ -108,6 +113,7 @@ struct Agent {
 struct Sources {
     messages: mpsc::UnboundedReceiver<Message>,
     requests: mpsc::UnboundedReceiver<bus::Request>,
+    scrapes: mpsc::Receiver<metrics::Question>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -125,9 +131,11 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
     let (requests, request_source) = mpsc::unbounded_channel();
+    let (metrics, scrapes) = Metrics::start();
     let mut sources = Sources {
         messages: message_source,
         requests: request_source,
+        scrapes,
         hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
         terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
         interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
@@ -145,6 +153,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         systemd: Connection::new(link),
         messages,
         requests,
+        metrics,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
         began: false,
@@ -208,6 +217,7 @@ impl Agent {
             change = self.systemd.next_change() => Event::Systemd(change),
             Some(message) = sources.messages.recv() => Event::Message(message),
             Some(request) = sources.requests.recv() => Event::Bus(request),
+            Some(question) = sources.scrapes.recv() => Event::Scrape(question),
             () = sleep_until(next) => Event::Time,
         };
         Ok(event)
@@ -231,6 +241,7 @@ impl Agent {
             Event::Bus(bus::Request::Listening { service, answer }) => {
                 self.wait_listening(&service, answer);
             }
+            Event::Scrape(question) => self.observe(question),
             Event::Reload => self.reload(),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
@@ -250,6 +261,7 @@ impl Agent {
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
                 }
+                self.metrics.listens(&name, Ktime::now());
                 self.find_refusal(&name);
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,

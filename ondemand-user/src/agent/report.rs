@@ -27,9 +27,6 @@ pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Servic
         Verdict::Quiet { since, .. } | Verdict::Idle { since } => view.now.since(since),
         _ => None,
     });
-    let open = sample
-        .and_then(|sample| sample.open())
-        .map(|open| open.max(watched.uncounted.open));
     let tally = &watched.tally;
     let stops = StopReason::ALL.map(|reason| {
         (
@@ -48,7 +45,7 @@ pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Servic
         unit: service.unit.clone(),
         state: state.as_str().into(),
         route: if steered { "steered" } else { "proxied" }.into(),
-        open_connections: open,
+        open_connections: watched.open(sample.as_ref()),
         accepted_connections: sample.map_or(0, |sample| sample.accepted()),
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),
         sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),
