@@ -5,6 +5,9 @@
 
 mod counts;
 mod idle_stop;
+mod metrics;
+mod metrics_clients;
+mod prometheus;
 mod race;
 mod readiness;
 mod scale;
