@@ -17,6 +17,7 @@ pub mod ktime;
 pub mod lifecycle;
 pub mod listening;
 pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod sampler;

@@ -113,6 +113,12 @@ fn missing(for_bench: bool) -> Vec<Missing> {
             });
         }
     }
+    if tests::prometheus::program("prometheus").is_err() {
+        missing.push(Missing {
+            what: "Prometheus and promtool, for the tests of the metrics",
+            how: vec![prometheus()],
+        });
+    }
     if !has_bpf_compiler() {
         missing.push(Missing {
             what: "a Rust compiler for BPF",
@@ -150,6 +156,18 @@ fn apt(packages: &[&str]) -> Step {
         .args(&["-o", "DPkg::Lock::Timeout=300"])
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+/// The package's programs alone, unpacked: installing it would start a service on this machine.
+fn prometheus() -> Step {
+    let directory = tests::target_directory().unwrap_or_else(|_| "target".into());
+    let directory = directory.join("prometheus");
+    let script = format!(
+        "mkdir -p '{0}' && cd '{0}' && apt-get download prometheus && \
+         dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb",
+        directory.display()
+    );
+    Step::new(&["sh", "-c", &script])
 }
 
 /// Debian's packages where there is an apt that has them, else a nightly.

@@ -45,6 +45,7 @@ impl Agent {
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
+                self.tell_unit_left_alone(name);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -53,6 +54,7 @@ impl Agent {
             watched.wake = None;
             let commands = watched.lifecycle.step(&view, next);
             input = self.carry_out(name, commands);
+            self.tell_unit(name, &view.units.backend);
             if input.is_none() && self.arm(name, &view) {
                 // The last connection may have closed before the kernel was asked to tell.
                 input = Some(Input::Changed);
@@ -109,18 +111,26 @@ impl Agent {
                     }
                 }
                 Command::TakeSnapshot => {
+                    self.measure_memory(name);
                     next = match gate_failed {
                         true => Some(Input::Snapshot(None)),
                         false => self.last_look(name),
                     };
                 }
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
-                Command::ReleaseLease => self.run_job(name, false),
-                Command::TakeLease => self.run_job(name, true),
+                Command::ReleaseLease => {
+                    self.metrics.lease(name, true);
+                    self.run_job(name, false);
+                }
+                Command::TakeLease => {
+                    self.metrics.lease(name, false);
+                    self.run_job(name, true);
+                }
                 Command::StopProxy => self.stop_proxy(name),
                 Command::Count(counter) => {
                     watched.tally.add(counter);
                     self.announcer.count(name, counter);
+                    self.metrics.count(name, counter);
                 }
                 Command::Answer(reply) => self.answer_stop(name, &reply),
                 Command::Say(note) => {

@@ -67,6 +67,7 @@ impl Agent {
             self.services.insert(name.clone(), watched);
         }
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
+        self.metrics.configure(&config);
         self.config = config;
         self.systemd.watch(
             self.services

@@ -11,6 +11,7 @@ mod configuration;
 mod holding;
 mod last_look;
 mod notify;
+mod observed;
 mod polls;
 mod report;
 mod service;
@@ -41,6 +42,7 @@ use crate::{
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
+    metrics::{self, Metrics},
     sampler::{KernelEvent, Sampler, Slot},
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
@@ -58,6 +60,8 @@ enum Event {
     Systemd(Option<Change>),
     Message(Message),
     Bus(bus::Request),
+    /// A scrape of the metrics.
+    Scrape(metrics::Question),
     /// A moment that something waited for has come.
     Time,
     Reload,
@@ -100,6 +104,7 @@ struct Agent {
     systemd: Connection,
     messages: mpsc::UnboundedSender<Message>,
     requests: mpsc::UnboundedSender<bus::Request>,
+    metrics: Metrics,
     notifier: Notifier,
     cookies: SynCookies,
     last_looks: LastLooks,
@@ -119,6 +124,7 @@ struct Agent {
 struct Sources {
     messages: mpsc::UnboundedReceiver<Message>,
     requests: mpsc::UnboundedReceiver<bus::Request>,
+    scrapes: mpsc::Receiver<metrics::Question>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -136,9 +142,11 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
     let (requests, request_source) = mpsc::unbounded_channel();
+    let (metrics, scrapes) = Metrics::start();
     let mut sources = Sources {
         messages: message_source,
         requests: request_source,
+        scrapes,
         hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
         terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
         interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
@@ -156,6 +164,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         systemd: Connection::new(link),
         messages,
         requests,
+        metrics,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
         last_looks: LastLooks::default(),
@@ -224,6 +233,7 @@ impl Agent {
             change = self.systemd.next_change() => Event::Systemd(change),
             Some(message) = sources.messages.recv() => Event::Message(message),
             Some(request) = sources.requests.recv() => Event::Bus(request),
+            Some(question) = sources.scrapes.recv() => Event::Scrape(question),
             () = sleep_until(next) => Event::Time,
         };
         Ok(event)
@@ -244,6 +254,7 @@ impl Agent {
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
             Event::Bus(request) => self.act(request),
+            Event::Scrape(question) => self.observe(question),
             // It has said what is wrong.
             Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
@@ -264,6 +275,7 @@ impl Agent {
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
                 }
+                self.metrics.listens(&name, Ktime::now());
                 self.find_refusal(&name);
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,

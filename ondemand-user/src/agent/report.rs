@@ -98,9 +98,6 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         Verdict::Idle { .. } => Some(Duration::ZERO),
         _ => None,
     });
-    let open = sample
-        .and_then(|sample| sample.open())
-        .map(|open| open.max(watched.uncounted.open));
     let tally = &watched.tally;
     let stops = StopReason::ALL.map(|reason| {
         (
@@ -119,7 +116,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         unit: service.unit.clone(),
         state: state.as_str().into(),
         route: if steered { "steered" } else { "proxied" }.into(),
-        open_connections: open,
+        open_connections: watched.open(sample.as_ref()),
         accepted_connections: sample.map_or(0, |sample| sample.accepted()),
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),
         sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),

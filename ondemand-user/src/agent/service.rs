@@ -119,6 +119,12 @@ impl Watched {
         self.wake = None;
     }
 
+    /// Clients connected now. `None`: unknown.
+    pub fn open(&self, sample: Option<&Sample>) -> Option<u64> {
+        let counted = sample?.open()?;
+        Some(counted.max(self.uncounted.open))
+    }
+
     /// The policy's rules.
     pub fn rules(&self) -> Rules {
         if self.lifecycle.is_asked() {

@@ -6,6 +6,9 @@
 mod actions;
 mod counts;
 mod idle_stop;
+mod metrics;
+mod metrics_clients;
+mod prometheus;
 mod race;
 mod readiness;
 mod scale;
