@@ -46,7 +46,7 @@ fn many_clients_of_one_cold_start_are_all_answered() {
     let sandbox = on_demand(CONFIG, "--start-delay-ms 500").unwrap();
     let answers = sandbox
         .in_network(|| {
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let clients: Vec<_> = (0..200)
                     .map(|_| scope.spawn(|| client::get(front(), Request::default())))
                     .collect();
@@ -161,10 +161,7 @@ fn a_backend_that_crashes_under_its_proxy_is_started_by_a_next_client() {
     sandbox
         .run(&["systemctl", "kill", "--signal=KILL", "app.service"])
         .unwrap();
-    wait_for("a client is answered again", service::SOON, || {
-        ask(&sandbox).ok()
-    })
-    .unwrap();
+    wait_for("a client is answered again", SOON, || ask(&sandbox).ok()).unwrap();
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 2);
 }
 
