@@ -153,8 +153,8 @@ fn explain(reply: &Message) -> Error {
         "org.freedesktop.DBus.Error.ServiceUnknown"
         | "org.freedesktop.DBus.Error.NameHasNoOwner" => Error::NoAgent,
         "org.freedesktop.DBus.Error.NoReply" => Error::Ended,
-        "org.freedesktop.DBus.Error.AccessDenied" if by_bus => Error::Policy,
-        "org.freedesktop.DBus.Error.AccessDenied" => Error::Denied(text),
+        bus::ACCESS_DENIED if by_bus => Error::Policy,
+        bus::ACCESS_DENIED | bus::NOT_AUTHENTICATED => Error::Denied(text),
         "org.freedesktop.DBus.Error.UnknownMethod" => {
             Error::Other(format!("the agent is of another version: {text}"))
         }

@@ -1,6 +1,6 @@
 //! `ondemand hold`, `release`, `start`, `stop` and `reload`, and who may.
 
-use std::{process::Output, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use tests::{
     client::{self, Request},
@@ -9,33 +9,13 @@ use tests::{
     wait_for,
 };
 
-use crate::require_sandbox;
+use crate::{bus::check, require_sandbox};
 
 fn ask(sandbox: &Sandbox) {
     sandbox
         .in_network(|| client::get(front(), Request::default()))
         .unwrap()
         .unwrap();
-}
-
-fn shell(sandbox: &Sandbox, script: &str) -> (Option<i32>, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = sandbox.command("sh").args(["-c", script]).output().unwrap();
-    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    (status.code(), said)
-}
-
-#[track_caller]
-fn check(sandbox: &Sandbox, script: &str, code: i32, words: &[&str]) {
-    let (status, said) = shell(sandbox, script);
-    assert_eq!(status, Some(code), "{script}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{script}: no {word:?} in: {said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 fn state(sandbox: &Sandbox) -> String {
@@ -302,155 +282,4 @@ fn names_configurations_and_agents_that_are_wrong() {
         1,
         &["system bus", "/nowhere"],
     );
-}
-
-#[test]
-fn everybody_may_look_and_only_root_may_act() {
-    require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
-    let nobody = "runuser -u nobody --";
-    check(&sandbox, &format!("{nobody} ondemand status"), 0, &["test"]);
-    check(
-        &sandbox,
-        &format!(
-            "{nobody} busctl get-property org.ondemand1 /org/ondemand1/service/test \
-             org.ondemand1.Service State"
-        ),
-        0,
-        &["s \"inactive\""],
-    );
-    // No polkit is there.
-    sandbox
-        .run(&[
-            "sh",
-            "-c",
-            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service",
-        ])
-        .unwrap();
-    sandbox
-        .run(&["systemctl", "reload", "dbus.service"])
-        .unwrap();
-    for verb in [
-        "hold test",
-        "release test",
-        "start test",
-        "stop test",
-        "reload",
-    ] {
-        check(
-            &sandbox,
-            &format!("{nobody} ondemand {verb}"),
-            1,
-            &["only root may do this", "polkit is not running", "sudo"],
-        );
-    }
-    assert_eq!(status(&sandbox, "test").unwrap()["held"], false);
-    // Who misspells is told so first.
-    check(
-        &sandbox,
-        &format!("{nobody} ondemand hold tset"),
-        2,
-        &["did you mean"],
-    );
-    // A bus that forbids it.
-    sandbox
-        .write(
-            "/etc/dbus-1/system.d/zz.conf",
-            "<busconfig><policy user=\"nobody\"><deny send_destination=\"org.ondemand1\"/></policy></busconfig>",
-        )
-        .unwrap();
-    sandbox
-        .run(&["systemctl", "reload", "dbus.service"])
-        .unwrap();
-    for verb in ["hold test", "status"] {
-        check(
-            &sandbox,
-            &format!("{nobody} ondemand {verb}"),
-            1,
-            &["the bus does not let you", "sudo"],
-        );
-    }
-}
-
-#[test]
-fn the_bus_shows_services_and_tells_of_changes() {
-    require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
-    let path = "/org/ondemand1/service/test";
-    let listing = sandbox
-        .run(&["busctl", "introspect", "org.ondemand1", path])
-        .unwrap();
-    for word in [
-        "org.ondemand1.Service",
-        ".Name",
-        ".State",
-        ".HeldUntil",
-        "\"app.service\"",
-    ] {
-        assert!(listing.contains(word), "no {word} in {listing}");
-    }
-    let manager = sandbox
-        .run(&["busctl", "introspect", "org.ondemand1", "/org/ondemand1"])
-        .unwrap();
-    for word in [
-        ".Hold", ".Release", ".Start", ".Stop", ".Reload", ".Started", ".Stopped",
-    ] {
-        assert!(manager.contains(word), "no {word} in {manager}");
-    }
-    let tree = sandbox.run(&["busctl", "tree", "org.ondemand1"]).unwrap();
-    assert!(tree.contains(path), "{tree}");
-    // As the bus carries it.
-    let monitor = sandbox
-        .command("sh")
-        .args([
-            "-c",
-            "busctl monitor --json=short org.ondemand1 >/run/monitor",
-        ])
-        .spawn();
-    let mut monitor = monitor.unwrap();
-    let heard = |words: &[&str]| {
-        wait_for(&format!("{words:?} on the bus"), service::SOON, || {
-            let text = std::fs::read_to_string(sandbox.path("/run/monitor")).ok()?;
-            let hit = |line: &str| words.iter().all(|word| line.contains(word));
-            text.lines().any(hit).then_some(())
-        })
-        .unwrap();
-    };
-    wait_for("the monitor listens", service::SOON, || {
-        sandbox
-            .run(&[
-                "busctl",
-                "call",
-                "org.ondemand1",
-                "/org/ondemand1",
-                "org.freedesktop.DBus.Peer",
-                "Ping",
-            ])
-            .ok()?;
-        let text = std::fs::read_to_string(sandbox.path("/run/monitor")).ok()?;
-        text.contains("Ping").then_some(())
-    })
-    .unwrap();
-    ask(&sandbox);
-    heard(&["\"Started\"", "\"test\""]);
-    heard(&["PropertiesChanged", path, "\"active\""]);
-    heard(&["\"Stopped\"", "\"test\"", "\"idle\""]);
-    heard(&["PropertiesChanged", path, "\"inactive\""]);
-    sandbox.run(&["ondemand", "hold", "test"]).unwrap();
-    heard(&[
-        "PropertiesChanged",
-        path,
-        "HeldUntil",
-        "18446744073709551615",
-    ]);
-    monitor.kill().unwrap();
-    monitor.wait().unwrap();
-    // A service that is configured away is gone from the bus.
-    service::write_config(&sandbox, "").unwrap();
-    sandbox.run(&["ondemand", "reload"]).unwrap();
-    wait_for("its object is gone", service::SOON, || {
-        let tree = sandbox.run(&["busctl", "tree", "org.ondemand1"]).ok()?;
-        (!tree.contains(path)).then_some(())
-    })
-    .unwrap();
 }
