@@ -2,6 +2,8 @@
 
 mod model;
 mod screen;
+#[cfg(test)]
+mod tests;
 mod view;
 mod words;
 

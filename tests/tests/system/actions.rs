@@ -145,7 +145,16 @@ fn start_and_stop() {
     check(&sandbox, "ondemand stop test", 0, &["was not running"]);
     check(&sandbox, "ondemand start test", 0, &["test: started"]);
     assert_eq!(state(&sandbox), "active");
+    // Whoever asks for one that is up is its user too.
+    let idle = || {
+        status(&sandbox, "test").unwrap()["idle_seconds"]
+            .as_f64()
+            .unwrap()
+    };
+    thread::sleep(Duration::from_millis(1_500));
+    assert!(idle() >= 1.5);
     check(&sandbox, "ondemand start test", 0, &["was up already"]);
+    assert!(idle() < 1.5);
     // It takes its time to stop, and that is said.
     check(
         &sandbox,

@@ -174,6 +174,18 @@ fn the_bus_shows_services_and_tells_of_changes() {
         "HeldUntil",
         "18446744073709551615",
     ]);
+    // The longest hold that can be said.
+    let longest = u64::MAX.to_string();
+    let call = [
+        "busctl",
+        "call",
+        "org.ondemand1",
+        "/org/ondemand1",
+        "org.ondemand1.Manager",
+    ];
+    let hold = [&call[..], &["Hold", "st", "test", &longest]].concat();
+    sandbox.run(&hold).unwrap();
+    assert_eq!(status(&sandbox, "test").unwrap()["held"], true);
     monitor.kill().unwrap();
     monitor.wait().unwrap();
     // A service that is configured away is gone from the bus.
