@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use zbus::{
     Connection, Message, MessageStream,
+    connection::Builder,
     message::{Flags, Type},
 };
 
@@ -72,7 +73,9 @@ impl Client {
     ///
     /// There is none.
     pub async fn connect() -> Result<Self> {
-        let connection = Connection::system()
+        let connection = Builder::system()
+            .method_timeout(TIMEOUT)
+            .build()
             .await
             .context("connect to the system bus (is dbus.service running?)")?;
         Ok(Self { connection })

@@ -132,7 +132,7 @@ fn the_bus_shows_services_and_tells_of_changes() {
         .command("sh")
         .args([
             "-c",
-            "busctl monitor --json=short org.ondemand1 >/run/monitor",
+            "busctl monitor --json=short org.ondemand1 >/run/monitor 2>/dev/null",
         ])
         .spawn();
     let mut monitor = monitor.unwrap();
