@@ -134,6 +134,31 @@ fn a_damaged_file_of_holds() {
 }
 
 #[test]
+fn a_hold_from_before_a_reboot() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let check = |until: &str, expected: bool| {
+        sandbox
+            .run(&["systemctl", "stop", "ondemand.service"])
+            .unwrap();
+        let line = format!(
+            r#"{{"service":"test","end":{{"until":"{until}","left":3600.0,"boot":"another","uptime":1.0}}}}"#
+        );
+        sandbox
+            .write("/var/lib/ondemand/holds", line + "\n")
+            .unwrap();
+        service::start_agent(&sandbox).unwrap();
+        let status = status(&sandbox, "test").unwrap();
+        assert_eq!(status["held"], expected, "{until}: {status}");
+        status["detail"].as_str().unwrap().to_owned()
+    };
+    check("2026-01-01T00:00:00Z", false);
+    // The clock was set back meanwhile: no longer than it was.
+    let detail = check("2200-01-01T00:00:00Z", true);
+    assert!(detail.contains("held for 59 min"), "{detail}");
+}
+
+#[test]
 fn start_and_stop() {
     require_sandbox!();
     let config = CONFIG.replace("300ms", "5s");
@@ -210,6 +235,27 @@ fn a_stop_is_never_forced() {
         1,
         &["app.service", "failed", "journalctl -u app.service"],
     );
+}
+
+#[test]
+fn a_half_open_handshake_keeps_it_up() {
+    require_sandbox!();
+    // Its listener hears no final ACK.
+    let config = CONFIG.replace("300ms", "1h");
+    let sandbox = on_demand(&config, "--late-ack 100 --notify").unwrap();
+    check(&sandbox, "ondemand start test", 0, &["started"]);
+    let back = "127.0.0.1:8080".parse().unwrap();
+    let half_open = sandbox
+        .in_network(|| client::connect(back).unwrap())
+        .unwrap();
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["kept: 1 handshake half done"],
+    );
+    assert_eq!(state(&sandbox), "active");
+    drop(half_open);
 }
 
 #[test]
