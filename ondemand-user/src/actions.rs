@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use jiff::{Timestamp, tz::TimeZone};
 use tokio::time::Instant;
 
-use crate::{bus, client::Client, status, words::Span};
+use crate::{
+    bus,
+    client::{self, Client},
+    status,
+    words::Span,
+};
 
 /// How often to say what a call waits for.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -25,7 +30,7 @@ pub async fn hold(name: &str, span: Option<Duration>) -> Result<()> {
     let until: u64 = client
         .act("Hold", &(name, micros), true)
         .await
-        .with_context(|| name.to_owned())?;
+        .map_err(|error| about(name, error))?;
     println!("{name}: held until {}", until_words(until));
     Ok(())
 }
@@ -51,7 +56,7 @@ pub async fn release(name: &str) -> Result<()> {
     let was_held = client
         .act("Release", &name, true)
         .await
-        .with_context(|| name.to_owned())?;
+        .map_err(|error| about(name, error))?;
     println!(
         "{name}: {}",
         if was_held { "released" } else { "was not held" }
@@ -116,13 +121,21 @@ async fn patiently<T>(
     tokio::pin!(call);
     loop {
         tokio::select! {
-            end = &mut call => return end.with_context(|| name.to_owned()),
+            end = &mut call => return end.map_err(|error| about(name, error)),
             _ = progress.tick() => {
                 if let Some(detail) = detail(client, name).await {
                     eprintln!("{name}: {detail} ({})", Span(begin.elapsed()));
                 }
             }
         }
+    }
+}
+
+/// Says which service an error is about, where the agent speaks of one.
+fn about(name: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(client::Error::Other(_)) => error.context(name.to_owned()),
+        _ => error,
     }
 }
 

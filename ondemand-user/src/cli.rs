@@ -269,7 +269,8 @@ Exit codes: 0 done, 1 failed, 2 no such service or wrong usage";
 
 const START_HELP: &str = "\
 Starts the application's unit and waits until systemd calls it active. It is stopped again when
-nobody uses it for its idle_timeout, counted from now; `ondemand hold` keeps it up.
+nobody uses it for its idle_timeout, counted from now even if it was up; `ondemand hold` keeps it
+up for longer.
 
 Example:
   ondemand start llm        before a demonstration: its first client need not wait

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use zbus::{
     Connection, Message, MessageStream,
+    connection::Builder,
     message::{Flags, Type},
 };
 
@@ -72,7 +73,9 @@ impl Client {
     ///
     /// There is none.
     pub async fn connect() -> Result<Self> {
-        let connection = Connection::system()
+        let connection = Builder::system()
+            .method_timeout(TIMEOUT)
+            .build()
             .await
             .context("connect to the system bus (is dbus.service running?)")?;
         Ok(Self { connection })
@@ -153,8 +156,8 @@ fn explain(reply: &Message) -> Error {
         "org.freedesktop.DBus.Error.ServiceUnknown"
         | "org.freedesktop.DBus.Error.NameHasNoOwner" => Error::NoAgent,
         "org.freedesktop.DBus.Error.NoReply" => Error::Ended,
-        "org.freedesktop.DBus.Error.AccessDenied" if by_bus => Error::Policy,
-        "org.freedesktop.DBus.Error.AccessDenied" => Error::Denied(text),
+        bus::ACCESS_DENIED if by_bus => Error::Policy,
+        bus::ACCESS_DENIED | bus::NOT_AUTHENTICATED => Error::Denied(text),
         "org.freedesktop.DBus.Error.UnknownMethod" => {
             Error::Other(format!("the agent is of another version: {text}"))
         }

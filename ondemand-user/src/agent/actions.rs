@@ -7,6 +7,7 @@ use crate::{
     bus::{self, Error, Reply},
     config,
     holds::Moment,
+    ktime::Ktime,
     lifecycle::{
         Input, JobEnd,
         request::{self, Refusal},
@@ -99,7 +100,10 @@ impl Agent {
         let Some(systemd) = systemd else {
             return drop(answer.send(Err(Error::failed("systemd cannot be asked now"))));
         };
+        // Whoever asks is a user too: the idle clock of one that is up begins anew.
+        watched.uncounted.begin(Ktime::now());
         let unit = watched.service.unit.clone();
+        self.look(name, Input::Changed);
         let known = self.systemd.known(&unit);
         let was_up = known.is_some_and(|known| known.unit.is_settled_up());
         log::info!("{name}: is to be started, as asked");
@@ -163,7 +167,7 @@ impl Agent {
             (Refusal::Vetoed(_), _) => {
                 let paused = self.services.get(name).and_then(|watched| {
                     let (until, _) = watched.lifecycle.paused()?;
-                    until.since(crate::ktime::Ktime::now())
+                    until.since(Ktime::now())
                 });
                 match paused {
                     Some(left) => format!("{refusal} (looked at again in {})", Span(left)),

@@ -62,6 +62,14 @@ impl Announcer {
     }
 }
 
+/// Whether two ends of a hold are one: by the wall clock it is computed anew each time.
+fn is_same(before: Option<u64>, now: Option<u64>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => before.abs_diff(now) < 2_000_000,
+        _ => before == now,
+    }
+}
+
 impl Agent {
     /// Tells of services whose state or hold has changed.
     pub(super) fn announce(&mut self) {
@@ -73,11 +81,13 @@ impl Agent {
         for (name, watched) in &self.services {
             let units = self.units_of(watched);
             let state = units.unwrap_or_default().backend.state.as_str();
-            // The hold's end by the wall clock is computed anew each time: to the second.
             let left = self.holding.left(name, &now);
             let until = left.map(|left| left.until_micros(&now));
-            let shown = (state, until.map(|until| until / 2_000_000));
-            if self.announcer.told.get(name) == Some(&shown) {
+            let shown = (state, until);
+            if let Some(before) = self.announcer.told.get(name)
+                && before.0 == state
+                && is_same(before.1, until)
+            {
                 continue;
             }
             let first = self.announcer.told.insert(name.clone(), shown).is_none();

@@ -14,7 +14,7 @@ impl Agent {
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
         let result = Config::load(&self.config_path)
-            .context("keeps the configuration that it has")
+            .context("the agent keeps the configuration that it has")
             .and_then(|config| {
                 self.apply(config)
                     .context("the new configuration cannot be watched")

@@ -103,6 +103,11 @@ impl Holding {
         Some(Ktime::now() + left)
     }
 
+    /// Whether there is a file, or something to write into one.
+    fn is_needed(&self) -> bool {
+        self.holds != Holds::default() || self.store.path().exists()
+    }
+
     /// What writes the file as it is to be now.
     pub fn save(&mut self) -> impl FnOnce() -> Result<()> + Send + 'static {
         let text = holds::text(&self.holds, &Moment::now(), &self.boot);
@@ -124,6 +129,10 @@ impl Agent {
     /// Writes down how much is left now, so that a clock that is wrong after the next boot
     /// makes it no longer.
     pub(super) fn leave_holds(&mut self) {
+        // A dry run may have another agent beside it, whose file it is.
+        if self.dry_run || !self.holding.is_needed() {
+            return;
+        }
         if let Err(error) = self.holding.save()() {
             log::error!("holds may not survive: {error:#}");
         }

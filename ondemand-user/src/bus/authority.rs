@@ -7,7 +7,7 @@ use zbus::{
     message::{Flags, Header},
 };
 
-use super::Error;
+use super::{Error, NOT_AUTHENTICATED};
 
 /// Holding, releasing, starting and stopping services.
 pub const MANAGE: &str = "org.ondemand1.manage";
@@ -56,9 +56,10 @@ pub async fn check(
         .contains(Flags::ALLOW_INTERACTIVE_AUTH);
     match ask_polkit(connection, sender.as_str(), action, details, interactive).await {
         Ok((true, _)) => Ok(()),
-        Ok((false, true)) if !interactive => Err(Error::access_denied(format!(
-            "only root may do this, or whoever authenticates for {action}; nobody asked you to"
-        ))),
+        Ok((false, true)) if !interactive => Err(Error::new(
+            NOT_AUTHENTICATED,
+            format!("only root may do this, or whoever authenticates for {action}"),
+        )),
         Ok((false, _)) => Err(Error::access_denied(format!(
             "only root may do this, and polkit does not allow you {action}"
         ))),

@@ -16,7 +16,10 @@ pub const NO_SUCH_SERVICE: &str = "org.ondemand1.Error.NoSuchService";
 pub const WRONG_CONFIGURATION: &str = "org.ondemand1.Error.WrongConfiguration";
 /// It was tried and failed.
 pub const FAILED: &str = "org.ondemand1.Error.Failed";
-const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+/// Whoever called may not.
+pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+/// The same, but the user may be asked for a password, and the call does not allow it.
+pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 
 /// A name that programs branch on, and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ impl Error {
         Self::new(FAILED, message)
     }
 
-    /// Whoever called may not.
+    /// [`ACCESS_DENIED`].
     pub fn access_denied(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ACCESS_DENIED, message)
     }

@@ -10,7 +10,9 @@ mod service;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-pub use error::{Error, FAILED, KEPT, NO_SUCH_SERVICE, WRONG_CONFIGURATION};
+pub use error::{
+    ACCESS_DENIED, Error, FAILED, KEPT, NO_SUCH_SERVICE, NOT_AUTHENTICATED, WRONG_CONFIGURATION,
+};
 use manager::Manager;
 pub use news::News;
 use tokio::sync::{mpsc, oneshot};

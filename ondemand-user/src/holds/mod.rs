@@ -11,7 +11,7 @@ mod store;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use file::{parse, text};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use nix::time::{ClockId, clock_gettime};
 pub use store::{Store, path};
 
@@ -37,9 +37,11 @@ impl Moment {
         }
     }
 
-    /// What the wall clock will show after `span`.
+    /// What the wall clock will show after `span`, to the second: more would differ each time
+    /// that it is computed.
     fn after(&self, span: Duration) -> Timestamp {
-        self.wall.saturating_add(span).unwrap_or(Timestamp::MAX)
+        let exact = self.wall.saturating_add(span).unwrap_or(Timestamp::MAX);
+        exact.round(Unit::Second).unwrap_or(exact)
     }
 }
 

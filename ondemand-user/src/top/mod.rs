@@ -2,6 +2,8 @@
 
 mod model;
 mod screen;
+#[cfg(test)]
+mod tests;
 mod view;
 mod words;
 
@@ -24,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// What comes back from the agent.
 enum Answer {
-    Report(Result<Report>),
+    Report(Result<(Client, Report)>),
     /// What an action did.
     Done(Result<String>),
 }
@@ -37,7 +39,8 @@ enum Answer {
 pub async fn run() -> Result<()> {
     screen::require_terminal()?;
     // Before the screen is taken: what is wrong is to be read afterwards.
-    let first = ask().await?;
+    let (client, first) = ask(None).await?;
+    let mut client = Some(client);
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
@@ -70,7 +73,10 @@ pub async fn run() -> Result<()> {
                     Answer::Report(report) => {
                         asking = false;
                         match report {
-                            Ok(report) => model.report(report, now),
+                            Ok((answering, report)) => {
+                                client = Some(answering);
+                                model.report(report, now);
+                            }
                             Err(error) => model.lost(format!("{error:#}")),
                         }
                     }
@@ -92,7 +98,8 @@ pub async fn run() -> Result<()> {
             Effect::Quit => return Ok(()),
             Effect::Ask => {
                 asking = true;
-                tokio::spawn(async move { answers.send(Answer::Report(ask().await)) });
+                let client = client.take();
+                tokio::spawn(async move { answers.send(Answer::Report(ask(client).await)) });
             }
             Effect::Hold(name) => {
                 tokio::spawn(async move { answers.send(Answer::Done(hold(&name).await)) });
@@ -117,10 +124,16 @@ fn events() -> mpsc::UnboundedReceiver<Event> {
     receiver
 }
 
-/// A connection for each question: one that broke is no matter, and the bus does not mind.
-async fn ask() -> Result<Report> {
-    let text = Client::connect().await?.status().await?;
-    serde_json::from_str(&text).context("understand the agent's answer (is it of another version?)")
+/// Asks over this connection, or a new one. Gives it back if it works.
+async fn ask(client: Option<Client>) -> Result<(Client, Report)> {
+    let client = match client {
+        Some(client) => client,
+        None => Client::connect().await?,
+    };
+    let text = client.status().await?;
+    let report = serde_json::from_str(&text)
+        .context("understand the agent's answer (is it of another version?)")?;
+    Ok((client, report))
 }
 
 async fn hold(name: &str) -> Result<String> {

@@ -1,6 +1,6 @@
 //! `ondemand hold`, `release`, `start`, `stop` and `reload`, and who may.
 
-use std::{process::Output, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use tests::{
     client::{self, Request},
@@ -9,33 +9,13 @@ use tests::{
     wait_for,
 };
 
-use crate::require_sandbox;
+use crate::{bus::check, require_sandbox};
 
 fn ask(sandbox: &Sandbox) {
     sandbox
         .in_network(|| client::get(front(), Request::default()))
         .unwrap()
         .unwrap();
-}
-
-fn shell(sandbox: &Sandbox, script: &str) -> (Option<i32>, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = sandbox.command("sh").args(["-c", script]).output().unwrap();
-    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    (status.code(), said)
-}
-
-#[track_caller]
-fn check(sandbox: &Sandbox, script: &str, code: i32, words: &[&str]) {
-    let (status, said) = shell(sandbox, script);
-    assert_eq!(status, Some(code), "{script}: {said}");
-    for word in words {
-        assert!(said.contains(word), "{script}: no {word:?} in: {said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 fn state(sandbox: &Sandbox) -> String {
@@ -154,6 +134,31 @@ fn a_damaged_file_of_holds() {
 }
 
 #[test]
+fn a_hold_from_before_a_reboot() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let check = |until: &str, expected: bool| {
+        sandbox
+            .run(&["systemctl", "stop", "ondemand.service"])
+            .unwrap();
+        let line = format!(
+            r#"{{"service":"test","end":{{"until":"{until}","left":3600.0,"boot":"another","uptime":1.0}}}}"#
+        );
+        sandbox
+            .write("/var/lib/ondemand/holds", line + "\n")
+            .unwrap();
+        service::start_agent(&sandbox).unwrap();
+        let status = status(&sandbox, "test").unwrap();
+        assert_eq!(status["held"], expected, "{until}: {status}");
+        status["detail"].as_str().unwrap().to_owned()
+    };
+    check("2026-01-01T00:00:00Z", false);
+    // The clock was set back meanwhile: no longer than it was.
+    let detail = check("2200-01-01T00:00:00Z", true);
+    assert!(detail.contains("held for 59 min"), "{detail}");
+}
+
+#[test]
 fn start_and_stop() {
     require_sandbox!();
     let config = CONFIG.replace("300ms", "5s");
@@ -165,7 +170,16 @@ fn start_and_stop() {
     check(&sandbox, "ondemand stop test", 0, &["was not running"]);
     check(&sandbox, "ondemand start test", 0, &["test: started"]);
     assert_eq!(state(&sandbox), "active");
+    // Whoever asks for one that is up is its user too.
+    let idle = || {
+        status(&sandbox, "test").unwrap()["idle_seconds"]
+            .as_f64()
+            .unwrap()
+    };
+    thread::sleep(Duration::from_millis(1_500));
+    assert!(idle() >= 1.5);
     check(&sandbox, "ondemand start test", 0, &["was up already"]);
+    assert!(idle() < 1.5);
     // It takes its time to stop, and that is said.
     check(
         &sandbox,
@@ -221,6 +235,27 @@ fn a_stop_is_never_forced() {
         1,
         &["app.service", "failed", "journalctl -u app.service"],
     );
+}
+
+#[test]
+fn a_half_open_handshake_keeps_it_up() {
+    require_sandbox!();
+    // Its listener hears no final ACK.
+    let config = CONFIG.replace("300ms", "1h");
+    let sandbox = on_demand(&config, "--late-ack 100 --notify").unwrap();
+    check(&sandbox, "ondemand start test", 0, &["started"]);
+    let back = "127.0.0.1:8080".parse().unwrap();
+    let half_open = sandbox
+        .in_network(|| client::connect(back).unwrap())
+        .unwrap();
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["kept: 1 handshake half done"],
+    );
+    assert_eq!(state(&sandbox), "active");
+    drop(half_open);
 }
 
 #[test]
@@ -302,155 +337,4 @@ fn names_configurations_and_agents_that_are_wrong() {
         1,
         &["system bus", "/nowhere"],
     );
-}
-
-#[test]
-fn everybody_may_look_and_only_root_may_act() {
-    require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
-    let nobody = "runuser -u nobody --";
-    check(&sandbox, &format!("{nobody} ondemand status"), 0, &["test"]);
-    check(
-        &sandbox,
-        &format!(
-            "{nobody} busctl get-property org.ondemand1 /org/ondemand1/service/test \
-             org.ondemand1.Service State"
-        ),
-        0,
-        &["s \"inactive\""],
-    );
-    // No polkit is there.
-    sandbox
-        .run(&[
-            "sh",
-            "-c",
-            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service",
-        ])
-        .unwrap();
-    sandbox
-        .run(&["systemctl", "reload", "dbus.service"])
-        .unwrap();
-    for verb in [
-        "hold test",
-        "release test",
-        "start test",
-        "stop test",
-        "reload",
-    ] {
-        check(
-            &sandbox,
-            &format!("{nobody} ondemand {verb}"),
-            1,
-            &["only root may do this", "polkit is not running", "sudo"],
-        );
-    }
-    assert_eq!(status(&sandbox, "test").unwrap()["held"], false);
-    // Who misspells is told so first.
-    check(
-        &sandbox,
-        &format!("{nobody} ondemand hold tset"),
-        2,
-        &["did you mean"],
-    );
-    // A bus that forbids it.
-    sandbox
-        .write(
-            "/etc/dbus-1/system.d/zz.conf",
-            "<busconfig><policy user=\"nobody\"><deny send_destination=\"org.ondemand1\"/></policy></busconfig>",
-        )
-        .unwrap();
-    sandbox
-        .run(&["systemctl", "reload", "dbus.service"])
-        .unwrap();
-    for verb in ["hold test", "status"] {
-        check(
-            &sandbox,
-            &format!("{nobody} ondemand {verb}"),
-            1,
-            &["the bus does not let you", "sudo"],
-        );
-    }
-}
-
-#[test]
-fn the_bus_shows_services_and_tells_of_changes() {
-    require_sandbox!();
-    let sandbox = on_demand(CONFIG, "").unwrap();
-    let path = "/org/ondemand1/service/test";
-    let listing = sandbox
-        .run(&["busctl", "introspect", "org.ondemand1", path])
-        .unwrap();
-    for word in [
-        "org.ondemand1.Service",
-        ".Name",
-        ".State",
-        ".HeldUntil",
-        "\"app.service\"",
-    ] {
-        assert!(listing.contains(word), "no {word} in {listing}");
-    }
-    let manager = sandbox
-        .run(&["busctl", "introspect", "org.ondemand1", "/org/ondemand1"])
-        .unwrap();
-    for word in [
-        ".Hold", ".Release", ".Start", ".Stop", ".Reload", ".Started", ".Stopped",
-    ] {
-        assert!(manager.contains(word), "no {word} in {manager}");
-    }
-    let tree = sandbox.run(&["busctl", "tree", "org.ondemand1"]).unwrap();
-    assert!(tree.contains(path), "{tree}");
-    // As the bus carries it.
-    let monitor = sandbox
-        .command("sh")
-        .args([
-            "-c",
-            "busctl monitor --json=short org.ondemand1 >/run/monitor",
-        ])
-        .spawn();
-    let mut monitor = monitor.unwrap();
-    let heard = |words: &[&str]| {
-        wait_for(&format!("{words:?} on the bus"), service::SOON, || {
-            let text = std::fs::read_to_string(sandbox.path("/run/monitor")).ok()?;
-            let hit = |line: &str| words.iter().all(|word| line.contains(word));
-            text.lines().any(hit).then_some(())
-        })
-        .unwrap();
-    };
-    wait_for("the monitor listens", service::SOON, || {
-        sandbox
-            .run(&[
-                "busctl",
-                "call",
-                "org.ondemand1",
-                "/org/ondemand1",
-                "org.freedesktop.DBus.Peer",
-                "Ping",
-            ])
-            .ok()?;
-        let text = std::fs::read_to_string(sandbox.path("/run/monitor")).ok()?;
-        text.contains("Ping").then_some(())
-    })
-    .unwrap();
-    ask(&sandbox);
-    heard(&["\"Started\"", "\"test\""]);
-    heard(&["PropertiesChanged", path, "\"active\""]);
-    heard(&["\"Stopped\"", "\"test\"", "\"idle\""]);
-    heard(&["PropertiesChanged", path, "\"inactive\""]);
-    sandbox.run(&["ondemand", "hold", "test"]).unwrap();
-    heard(&[
-        "PropertiesChanged",
-        path,
-        "HeldUntil",
-        "18446744073709551615",
-    ]);
-    monitor.kill().unwrap();
-    monitor.wait().unwrap();
-    // A service that is configured away is gone from the bus.
-    service::write_config(&sandbox, "").unwrap();
-    sandbox.run(&["ondemand", "reload"]).unwrap();
-    wait_for("its object is gone", service::SOON, || {
-        let tree = sandbox.run(&["busctl", "tree", "org.ondemand1"]).ok()?;
-        (!tree.contains(path)).then_some(())
-    })
-    .unwrap();
 }

@@ -4,6 +4,8 @@
 //! a test says so and passes; `cargo xtask test` says it once and leaves them out.
 
 mod actions;
+mod asked_race;
+mod bus;
 mod counts;
 mod idle_stop;
 mod metrics;

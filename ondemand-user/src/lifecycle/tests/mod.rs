@@ -5,7 +5,7 @@ mod release;
 mod request;
 
 use super::{
-    unit::{Unit, Units},
+    unit::{ActiveState, Unit, Units},
     *,
 };
 use crate::sampler::Leg;
