@@ -7,6 +7,7 @@ mod counts;
 mod idle_stop;
 mod metrics;
 mod metrics_clients;
+mod metrics_cost;
 mod prometheus;
 mod race;
 mod readiness;
