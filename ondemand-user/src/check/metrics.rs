@@ -19,6 +19,12 @@ pub fn look(config: &Config) -> Finding {
         );
         return Finding::warning("metrics", message, elsewhere);
     }
+    if address.port() < 1024 {
+        let message = format!(
+            "cannot be served at {address}: ondemand.service has no right to ports below 1024"
+        );
+        return Finding::warning("metrics", message, elsewhere);
+    }
     if !address.ip().is_loopback() {
         let message = format!(
             "are served at {address}, which other hosts may reach: there is no authentication"
@@ -83,6 +89,8 @@ mod tests {
         ] {
             check("", front, back, Level::Warning, "is taken by");
         }
+        let low = "[agent]\nmetrics = \"127.0.0.1:81\"";
+        check(low, front, back, Level::Warning, "below 1024");
         let open = "[agent]\nmetrics = \"0.0.0.0:9464\"";
         check(open, front, back, Level::Warning, "other hosts");
     }

@@ -210,6 +210,40 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
 }
 
 #[test]
+fn what_systemd_cannot_be_asked_for_is_absent() {
+    require_sandbox!();
+    let sandbox = boot(Cgroups::Unified, CONFIG);
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    let before = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
+    sandbox
+        .run(&["systemctl", "stop", "dbus.socket", "dbus.service"])
+        .unwrap();
+    let without = tests::wait_for("the state is unknown", service::SOON, || {
+        let samples = scrape(&sandbox).ok()?;
+        let known = samples.keys().any(|name| name.contains("_state{"));
+        (!known).then_some(samples)
+    })
+    .unwrap();
+    for name in [
+        "active_seconds_total",
+        "inactive_seconds_total",
+        "idle_seconds",
+    ] {
+        assert_eq!(of_test(&without, name, ""), None, "{name}");
+    }
+    // The kernel and the agent still know theirs.
+    for name in ["accepted_connections_total", "starts_total"] {
+        assert_eq!(of_test(&without, name, ""), Some(1.0), "{name}");
+    }
+    sandbox
+        .run(&["systemctl", "start", "dbus.socket", "dbus.service"])
+        .unwrap();
+    let after = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
+    never_less(&before, &after);
+}
+
+#[test]
 fn a_corrupt_record_begins_at_zero_and_is_said() {
     require_sandbox!();
     let sandbox = boot(Cgroups::Unified, CONFIG);
