@@ -16,8 +16,9 @@ use tokio::{
 use super::is_absent;
 use crate::config::Endpoint;
 
-/// Bytes of the buffer for each direction.
-const BUFFER: usize = 32 * 1024;
+/// Bytes of the buffer for each direction. Pages that nothing was read into take no memory. A download
+/// ran at 586 MB/s with 32 KiB, 702 with 128 and 770 with 256 (medians of 4).
+const BUFFER: usize = 128 * 1024;
 /// How long to look for a backend that has just been there: it may be restarting.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts.
