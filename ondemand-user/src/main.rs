@@ -14,7 +14,7 @@ use ondemand::{
     agent, check,
     cli::{Cli, Command, WaitListening},
     config::{self, Config},
-    logging, status,
+    logging, report, status,
     units::{self, generator},
     wait_listening,
 };
@@ -48,6 +48,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::WaitListening(options) => wait_for(&path, options)?,
+        Command::Report(options) => report::run(&path, &options)?,
         Command::Status { json } => block_on(status::run(json))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -121,8 +122,10 @@ fn generate(directory: Option<OsString>) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let configuration = error.chain().any(|cause| cause.is::<config::Error>());
-    if configuration {
+    let usage = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<config::Error>() || cause.is::<report::Usage>()
+    };
+    if error.chain().any(usage) {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE

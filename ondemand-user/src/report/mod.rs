@@ -1,0 +1,143 @@
+//! `ondemand report`: what was measured, and what other idle timeouts would have meant.
+
+mod model;
+mod period;
+mod text;
+
+use std::{
+    fmt,
+    io::{BufWriter, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use model::{Report, Service};
+pub use period::{moment, price};
+
+use crate::{
+    cli,
+    replay::{MOST_TIMEOUTS, Timeouts},
+    trace,
+};
+
+/// A question that has no answer as it was asked. The program exits with 2 for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage(String);
+
+impl std::error::Error for Usage {}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How things are weighed.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The timeouts to compare.
+    pub timeouts: Timeouts,
+    /// One cold start is as bad as so much warm-idle time. Microseconds.
+    pub cold_start_cost: u64,
+    /// For memory, in any currency.
+    pub price_per_gib_hour: Option<f64>,
+}
+
+/// Makes the report and prints it, or writes it as a page.
+///
+/// # Errors
+///
+/// What it is made from cannot be read, or a question has no answer ([`Usage`]).
+pub fn run(_config: &Path, options: &cli::Report) -> Result<()> {
+    let terms = terms(options)?;
+    let report = match &options.trace {
+        Some(path) => from_trace(path, options, &terms)?,
+        None => return Err(Usage("name a trace with --trace FILE".into()).into()),
+    };
+    print(&report, options.json)
+}
+
+fn terms(options: &cli::Report) -> Result<Terms> {
+    let timeouts = match options.timeouts.as_slice() {
+        [] => Timeouts::default(),
+        spans => Timeouts::new(spans).ok_or_else(|| {
+            let count = spans.len();
+            Usage(format!(
+                "--timeouts: {count} are too many, {MOST_TIMEOUTS} can be compared"
+            ))
+        })?,
+    };
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    Ok(Terms {
+        timeouts,
+        cold_start_cost: micros(options.cold_start_cost),
+        price_per_gib_hour: options.price_per_gib_hour,
+    })
+}
+
+fn from_trace(path: &Path, options: &cli::Report, terms: &Terms) -> Result<Report> {
+    let trace = trace::read(path, &terms.timeouts)?;
+    let known = trace.services.iter().map(|service| service.name.as_str());
+    select(&options.services, known, &path.display().to_string())?;
+    let services = trace
+        .services
+        .into_iter()
+        .filter(|service| options.services.is_empty() || options.services.contains(&service.name));
+    let cost = terms.cold_start_cost;
+    let services = services.map(|service| {
+        let (replay, week) = (&service.replay, service.week.as_slice());
+        Service::new(&service.name, replay, week, &terms.timeouts, cost)
+    });
+    let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
+    let services = services.collect();
+    Ok(Report::new(
+        "trace",
+        path,
+        span,
+        "UTC".into(),
+        services,
+        terms,
+    ))
+}
+
+/// Whether all the `wanted` services are known.
+fn select<'a>(
+    wanted: &[String],
+    known: impl Iterator<Item = &'a str>,
+    source: &str,
+) -> Result<(), Usage> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let known: Vec<&str> = known.collect();
+    for name in wanted {
+        if !known.contains(&name.as_str()) {
+            let mut there = known[..known.len().min(10)].join(", ");
+            if known.len() > 10 {
+                there += ", ...";
+            }
+            return Err(Usage(format!(
+                "{source} has no service {name:?}; it has: {there}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    let written = if json {
+        serde_json::to_writer_pretty(&mut output, report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(output))
+    } else {
+        let text = text::write(report).context("write the report")?;
+        output.write_all(text.as_bytes())
+    };
+    match written.and_then(|()| output.flush()) {
+        // The reader has seen enough, as in `ondemand report | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("print the report"),
+    }
+}
