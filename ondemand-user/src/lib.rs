@@ -8,6 +8,7 @@ pub mod bus;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod history;
 pub mod kernel;
 pub mod ktime;
 pub mod lifecycle;

@@ -8,6 +8,7 @@ mod commands;
 mod configuration;
 mod notify;
 mod polls;
+mod recorder;
 mod report;
 mod service;
 mod units;
@@ -20,6 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use notify::Notifier;
+use recorder::Recorder;
 use service::Watched;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -94,6 +96,7 @@ struct Agent {
     requests: mpsc::UnboundedSender<bus::Request>,
     notifier: Notifier,
     cookies: SynCookies,
+    recorder: Recorder,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -147,6 +150,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         requests,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
+        recorder: Recorder::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -162,6 +166,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         agent.pass_time();
     }
     agent.notifier.stopping();
+    agent.recorder.finish();
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
 }
@@ -197,7 +202,8 @@ impl Agent {
     /// Waits for whatever comes first.
     async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
         let wakes = self.services.values().filter_map(|watched| watched.wake);
-        let next = wakes.chain(self.next_poll).chain(self.notifier.due()).min();
+        let next = wakes.chain(self.next_poll).chain(self.notifier.due());
+        let next = next.chain(self.recorder.due()).min();
         let event = tokio::select! {
             _ = sources.terminate.recv() => Event::Terminate,
             _ = sources.interrupt.recv() => Event::Terminate,
@@ -258,6 +264,7 @@ impl Agent {
         self.look(&name, Input::Changed);
         if let KernelEvent::Listening(_) = event {
             self.began_to_listen(&name);
+            self.recorder.listens(&name);
         }
     }
 
@@ -358,7 +365,10 @@ impl Agent {
             self.poll();
         }
         let due = |watched: &Watched| watched.wake.is_some_and(|at| at <= now);
-        let due = self.services.iter().filter(|(_, watched)| due(watched));
+        let recorder = &self.recorder;
+        let due =
+            |(name, watched): &(&String, &Watched)| due(watched) || recorder.is_due(name, now);
+        let due = self.services.iter().filter(due);
         let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
         for name in due {
             self.look(&name, Input::Changed);

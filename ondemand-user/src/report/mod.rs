@@ -1,5 +1,6 @@
 //! `ondemand report`: what was measured, and what other idle timeouts would have meant.
 
+mod measured;
 mod model;
 mod period;
 mod text;
@@ -12,11 +13,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use model::{Report, Service};
 pub use period::{moment, price};
 
 use crate::{
     cli,
+    config::Config,
+    history::{self, Loaded},
     replay::{MOST_TIMEOUTS, Timeouts},
     trace,
 };
@@ -49,11 +53,11 @@ pub struct Terms {
 /// # Errors
 ///
 /// What it is made from cannot be read, or a question has no answer ([`Usage`]).
-pub fn run(_config: &Path, options: &cli::Report) -> Result<()> {
+pub fn run(config: &Path, options: &cli::Report) -> Result<()> {
     let terms = terms(options)?;
     let report = match &options.trace {
         Some(path) => from_trace(path, options, &terms)?,
-        None => return Err(Usage("name a trace with --trace FILE".into()).into()),
+        None => from_history(config, options, &terms)?,
     };
     print(&report, options.json)
 }
@@ -99,6 +103,34 @@ fn from_trace(path: &Path, options: &cli::Report, terms: &Terms) -> Result<Repor
         services,
         terms,
     ))
+}
+
+fn from_history(config: &Path, options: &cli::Report, terms: &Terms) -> Result<Report> {
+    let path = match &options.history {
+        Some(path) => path.clone(),
+        None => Config::load(config)?.agent.history.ok_or_else(|| {
+            Usage(format!(
+                "{} turns the history off (agent.history); name one with --history FILE, or a \
+                 trace with --trace FILE",
+                config.display()
+            ))
+        })?,
+    };
+    let now = Timestamp::now().as_millisecond();
+    let until = options.until.unwrap_or(now);
+    let before = |span: Duration| until - i64::try_from(span.as_millis()).unwrap_or(until);
+    let since = options.since.or(options.last.map(before));
+    if since.is_some_and(|since| since >= until) {
+        let text = "the period is empty: it must begin before it ends, and before now";
+        return Err(Usage(text.into()).into());
+    }
+    let (period, loaded) = history::read(&path, since, until, &terms.timeouts)?;
+    let known = loaded.iter().map(|service| service.name.as_str());
+    select(&options.services, known, &path.display().to_string())?;
+    let wanted =
+        |service: &Loaded| options.services.is_empty() || options.services.contains(&service.name);
+    let loaded = loaded.into_iter().filter(wanted).collect();
+    Ok(measured::report(&path, period, loaded, terms))
 }
 
 /// Whether all the `wanted` services are known.

@@ -107,16 +107,17 @@ pub struct Quantiles {
 impl Quantiles {
     /// Of milliseconds in any order.
     pub fn of(millis: &mut [u32]) -> Self {
-        millis.sort_unstable();
-        let rank = |percent: usize| {
-            let rank = (millis.len() * percent).div_ceil(100);
-            millis.get(rank.max(1) - 1).map(|ms| f64::from(*ms) / 1e3)
+        let mut rank = |percent: usize| {
+            let rank = (millis.len() * percent).div_ceil(100).checked_sub(1)?;
+            let (_, found, _) = millis.select_nth_unstable(rank);
+            Some(f64::from(*found) / 1e3)
         };
+        let [p50, p95, max] = [50, 95, 100].map(&mut rank);
         Self {
             count: millis.len() as u64,
-            p50_seconds: rank(50),
-            p95_seconds: rank(95),
-            max_seconds: rank(100),
+            p50_seconds: p50,
+            p95_seconds: p95,
+            max_seconds: max,
         }
     }
 }

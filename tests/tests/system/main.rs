@@ -4,6 +4,7 @@
 //! a test says so and passes; `cargo xtask test` says it once and leaves them out.
 
 mod counts;
+mod history;
 mod idle_stop;
 mod race;
 mod readiness;
