@@ -95,6 +95,11 @@ fn missing(for_bench: bool) -> Vec<Missing> {
         });
     }
     let programs = [
+        (
+            "chromium",
+            "Chromium, to look at the page of a report",
+            "chromium",
+        ),
         ("/usr/lib/systemd/systemd", "systemd", "systemd"),
         ("dbus-daemon", "D-Bus", "dbus"),
         ("nsenter", "nsenter and unshare", "util-linux"),

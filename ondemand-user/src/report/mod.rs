@@ -2,7 +2,9 @@
 
 mod measured;
 mod model;
+mod page;
 mod period;
+mod plots;
 mod text;
 
 use std::{
@@ -59,7 +61,20 @@ pub fn run(config: &Path, options: &cli::Report) -> Result<()> {
         Some(path) => from_trace(path, options, &terms)?,
         None => from_history(config, options, &terms)?,
     };
-    print(&report, options.json)
+    match &options.html {
+        Some(path) => write_page(&report, path),
+        None => print(&report, options.json),
+    }
+}
+
+fn write_page(report: &Report, path: &Path) -> Result<()> {
+    let page = page::write(report)?;
+    if path == Path::new("-") {
+        return print_text(&page);
+    }
+    std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
+    eprintln!("ondemand: wrote {}; open it in a browser", path.display());
+    Ok(())
 }
 
 fn terms(options: &cli::Report) -> Result<Terms> {
@@ -158,16 +173,23 @@ fn select<'a>(
 }
 
 fn print(report: &Report, json: bool) -> Result<()> {
+    if !json {
+        return print_text(&text::write(report).context("write the report")?);
+    }
     let mut output = BufWriter::new(std::io::stdout().lock());
-    let written = if json {
-        serde_json::to_writer_pretty(&mut output, report)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(output))
-    } else {
-        let text = text::write(report).context("write the report")?;
-        output.write_all(text.as_bytes())
-    };
-    match written.and_then(|()| output.flush()) {
+    let written = serde_json::to_writer_pretty(&mut output, report)
+        .map_err(std::io::Error::from)
+        .and_then(|()| writeln!(output))
+        .and_then(|()| output.flush());
+    printed(written)
+}
+
+fn print_text(text: &str) -> Result<()> {
+    printed(std::io::stdout().lock().write_all(text.as_bytes()))
+}
+
+fn printed(result: std::io::Result<()>) -> Result<()> {
+    match result {
         // The reader has seen enough, as in `ondemand report | head`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the report"),
