@@ -50,6 +50,7 @@ fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("draw a plot: {error}")
 }
 
+/// plotters writes `font-size` as the size over 1.24.
 fn font<'a>(size: i32) -> TextStyle<'a> {
     TextStyle::from(("sans-serif", size).into_font()).color(&INK)
 }
@@ -78,7 +79,7 @@ fn figure(number: f64) -> String {
 
 /// A label for every so many places, so that they do not touch.
 fn label(labels: &[String], place: &SegmentValue<usize>) -> String {
-    let step = labels.len().div_ceil(7).max(1);
+    let step = labels.len().div_ceil(6).max(1);
     match place {
         SegmentValue::CenterOf(at) if at % step == 0 => labels.get(*at).cloned(),
         _ => None,
@@ -117,7 +118,7 @@ pub fn gaps(service: &Service) -> Result<String> {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(26)
-            .y_label_area_size(44)
+            .y_label_area_size(48)
             .build_cartesian_2d(
                 (0..rows.len().max(1)).into_segmented(),
                 0.0..longest as f64 * 1.05,
@@ -133,7 +134,7 @@ pub fn gaps(service: &Service) -> Result<String> {
             .x_label_formatter(&|place| label(&labels, place))
             .y_labels(5)
             .y_label_formatter(&|count| figure(*count))
-            .label_style(font(13))
+            .label_style(font(15))
             .draw()
             .map_err(drawing)?;
         let bars = rows.iter().enumerate().filter(|(_, row)| row.count > 0);
@@ -181,8 +182,8 @@ pub fn what_if(service: &Service) -> Result<String> {
             let mut chart = ChartBuilder::on(area)
                 .margin(8)
                 .x_label_area_size(26)
-                .y_label_area_size(44)
-                .right_y_label_area_size(44)
+                .y_label_area_size(48)
+                .right_y_label_area_size(48)
                 .build_cartesian_2d(places(), top(most as f64))
                 .map_err(drawing)?
                 .set_secondary_coord(places(), top(longest));
@@ -196,7 +197,7 @@ pub fn what_if(service: &Service) -> Result<String> {
                 .x_label_formatter(&|place| label(&labels, place))
                 .y_labels(5)
                 .y_label_formatter(&|count| figure(*count))
-                .label_style(font(13))
+                .label_style(font(15))
                 .draw()
                 .map_err(drawing)?;
             chart
@@ -204,7 +205,7 @@ pub fn what_if(service: &Service) -> Result<String> {
                 .axis_style(FAINT)
                 .y_labels(5)
                 .y_label_formatter(&|hours| figure(*hours))
-                .label_style(font(13))
+                .label_style(font(15))
                 .draw()
                 .map_err(drawing)?;
             if let Some(best) = best {
@@ -252,13 +253,13 @@ pub fn timeline_rows(report: &Report) -> Vec<&Service> {
 
 /// When each service was up.
 pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<String> {
-    const LEFT: i32 = 110;
+    const LEFT: i32 = 118;
     const RIGHT: i32 = WIDTH as i32 - 12;
     const ROW: i32 = 18;
     let rows = timeline_rows(report);
     let bottom = 6 + ROW * rows.len() as i32;
     svg("When each service was up", (bottom + 24) as u32, |area| {
-        let middle = font(13).pos(Pos::new(HPos::Right, VPos::Center));
+        let middle = font(15).pos(Pos::new(HPos::Right, VPos::Center));
         for (place, service) in rows.iter().enumerate() {
             let top = 6 + ROW * place as i32;
             let mut name: String = service.name.chars().take(15).collect();
@@ -285,7 +286,7 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
         for (part, anchor) in [(0, HPos::Left), (1, HPos::Center), (2, HPos::Right)] {
             let x = LEFT + part * (RIGHT - LEFT) / 2;
             let at = moment(report.from + report.seconds * f64::from(part) / 2.0);
-            let style = font(13).pos(Pos::new(anchor, VPos::Top));
+            let style = font(15).pos(Pos::new(anchor, VPos::Top));
             area.draw(&Text::new(at, (x, bottom + 6), style))
                 .map_err(drawing)?;
         }
@@ -319,7 +320,7 @@ pub fn heat_map(service: &Service) -> Result<String> {
     svg("Arrivals by hour and weekday", height as u32, |area| {
         for (day, name) in WEEKDAYS.iter().enumerate() {
             let top = 8 + day as i32 * CELL.1;
-            let style = font(13).pos(Pos::new(HPos::Right, VPos::Center));
+            let style = font(15).pos(Pos::new(HPos::Right, VPos::Center));
             area.draw(&Text::new(*name, (LEFT - 8, top + CELL.1 / 2), style))
                 .map_err(drawing)?;
             for hour in 0..24 {
@@ -336,7 +337,7 @@ pub fn heat_map(service: &Service) -> Result<String> {
         }
         for hour in (0..=24).step_by(6) {
             let place = (LEFT + hour * CELL.0, 8 + 7 * CELL.1 + 6);
-            let style = font(13).pos(Pos::new(HPos::Center, VPos::Top));
+            let style = font(15).pos(Pos::new(HPos::Center, VPos::Top));
             area.draw(&Text::new(format!("{hour}h"), place, style))
                 .map_err(drawing)?;
         }
