@@ -12,11 +12,7 @@ use serde_json::Value;
 const HOUR: i64 = 3_600_000;
 /// 2026-03-02, a Monday, 00:00 UTC.
 const BEGIN: i64 = 1_772_409_600_000;
-const SERVICES: [&str; 3] = [
-    "wiki",
-    "a-name-that-is-rather-long-for-a-row",
-    "<b>&\"llm\"",
-];
+const SERVICES: [&str; 3] = ["wiki", "GAME-SERVER-WITH-A-WIDE-NAME", "<b>&\"llm\""];
 
 /// Asks the browser what it shows: shapes with their colours and sizes, and whether anything
 /// sticks out.

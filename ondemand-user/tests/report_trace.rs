@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::Write as _,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -64,7 +66,7 @@ fn naive(arrivals: &[u64], end: u64, timeout: u64) -> (u64, u64) {
     (cold_starts, warm_idle)
 }
 
-fn row<'a>(service: &'a Value, seconds: u64) -> &'a Value {
+fn row(service: &Value, seconds: u64) -> &Value {
     let rows = service["what_if"].as_array().unwrap();
     let is_it = |row: &&Value| row["timeout_seconds"] == seconds as f64;
     rows.iter().find(is_it).unwrap()
@@ -187,12 +189,64 @@ fn what_cannot_be_replayed_says_why() {
         "50 are too many",
     );
     let broken = tempfile::NamedTempFile::with_suffix(".csv.gz").unwrap();
-    let whole = std::fs::read(data("web_home_2015")).unwrap();
-    std::fs::write(broken.path(), &whole[..whole.len() / 2]).unwrap();
+    let whole = fs::read(data("web_home_2015")).unwrap();
+    fs::write(broken.path(), &whole[..whole.len() / 2]).unwrap();
     let path = broken.path().to_str().unwrap();
     check(&["--trace", path], "", 1, "");
-    std::fs::write(broken.path(), "no gzip at all").unwrap();
+    fs::write(broken.path(), "no gzip at all").unwrap();
     check(&["--trace", path], "", 1, "gzip cannot unpack");
+}
+
+/// The most memory that a process ever had. Bytes.
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim()
+        .strip_suffix(" kB")
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
+}
+
+#[test]
+fn a_long_trace_takes_little_memory_and_time() {
+    // What a build for debugging takes says nothing about time.
+    let millions = if cfg!(debug_assertions) { 1 } else { 8 };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ondemand"))
+        .args(["report", "--trace", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"timestamp_seconds,service\n").unwrap();
+    let mut number = 0_u64;
+    let mut block = String::new();
+    let mut pace = Duration::ZERO;
+    for _ in 0..millions * 100 {
+        block.clear();
+        for _ in 0..10_000 {
+            let (time, service) = (number as f64 / 8.0, number * 2_654_435_761 % 1000);
+            block += &format!("{time:.3},service-{service}\n");
+            number += 1;
+        }
+        // The pipe is short: it takes as long as the other end does.
+        let begin = Instant::now();
+        input.write_all(block.as_bytes()).unwrap();
+        pace += begin.elapsed();
+    }
+    let memory = peak_memory(child.id());
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(memory < 100 << 20, "{memory} bytes");
+    let rate = number as f64 / pace.as_secs_f64();
+    eprintln!("{rate:.0} arrivals/s, {memory} bytes of memory");
+    assert!(cfg!(debug_assertions) || rate > 1e6, "{rate} arrivals/s");
 }
 
 #[test]

@@ -262,7 +262,7 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
         let middle = font(15).pos(Pos::new(HPos::Right, VPos::Center));
         for (place, service) in rows.iter().enumerate() {
             let top = 6 + ROW * place as i32;
-            let mut name: String = service.name.chars().take(15).collect();
+            let mut name: String = service.name.chars().take(12).collect();
             if name.len() < service.name.len() {
                 name.push('…');
             }

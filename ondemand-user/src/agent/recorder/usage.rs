@@ -257,11 +257,14 @@ mod tests {
         Ktime::from_nanos(ms * 1_000_000)
     }
 
+    /// The gap before an arrival, whether the kernel is to tell of the next, and the next look.
+    type Seen = (Option<Option<i64>>, bool, Option<u64>);
+
     /// Looks at (now, open, last, up), milliseconds; what comes of each: gaps, and the next look.
     #[track_caller]
     fn check(
         looks: &[(u64, u64, Option<u64>, bool)],
-        expected: &[(Option<Option<i64>>, bool, Option<u64>)],
+        expected: &[Seen],
     ) {
         let mut usage = Usage::default();
         let mut found = Vec::new();
