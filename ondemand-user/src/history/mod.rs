@@ -3,6 +3,7 @@
 //! The agent hands records to a thread of its own and never waits for it. The database keeps
 //! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: what is older is forgotten.
 
+mod hours;
 mod open;
 mod read;
 mod store;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{Connection, Row, types::ValueRef};
 
-use super::{REASONS, open};
+use super::{REASONS, hours::Hours, open};
 use crate::replay::{Replay, Timeouts};
 
 /// Into so many equal parts a period is cut for the picture of states.
@@ -98,20 +98,6 @@ pub fn read(
         from: from.unwrap_or(begin).min(until),
         until,
     };
-    let known = Period {
-        from: begin,
-        until: i64::MAX,
-    };
-    if known.part(period.from, period.until) == 0 {
-        let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
-        bail!(
-            "the history {} knows nothing from {} to {}; it begins at {}",
-            path.display(),
-            shown(period.from),
-            shown(period.until),
-            shown(begin)
-        );
-    }
     let mut reader = Reader {
         period,
         services: Vec::new(),
@@ -137,7 +123,18 @@ pub fn read(
         }
     }
     reader.end(&db).map_err(explain)?;
-    Ok((period, reader.services.into_iter().flatten().collect()))
+    let services: Vec<Loaded> = reader.services.into_iter().flatten().collect();
+    if !services.iter().any(Loaded::is_known) {
+        let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
+        bail!(
+            "the history {} knows nothing from {} to {}; it begins at {}",
+            path.display(),
+            shown(period.from),
+            shown(period.until),
+            shown(begin)
+        );
+    }
+    Ok((period, services))
 }
 
 fn local(at: Timestamp) -> String {
@@ -388,6 +385,10 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
 }
 
 impl Loaded {
+    fn is_known(&self) -> bool {
+        self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
+    }
+
     /// Nobody has come since then, at the end of the period.
     fn open(&mut self, period: Period, since: Option<i64>) {
         let Some(since) = since else {
@@ -413,35 +414,5 @@ impl Loaded {
             let share = last.min(end) - first.max(begin);
             self.timeline[part as usize] += share / TIMELINE as i64;
         }
-    }
-}
-
-/// The hour of the week, local time, from Monday at midnight on.
-struct Hours {
-    zone: TimeZone,
-    /// The quarter of an hour that was asked for last: offsets are whole quarters.
-    quarter: i64,
-    hour: usize,
-}
-
-impl Hours {
-    fn new() -> Self {
-        Self {
-            zone: TimeZone::system(),
-            quarter: i64::MIN,
-            hour: 0,
-        }
-    }
-
-    fn of(&mut self, millis: i64) -> usize {
-        let quarter = millis.div_euclid(900_000);
-        if quarter != self.quarter {
-            self.quarter = quarter;
-            let at = Timestamp::from_second(quarter * 900).unwrap_or_default();
-            let at = at.to_zoned(self.zone.clone());
-            let day = at.weekday().to_monday_zero_offset() as usize;
-            self.hour = day * 24 + at.hour() as usize;
-        }
-        self.hour
     }
 }

@@ -15,7 +15,8 @@ use super::{Record, store::Store};
 const WAITING: usize = 4096;
 /// At most so many records are written at once.
 const BATCH: usize = 1024;
-/// How soon an attempt is made to open a database that could not be.
+/// How soon an attempt is made to open a database that could not be, and how long nothing may
+/// be lost before that is said.
 const RETRY: Duration = Duration::from_secs(60);
 /// How long the last records may take when the agent ends.
 const LAST: Duration = Duration::from_secs(2);
@@ -45,7 +46,7 @@ impl Writer {
             store: None,
             tried: None,
             lost: 0,
-            said: false,
+            failed: None,
             watched: Vec::new(),
         };
         thread::Builder::new()
@@ -107,7 +108,8 @@ struct Thread {
     tried: Option<Instant>,
     /// Records that could not be written.
     lost: u64,
-    said: bool,
+    /// The last time that they could not.
+    failed: Option<Instant>,
     /// The last [`Record::Watched`]: what was lost may have been that.
     watched: Vec<String>,
 }
@@ -128,20 +130,21 @@ impl Thread {
                 batch.insert(0, Record::Watched { services, at });
             }
             match self.write(&batch) {
-                Ok(true) if self.said => {
+                Ok(true) if self.failed.is_some_and(|at| at.elapsed() >= RETRY) => {
                     log::info!(
                         "history: is written again; {} records are missing",
                         self.lost
                     );
-                    (self.said, self.lost) = (false, 0);
+                    (self.failed, self.lost) = (None, 0);
                 }
                 Ok(true) => {}
                 Ok(false) => self.lost += batch.len() as u64,
                 Err(error) => {
                     self.lost += batch.len() as u64;
-                    if !self.said {
+                    // A disk that is nearly full takes some records and refuses others: said
+                    // once, until nothing was refused for a while.
+                    if self.failed.replace(Instant::now()).is_none() {
                         log::warn!("history: goes on without it: {error:#}");
-                        self.said = true;
                     }
                 }
             }

@@ -131,8 +131,12 @@ fn from_history(config: &Path, options: &cli::Report, terms: &Terms) -> Result<R
             ))
         })?,
     };
+    if terms.timeouts.micros()[0] < 1_000_000 {
+        let text = "--timeouts: the history tells no gaps below a second from use; begin with 1s";
+        return Err(Usage(text.into()).into());
+    }
     let now = Timestamp::now().as_millisecond();
-    let until = options.until.unwrap_or(now);
+    let until = options.until.unwrap_or(now).min(now);
     let before = |span: Duration| until - i64::try_from(span.as_millis()).unwrap_or(until);
     let since = options.since.or(options.last.map(before));
     if since.is_some_and(|since| since >= until) {

@@ -208,11 +208,15 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
     let measured = report.total.measured.is_some();
     write!(text, "{:<width$}  {:>9}", "SERVICE", "ARRIVALS")?;
     if measured {
-        write!(
-            text,
-            "  {:>12}  {:>12}  {:>6}  {:>9}  {:>10}",
-            "ACTIVE", "INACTIVE", "STARTS", "COLD P95", "GIVEN BACK"
-        )?;
+        let heads = [
+            "ACTIVE",
+            "INACTIVE",
+            "STARTS",
+            "COLD P50/P95/MAX",
+            "GIVEN BACK",
+            "CPU",
+        ];
+        row_of(text, heads)?;
     }
     writeln!(
         text,
@@ -223,16 +227,22 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
         let name: String = row.name.chars().take(40).collect();
         write!(text, "{name:<width$}  {:>9}", row.arrivals)?;
         if let Some(measured) = &row.measured {
-            let p95 = measured.cold_start.p95_seconds;
-            write!(
-                text,
-                "  {:>12}  {:>12}  {:>6}  {:>9}  {:>10}",
-                span_of(measured.active_seconds).to_string(),
-                span_of(measured.inactive_seconds).to_string(),
-                measured.activations,
-                p95.map_or("-".into(), |p95| span_of(p95).to_string()),
-                format!("{:.2} GiBh", measured.memory_gib_hours_given_back),
-            )?;
+            let cold = &measured.cold_start;
+            let cold = [cold.p50_seconds, cold.p95_seconds, cold.max_seconds];
+            let cold = cold.map(|took| took.map_or("-".into(), |took| span_of(took).to_string()));
+            let mut given_back = format!("{:.2} GiBh", measured.memory_gib_hours_given_back);
+            if let Some(money) = measured.money_given_back {
+                given_back += &format!(" = {money:.2}");
+            }
+            let cells = [
+                &span_of(measured.active_seconds).to_string(),
+                &span_of(measured.inactive_seconds).to_string(),
+                &measured.activations.to_string(),
+                &cold.join("/"),
+                &given_back,
+                &span_of(measured.cpu_seconds).to_string(),
+            ];
+            row_of(text, cells.map(String::as_str))?;
         }
         match &row.recommended {
             Some(best) => writeln!(
@@ -250,6 +260,14 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
             text,
             "and {left_out} more with fewer arrivals; --json has all of them"
         )?;
+    }
+    Ok(())
+}
+
+/// What was measured of a service, or the heads of it.
+fn row_of(text: &mut String, cells: [&str; 6]) -> fmt::Result {
+    for (cell, width) in cells.iter().zip([12, 12, 7, 24, 22, 12]) {
+        write!(text, "  {cell:>width$}")?;
     }
     Ok(())
 }

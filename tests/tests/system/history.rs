@@ -191,6 +191,45 @@ fn goes_on_without(sandbox: &Sandbox, message: &str) {
 }
 
 #[test]
+fn a_report_of_what_cannot_be_written_to() {
+    require_sandbox!();
+    let sandbox = prepared(HISTORY, "300ms");
+    service::start_agent(&sandbox).unwrap();
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    report_with_stops(&sandbox, 1, &[]);
+    let copy =
+        "mkdir /run/copy && mount -t tmpfs none /run/copy && cp /var/lib/ondemand/* /run/copy";
+    let frozen = |sandbox: &Sandbox| {
+        sandbox.run(&["sh", "-c", copy]).unwrap();
+        sandbox
+            .run(&["rm", "-f", "/run/copy/history.db-shm"])
+            .unwrap();
+        sandbox
+            .run(&["mount", "-o", "remount,ro", "/run/copy"])
+            .unwrap();
+    };
+    // While the agent runs, the newest records are in the log.
+    frozen(&sandbox);
+    let words = ["ondemand", "report", "--history", "/run/copy/history.db"];
+    let error = format!("{:#}", sandbox.run(&words).unwrap_err());
+    assert!(
+        error.contains("its newest records are in /run/copy/history.db-wal"),
+        "{error}"
+    );
+    sandbox
+        .run(&["sh", "-c", "umount /run/copy && rmdir /run/copy"])
+        .unwrap();
+    // Ended in order, it leaves one file.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand.service"])
+        .unwrap();
+    frozen(&sandbox);
+    let text = sandbox.run(&words).unwrap();
+    assert!(text.contains("activations   1"), "{text}");
+}
+
+#[test]
 fn the_agent_goes_on_without_it() {
     require_sandbox!();
     let sandbox = prepared("/usr/share/history.db", "300ms");
@@ -218,26 +257,47 @@ fn the_agent_goes_on_when_it_is_damaged() {
 fn the_agent_goes_on_when_the_disk_is_full() {
     require_sandbox!();
     let sandbox = prepared(HISTORY, "300ms");
-    let directory = "/var/lib/ondemand";
-    sandbox.run(&["mkdir", "-p", directory]).unwrap();
-    let mount = [
-        "mount",
-        "-t",
-        "tmpfs",
-        "-o",
-        "size=256k,mode=0700",
-        "none",
-        directory,
-    ];
-    sandbox.run(&mount).unwrap();
-    sandbox
-        .run(&[
-            "sh",
-            "-c",
-            "head -c 1M /dev/zero >/var/lib/ondemand/filler || true",
-        ])
+    sandbox.run(&["mkdir", "-p", "/var/lib/ondemand"]).unwrap();
+    let mount = "mount -t tmpfs -o size=1M,mode=0700 none /var/lib/ondemand";
+    sandbox.run(&["sh", "-c", mount]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let use_it = |stops: u64| {
+        ask(&sandbox);
+        wait_for("the service is stopped", SOON, || {
+            (number(&sandbox, "test", "stops").ok()? == stops).then_some(())
+        })
         .unwrap();
-    goes_on_without(&sandbox, "history");
-    // With room again it is written again: what is missing is said.
+    };
+    use_it(1);
+    report_with_stops(&sandbox, 1, &[]);
+    let fill = "head -c 2M /dev/zero >/var/lib/ondemand/filler || true";
+    sandbox.run(&["sh", "-c", fill]).unwrap();
+    let said = |what: &str| sandbox.journal("ondemand.service").matches(what).count();
+    let mut stops = 1;
+    // There may be room left in the file that it has.
+    wait_for("the disk is full", SOON, || {
+        stops += 1;
+        use_it(stops);
+        (said("history: goes on without it") > 0).then_some(())
+    })
+    .unwrap();
+    stops += 1;
+    use_it(stops);
+    assert_eq!(said("history: goes on without it"), 1);
+    assert_eq!(said("the disk is full"), 1);
+    // With room again it goes on being written, in the same database.
     sandbox.run(&["rm", "/var/lib/ondemand/filler"]).unwrap();
+    let activations = || {
+        let report = report(&sandbox, &[]);
+        report["total"]["activations"].as_u64().unwrap()
+    };
+    let before = activations();
+    wait_for("it is written again", SOON, || {
+        stops += 1;
+        use_it(stops);
+        (activations() > before).then_some(())
+    })
+    .unwrap();
+    assert!(activations() <= stops);
+    assert_eq!(said("history: goes on without it"), 1);
 }

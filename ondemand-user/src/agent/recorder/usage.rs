@@ -262,10 +262,7 @@ mod tests {
 
     /// Looks at (now, open, last, up), milliseconds; what comes of each: gaps, and the next look.
     #[track_caller]
-    fn check(
-        looks: &[(u64, u64, Option<u64>, bool)],
-        expected: &[Seen],
-    ) {
+    fn check(looks: &[(u64, u64, Option<u64>, bool)], expected: &[Seen]) {
         let mut usage = Usage::default();
         let mut found = Vec::new();
         for (now, open, last, up) in looks {
