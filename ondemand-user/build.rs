@@ -30,7 +30,9 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=../Cargo.lock");
     println!("cargo::rerun-if-env-changed=ONDEMAND_EBPF_TOOLCHAIN");
 
-    let target_dir = out.join("ebpf");
+    // OUT_DIR is TARGET/PROFILE/build/PACKAGE/out. One directory for all profiles and features,
+    // because the object is the same for all; cargo locks it.
+    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("ebpf");
     let mut command = cargo(&find_toolchain()?)?;
     command
         .current_dir(&program)

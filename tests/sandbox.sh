@@ -103,7 +103,8 @@ make_usr() {
     printf '[Unit]\nAfter=dbus.service\n[Service]\nType=oneshot\nExecStart=/bin/sh -c "echo ready >/run/host/ready"\n' \
         >$units/sandbox-ready.service
     # This machine may have it installed.
-    rm -f usr/bin/ondemand $units/ondemand*.service usr/share/dbus-1/system.d/org.ondemand1.conf
+    rm -f usr/bin/ondemand $units/ondemand*.service usr/share/dbus-1/system.d/org.ondemand1.conf \
+        usr/share/polkit-1/actions/org.ondemand1.policy
 }
 
 # Without overlayfs: links into a read-only /usr, and real directories where things are installed.

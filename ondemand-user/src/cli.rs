@@ -55,6 +55,9 @@ pub enum Command {
     /// Report what was measured, and what other idle timeouts would have meant
     #[command(after_help = REPORT_HELP)]
     Report(Report),
+    /// Carry the connections of a front socket to a service's application (run by systemd)
+    #[command(after_help = PROXY_HELP)]
+    Proxy(Proxy),
     /// Show the services: their state, their clients, when they will be stopped
     #[command(after_help = STATUS_HELP)]
     Status {
@@ -62,6 +65,50 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the services as they change, and hold or release them with a key
+    #[command(after_help = TOP_HELP)]
+    Top,
+    /// Keep a service up, however idle it is
+    #[command(after_help = HOLD_HELP)]
+    Hold {
+        /// The service: NAME of [service.NAME]
+        name: String,
+        /// For so long; without it, until it is released
+        #[arg(long = "for", value_name = "TIME", value_parser = hold_span)]
+        span: Option<Duration>,
+    },
+    /// End a hold: the service is stopped again when it is idle
+    #[command(after_help = RELEASE_HELP)]
+    Release {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Start a service now, before its first client
+    #[command(after_help = START_HELP)]
+    Start {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Stop a service now if nobody uses it; never by force
+    #[command(after_help = STOP_HELP)]
+    Stop {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Have the agent read its configuration again
+    #[command(after_help = RELOAD_HELP)]
+    Reload,
+}
+
+/// How long to hold a service.
+fn hold_span(text: &str) -> Result<Duration, String> {
+    match time_span(text) {
+        Ok(Duration::ZERO) => Err("that is no time at all; write it like \"2h\"".into()),
+        Err(_) if text.trim() == "infinity" => {
+            Err("leave --for out: it is held until it is released".into())
+        }
+        other => other,
+    }
 }
 
 /// `ondemand wait-listening`.
@@ -81,6 +128,26 @@ pub struct WaitListening {
     /// What to become
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `ondemand proxy`. Everything is said by options: the proxy's user may not be allowed to read
+/// the configuration.
+#[derive(Args, Debug)]
+pub struct Proxy {
+    /// The service: NAME of [service.NAME]
+    pub name: String,
+    /// Its unit
+    #[arg(long)]
+    pub unit: String,
+    /// Where its application listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Endpoint,
+    /// How long the first client is held until the application listens
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub start_timeout: Duration,
+    /// How long to stay without a connection
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub exit_idle_time: Duration,
 }
 
 /// `ondemand report`.
@@ -134,6 +201,8 @@ Set it up:
   systemctl start ondemand-wiki.socket      opens the front socket (later: at boot)
   systemctl enable --now ondemand.service   starts the agent
   ondemand status                           who is up, who is used
+  ondemand top                              the same, live
+  ondemand hold wiki --for 2h               keep it up for a while
 
 Exit codes:
   0  done
@@ -185,6 +254,17 @@ Examples:
 
 Exit codes: 0 it listens, 1 it does not, 2 wrong configuration; or those of COMMAND";
 
+const PROXY_HELP: &str = "\
+ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the
+application as `ondemand wait-listening` does, carries connections to it, and ends a while after
+the last one. SIGTERM: it takes no more connections and lets those finish that it has.
+
+Example, as in the generated unit (ondemand units):
+  ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90s \\
+      --exit-idle-time=1s wiki
+
+Exit codes: 0 done, 1 the application does not listen, 2 wrong usage";
+
 const REPORT_HELP: &str = "\
 The history is what the agent recorded: starts, stops, quiet gaps, memory, CPU. From the gaps
 follows exactly what any other idle timeout would have meant: how many clients would have waited
@@ -210,6 +290,82 @@ Examples:
   ondemand status --json | jq -r '.services[] | select(.state == \"active\") | .name'
 
 Exit codes: 0 done, 1 the agent does not answer";
+
+const TOP_HELP: &str = "\
+Asks the running agent once a second, over D-Bus. Keys:
+  up, down, k, j   select a service          s, S   sort by the next or the previous column
+  h                hold it until released    r      release it
+  ?                this help                 q      quit
+
+Where the output is no terminal, use `ondemand status`.
+
+Exit codes: 0 ended by q, Ctrl-C or SIGTERM; 1 no terminal, or no agent at the start";
+
+const HOLD_HELP: &str = "\
+A held service is not stopped by the agent, however idle it is. A hold only prevents stops: it
+does not start the service, and clients start it as always. It survives restarts of the agent
+and of the host; another hold replaces it. `ondemand status` shows it.
+
+TIME is a time span as in the configuration: 90s, 2h, 1d 12h.
+
+Examples:
+  ondemand hold wiki --for 2h        for the next two hours, by the clock on the wall
+  ondemand hold wiki                 until `ondemand release wiki`
+  ondemand hold ci && ondemand start ci
+
+It needs root, or polkit's permission for org.ondemand1.manage.
+
+Exit codes: 0 held, 1 failed, 2 no such service or wrong usage";
+
+const RELEASE_HELP: &str = "\
+It is stopped when it has been idle for its idle_timeout, as always: at once, if that is over.
+To release a service that is not held is no error.
+
+Example:
+  ondemand release wiki
+
+It needs root, or polkit's permission for org.ondemand1.manage.
+
+Exit codes: 0 done, 1 failed, 2 no such service or wrong usage";
+
+const START_HELP: &str = "\
+Starts the application's unit and waits until systemd calls it active. It is stopped again when
+nobody uses it for its idle_timeout, counted from now even if it was up; `ondemand hold` keeps it
+up for longer.
+
+Example:
+  ondemand start llm        before a demonstration: its first client need not wait
+
+It needs root, or polkit's permission for org.ondemand1.manage.
+
+Exit codes: 0 it is up, 1 it did not start, 2 no such service or wrong usage";
+
+const STOP_HELP: &str = "\
+The same stop as for an idle service, with all its checks, only without waiting for idle_timeout
+and min_uptime. It stays up, and this says why, while connections are open or handshakes half
+done, while its proxy is up, if its veto program says so, if it is held, or if anything is not
+known. Waits for the end, and says what for when it takes longer than two seconds.
+
+There is no way to force it: `systemctl stop` of its unit does that, and its clients lose their
+connections.
+
+Example:
+  ondemand stop llm && nvidia-smi
+
+It needs root, or polkit's permission for org.ondemand1.manage.
+
+Exit codes: 0 it is down, 1 it stays up, 2 no such service or wrong usage";
+
+const RELOAD_HELP: &str = "\
+As `systemctl reload ondemand`, but says here what is wrong with the configuration: file, line
+and key. The agent keeps the one that it has then. No count is lost.
+
+Example:
+  systemctl daemon-reload && ondemand reload     units first, then the agent
+
+It needs root, or polkit's permission for org.ondemand1.reload.
+
+Exit codes: 0 done, 1 failed, 2 wrong configuration";
 
 #[cfg(test)]
 mod tests {
@@ -238,6 +394,23 @@ mod tests {
         check("ondemand --config /x check --json", true);
         check("ondemand units --output /x", true);
         check("ondemand status --json", true);
+        check("ondemand top", true);
+        check("ondemand hold wiki", true);
+        check("ondemand hold wiki --for 2h", true);
+        check("ondemand hold --for=90 wiki", true);
+        check("ondemand hold wiki --for 0", false);
+        check("ondemand hold wiki --for infinity", false);
+        check("ondemand hold wiki --for tomorrow", false);
+        check("ondemand hold wiki --for -5s", false);
+        check("ondemand hold", false);
+        check("ondemand release wiki", true);
+        check("ondemand release wiki llm", false);
+        check("ondemand start wiki", true);
+        check("ondemand stop wiki", true);
+        check("ondemand stop --force wiki", false);
+        check("ondemand stop", false);
+        check("ondemand reload", true);
+        check("ondemand reload wiki", false);
         check("ondemand wait-listening wiki", true);
         check("ondemand report wiki --last 7d --json", true);
         check("ondemand report --trace - --timeouts 1min,5min", true);

@@ -3,11 +3,14 @@
 use std::{fmt, ops::Add, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// A point in time of `CLOCK_MONOTONIC`, in nanoseconds since boot without the time
 /// spent suspended: the clock of `bpf_ktime_get_ns()` (bpf-helpers(7)) and of systemd's
 /// `*TimestampMonotonic` properties, so the three can be compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Ktime(u64);
 
 impl Ktime {

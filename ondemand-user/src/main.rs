@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ondemand::{
-    agent, check,
+    actions, agent, check,
     cli::{Cli, Command, WaitListening},
+    client,
     config::{self, Config},
-    logging, report, status,
+    logging, proxy, report, status, top,
     units::{self, generator},
     wait_listening,
 };
@@ -22,7 +23,8 @@ use ondemand::{
 /// The program was asked for something that cannot be, or the configuration is wrong.
 const USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+/// The program. (Public for the one that is built for tests.)
+pub fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let called = arguments.next().map(PathBuf::from);
     if called.as_deref().and_then(Path::file_name) == Some(generator::NAME.as_ref()) {
@@ -49,7 +51,14 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
+        Command::Proxy(options) => proxy::run(&options.into())?,
         Command::Status { json } => block_on(status::run(json))?,
+        Command::Top => block_on(top::run())?,
+        Command::Hold { name, span } => block_on(actions::hold(&name, span))?,
+        Command::Release { name } => block_on(actions::release(&name))?,
+        Command::Start { name } => block_on(actions::start(&name))?,
+        Command::Stop { name } => block_on(actions::stop(&name))?,
+        Command::Reload => block_on(actions::reload())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -122,10 +131,13 @@ fn generate(directory: Option<OsString>) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let usage = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<config::Error>() || cause.is::<report::Usage>()
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        let told = cause.downcast_ref::<client::Error>();
+        cause.is::<config::Error>()
+            || cause.is::<report::Usage>()
+            || matches!(told, Some(client::Error::Usage(_)))
     };
-    if error.chain().any(usage) {
+    if error.chain().any(is_usage) {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE

@@ -14,7 +14,8 @@ pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
 
 /// For how many idle timeouts after the last connection look-ups alone keep a service up. A
 /// look-up without a connection behind it is a port scan, or a client whose handshake takes
-/// long, which the half-open check sees: a scan must not keep a service up for ever.
+/// long, which the half-open check sees behind the closed gate: a scan must not keep a service
+/// up for ever.
 pub const LOOKUP_CAP: u32 = 4;
 
 /// What the configuration says about stopping one service.
@@ -24,6 +25,15 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// Never stopped sooner after its start.
     pub min_uptime: Duration,
+}
+
+impl Rules {
+    /// For a stop that somebody asked for: nothing is waited for, but what the last packets
+    /// cannot rule out.
+    pub const AT_ONCE: Self = Self {
+        idle_timeout: Some(Duration::ZERO),
+        min_uptime: Duration::ZERO,
+    };
 }
 
 impl From<&Service> for Rules {
@@ -46,6 +56,15 @@ pub struct Facts {
     pub uncounted_until: Option<Ktime>,
     /// Whether the kernel sent SYN cookies lately (`TcpExt: SyncookiesSent`).
     pub syn_cookies: bool,
+    /// Whether somebody wants it kept up.
+    pub hold: Option<Hold>,
+}
+
+/// Somebody wants a service kept up, however idle it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Until then. `None`: until it is released.
+    pub until: Option<Ktime>,
 }
 
 /// Whether anybody uses a service.
@@ -67,6 +86,13 @@ pub enum Verdict {
     Idle {
         /// When the idle clock began.
         since: Ktime,
+    },
+    /// No connection is open, and somebody wants it kept up.
+    Held {
+        /// When the idle clock began.
+        since: Ktime,
+        /// Until then. `None`: until it is released.
+        until: Option<Ktime>,
     },
     /// Nobody can tell. It stops nothing.
     Unknown(Reason),
@@ -126,6 +152,9 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     let since = stamps.into_iter().flatten().max().unwrap_or(started);
     if since > now || sample.at > now {
         return Verdict::Unknown(Reason::Clock);
+    }
+    if let Some(Hold { until }) = facts.hold {
+        return Verdict::Held { since, until };
     }
     let Some(idle_timeout) = rules.idle_timeout else {
         return Verdict::Quiet {
@@ -408,6 +437,70 @@ mod tests {
             idle_at: None,
         };
         check(rules, u64::MAX / 2_000_000, Some(sample()), facts(), never);
+    }
+
+    #[test]
+    fn a_held_service_is_not_idle() {
+        let late = 99_000;
+        let until = |until| Facts {
+            hold: Some(Hold { until }),
+            ..facts()
+        };
+        let held = |until| Verdict::Held {
+            since: ms(1_000),
+            until,
+        };
+        check(RULES, late, Some(sample()), until(None), held(None));
+        let end = Some(ms(late + 1));
+        check(RULES, late, Some(sample()), until(end), held(end));
+        check(RULES, 1_001, Some(sample()), until(end), held(end));
+        check(Rules::AT_ONCE, late, Some(sample()), until(end), held(end));
+        let never = Rules {
+            idle_timeout: None,
+            ..RULES
+        };
+        check(never, late, Some(sample()), until(end), held(end));
+        // Clients are said first, and what nobody knows a hold does not tell either.
+        let busy = Sample {
+            front: leg(1, 0),
+            ..sample()
+        };
+        let open = Verdict::Busy { open: 1 };
+        check(RULES, late, Some(busy), until(None), open);
+        let unknown = Verdict::Unknown(Reason::NoSample);
+        check(RULES, late, None, until(None), unknown);
+    }
+
+    #[test]
+    fn a_stop_that_was_asked_for_waits_for_no_timeout() {
+        let check = |now, sample, facts, expected| {
+            check(Rules::AT_ONCE, now, Some(sample), facts, expected);
+        };
+        check(1_000, sample(), facts(), idle(1_000));
+        // The stamp of the last packet may be a tick older than the truth.
+        let used = Sample {
+            front: leg(1, 1),
+            last_activity: Some(ms(5_000)),
+            ..sample()
+        };
+        check(5_009, used, facts(), quiet(5_000, 5_010));
+        check(5_010, used, facts(), idle(5_000));
+        // A look-up may have no connection behind it but a cookie.
+        let lookup = Sample {
+            last_lookup: Some(ms(5_005)),
+            ..used
+        };
+        check(5_010, lookup, facts(), idle(5_005));
+        let cookies = Facts {
+            syn_cookies: true,
+            ..facts()
+        };
+        check(5_010, lookup, cookies, quiet(5_005, 7_015));
+        let busy = Sample {
+            steered: leg(2, 1),
+            ..sample()
+        };
+        check(5_010, busy, facts(), Verdict::Busy { open: 1 });
     }
 
     #[test]

@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use zbus::{connection::Builder, fdo};
 
 use crate::{
     bus,
+    client::Client,
     sampler::Leg,
     words::{Bytes, Span},
 };
-
-/// How long the agent may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the agent knows of all services. Scripts read it: fields are added, never renamed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +25,7 @@ pub struct Report {
 
 /// What the agent knows of one service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Service {
     /// The name in the configuration.
     pub name: String,
@@ -49,6 +47,8 @@ pub struct Service {
     pub idle_seconds: Option<f64>,
     /// Idle for so long it is stopped; null: never.
     pub idle_timeout_seconds: Option<f64>,
+    /// Until it is stopped if nobody comes; null: it is used, held, down or unknown, or never.
+    pub stops_in_seconds: Option<f64>,
     /// Starts since the agent's own.
     pub starts: u64,
     /// Ends of its unit since the agent's start.
@@ -73,8 +73,27 @@ pub struct Service {
     pub count_drift: u64,
     /// Memory of its unit; null: unknown or down.
     pub memory_bytes: Option<u64>,
+    /// Whether somebody wants it kept up, however idle it is.
+    pub held: bool,
+    /// Until when (RFC 3339); null: until it is released, or it is not held.
+    pub held_until: Option<String>,
     /// Why it is up, or what will happen next: one sentence.
     pub detail: String,
+}
+
+impl Service {
+    /// Until when it is held, in microseconds since 1970; 0: it is not; [`bus::NO_NUMBER`]: until
+    /// it is released.
+    pub fn held_until_micros(&self) -> u64 {
+        if !self.held {
+            return 0;
+        }
+        let until = self.held_until.as_deref();
+        let until = until.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        until
+            .and_then(|until| u64::try_from(until.as_microsecond()).ok())
+            .unwrap_or(bus::NO_NUMBER)
+    }
 }
 
 /// Connections on one way to the application.
@@ -101,7 +120,7 @@ impl From<Leg> for Counts {
 ///
 /// There is no agent, or it may not be asked.
 pub async fn run(json: bool) -> Result<()> {
-    let text = ask().await?;
+    let text = Client::connect().await?.status().await?;
     let output = if json {
         // Passed through: a newer agent's fields are kept.
         let value: serde_json::Value =
@@ -116,39 +135,6 @@ pub async fn run(json: bool) -> Result<()> {
         // The reader has seen enough, as in `ondemand status | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the status"),
-    }
-}
-
-async fn ask() -> Result<String> {
-    let connection = Builder::system()
-        .method_timeout(TIMEOUT)
-        .build()
-        .await
-        .context("connect to the system bus (is dbus.service running?)")?;
-    let reply = connection
-        .call_method(
-            Some(bus::NAME),
-            bus::PATH,
-            Some(bus::INTERFACE),
-            "Status",
-            &(),
-        )
-        .await;
-    match reply {
-        Ok(reply) => reply
-            .body()
-            .deserialize()
-            .context("understand the agent's answer"),
-        Err(zbus::Error::FDO(error)) => match *error {
-            fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
-                bail!("no agent is running; start it with `systemctl start ondemand.service`")
-            }
-            fdo::Error::AccessDenied(_) => {
-                bail!("you may not ask the agent; run it as root (`sudo ondemand status`)")
-            }
-            error => Err(error).context("ask the agent"),
-        },
-        Err(error) => Err(error).context("ask the agent"),
     }
 }
 
@@ -302,6 +288,8 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "count_drift",
                 "detail",
                 "front",
+                "held",
+                "held_until",
                 "idle_seconds",
                 "idle_timeout_seconds",
                 "last_start_duration_seconds",
@@ -317,6 +305,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "steered",
                 "stops",
                 "stops_by_reason",
+                "stops_in_seconds",
                 "unit",
                 "vetoes",
                 "vetoes_by_reason",

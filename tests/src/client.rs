@@ -85,6 +85,16 @@ impl Default for Request {
     }
 }
 
+/// CLOCK_MONOTONIC, which all processes of a machine share, in nanoseconds.
+///
+/// # Panics
+///
+/// A kernel without that clock.
+pub fn monotonic_nanos() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
 /// Connects.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! The private systemd that whole-system tests run in, and the clients that load it.
 
 pub mod client;
+pub mod http;
+pub mod metrics;
+pub mod prometheus;
 pub mod sandbox;
 pub mod service;
 
@@ -18,21 +21,34 @@ pub fn source_tree() -> &'static Path {
     tests.parent().unwrap_or(tests)
 }
 
+/// Where cargo builds; this program was built there.
+///
+/// # Errors
+///
+/// It was not.
+pub fn target_directory() -> Result<PathBuf> {
+    let profile = profile_directory()?;
+    let target = profile.parent().map(Path::to_owned);
+    target.with_context(|| format!("{} has no parent", profile.display()))
+}
+
+fn profile_directory() -> Result<PathBuf> {
+    let this = std::env::current_exe().context("find the running program")?;
+    let profile = this.ancestors().find(|path| {
+        path.file_name()
+            .is_some_and(|name| name == "debug" || name == "release")
+    });
+    let profile = profile.map(Path::to_owned);
+    profile.with_context(|| format!("{} is not in a target directory", this.display()))
+}
+
 /// A program of this workspace, built in the profile of the program that asks.
 ///
 /// # Errors
 ///
 /// It has not been built.
 pub fn built(program: &str) -> Result<PathBuf> {
-    let this = std::env::current_exe().context("find the running program")?;
-    let profile = this
-        .ancestors()
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name == "debug" || name == "release")
-        })
-        .with_context(|| format!("{} is not in a target directory", this.display()))?;
-    let path = profile.join(program);
+    let path = profile_directory()?.join(program);
     if !path.exists() {
         bail!(
             "{} is not there: run `cargo build --workspace` first",

@@ -216,8 +216,8 @@ impl Sandbox {
             .with_context(|| format!("make {} executable", path.display()))
     }
 
-    /// Installs `ondemand` where a package would: program, generator, the agent's unit and
-    /// the bus policy.
+    /// Installs `ondemand` where a package would: program, generator, the agent's unit, the
+    /// bus policy and polkit's actions.
     ///
     /// # Errors
     ///
@@ -233,6 +233,10 @@ impl Sandbox {
             (
                 "org.ondemand1.conf",
                 "/usr/share/dbus-1/system.d/org.ondemand1.conf",
+            ),
+            (
+                "org.ondemand1.policy",
+                "/usr/share/polkit-1/actions/org.ondemand1.policy",
             ),
             (
                 "sysusers.d/ondemand.conf",

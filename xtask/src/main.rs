@@ -92,10 +92,13 @@ enum Task {
     /// target/bench/NAME.md and NAME.json.
     ///
     /// data-path: requests, connections, bytes, latency and CPU time, straight to an nginx,
-    /// steered, and through systemd-socket-proxyd. About two and a half minutes.
+    /// steered, through ondemand's proxy, systemd-socket-proxyd and HAProxy. Four minutes.
     ///
     /// counting: nanoseconds of each eBPF program for a packet and for a connection, of watched
     /// ports and of others, by the kernel's own measure. About a minute.
+    ///
+    /// cold-start: how long the first client waits, over the application's own time to listen,
+    /// beside plain systemd-socket-proxyd with and without a polling ExecStartPost=. A minute.
     #[command(after_help = "\
 Examples:
   cargo xtask bench                          all of them
@@ -221,6 +224,15 @@ fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
         return Ok(());
     }
     build(false)?;
+    // The tests that show what the stop protocol's steps are for.
+    run(
+        &Step::cargo(&["build", "--package", "ondemand-user"]).args(&[
+            "--features",
+            "ablation",
+            "--bin",
+            "ondemand-ablated",
+        ]),
+    )?;
     // One at a time: each loads the machine, and what they measure would suffer.
     let system = Step::cargo(&["test", "--package", "tests", "--tests"]).args(&filter);
     run(&system.args(&["--", "--test-threads=1"]))

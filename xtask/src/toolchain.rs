@@ -77,16 +77,20 @@ pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
 
 fn missing(for_bench: bool) -> Vec<Missing> {
     let mut missing = Vec::new();
-    if for_bench && !is_there("/usr/sbin/nginx") {
-        // The package would start it as a service of this machine.
-        let mut how = vec![apt(&["nginx"]).env("RUNLEVEL", "1")];
-        if Path::new("/run/systemd/system").is_dir() {
-            how.push(Step::new(&["systemctl", "disable", "--now", "nginx"]));
+    let servers = [
+        ("nginx", "nginx, the server for the benches"),
+        ("haproxy", "HAProxy, a peer in the benches"),
+    ];
+    for (name, what) in servers {
+        if !for_bench || is_there(&format!("/usr/sbin/{name}")) {
+            continue;
         }
-        missing.push(Missing {
-            what: "nginx, the server for the benches",
-            how,
-        });
+        // The package would start it as a service of this machine.
+        let mut how = vec![apt(&[name]).env("RUNLEVEL", "1")];
+        if Path::new("/run/systemd/system").is_dir() {
+            how.push(Step::new(&["systemctl", "disable", "--now", name]));
+        }
+        missing.push(Missing { what, how });
     }
     if for_bench && !is_there("wrk") {
         missing.push(Missing {
@@ -113,6 +117,12 @@ fn missing(for_bench: bool) -> Vec<Missing> {
                 how: vec![apt(&[package])],
             });
         }
+    }
+    if tests::prometheus::program("prometheus").is_err() {
+        missing.push(Missing {
+            what: "Prometheus and promtool, for the tests of the metrics",
+            how: vec![prometheus()],
+        });
     }
     if !has_bpf_compiler() {
         missing.push(Missing {
@@ -151,6 +161,18 @@ fn apt(packages: &[&str]) -> Step {
         .args(&["-o", "DPkg::Lock::Timeout=300"])
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+/// The package's programs alone, unpacked: installing it would start a service on this machine.
+fn prometheus() -> Step {
+    let directory = tests::target_directory().unwrap_or_else(|_| "target".into());
+    let directory = directory.join("prometheus");
+    let script = format!(
+        "mkdir -p '{0}' && cd '{0}' && apt-get -o APT::Sandbox::User=root download prometheus && \
+         dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb",
+        directory.display()
+    );
+    Step::new(&["sh", "-c", &script])
 }
 
 /// Debian's packages where there is an apt that has them, else a nightly.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Agent, Message, service::Watched, units};
 use crate::{
+    ablation,
     ktime::Ktime,
     lifecycle::{Command, Input, View},
-    policy::{self, Verdict},
-    sampler::Sockets,
+    policy::{self, Facts, Verdict},
     veto,
 };
 
@@ -27,7 +27,10 @@ impl Agent {
         };
         // After the sample: what it holds is never in the future.
         let now = Ktime::now();
-        let facts = watched.facts(&units);
+        let facts = Facts {
+            hold: self.holding.hold(&watched.service.name, now),
+            ..watched.facts(&units)
+        };
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -42,6 +45,7 @@ impl Agent {
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
+                self.tell_unit_left_alone(name);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -51,6 +55,7 @@ impl Agent {
             let commands = watched.lifecycle.step(&view, next);
             self.record(name, &view, &commands);
             input = self.carry_out(name, commands);
+            self.tell_unit(name, &view.units.backend);
             if input.is_none() && self.arm(name, &view) {
                 // The last connection may have closed before the kernel was asked to tell.
                 input = Some(Input::Changed);
@@ -98,6 +103,7 @@ impl Agent {
         for command in commands {
             let watched = self.services.get_mut(name)?;
             match command {
+                Command::CloseGate if ablation::leaves_out(ablation::Step::Gate) => {}
                 Command::CloseGate | Command::OpenGate => {
                     let open = command == Command::OpenGate;
                     if let Err(error) = self.sampler.set_gate(watched.slot, open) {
@@ -106,18 +112,28 @@ impl Agent {
                     }
                 }
                 Command::TakeSnapshot => {
-                    let sockets = if gate_failed {
-                        None
-                    } else {
-                        self.sockets_of(name)
+                    self.measure_memory(name);
+                    next = match gate_failed {
+                        true => Some(Input::Snapshot(None)),
+                        false => self.last_look(name),
                     };
-                    next = Some(Input::Snapshot(sockets));
                 }
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
-                Command::ReleaseLease => self.run_job(name, false),
-                Command::TakeLease => self.run_job(name, true),
+                Command::ReleaseLease => {
+                    self.metrics.lease(name, true);
+                    self.run_job(name, false);
+                }
+                Command::TakeLease => {
+                    self.metrics.lease(name, false);
+                    self.run_job(name, true);
+                }
                 Command::StopProxy => self.stop_proxy(name),
-                Command::Count(counter) => watched.tally.add(counter),
+                Command::Count(counter) => {
+                    watched.tally.add(counter);
+                    self.announcer.count(name, counter);
+                    self.metrics.count(name, counter);
+                }
+                Command::Answer(reply) => self.answer_stop(name, &reply),
                 Command::Say(note) => {
                     let more = match note.is_failure() {
                         true => format!("; see `journalctl -u {}`", watched.service.unit),
@@ -129,19 +145,6 @@ impl Agent {
             }
         }
         next
-    }
-
-    /// The sockets of a service, Unix sockets included, as they are now.
-    fn sockets_of(&mut self, name: &str) -> Option<Sockets> {
-        self.look_at_unix_sockets(Some(name));
-        let slot = self.services.get(name)?.slot;
-        match self.sampler.snapshot() {
-            Ok(snapshot) => Some(snapshot.sockets.get(&slot).copied().unwrap_or_default()),
-            Err(error) => {
-                log::warn!("{name}: {error:#}");
-                None
-            }
-        }
     }
 
     /// Asks the kernel to tell when the last connection closes. True if it was asked now.

@@ -10,22 +10,24 @@ use crate::{
 };
 
 impl Agent {
-    /// Reads the configuration anew. One that is wrong changes nothing.
-    pub(super) fn reload(&mut self) {
+    /// Reads the configuration anew. One that is wrong changes nothing, and is said.
+    pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
-        match Config::load(&self.config_path) {
-            Ok(config) => match self.apply(config) {
-                Ok(()) => {
-                    log::info!("configuration read again: {}", self.summary());
-                    self.read_units();
-                }
-                Err(error) => log::error!("the new configuration cannot be watched: {error:#}"),
-            },
-            Err(error) => {
-                log::error!("keeps the configuration that it has: {error:#}");
+        let result = Config::load(&self.config_path)
+            .context("the agent keeps the configuration that it has")
+            .and_then(|config| {
+                self.apply(config)
+                    .context("the new configuration cannot be watched")
+            });
+        match &result {
+            Ok(()) => {
+                log::info!("configuration read again: {}", self.summary());
+                self.read_units();
             }
+            Err(error) => log::error!("{error:#}"),
         }
         self.notifier.ready();
+        result
     }
 
     /// Makes `config` the configuration. Services that it had before keep their counts.
@@ -67,12 +69,14 @@ impl Agent {
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         let history = config.agent.history.as_deref();
         self.recorder.watch(history, config.services.keys());
+        self.metrics.configure(&config);
         self.config = config;
         self.systemd.watch(
             self.services
                 .values()
                 .flat_map(|watched| watched.units.clone()),
         );
+        self.announcer.services(self.services.keys().cloned());
         Ok(())
     }
 

@@ -4,9 +4,14 @@
 //! in a task of its own and comes back as an event. So the watchdog, which is fed from the
 //! loop alone, tells the truth.
 
+mod actions;
+mod announce;
 mod commands;
 mod configuration;
+mod holding;
+mod last_look;
 mod notify;
+mod observed;
 mod polls;
 mod recorder;
 mod report;
@@ -14,12 +19,15 @@ mod service;
 mod units;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use announce::Announcer;
 use anyhow::{Context as _, Result};
+use holding::Holding;
+use last_look::{LastLooks, Ticket};
 use notify::Notifier;
 use recorder::Recorder;
 use service::Watched;
@@ -36,8 +44,8 @@ use crate::{
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
+    metrics::{self, Metrics},
     sampler::{KernelEvent, Sampler, Slot},
-    status::Report,
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
     veto,
@@ -54,6 +62,8 @@ enum Event {
     Systemd(Option<Change>),
     Message(Message),
     Bus(bus::Request),
+    /// A scrape of the metrics.
+    Scrape(metrics::Question),
     /// A moment that something waited for has come.
     Time,
     Reload,
@@ -75,6 +85,8 @@ enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
+    /// Look-ups that these services' last looks waited for are over, if that is known.
+    LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
     Job {
         service: String,
@@ -94,9 +106,13 @@ struct Agent {
     systemd: Connection,
     messages: mpsc::UnboundedSender<Message>,
     requests: mpsc::UnboundedSender<bus::Request>,
+    metrics: Metrics,
     notifier: Notifier,
     cookies: SynCookies,
     recorder: Recorder,
+    last_looks: LastLooks,
+    holding: Holding,
+    announcer: Announcer,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -111,6 +127,7 @@ struct Agent {
 struct Sources {
     messages: mpsc::UnboundedReceiver<Message>,
     requests: mpsc::UnboundedReceiver<bus::Request>,
+    scrapes: mpsc::Receiver<metrics::Question>,
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -128,9 +145,11 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
     let (requests, request_source) = mpsc::unbounded_channel();
+    let (metrics, scrapes) = Metrics::start();
     let mut sources = Sources {
         messages: message_source,
         requests: request_source,
+        scrapes,
         hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
         terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
         interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
@@ -148,9 +167,13 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         systemd: Connection::new(link),
         messages,
         requests,
+        metrics,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
         recorder: Recorder::default(),
+        last_looks: LastLooks::default(),
+        holding: Holding::open(config.services.keys().map(String::as_str)),
+        announcer: Announcer::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -167,6 +190,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     }
     agent.notifier.stopping();
     agent.recorder.finish();
+    agent.leave_holds();
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
 }
@@ -202,8 +226,13 @@ impl Agent {
     /// Waits for whatever comes first.
     async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
         let wakes = self.services.values().filter_map(|watched| watched.wake);
-        let next = wakes.chain(self.next_poll).chain(self.notifier.due());
-        let next = next.chain(self.recorder.due()).min();
+        let others = [
+            self.next_poll,
+            self.notifier.due(),
+            self.holding.wake(),
+            self.recorder.due(),
+        ];
+        let next = wakes.chain(others.into_iter().flatten()).min();
         let event = tokio::select! {
             _ = sources.terminate.recv() => Event::Terminate,
             _ = sources.interrupt.recv() => Event::Terminate,
@@ -214,6 +243,7 @@ impl Agent {
             change = self.systemd.next_change() => Event::Systemd(change),
             Some(message) = sources.messages.recv() => Event::Message(message),
             Some(request) = sources.requests.recv() => Event::Bus(request),
+            Some(question) = sources.scrapes.recv() => Event::Scrape(question),
             () = sleep_until(next) => Event::Time,
         };
         Ok(event)
@@ -233,11 +263,10 @@ impl Agent {
             Event::Systemd(Some(Change::Lost(why))) => self.disconnected(&why),
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
-            Event::Bus(bus::Request::Status(answer)) => self.report(answer),
-            Event::Bus(bus::Request::Listening { service, answer }) => {
-                self.wait_listening(&service, answer);
-            }
-            Event::Reload => self.reload(),
+            Event::Bus(request) => self.act(request),
+            Event::Scrape(question) => self.observe(question),
+            // It has said what is wrong.
+            Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
         }
@@ -256,6 +285,7 @@ impl Agent {
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
                 }
+                self.metrics.listens(&name, Ktime::now());
                 self.find_refusal(&name);
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
@@ -333,6 +363,7 @@ impl Agent {
                     self.look(&service, Input::Veto(reply.answer));
                 }
             }
+            Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,
                 ticket,
@@ -373,6 +404,8 @@ impl Agent {
         for name in due {
             self.look(&name, Input::Changed);
         }
+        self.end_holds();
+        self.announce();
         self.notifier.alive(now);
         self.notifier.status(self.summary());
     }
@@ -384,29 +417,6 @@ impl Agent {
             self.find_refusal(&name);
             self.look(&name, Input::Changed);
         }
-    }
-
-    fn report(&self, answer: oneshot::Sender<String>) {
-        let steerable = self.sampler.steerable().unwrap_or_else(|error| {
-            log::debug!("{error:#}");
-            HashSet::new()
-        });
-        let describe = |watched: &Watched| {
-            let steered = watched.lifecycle.steered() && steerable.contains(&watched.slot);
-            report::describe(watched, self.view(watched).as_ref(), steered)
-        };
-        let services = self.services.values().map(describe).collect();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let report = Report {
-            version,
-            dry_run: self.dry_run,
-            services,
-        };
-        tokio::spawn(units::complete_report(
-            self.systemd.caller(),
-            report,
-            answer,
-        ));
     }
 
     /// The agent's own state in a few words.

@@ -1,9 +1,13 @@
 //! The agent's answer to `ondemand status`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use super::service::Watched;
+use jiff::tz::TimeZone;
+use tokio::sync::oneshot;
+
+use super::{Agent, service::Watched, units};
 use crate::{
+    holds::Moment,
     ktime::Ktime,
     lifecycle::{
         Step, View,
@@ -11,25 +15,89 @@ use crate::{
         unit::ActiveState,
     },
     policy::Verdict,
-    status::Service,
+    sampler::Slot,
+    status::{Report, Service},
     words::{Span, counted},
 };
 
-/// What is known of one service. `view`: `None` if its units are not known. `steered`: whether
-/// new connections go straight to the backend.
-pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
+impl Agent {
+    /// Everything about all services.
+    pub(super) fn report(&self, answer: oneshot::Sender<String>) {
+        let steerable = self.steerable();
+        let services = self.services.values();
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dry_run: self.dry_run,
+            services: services
+                .map(|watched| self.describe_one(watched, &steerable))
+                .collect(),
+        };
+        tokio::spawn(units::complete_report(
+            self.systemd.caller(),
+            report,
+            answer,
+        ));
+    }
+
+    /// What is known of one service; of one that is not configured, nothing.
+    pub(super) fn describe(&self, name: &str) -> Service {
+        let watched = self.services.get(name);
+        watched
+            .map(|watched| self.describe_one(watched, &self.steerable()))
+            .unwrap_or_default()
+    }
+
+    fn describe_one(&self, watched: &Watched, steerable: &HashSet<Slot>) -> Service {
+        let steered = watched.lifecycle.steered() && steerable.contains(&watched.slot);
+        let now = Moment::now();
+        let hold = self.holding.left(&watched.service.name, &now);
+        let mut service = describe(watched, self.view(watched).as_ref(), steered);
+        if let Some(hold) = hold {
+            service.held = true;
+            service.held_until = hold.until(&now).map(|until| until.to_string());
+            service.detail = match hold.until(&now) {
+                // In the host's time zone.
+                Some(until) => {
+                    let until = until.to_zoned(TimeZone::system());
+                    format!(
+                        "{}; {hold}, until {}",
+                        service.detail,
+                        until.strftime("%F %H:%M")
+                    )
+                }
+                None => format!("{}; {hold}", service.detail),
+            };
+        }
+        service
+    }
+
+    fn steerable(&self) -> HashSet<Slot> {
+        self.sampler.steerable().unwrap_or_else(|error| {
+            log::debug!("{error:#}");
+            HashSet::new()
+        })
+    }
+}
+
+/// `view`: `None` if its units are not known. `steered`: whether new connections go straight to
+/// the backend.
+fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     let service = &watched.service;
     let state = view.map_or(ActiveState::Unknown, |view| view.units.backend.state);
     let sample = view.and_then(|view| view.sample);
     let up = state.is_up();
     let seconds = |span: Duration| span.as_secs_f64();
     let idle = view.filter(|_| up).and_then(|view| match view.verdict {
-        Verdict::Quiet { since, .. } | Verdict::Idle { since } => view.now.since(since),
+        Verdict::Quiet { since, .. } | Verdict::Idle { since } | Verdict::Held { since, .. } => {
+            view.now.since(since)
+        }
         _ => None,
     });
-    let open = sample
-        .and_then(|sample| sample.open())
-        .map(|open| open.max(watched.uncounted.open));
+    let stops_in = view.filter(|_| up).and_then(|view| match view.verdict {
+        Verdict::Quiet { idle_at, .. } => idle_at?.since(view.now),
+        Verdict::Idle { .. } => Some(Duration::ZERO),
+        _ => None,
+    });
     let tally = &watched.tally;
     let stops = StopReason::ALL.map(|reason| {
         (
@@ -48,12 +116,13 @@ pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Servic
         unit: service.unit.clone(),
         state: state.as_str().into(),
         route: if steered { "steered" } else { "proxied" }.into(),
-        open_connections: open,
+        open_connections: watched.open(sample.as_ref()),
         accepted_connections: sample.map_or(0, |sample| sample.accepted()),
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),
         sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),
         idle_seconds: idle.map(seconds),
         idle_timeout_seconds: service.idle_timeout.map(seconds),
+        stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,
         stops: tally.stops.values().sum(),
         stops_by_reason: stops.into(),
@@ -68,6 +137,8 @@ pub fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Servic
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,
         memory_bytes: None,
+        held: false,
+        held_until: None,
         detail: detail(watched, view),
     }
 }
@@ -81,6 +152,7 @@ fn detail(watched: &Watched, view: Option<&View>) -> String {
         return "kept: systemd cannot be asked".into();
     };
     let under_way = match watched.lifecycle.current() {
+        Step::Rest if watched.lifecycle.is_asked() => Some("is to be stopped, as asked"),
         Step::Rest => None,
         Step::Asking => Some("idle, its veto program is asked"),
         Step::Looking { .. } | Step::Releasing(_) | Step::Settling { stop: Some(_), .. } => {
@@ -113,6 +185,7 @@ fn why_up(watched: &Watched, view: &View) -> String {
         } => format!("quiet, stops in {}", remaining(at)),
         Verdict::Quiet { idle_at: None, .. } => "quiet, never stopped".into(),
         Verdict::Unknown(reason) => format!("kept: {reason}"),
+        Verdict::Held { .. } => "quiet".into(),
         Verdict::Idle { .. } => match watched.lifecycle.paused() {
             Some((until, Some(reason))) if until > view.now => {
                 format!(

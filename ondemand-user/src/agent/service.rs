@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use tokio::sync::oneshot;
 
 use crate::{
+    bus::Reply,
     config::{Endpoint, Service},
     ktime::Ktime,
     lifecycle::{
@@ -56,6 +57,8 @@ pub struct Watched {
     pub listened_since: Option<Ktime>,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
+    /// Those who asked for a stop and wait for its end.
+    pub asked: Vec<Reply<bool>>,
     /// Whether connections can be steered at all on this host.
     steerable: bool,
 }
@@ -85,6 +88,7 @@ impl Watched {
             tally: Tally::default(),
             listened_since: None,
             waiting: Vec::new(),
+            asked: Vec::new(),
             steerable,
         }
     }
@@ -97,6 +101,7 @@ impl Watched {
         let options = options(&service, self.steerable, dry_run);
         if service.unit != self.service.unit {
             self.lifecycle = Lifecycle::new(options);
+            self.asked.clear();
             self.ticket += 1;
         } else {
             self.lifecycle.set_options(options);
@@ -109,13 +114,24 @@ impl Watched {
     /// Forgets what was under way, and whatever is still to come of it.
     pub fn interrupt(&mut self) {
         self.lifecycle.interrupt();
+        self.asked.clear();
         self.ticket += 1;
         self.wake = None;
     }
 
+    /// Clients connected now. `None`: unknown.
+    pub fn open(&self, sample: Option<&Sample>) -> Option<u64> {
+        let counted = sample?.open()?;
+        Some(counted.max(self.uncounted.open))
+    }
+
     /// The policy's rules.
     pub fn rules(&self) -> Rules {
-        Rules::from(&self.service)
+        if self.lifecycle.is_asked() {
+            Rules::AT_ONCE
+        } else {
+            Rules::from(&self.service)
+        }
     }
 
     /// Its Unix sockets.
@@ -134,6 +150,7 @@ impl Watched {
             uncounted: self.uncounted.open,
             uncounted_until: self.uncounted.until.max(self.proxied_until(&units.proxy)),
             syn_cookies: self.syn_cookies,
+            hold: None,
         }
     }
 

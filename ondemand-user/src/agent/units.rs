@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 
 use super::{Agent, Message, service, service::Watched};
 use crate::{
-    bus,
     lifecycle::unit::Units,
     status::Report,
     systemd::{Change, Known, Link, Reading, Systemd},
@@ -26,6 +25,7 @@ pub struct Connection {
     number: u64,
     watched: Vec<String>,
     known: HashMap<String, Known>,
+    changes: u64,
 }
 
 impl Connection {
@@ -35,7 +35,13 @@ impl Connection {
             number: 0,
             watched: Vec::new(),
             known: HashMap::new(),
+            changes: 0,
         }
+    }
+
+    /// Grows with whatever is told of units.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn number(&self) -> u64 {
@@ -70,6 +76,7 @@ impl Connection {
 
     /// Takes over what was read or told.
     pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
+        self.changes += 1;
         for (unit, reading) in readings {
             // A change of a unit that was never read is part of the first reading.
             match self.known.get_mut(&unit) {
@@ -101,6 +108,7 @@ impl Connection {
     }
 
     fn disconnect(&mut self) -> bool {
+        self.changes += 1;
         self.known.clear();
         self.link.take().is_some()
     }
@@ -259,18 +267,5 @@ impl Agent {
         self.systemd.connect(link);
         self.read_units();
         self.serve_bus();
-    }
-
-    /// Puts the agent on the bus. It works without, too.
-    pub(super) fn serve_bus(&self) {
-        let Some(systemd) = self.systemd.caller() else {
-            return;
-        };
-        let requests = self.requests.clone();
-        tokio::spawn(async move {
-            if let Err(error) = bus::serve(systemd.connection(), requests).await {
-                log::warn!("`ondemand status` will not work: {error:#}");
-            }
-        });
     }
 }

@@ -22,7 +22,7 @@ pub const LARGEST: i64 = 448 << 20;
 const MILLIS_A_DAY: i64 = 86_400_000;
 
 /// Why a run ended, by its number in the database: see schema.sql.
-pub const REASONS: [&str; 4] = ["idle", "external", "failed", "unknown"];
+pub const REASONS: [&str; 5] = ["idle", "external", "failed", "unknown", "requested"];
 /// Nobody saw the end of a run: there was no agent.
 const UNSEEN: i64 = 3;
 

@@ -21,7 +21,7 @@ CREATE TABLE activation (
     listening INTEGER,        -- after `started`: it listened
     first_byte INTEGER,       -- after `started`: the first packet to a client
     ended INTEGER,            -- after `started`: it was down; NULL: it runs
-    reason INTEGER,           -- why it ended: 0 idle, 1 external, 2 failed, 3 nobody saw it
+    reason INTEGER,           -- why it ended: 0 idle, 1 external, 2 failed, 3 nobody saw, 4 requested
     connections INTEGER,      -- clients accepted since the run before
     received INTEGER,         -- payload bytes from clients since then
     sent INTEGER,             -- payload bytes to clients since then

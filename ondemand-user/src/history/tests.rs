@@ -114,7 +114,7 @@ fn a_period_is_cut_out_of_what_was_written() {
         (vec![250], vec![300])
     );
     assert_eq!((whole.connections, whole.received, whole.sent), (3, 10, 20));
-    assert_eq!((whole.cpu, whole.stops), (7_000_000, [1, 0, 0, 0]));
+    assert_eq!((whole.cpu, whole.stops), (7_000_000, [1, 0, 0, 0, 0]));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn an_agent_that_was_killed_goes_on_in_the_same_database() {
     let store = written(&path, &again);
     let found = load(&path, 0, 50 * MINUTE);
     assert_eq!((found.watched, found.active), (50 * MINUTE, 25 * MINUTE));
-    assert_eq!(found.stops, [1, 0, 1, 0]);
+    assert_eq!(found.stops, [1, 0, 1, 0, 0]);
     let check: String = store
         .db()
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))

@@ -5,6 +5,7 @@
 //! all. (A dot in a name is refused by bpffs, so that directory cannot be a hidden one.)
 
 mod btf;
+pub mod lookups;
 pub mod requirements;
 
 use std::{

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     note::{Note, StopReason, VetoReason},
+    request::Reply,
     unit::Units,
 };
 use crate::{
@@ -22,6 +23,8 @@ pub struct Options {
     pub ask: bool,
     /// Say what would be stopped, and stop nothing.
     pub dry_run: bool,
+    /// How long the proxy stays up without clients.
+    pub proxy_stays: Duration,
 }
 
 impl Options {
@@ -31,6 +34,7 @@ impl Options {
             steer: service.steer,
             ask: service.veto.is_some(),
             dry_run,
+            proxy_stays: crate::units::exit_idle_time(service),
         }
     }
 }
@@ -59,6 +63,9 @@ pub enum Input {
     Snapshot(Option<Sockets>),
     /// The end of [`Command::ReleaseLease`] or [`Command::TakeLease`]. The view is younger.
     Job(JobEnd),
+    /// Somebody asks for a stop now: answered with one [`Command::Answer`]. The next view's verdict
+    /// is to wait for no timeout, as [`super::Lifecycle::is_asked`] tells.
+    Stop,
 }
 
 /// What the veto program said.
@@ -94,7 +101,8 @@ pub enum Command {
         /// How long nobody has used it.
         quiet: Duration,
     },
-    /// Look at the sockets, answer with [`Input::Snapshot`].
+    /// Wait for the look-ups that began before, where there is a gate, then look at the sockets
+    /// and answer with [`Input::Snapshot`].
     TakeSnapshot,
     /// Stop the lease's unit, answer with [`Input::Job`].
     ReleaseLease,
@@ -106,6 +114,8 @@ pub enum Command {
     Count(Counter),
     /// Log it.
     Say(Note),
+    /// Tell whoever asked for a stop how it ended.
+    Answer(Reply),
     /// Step again then, or sooner. It replaces the wish of the step before; a step without
     /// it waits for an event alone.
     WaitUntil(Ktime),

@@ -8,13 +8,16 @@
 //!    Where a veto program is configured, ask it ([`Step::Asking`]): it may take its time, so
 //!    everything that the release rests on is measured after its answer.
 //! 2. Close the gate (where connections are steered): new ones queue at the front socket.
-//! 3. [`Step::Looking`]: take a snapshot of the sockets and read the counters once more.
-//!    Changed since step 1, a half-open handshake, or a difference between the two: keep it.
+//! 3. [`Step::Looking`]: wait until the look-ups that may have seen the gate open are over, take
+//!    a snapshot of the sockets, and read the counters once more. Changed since step 1, a
+//!    half-open handshake, or a difference between the two: keep it.
 //! 4. [`Step::Releasing`]: release the lease, wait for the job's end, then
 //!    [`Step::Settling`]: wait until the backend is down. Does somebody need it, take the
 //!    lease again ([`Step::Retaking`]).
 //! 5. The gate is open only while the backend is active, the lease is held, neither has a
-//!    job and no step between 2 and 4 is under way.
+//!    job and no step between 2 and 4 is under way. After a half-open handshake it stays closed
+//!    until a client has come: what is half open at the backend then ends or expires, and a
+//!    scan, which goes on at the front socket, cannot keep the service up.
 //!
 //! It is safe to begin in any state of the units: a lease that an agent released and did not
 //! live to see settle is taken again.
@@ -22,7 +25,9 @@
 mod messages;
 pub mod note;
 pub mod pause;
+pub mod request;
 mod runs;
+mod settle;
 #[cfg(test)]
 mod tests;
 pub mod unit;
@@ -32,8 +37,8 @@ use std::time::Duration;
 pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
-use runs::Runs;
-use unit::ActiveState;
+use request::{Refusal, Reply, Request};
+use runs::{Released, Runs};
 
 use crate::{
     ktime::Ktime,
@@ -91,6 +96,8 @@ pub struct Stop {
     pub quiet: Duration,
     /// The backend's start that it is about.
     pub started: Option<Ktime>,
+    /// Whether somebody asked for it.
+    pub asked: bool,
 }
 
 /// The state of one service.
@@ -104,6 +111,8 @@ pub struct Lifecycle {
     /// Failed attempts to take the lease, in a row.
     retakes: u32,
     runs: Runs,
+    /// A stop that somebody asked for.
+    request: Option<Request>,
     /// Since when the proxy has been up without its backend.
     orphaned: Option<Ktime>,
 }
@@ -118,6 +127,7 @@ impl Lifecycle {
             pause: Pause::default(),
             retakes: 0,
             runs: Runs::default(),
+            request: None,
             orphaned: None,
         }
     }
@@ -157,8 +167,10 @@ impl Lifecycle {
 
     /// systemd cannot be asked any more: whatever was under way is left as it is, and judged
     /// anew by the units' states when they are known again.
+    /// A stop that somebody asked for is forgotten without an answer.
     pub fn interrupt(&mut self) {
         self.step = Step::Rest;
+        self.request = None;
     }
 
     /// One step.
@@ -168,15 +180,32 @@ impl Lifecycle {
             Step::Releasing(stop)
             | Step::Settling {
                 stop: Some(stop), ..
-            } => Some(stop.quiet),
+            } => Some(Released {
+                quiet: stop.quiet,
+                asked: stop.asked,
+            }),
             _ => None,
         };
         self.runs.follow(view, released, &mut commands);
         self.pause.end_with_clients(view);
-        self.advance(view, input, &mut commands);
+        if view.units.backend.is_settled_down() {
+            self.pause = Pause::default();
+        }
+        let asked_now = input == Input::Stop;
+        if asked_now {
+            self.take_request(view, &mut commands);
+        } else {
+            self.advance(view, input, &mut commands);
+            self.judge_request(view, &mut commands);
+        }
         self.end_orphan(view, &mut commands);
         self.set_gate(view, &mut commands);
-        if let Some(at) = self.wake_at(view) {
+        let wake = match self.request {
+            // This view's verdict still waits for a timeout.
+            Some(_) if asked_now => Some(view.now),
+            _ => self.wake_at(view),
+        };
+        if let Some(at) = wake {
             commands.push(Command::WaitUntil(at));
         }
         commands
@@ -191,7 +220,7 @@ impl Lifecycle {
             // Somebody may have come while the program ran.
             (Step::Asking, Input::Veto(Answer::Allow)) => match idle_since(view) {
                 Some(since) => self.look(view, since, commands),
-                None => self.keep(view, why_not_idle(view), commands),
+                None => self.not_idle(view, commands),
             },
             (Step::Looking { first, since }, Input::Snapshot(sockets)) => {
                 self.looked(view, &first, since, sockets, commands);
@@ -272,7 +301,7 @@ impl Lifecycle {
                 self.step = Step::Looking { first, since };
                 commands.push(Command::TakeSnapshot);
             }
-            None => self.keep(view, why_not_idle(view), commands),
+            None => self.not_idle(view, commands),
         }
     }
 
@@ -309,7 +338,7 @@ impl Lifecycle {
             return self.keep(view, Cause::Proxy, commands);
         }
         if idle_since(view).is_none() {
-            return self.keep(view, why_not_idle(view), commands);
+            return self.not_idle(view, commands);
         }
         let quiet = since_or_zero(view.now, since);
         if self.options.dry_run {
@@ -319,6 +348,7 @@ impl Lifecycle {
             }));
             self.pause.hold(view, DRY_RUN_PAUSE);
             self.step = Step::Rest;
+            self.answer(Reply::Kept(Refusal::DryRun), commands);
             return;
         }
         let started = self.runs.started().flatten();
@@ -326,68 +356,30 @@ impl Lifecycle {
             at: view.now,
             quiet,
             started,
+            asked: self.is_asked(),
         });
         commands.push(Command::ReleaseLease);
     }
 
-    /// Step 4, after the lease's release.
-    fn settle(
-        &mut self,
-        view: &View,
-        until: Ktime,
-        stop: Option<Stop>,
-        commands: &mut Vec<Command>,
-    ) {
-        let units = &view.units;
-        let same_run = |stop: &Stop| self.runs.started() == Some(stop.started);
-        let deactivating = units.backend.state == ActiveState::Deactivating;
-        if stop.as_ref().is_some_and(|stop| !same_run(stop))
-            || !(units.backend.state.is_up() || deactivating)
-        {
-            // Stopped, which `Runs` has reported, and perhaps started again.
-            self.step = Step::Rest;
-            return;
-        }
-        self.step = Step::Settling { until, stop };
-        if deactivating || units.backend.job {
-            return; // Its end is an event.
-        }
-        let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
-        if !units.lease.is_settled_down() {
-            if units.lease.job || !units.lease.state.is_up() {
-                return; // So is the lease's.
+    /// What was idle is not any more.
+    fn not_idle(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let cause = match view.verdict {
+            Verdict::Busy { open } => Cause::Activity(open),
+            Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
+            Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
+            // No veto: somebody wants it so.
+            Verdict::Held { .. } => {
+                self.step = Step::Rest;
+                return self.answer(Reply::Kept(Refusal::Held), commands);
             }
-            // Taken by whoever needed the backend.
-            self.step = Step::Rest;
-            if let Some(stop) = stop {
-                let cause = needed(view, &stop, proxy_came);
-                self.keep(view, cause, commands);
-            }
-            return;
-        }
-        match stop {
-            Some(stop) if proxy_came || view.now >= until => {
-                let cause = needed(view, &stop, proxy_came);
-                self.keep(view, cause, commands);
-                self.take_lease(commands);
-            }
-            None if view.now >= until => {
-                commands.push(Command::Say(Note::TakingLease));
-                self.take_lease(commands);
-            }
-            _ => {}
-        }
-    }
-
-    fn take_lease(&mut self, commands: &mut Vec<Command>) {
-        self.retakes += 1;
-        self.step = Step::Retaking;
-        commands.push(Command::TakeLease);
+        };
+        self.keep(view, cause, commands);
     }
 
     /// A veto: counted, said, and followed by a pause.
     fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
         commands.push(Command::Count(Counter::Veto(cause.reason())));
+        self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
         commands.push(Command::Say(self.pause.veto(view, cause)));
         self.step = Step::Rest;
     }
@@ -396,7 +388,8 @@ impl Lifecycle {
     fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
         let open = self.options.steer
             && view.units.held()
-            && matches!(self.step, Step::Rest | Step::Asking);
+            && matches!(self.step, Step::Rest | Step::Asking)
+            && self.pause.reason != Some(VetoReason::HalfOpen);
         // Without steering there is no gate, unless the configuration just took it away.
         if self.gate == Some(open) || (!self.options.steer && self.gate.is_none()) {
             return;
@@ -410,6 +403,12 @@ impl Lifecycle {
     }
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {
+        let until = self.request.map(|request| request.until);
+        let until = until.filter(|until| *until > view.now);
+        self.next_change(view).into_iter().chain(until).min()
+    }
+
+    fn next_change(&self, view: &View) -> Option<Ktime> {
         match self.step {
             Step::Rest if self.orphaned.is_some() => {
                 self.orphaned.map(|since| since + ORPHAN_GRACE)
@@ -418,6 +417,11 @@ impl Lifecycle {
             Step::Rest if view.units.held() => match view.verdict {
                 Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),
                 Verdict::Idle { .. } if view.now < self.pause.until => Some(self.pause.until),
+                // A hold may end while the host is suspended, which this clock does not count.
+                Verdict::Held {
+                    until: Some(at), ..
+                } => Some(at.min(view.now + RECHECK)),
+                Verdict::Held { until: None, .. } => None,
                 // The end of the last connection or of the proxy is an event.
                 Verdict::Busy { .. } | Verdict::Idle { .. } => Some(view.now + RECHECK),
                 Verdict::Unknown(_) => Some(view.now + RETRY),
@@ -434,37 +438,13 @@ fn idle_since(view: &View) -> Option<Ktime> {
     }
 }
 
-fn why_not_idle(view: &View) -> Cause {
-    match view.verdict {
-        Verdict::Busy { open } => Cause::Activity(open),
-        Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
-        Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
-    }
-}
-
-fn needed(view: &View, stop: &Stop, proxy_came: bool) -> Cause {
-    if proxy_came {
-        Cause::Proxy
-    } else {
-        Cause::Needed(since_or_zero(view.now, stop.at))
-    }
-}
-
 fn since_or_zero(now: Ktime, earlier: Ktime) -> Duration {
     now.since(earlier).unwrap_or_default()
 }
 
-/// Whether anything that the kernel counts has happened between two samples.
+/// Whether a connection was used between two samples. Look-ups are left out: what came of those
+/// that read the gate when it was open is in the snapshot, and the others are at the front.
 fn moved(first: &Sample, after: &Sample) -> bool {
-    let counts = |s: &Sample| {
-        (
-            s.front,
-            s.steered,
-            s.back,
-            s.lookups,
-            s.last_activity,
-            s.last_lookup,
-        )
-    };
+    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);
     counts(first) != counts(after)
 }

@@ -12,8 +12,10 @@ use crate::{
 /// Why a run of the backend ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopReason {
-    /// The agent released the lease.
+    /// Nobody used it: the agent released the lease.
     Idle,
+    /// Somebody asked the agent for it.
+    Requested,
     /// Somebody else stopped it, or it ended by itself.
     External,
     /// It failed.
@@ -22,12 +24,13 @@ pub enum StopReason {
 
 impl StopReason {
     /// All of them, for metrics.
-    pub const ALL: [Self; 3] = [Self::Idle, Self::External, Self::Failed];
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Requested, Self::External, Self::Failed];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Requested => "requested",
             Self::External => "external",
             Self::Failed => "failed",
         }
@@ -194,6 +197,8 @@ pub enum Note {
     Stopped {
         /// How long nobody had used it.
         quiet: Duration,
+        /// Whether somebody asked for it.
+        asked: bool,
         /// What it did before.
         run: Run,
         /// Whether its unit ended as failed.
@@ -263,8 +268,14 @@ impl fmt::Display for Note {
             Self::OrphanedProxy => f.write_str(
                 "is gone and its proxy is not: ends the proxy, the next client starts both",
             ),
-            Self::Stopped { quiet, run, failed } => {
-                write!(f, "stopped after {} quiet ({run})", Span(*quiet))?;
+            Self::Stopped {
+                quiet,
+                asked,
+                run,
+                failed,
+            } => {
+                let why = if *asked { " as asked," } else { "" };
+                write!(f, "stopped{why} after {} quiet ({run})", Span(*quiet))?;
                 if *failed {
                     f.write_str("; its unit ended as failed")
                 } else {
@@ -321,6 +332,7 @@ mod tests {
         check(
             Note::Stopped {
                 quiet: minutes(10),
+                asked: false,
                 run,
                 failed: false,
             },
@@ -328,7 +340,18 @@ mod tests {
         );
         check(
             Note::Stopped {
+                quiet: minutes(1),
+                asked: true,
+                run,
+                failed: false,
+            },
+            "stopped as asked, after 1 min quiet (12 connections, 3.4 MB out since its start 1 h \
+             ago)",
+        );
+        check(
+            Note::Stopped {
                 quiet: minutes(10),
+                asked: false,
                 run: Run {
                     whole: false,
                     ..run

@@ -19,6 +19,15 @@ struct Current {
     whole: bool,
 }
 
+/// This agent released the lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Released {
+    /// How long nobody had used it.
+    pub(super) quiet: Duration,
+    /// Whether somebody asked for the stop.
+    pub(super) asked: bool,
+}
+
 /// Recognises the runs of the backend by the time of its start, so that a restart of which
 /// only the end was seen is two runs.
 #[derive(Clone, Debug, Default)]
@@ -34,12 +43,11 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Reports what has changed. `released`: how long nobody had used it when this agent
-    /// released the lease, if it did.
+    /// Reports what has changed. `released`: this agent's own stop, if it is that.
     pub(super) fn follow(
         &mut self,
         view: &View,
-        released: Option<Duration>,
+        released: Option<Released>,
         commands: &mut Vec<Command>,
     ) {
         let backend = &view.units.backend;
@@ -113,7 +121,7 @@ impl Runs {
         }
     }
 
-    fn end(&mut self, view: &View, released: Option<Duration>, commands: &mut Vec<Command>) {
+    fn end(&mut self, view: &View, released: Option<Released>, commands: &mut Vec<Command>) {
         if self.current.is_none() {
             return;
         }
@@ -122,7 +130,19 @@ impl Runs {
         self.between = view.sample;
         let failed = view.units.backend.state == ActiveState::Failed;
         let (reason, note) = match released {
-            Some(quiet) => (StopReason::Idle, Note::Stopped { quiet, run, failed }),
+            Some(Released { quiet, asked }) => {
+                let reason = match asked {
+                    true => StopReason::Requested,
+                    false => StopReason::Idle,
+                };
+                let note = Note::Stopped {
+                    quiet,
+                    asked,
+                    run,
+                    failed,
+                };
+                (reason, note)
+            }
             None if failed => (StopReason::Failed, Note::Ended { failed, run }),
             None => (StopReason::External, Note::Ended { failed, run }),
         };

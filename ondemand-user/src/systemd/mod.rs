@@ -2,7 +2,7 @@
 
 mod facts;
 mod reading;
-mod unit_path;
+pub mod unit_path;
 mod usage;
 
 use std::{
@@ -35,6 +35,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a job may take before its end is taken as missed. Longer than any start or stop
 /// takes that is not broken; the units' states tell what became of it.
 const JOB_TIMEOUT: Duration = Duration::from_secs(300);
+/// A job's mode: what somebody else has queued is not turned around. A stop by hand goes on, and
+/// so does a start that a client caused.
+const GIVE_WAY: &str = "fail";
 /// Signals that may wait for us. The bus would hold up replies behind a full queue.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
@@ -204,16 +207,22 @@ impl Systemd {
 
     /// Starts a unit and waits for its job's end.
     pub async fn start(&self, unit: &str) -> JobEnd {
-        self.job("StartUnit", unit).await
+        self.job("StartUnit", unit, GIVE_WAY).await
+    }
+
+    /// The same for somebody who asked for it: a stop that is queued is turned around, and one
+    /// that runs is waited for.
+    pub async fn start_as_asked(&self, unit: &str) -> JobEnd {
+        self.job("StartUnit", unit, "replace").await
     }
 
     /// Stops a unit and waits for its job's end.
     pub async fn stop(&self, unit: &str) -> JobEnd {
-        self.job("StopUnit", unit).await
+        self.job("StopUnit", unit, GIVE_WAY).await
     }
 
-    async fn job(&self, method: &'static str, unit: &str) -> JobEnd {
-        let end = tokio::time::timeout(JOB_TIMEOUT, self.run_job(method, unit)).await;
+    async fn job(&self, method: &'static str, unit: &str, mode: &'static str) -> JobEnd {
+        let end = tokio::time::timeout(JOB_TIMEOUT, self.run_job(method, unit, mode)).await;
         match end {
             Ok(Ok(result)) => match result.as_str() {
                 "done" | "skipped" => JobEnd::Done,
@@ -227,12 +236,15 @@ impl Systemd {
 
     /// A queued job is not a finished one: its end comes as a signal, which may be faster than
     /// the reply to the call.
-    async fn run_job(&self, method: &'static str, unit: &str) -> zbus::Result<String> {
+    async fn run_job(
+        &self,
+        method: &'static str,
+        unit: &str,
+        mode: &'static str,
+    ) -> zbus::Result<String> {
         let mut ends =
             MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
-        // `fail`: what somebody else has queued is not turned around. A stop by hand goes on,
-        // and so does a start that a client caused.
-        let reply = self.manager(method, &(unit, "fail")).await?;
+        let reply = self.manager(method, &(unit, mode)).await?;
         let job: OwnedObjectPath = reply.body().deserialize()?;
         while let Some(message) = ends.next().await {
             let message = message?;

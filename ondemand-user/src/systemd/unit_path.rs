@@ -4,19 +4,24 @@
 /// is unloaded and loaded again, and a call to it loads the unit (`bus_unit_find()`,
 /// src/core/dbus.c).
 pub fn of(unit: &str) -> String {
-    let mut path = String::from("/org/freedesktop/systemd1/unit/");
-    if unit.is_empty() {
-        path.push('_');
+    format!("/org/freedesktop/systemd1/unit/{}", label(unit))
+}
+
+/// A name as one part of an object path, escaped as systemd does.
+pub fn label(name: &str) -> String {
+    let mut label = String::new();
+    if name.is_empty() {
+        label.push('_');
     }
     // bus_label_escape(), src/basic/bus-label.c
-    for (index, byte) in unit.bytes().enumerate() {
+    for (index, byte) in name.bytes().enumerate() {
         if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
-            path.push(char::from(byte));
+            label.push(char::from(byte));
         } else {
-            path.push_str(&format!("_{byte:02x}"));
+            label.push_str(&format!("_{byte:02x}"));
         }
     }
-    path
+    label
 }
 
 #[cfg(test)]

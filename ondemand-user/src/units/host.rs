@@ -1,14 +1,8 @@
 //! What unit files need to know of the machine that they are for.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context as _, Result};
-
-/// Where `systemd-socket-proxyd` is: merged and split /usr.
-const PROXYD: [&str; 2] = [
-    "/usr/lib/systemd/systemd-socket-proxyd",
-    "/lib/systemd/systemd-socket-proxyd",
-];
 
 /// The user that `units/sysusers.d/ondemand.conf` makes.
 const USER: &str = "ondemand";
@@ -26,8 +20,6 @@ fn has_user(passwd: &str) -> bool {
 pub struct Host {
     /// The path of this program.
     pub ondemand: String,
-    /// The path of `systemd-socket-proxyd`.
-    pub proxyd: String,
     /// The system user that the proxy runs as; `None`: root, without capabilities.
     pub user: Option<String>,
     /// The major version of systemd; `None`: unknown, so that only what all versions know is used.
@@ -46,13 +38,8 @@ impl Host {
         let ondemand = ondemand
             .to_str()
             .with_context(|| format!("the path {ondemand:?} is not UTF-8"))?;
-        let proxyd = PROXYD
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .unwrap_or(&PROXYD[0]);
         Ok(Self {
             ondemand: ondemand.to_owned(),
-            proxyd: (*proxyd).to_owned(),
             user: has_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
                 .then(|| USER.to_owned()),
             systemd: systemd_version(),

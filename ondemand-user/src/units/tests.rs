@@ -5,7 +5,6 @@ use super::*;
 fn host() -> Host {
     Host {
         ondemand: "/usr/bin/ondemand".into(),
-        proxyd: "/usr/lib/systemd/systemd-socket-proxyd".into(),
         user: None,
         systemd: Some(252),
     }
@@ -82,8 +81,9 @@ After=ondemand-wiki.socket
 StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/usr/bin/ondemand wait-listening --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90000ms wiki -- /usr/lib/systemd/systemd-socket-proxyd --connections-max=10000 --exit-idle-time=1000ms 127.0.0.1:8080
+ExecStart=/usr/bin/ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90000ms --exit-idle-time=1000ms wiki
 LimitNOFILE=65536
+TimeoutStopSec=10s
 RuntimeDirectory=ondemand-wiki
 RuntimeDirectoryPreserve=restart
 {hardening}

@@ -7,9 +7,7 @@ use anyhow::Result;
 use super::{Header, Host, escape, hardening};
 use crate::config::{Endpoint, Service};
 
-/// `systemd-socket-proxyd` takes 6 descriptors a connection (two sockets and two pipes), so
-/// [`DESCRIPTORS`] has room for them and for its own.
-const CONNECTIONS: u32 = 10_000;
+/// The proxy takes two descriptors a connection, for [`crate::proxy`]'s most.
 const DESCRIPTORS: u32 = 65_536;
 
 /// The first systemd with `PollLimitIntervalSec=`; older ones warn of an unknown key.
@@ -59,7 +57,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
 /// The proxy: `ondemand-NAME.service`.
 pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
     let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
-    // Wants= and no After=: wait-listening does the waiting, and can tell the client when it is in vain.
+    // Wants= and no After=: the proxy does the waiting, and can tell the client when it is in vain.
     let (unit, socket) = (&service.unit, service.socket_unit());
     writeln!(text, "Wants={unit}\nPartOf={unit}")?;
     writeln!(
@@ -71,8 +69,9 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         "\n[Service]\nExecStart={}",
         command_line(service, host)?
     )?;
-    writeln!(text, "LimitNOFILE={DESCRIPTORS}")?;
-    // Where wait-listening keeps since when its clients wait.
+    // Who is being served when it is told to end may finish so long.
+    writeln!(text, "LimitNOFILE={DESCRIPTORS}\nTimeoutStopSec=10s")?;
+    // Where it keeps since when its clients wait.
     writeln!(
         text,
         "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
@@ -82,33 +81,20 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
     Ok(text)
 }
 
-/// `wait-listening` gets what it needs from the configuration as options: the proxy's user may
-/// not be allowed to read that file.
+/// The proxy gets what it needs from the configuration as options: its user may not be allowed
+/// to read that file.
 fn command_line(service: &Service, host: &Host) -> Result<String> {
-    let backend = service.backend.to_string();
     let words = [
         escape::program(&host.ondemand)?.to_owned(),
-        "wait-listening".into(),
+        "proxy".into(),
         format!("--unit={}", service.unit),
-        format!("--backend={backend}"),
+        format!("--backend={}", service.backend),
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
-        service.name.clone(),
-        "--".into(),
-        escape::program(&host.proxyd)?.to_owned(),
-        format!("--connections-max={CONNECTIONS}"),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-        proxyd_address(&service.backend),
+        service.name.clone(),
     ];
     let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();
     Ok(words?.join(" "))
-}
-
-/// `systemd-socket-proxyd` cuts at the last colon and takes no brackets.
-fn proxyd_address(backend: &Endpoint) -> String {
-    match backend {
-        Endpoint::Tcp(address) => format!("{}:{}", address.ip(), address.port()),
-        Endpoint::Unix(_) => backend.to_string(),
-    }
 }
 
 /// How long the proxy stays when it has no connection left.

@@ -33,6 +33,11 @@ impl Clients {
         }
     }
 
+    /// Their descriptors.
+    pub fn sockets(&self) -> &[RawFd] {
+        &self.sockets
+    }
+
     /// Accepts and closes whoever waits; gives how many.
     pub fn let_go(&self) -> u64 {
         self.sockets.iter().map(|socket| drain(*socket)).sum()

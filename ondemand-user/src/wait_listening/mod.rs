@@ -1,9 +1,9 @@
-//! `ondemand wait-listening`: holds the proxy back until the backend really listens.
+//! `ondemand wait-listening`: waits until the backend really listens.
 //!
-//! It is the first half of the proxy's life: it holds the front socket's descriptors, and its
-//! clients wait in their queues. When the backend is there it becomes the proxy, in the same
-//! process. When the backend will not come it closes the waiting connections before it goes:
-//! PID 1 would otherwise find them at the socket and start it again, as fast as it can.
+//! It is the first half of a proxy's life too: that holds the front socket's descriptors, and
+//! its clients wait in their queues. When the backend will not come, the waiting connections are
+//! closed: PID 1 would otherwise find them at the socket and start the proxy again, as fast as it
+//! can.
 
 mod clients;
 mod decision;
@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clients::Clients;
+pub use clients::Clients;
 use decision::{Decision, Seen, decide};
 use first_try::FirstTry;
 
@@ -55,17 +55,42 @@ pub fn run(
     command: &[OsString],
 ) -> Result<()> {
     let clients = Clients::inherited();
-    let result = wait(name, unit, backend, start_timeout).and_then(|()| become_command(command));
-    if result.is_err() {
-        let count = clients.let_go();
-        if count > 0 {
-            log::warn!(
-                "{name}: closed {}",
-                crate::words::counted(count, "waiting connection")
-            );
-        }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?
+        .block_on(wait_for_backend(
+            name,
+            unit,
+            backend,
+            start_timeout,
+            &clients,
+        ))?;
+    become_command(command).inspect_err(|_| let_go(name, &clients))
+}
+
+/// Waits until `unit` is active and `backend` listens.
+///
+/// # Errors
+///
+/// It failed, or did not come up within `start_timeout`. `clients` are let go by then.
+pub async fn wait_for_backend(
+    name: &str,
+    unit: &str,
+    backend: &Endpoint,
+    start_timeout: Duration,
+    clients: &Clients,
+) -> Result<()> {
+    let watched = watch(name, unit, backend, start_timeout).await;
+    watched.inspect_err(|_| let_go(name, clients))
+}
+
+fn let_go(name: &str, clients: &Clients) {
+    let count = clients.let_go();
+    if count > 0 {
+        let waiting = crate::words::counted(count, "waiting connection");
+        log::warn!("{name}: closed {waiting}");
     }
-    result
 }
 
 /// Does not come back if it succeeds, unless there is no command.
@@ -75,14 +100,6 @@ fn become_command(command: &[OsString]) -> Result<()> {
     };
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("run {}", program.display()))
-}
-
-fn wait(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the event loop")?
-        .block_on(watch(name, unit, backend, start_timeout))
 }
 
 async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> Result<()> {

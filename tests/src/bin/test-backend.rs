@@ -2,7 +2,8 @@
 //!
 //! `GET /PATH?bytes=N` answers with N bytes, `?wait=MS` thinks first; a request's body is
 //! read and thrown away. `X-Peer` is the client's address as the server saw it, `X-Worker` the
-//! number of the listener that accepted it. `?close` closes that listener after the answer,
+//! number of the listener that accepted it; `X-Started` and `X-Listened` are when the program
+//! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
 //! and `?reopen=MS` opens it again after a while.
 
 use std::{
@@ -34,7 +35,12 @@ use nix::{
     },
 };
 
+/// When the program began, and when it listened first, in nanoseconds.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+static LISTENED: AtomicU64 = AtomicU64::new(0);
+
 fn main() {
+    STARTED.store(tests::client::monotonic_nanos(), Ordering::Relaxed);
     if flag("--crash") {
         eprintln!("test-backend: crashing, as asked");
         exit(3);
@@ -264,7 +270,10 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
         SocketAddr::V6(v6) => bind(socket.as_raw_fd(), &SockaddrIn6::from(v6)),
     }
     .expect("bind");
+    let now = tests::client::monotonic_nanos();
     listen(&socket, Backlog::new(4096).expect("a backlog")).expect("listen");
+    // Of the first listener: the exchange fails for all others.
+    let _ = LISTENED.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     TcpListener::from(socket)
 }
 
@@ -298,8 +307,11 @@ fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Door>) {
         let mut left = header(&text, "bytes=").unwrap_or(1024usize);
         let keep = !text.contains("connection: close") && !text.contains(" http/1.0");
         let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nX-Peer: {peer}\r\nX-Worker: {worker}\r\nX-Pid: {}\r\nConnection: {}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: {left}\r\nX-Peer: {peer}\r\nX-Worker: {worker}\r\nX-Pid: {}\r\n\
+             X-Started: {}\r\nX-Listened: {}\r\nConnection: {}\r\n\r\n",
             std::process::id(),
+            STARTED.load(Ordering::Relaxed),
+            LISTENED.load(Ordering::Relaxed),
             if keep { "keep-alive" } else { "close" },
         );
         if stream.write_all(answer.as_bytes()).is_err() {

@@ -70,8 +70,8 @@ fn without_the_wait_for_cookies() {
 }
 
 #[test]
-fn without_counting_before_the_gate_is_read() {
-    check_loses(Without::CountBeforeGate);
+fn without_the_wait_for_lookups() {
+    check_loses(Without::WaitForLookups);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! The stop protocol with everything that runs beside it, as a state machine that a model
 //! checker can walk: clients, the kernel's look-ups and queues, PID 1 and the agent.
 //!
-//! Time is left out but for three assumptions, each the reason for a step of the protocol:
-//! a look-up (microseconds) does not last as long as an idle timeout (0.1 s at least); the
-//! final ACK of a SYN cookie comes within two seconds or never; any other handshake may
-//! outlast every timeout.
+//! Time is left out but for one assumption: the final ACK of a SYN cookie comes within two
+//! seconds of its look-up or never. Any other handshake may outlast every timeout, and a service
+//! may be found idle while look-ups are under way, as in a port scan.
 
 use stateright::{Model, Property};
 
@@ -23,8 +22,8 @@ pub enum Without {
     OldHalfOpenCheck,
     /// Idle at once after a SYN that was answered with a cookie.
     CookieAge,
-    /// The kernel raises the look-up counter only after it has read the gate.
-    CountBeforeGate,
+    /// The snapshot does not wait for the look-ups that read the gate when it was open.
+    WaitForLookups,
     /// The gate opens when the backend listens, not when it is active.
     WaitForActive,
     /// The gate opens when the lease's stop job ends, not when the backend has stopped.
@@ -44,7 +43,6 @@ pub enum Client {
     Away,
     /// Its SYN runs through the sk_lookup program.
     LookingUp {
-        counted: bool,
         gate: Option<bool>,
     },
     /// A request socket at the listener; `young` until the SYN is some seconds old.
@@ -88,8 +86,8 @@ pub enum Agent {
     GateClosed {
         seen: Counters,
     },
-    /// The first read behind the gate agreed.
-    Reread {
+    /// Those that read the gate when it was open are over.
+    LookupsOver {
         seen: Counters,
     },
     /// The snapshot was quiet.
@@ -104,7 +102,6 @@ pub enum Agent {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Counters {
-    pub lookups: u8,
     pub accepted: u8,
     pub closed: u8,
 }
@@ -140,7 +137,6 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientStep {
     Syn,
-    Count,
     ReadGate,
     /// The look-up ends: a request socket, or a cookie.
     Request {
@@ -170,9 +166,9 @@ pub enum Pid1Step {
 pub enum AgentStep {
     FindIdle,
     CloseGate,
-    Reread,
+    AwaitLookups,
     TakeSnapshot,
-    RereadAgain,
+    ReadAgain,
     ReleaseLease,
     SeeStopped,
     TakeLease,
@@ -242,20 +238,13 @@ impl Protocol {
             state.backend,
             Backend::Inactive | Backend::Activating { listening: false }
         );
-        let count_first = self.without != Without::CountBeforeGate;
         match client {
             Client::Away => vec![ClientStep::Syn],
-            Client::LookingUp { counted, gate } => match (counted, gate) {
-                (false, None) if count_first => vec![ClientStep::Count],
-                (_, None) => vec![ClientStep::ReadGate],
-                (false, Some(_)) => vec![ClientStep::Count],
-                (true, Some(_)) => {
-                    vec![
-                        ClientStep::Request { cookie: false },
-                        ClientStep::Request { cookie: true },
-                    ]
-                }
-            },
+            Client::LookingUp { gate: None } => vec![ClientStep::ReadGate],
+            Client::LookingUp { gate: Some(_) } => vec![
+                ClientStep::Request { cookie: false },
+                ClientStep::Request { cookie: true },
+            ],
             Client::HalfOpen { young: true, .. } => vec![ClientStep::Age, ClientStep::FinalAck],
             Client::HalfOpen { young: false, .. } => vec![ClientStep::FinalAck],
             Client::Cookie { .. } => vec![ClientStep::FinalAck, ClientStep::Expire],
@@ -317,9 +306,14 @@ impl Protocol {
             Agent::Dead => steps.push(AgentStep::Start),
             Agent::Watching => self.watching_steps(state, &mut steps),
             Agent::Idle { .. } => steps.push(AgentStep::CloseGate),
-            Agent::GateClosed { .. } => steps.push(AgentStep::Reread),
-            Agent::Reread { .. } => steps.push(AgentStep::TakeSnapshot),
-            Agent::Snapshot { .. } => steps.push(AgentStep::RereadAgain),
+            Agent::GateClosed { .. } => {
+                let open = Client::LookingUp { gate: Some(true) };
+                if !state.clients.contains(&open) || self.without == Without::WaitForLookups {
+                    steps.push(AgentStep::AwaitLookups);
+                }
+            }
+            Agent::LookupsOver { .. } => steps.push(AgentStep::TakeSnapshot),
+            Agent::Snapshot { .. } => steps.push(AgentStep::ReadAgain),
             Agent::Confirmed => steps.push(AgentStep::ReleaseLease),
             Agent::Settling => {
                 if state.backend == Backend::Inactive {
@@ -344,46 +338,31 @@ impl Protocol {
             steps.push(AgentStep::TakeLease);
         }
         let open = state.counters.accepted != state.counters.closed;
-        let looking_up = state
-            .clients
-            .iter()
-            .any(|client| matches!(client, Client::LookingUp { counted: true, .. }));
-        let cookie = state
-            .clients
-            .iter()
-            .any(|client| matches!(client, Client::Cookie { .. }))
-            && self.without != Without::CookieAge;
         if state.attempts_left > 0
             && state.backend == Backend::Active
             && state.lease
             && !state.proxy
             && !open
-            && !looking_up
-            && !cookie
+            && !self.may_send_cookie_ack(state)
         {
             steps.push(AgentStep::FindIdle);
         }
     }
 
+    /// What the policy says of a look-up that was answered with a cookie.
+    fn may_send_cookie_ack(&self, state: &State) -> bool {
+        let is_cookie = |client: &Client| matches!(client, Client::Cookie { .. });
+        self.without != Without::CookieAge && state.clients.iter().any(is_cookie)
+    }
+
     fn step_client(&self, state: &mut State, index: usize, step: ClientStep) {
         let client = state.clients[index];
         state.clients[index] = match (step, client) {
-            (ClientStep::Syn, _) => Client::LookingUp {
-                counted: false,
-                gate: None,
-            },
-            (ClientStep::Count, Client::LookingUp { gate, .. }) => {
-                state.counters.lookups += 1;
-                Client::LookingUp {
-                    counted: true,
-                    gate,
-                }
-            }
-            (ClientStep::ReadGate, Client::LookingUp { counted, .. }) => Client::LookingUp {
-                counted,
+            (ClientStep::Syn, _) => Client::LookingUp { gate: None },
+            (ClientStep::ReadGate, _) => Client::LookingUp {
                 gate: Some(state.gate_open),
             },
-            (ClientStep::Request { cookie }, Client::LookingUp { gate, .. }) => {
+            (ClientStep::Request { cookie }, Client::LookingUp { gate }) => {
                 let listens = !matches!(
                     state.backend,
                     Backend::Inactive | Backend::Activating { listening: false }
@@ -468,22 +447,16 @@ impl Protocol {
                 state.gate_open &= !steps_gate;
                 Agent::GateClosed { seen }
             }
-            (AgentStep::Reread, Agent::GateClosed { seen }) => {
-                if changed(seen) {
-                    Agent::Watching
-                } else {
-                    Agent::Reread { seen }
-                }
-            }
-            (AgentStep::TakeSnapshot, Agent::Reread { seen }) => {
+            (AgentStep::AwaitLookups, Agent::GateClosed { seen }) => Agent::LookupsOver { seen },
+            (AgentStep::TakeSnapshot, Agent::LookupsOver { seen }) => {
                 if self.snapshot_vetoes(state) {
                     Agent::Watching
                 } else {
                     Agent::Snapshot { seen }
                 }
             }
-            (AgentStep::RereadAgain, Agent::Snapshot { seen }) => {
-                if changed(seen) {
+            (AgentStep::ReadAgain, Agent::Snapshot { seen }) => {
+                if changed(seen) || self.may_send_cookie_ack(state) {
                     Agent::Watching
                 } else {
                     Agent::Confirmed

@@ -3,16 +3,26 @@
 //! Each test boots a sandbox of its own. Where the machine cannot (no root, no systemd),
 //! a test says so and passes; `cargo xtask test` says it once and leaves them out.
 
+mod actions;
+mod asked_race;
+mod bus;
 mod counts;
 mod history;
 mod idle_stop;
+mod metrics;
+mod metrics_clients;
+mod metrics_cost;
+mod prometheus;
 mod race;
 mod readiness;
 mod scale;
+mod scans;
 mod setup;
 mod steering;
 mod steering_faults;
 mod steering_race;
+mod top;
+mod upgrade;
 
 /// Ends a test that cannot run here.
 macro_rules! require_sandbox {

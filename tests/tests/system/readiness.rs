@@ -1,11 +1,14 @@
 //! The first client is held until the application can answer, and not longer than that.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use tests::{
     client::{self, Loss, Request},
     sandbox::Sandbox,
-    service::{self, CONFIG, front, number, on_demand, wait_state},
+    service::{CONFIG, SOON, front, number, on_demand, wait_state},
     wait_for,
 };
 
@@ -43,7 +46,7 @@ fn many_clients_of_one_cold_start_are_all_answered() {
     let sandbox = on_demand(CONFIG, "--start-delay-ms 500").unwrap();
     let answers = sandbox
         .in_network(|| {
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let clients: Vec<_> = (0..200)
                     .map(|_| scope.spawn(|| client::get(front(), Request::default())))
                     .collect();
@@ -158,10 +161,7 @@ fn a_backend_that_crashes_under_its_proxy_is_started_by_a_next_client() {
     sandbox
         .run(&["systemctl", "kill", "--signal=KILL", "app.service"])
         .unwrap();
-    wait_for("a client is answered again", service::SOON, || {
-        ask(&sandbox).ok()
-    })
-    .unwrap();
+    wait_for("a client is answered again", SOON, || ask(&sandbox).ok()).unwrap();
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 2);
 }
 
@@ -174,4 +174,35 @@ fn a_backend_that_is_stopped_by_hand_is_started_by_the_next_client() {
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     ask(&sandbox).unwrap();
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 2);
+}
+
+#[test]
+fn a_proxy_that_is_told_to_end_lets_its_clients_finish() {
+    require_sandbox!();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    let ask = |query| {
+        let request = Request {
+            query,
+            ..Request::default()
+        };
+        sandbox
+            .in_network(|| client::get(front(), request))
+            .unwrap()
+    };
+    ask("").unwrap();
+    let proxy = "ondemand-test.service";
+    let first = sandbox.property(proxy, "MainPID").unwrap();
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| ask("wait=1500"));
+        wait_for("it is being served", SOON, || {
+            (number(&sandbox, "test", "open_connections").ok()? == 1).then_some(())
+        })
+        .unwrap();
+        sandbox.run(&["systemctl", "stop", proxy]).unwrap();
+        slow.join().unwrap().unwrap();
+    });
+    // Whoever comes next gets a proxy of its own; the application is the same.
+    ask("").unwrap();
+    assert_ne!(sandbox.property(proxy, "MainPID").unwrap(), first);
+    assert_eq!(number(&sandbox, "test", "starts").unwrap(), 1);
 }

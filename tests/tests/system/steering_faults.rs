@@ -239,6 +239,77 @@ fn another_network_namespace_is_left_alone() {
     assert_eq!(after["back"], before["back"], "{after}");
     drop(programs);
     assert!(is_steered(&sandbox, front()));
+    // It goes away, with a listener in it.
+    let mut command = sandbox.command("ip");
+    command.args(["netns", "exec", "other", "test-backend"]);
+    let last = Kill(command.spawn().unwrap());
+    wait_for("it listens", SOON, || {
+        let listening = inside(&["ss", "-Hltn"]).ok()?;
+        (listening.lines().count() == 1).then_some(())
+    })
+    .unwrap();
+    sandbox.run(&["ip", "netns", "del", "other"]).unwrap();
+    drop((last, namespace));
+    assert!(is_steered(&sandbox, front()));
+}
+
+/// Listens, and leaves the accepting to a child, as programs with a master process do.
+const HANDS_OVER: &str = r#"
+import os, socket
+listener = socket.create_server(("127.0.0.1", 8080), backlog=4096)
+if os.fork():
+    listener.close()
+    os.wait()
+else:
+    while True:
+        client, (host, port) = listener.accept()
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nConnection: close\r\n"
+                       b"X-Peer: %s:%d\r\n\r\n" % (host.encode(), port) + b"x" * 1024)
+        client.close()
+"#;
+
+#[test]
+fn a_backend_that_hands_its_listener_to_a_child_is_steered_to() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    sandbox.write("/etc/hands-over.py", HANDS_OVER).unwrap();
+    sandbox
+        .write(
+            "/etc/systemd/system/app.service",
+            "[Service]\nExecStart=/usr/bin/python3 /etc/hands-over.py\n",
+        )
+        .unwrap();
+    let config = CONFIG.replace("1h", "1s");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    assert!(!is_steered(&sandbox, front()), "the first is proxied");
+    wait_route(&sandbox, "steered");
+    assert!(is_steered(&sandbox, front()));
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert!(!is_steered(&sandbox, front()), "and is started again");
+}
+
+#[test]
+fn a_front_address_that_no_interface_has_is_said_beforehand() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    let config = CONFIG.replace("127.0.0.1:8000", "192.0.2.1:8000");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    let said = sandbox.run(&["ondemand", "check"]).unwrap_err().to_string();
+    assert!(said.contains("192.0.2.1"), "{said}");
+    sandbox
+        .run(&["systemctl", "start", "ondemand-test.socket"])
+        .unwrap_err();
+    service::start_agent(&sandbox).unwrap();
+    let journal = sandbox.journal("ondemand.service");
+    assert!(
+        journal.contains("ondemand-test.socket does not listen"),
+        "{journal}"
+    );
 }
 
 #[test]

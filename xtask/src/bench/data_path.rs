@@ -9,6 +9,7 @@ use super::{
     Measured, Settings,
     load::{self, Attached, Load, Place},
     machine::{Machine, Usage, cpu_microseconds},
+    peers,
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
     stats::Series,
@@ -28,16 +29,22 @@ enum Way {
     Steered,
     /// Steered, without the programs that see each packet.
     SteeredUncounted,
-    /// Through the front address and systemd-socket-proxyd.
+    /// Through the front address and ondemand's own proxy.
     Proxied,
+    /// Through systemd-socket-proxyd, and nothing of it is counted.
+    SocketProxyd,
+    /// Through HAProxy, and nothing of it is counted.
+    HaProxy,
 }
 
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 7] = [
     Way::Bare,
     Way::Direct,
     Way::SteeredUncounted,
     Way::Steered,
     Way::Proxied,
+    Way::SocketProxyd,
+    Way::HaProxy,
 ];
 
 impl Way {
@@ -48,6 +55,8 @@ impl Way {
             Self::Steered => "steered",
             Self::SteeredUncounted => "steered, packets not counted",
             Self::Proxied => "proxied",
+            Self::SocketProxyd => "socket-proxyd",
+            Self::HaProxy => "HAProxy",
         }
     }
 
@@ -56,13 +65,15 @@ impl Way {
             Self::Bare | Self::Direct => load::DIRECT,
             Self::Steered | Self::SteeredUncounted => load::STEERED,
             Self::Proxied => load::PROXIED,
+            Self::SocketProxyd => peers::SOCKET_PROXYD,
+            Self::HaProxy => peers::HAPROXY,
         }
     }
 
     /// The service whose clients they are, and the leg on which they must be counted.
     fn counted_as(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Bare => None,
+            Self::Bare | Self::SocketProxyd | Self::HaProxy => None,
             Self::Direct => Some(("steered", "back")),
             Self::Steered | Self::SteeredUncounted => Some(("steered", "steered")),
             Self::Proxied => Some(("proxied", "front")),
@@ -146,6 +157,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let mut progress = Progress::new("data-path", steps);
     progress.step("starting a private systemd, two nginx and the agent");
     let sandbox = load::set_up(&settings.ondemand)?;
+    peers::set_up(&sandbox, load::BEHIND_PEERS)?;
     let usage = Usage::now(&sandbox)?;
     let mut values = Values::new();
     for round in 0..=rounds {
@@ -163,7 +175,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         }
     }
     drop(progress);
-    let programs = ["systemctl --version", "nginx -v", "wrk -v"];
+    let programs = ["systemctl --version", "nginx -v", "haproxy -v", "wrk -v"];
     let machine = Machine::look(&sandbox, &programs, &usage);
     Ok(Measured {
         machine,
@@ -173,7 +185,13 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
 
 /// Each round goes the way of the last one backwards, so that a drift cancels out.
 fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
-    let mut counted = vec![Way::Direct, Way::Steered, Way::Proxied];
+    let mut counted = vec![
+        Way::Direct,
+        Way::Steered,
+        Way::Proxied,
+        Way::SocketProxyd,
+        Way::HaProxy,
+    ];
     let bare = (Attached::Nothing, vec![Way::Bare]);
     let uncounted = (Attached::NoPackets, vec![Way::SteeredUncounted]);
     if round.is_multiple_of(2) {
@@ -229,7 +247,9 @@ fn cpu(sandbox: &Sandbox) -> Result<f64> {
     let services = ["steered-nginx", "proxied-nginx", "ondemand-proxied"];
     let services = services.map(|name| format!("system.slice/{name}.service"));
     let mut sum = 0.0;
-    for group in std::iter::once("enter").chain(services.iter().map(String::as_str)) {
+    let peers = peers::UNITS.map(|name| format!("system.slice/{name}.service"));
+    let groups = services.iter().chain(&peers).map(String::as_str);
+    for group in std::iter::once("enter").chain(groups) {
         // The proxy has no group before its first client, and clients none before the first.
         if sandbox.path(&format!("/sys/fs/cgroup/{group}")).exists() {
             sum += cpu_microseconds(sandbox, group)?;
@@ -281,9 +301,9 @@ fn report(values: &Values, rounds: u32) -> Report {
         }
     }
     targets.push(Target {
-        what: "steered / proxied: keep-alive, requests/s".to_owned(),
+        what: "steered / socket-proxyd: keep-alive, requests/s".to_owned(),
         series: series(Kind::Requests, Way::Steered)
-            .ratio_to(&series(Kind::Requests, Way::Proxied)),
+            .ratio_to(&series(Kind::Requests, Way::SocketProxyd)),
         limit: Limit::AtLeast(2.0),
         digits: 2,
     });
@@ -299,8 +319,9 @@ fn report(values: &Values, rounds: u32) -> Report {
             "Medians of {rounds} rounds of one second each, in alternating order; ± is half the \
              spread of their middle half, (x) the median of the ratios to `direct` of the same \
              round. wrk with one thread and 16 connections (latency, download: 1), nginx with \
-             one worker, on the loopback of a private systemd, all with real-time priority so that \
-             other load matters less. CPU is that of client, server and proxy together. `direct` goes to the backend's own port while \
+             one worker, HAProxy with one thread, on the loopback of a private systemd, all with \
+             real-time priority so that other load matters less. CPU is that of client, server and \
+             proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` goes to the backend's own port while \
              everything is attached, `direct, not counted` to the same port with nothing of \
              ondemand in the kernel; there and in `steered, packets not counted` the cgroup_skb \
              programs are detached. Both ends of each connection are on this machine, so each \

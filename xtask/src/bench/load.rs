@@ -17,13 +17,15 @@ pub const PROXIED: &str = "127.0.0.1:8001";
 pub const DIRECT: &str = "127.0.0.1:8080";
 /// An address of the same server that nobody watches.
 pub const UNWATCHED: &str = "127.0.0.1:8090";
+/// An address of the server behind [`PROXIED`] that nobody watches, for the peers.
+pub const BEHIND_PEERS: &str = "127.0.0.1:8091";
 /// Bytes of the file for downloads.
 pub const FILE_BYTES: u64 = 256 << 20;
 
 /// Other load on the machine shall matter less: client, server and proxy go first, as
 /// sched(7) describes it. It makes the rates several times higher and the 99th percentile of
 /// the latency a fiftieth where compilers run at the same time.
-const FIRST: &str = "CPUSchedulingPolicy=rr\nCPUSchedulingPriority=1\n";
+pub const FIRST: &str = "CPUSchedulingPolicy=rr\nCPUSchedulingPriority=1\n";
 
 const SERVICES: &str = r#"
 [service.steered]
@@ -89,7 +91,7 @@ pub struct Outcome {
 pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     let sandbox = Sandbox::boot()?;
     sandbox.install_ondemand(ondemand)?;
-    for (unit, listen) in [("steered", "8080 8090"), ("proxied", "8081")] {
+    for (unit, listen) in [("steered", "8080 8090"), ("proxied", "8081 8091")] {
         let listen: String = listen
             .split(' ')
             .map(|port| format!("listen 127.0.0.1:{port} backlog=4096; "))

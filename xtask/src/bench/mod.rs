@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: what ondemand costs, beside what people use today.
 
 mod bpf;
+mod cold_start;
 mod counting;
 mod data_path;
 mod load;
 mod machine;
+mod peers;
 mod progress;
 mod report;
 mod stats;
@@ -27,7 +29,7 @@ struct Bench {
 }
 
 /// All there are.
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "data-path",
         measure: data_path::measure,
@@ -35,6 +37,10 @@ const BENCHES: [Bench; 2] = [
     Bench {
         name: "counting",
         measure: counting::measure,
+    },
+    Bench {
+        name: "cold-start",
+        measure: cold_start::measure,
     },
 ];
 

@@ -226,13 +226,14 @@ fn step_3_looks_again() {
         &activity,
         "rest",
     );
-    look(sample_with(|s| s.lookups += 1), clean(), &activity, "rest");
+    // A port scan. Of a look-up that matters the policy says that it is not idle any more.
     look(
-        sample_with(|s| s.last_lookup = Some(ms(NOW))),
+        sample_with(|s| (s.lookups, s.last_lookup) = (13, Some(ms(NOW)))),
         clean(),
-        &activity,
-        "rest",
+        "release",
+        "releasing",
     );
+    look(quiet(), clean(), "+veto:activity say open @65000", "rest");
     look(
         sample_with(|s| s.last_activity = Some(ms(NOW))),
         clean(),
@@ -259,10 +260,11 @@ fn step_3_looks_again() {
         Input::Snapshot(Some(sockets))
     };
     let drift = format!("+drift {}", vetoed("drift"));
+    // The gate stays closed.
     look(
         idle(),
         sockets(|s| s.half_open = 1),
-        &vetoed("half-open"),
+        "+veto:half-open say @60250",
         "rest",
     );
     look(idle(), sockets(|s| s.front = 1), &drift, "rest");

@@ -2,9 +2,10 @@
 
 mod look;
 mod release;
+mod request;
 
 use super::{
-    unit::{Unit, Units},
+    unit::{ActiveState, Unit, Units},
     *,
 };
 use crate::sampler::Leg;
@@ -23,6 +24,7 @@ const STEERED: Options = Options {
     steer: true,
     ask: false,
     dry_run: false,
+    proxy_stays: Duration::from_secs(1),
 };
 const PROXIED: Options = Options {
     steer: false,
@@ -198,6 +200,12 @@ fn words(command: &Command) -> String {
         Command::Count(Counter::Veto(reason)) => format!("+veto:{}", reason.as_str()),
         Command::Count(Counter::Drift) => "+drift".into(),
         Command::Say(_) => "say".into(),
+        Command::Answer(Reply::Stopped) => "=stopped".into(),
+        Command::Answer(Reply::NotRunning) => "=down".into(),
+        Command::Answer(Reply::Kept(Refusal::Vetoed(cause))) => {
+            format!("=vetoed:{}", cause.reason().as_str())
+        }
+        Command::Answer(Reply::Kept(refusal)) => format!("=kept:{refusal}").replace(' ', "_"),
         Command::WaitUntil(at) => format!("@{}", at.as_nanos() / 1_000_000),
     }
 }

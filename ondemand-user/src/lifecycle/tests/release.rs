@@ -263,7 +263,7 @@ fn pauses_grow_and_a_client_ends_them() {
         lifecycle.clone(),
         view,
         Input::Changed,
-        "close snapshot",
+        "snapshot",
         "looking",
     );
     lifecycle.step(&view, Input::Changed);
@@ -271,7 +271,42 @@ fn pauses_grow_and_a_client_ends_them() {
         lifecycle,
         view,
         half_open(),
-        "+veto:half-open say open @142000",
+        "+veto:half-open say @142000",
+        "rest",
+    );
+}
+
+#[test]
+fn a_half_open_handshake_keeps_the_gate_closed_until_a_client_has_come() {
+    let half_open = Some(Sockets {
+        half_open: 1,
+        ..Sockets::default()
+    });
+    let vetoed = || {
+        let mut lifecycle = looking(STEERED);
+        lifecycle.step(&idle(), Input::Snapshot(half_open));
+        lifecycle
+    };
+    check(vetoed(), idle(), Input::Changed, "@60250", "rest");
+    // The scan goes on at the front.
+    check(vetoed(), quiet(), Input::Changed, "@65000", "rest");
+    check(
+        vetoed(),
+        at(idle(), 60_250),
+        Input::Changed,
+        "snapshot",
+        "looking",
+    );
+    check(vetoed(), busy(), Input::Changed, "open @120000", "rest");
+    let came_and_went = View {
+        sample: Some(sample(13)),
+        ..quiet()
+    };
+    check(
+        vetoed(),
+        came_and_went,
+        Input::Changed,
+        "open @65000",
         "rest",
     );
 }

@@ -1,0 +1,117 @@
+//! Tells the bus what has changed. Nobody waits for it, and nothing depends on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::mpsc;
+
+use super::Agent;
+use crate::{
+    bus::{self, News},
+    holds::Moment,
+    lifecycle::Counter,
+};
+
+/// What was told.
+#[derive(Default)]
+pub struct Announcer {
+    /// To the bus, while there is one.
+    news: Option<mpsc::UnboundedSender<News>>,
+    /// By service: its state, and the end of its hold.
+    told: BTreeMap<String, (&'static str, Option<u64>)>,
+    /// The connection's count of changes when that was told.
+    seen: u64,
+}
+
+impl Announcer {
+    /// A new bus: what is told from now on comes out of this.
+    pub fn connect(&mut self) -> mpsc::UnboundedReceiver<News> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.news = Some(sender);
+        receiver
+    }
+
+    fn tell(&self, item: News) {
+        if let Some(news) = &self.news {
+            // The bus may have gone.
+            let _ = news.send(item);
+        }
+    }
+
+    /// The services are others now.
+    pub fn services(&mut self, names: impl Iterator<Item = String>) {
+        let names: BTreeSet<String> = names.collect();
+        self.told.retain(|name, _| names.contains(name));
+        self.tell(News::Services(names));
+    }
+
+    /// Something was counted.
+    pub fn count(&self, service: &str, counter: Counter) {
+        let service = service.to_owned();
+        let item = match counter {
+            Counter::Start(took) => News::Started {
+                service,
+                took: took.and_then(|took| u64::try_from(took.as_micros()).ok()),
+            },
+            Counter::Stop(reason) => News::Stopped {
+                service,
+                reason: reason.as_str(),
+            },
+            Counter::Veto(_) | Counter::Drift => return,
+        };
+        self.tell(item);
+    }
+}
+
+/// Whether two ends of a hold are one: by the wall clock it is computed anew each time.
+fn is_same(before: Option<u64>, now: Option<u64>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => before.abs_diff(now) < 2_000_000,
+        _ => before == now,
+    }
+}
+
+impl Agent {
+    /// Tells of services whose state or hold has changed.
+    pub(super) fn announce(&mut self) {
+        let changes = self.systemd.changes() + self.holding.changes();
+        if std::mem::replace(&mut self.announcer.seen, changes) == changes {
+            return;
+        }
+        let now = Moment::now();
+        for (name, watched) in &self.services {
+            let units = self.units_of(watched);
+            let state = units.unwrap_or_default().backend.state.as_str();
+            let left = self.holding.left(name, &now);
+            let until = left.map(|left| left.until_micros(&now));
+            let shown = (state, until);
+            if let Some(before) = self.announcer.told.get(name)
+                && before.0 == state
+                && is_same(before.1, until)
+            {
+                continue;
+            }
+            let first = self.announcer.told.insert(name.clone(), shown).is_none();
+            if !first {
+                self.announcer.tell(News::Changed {
+                    service: name.clone(),
+                    state,
+                    held_until: until.unwrap_or(0),
+                });
+            }
+        }
+    }
+
+    /// Puts the agent on the bus. It works without, too.
+    pub(super) fn serve_bus(&mut self) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let (requests, news) = (self.requests.clone(), self.announcer.connect());
+        self.announcer.services(self.services.keys().cloned());
+        tokio::spawn(async move {
+            if let Err(error) = bus::serve(systemd.connection(), requests, news).await {
+                log::warn!("`ondemand status` and others will not work: {error:#}");
+            }
+        });
+    }
+}

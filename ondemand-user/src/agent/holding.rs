@@ -1,0 +1,140 @@
+//! The agent's side of holds: where they are kept, and when they end.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Agent;
+use crate::{
+    holds::{self, Holds, Left, Moment, Store},
+    ktime::Ktime,
+    lifecycle::Input,
+    policy,
+};
+
+/// The holds and their file.
+pub struct Holding {
+    holds: Holds,
+    store: Store,
+    /// Names the host's present boot.
+    boot: String,
+    changes: u64,
+}
+
+impl Holding {
+    /// Reads the file. What cannot be read is said. `services` are the configured ones.
+    pub fn open<'a>(services: impl Iterator<Item = &'a str> + Clone) -> Self {
+        // Without a name it is a boot like no other: the wall clock tells.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = boot.trim().to_owned();
+        let store = Store::new(holds::path());
+        let now = Moment::now();
+        let file = store.path().display();
+        let holds = match std::fs::read(store.path()) {
+            Ok(bytes) => {
+                let (holds, problems) = holds::parse(&bytes, &now, &boot, services);
+                for problem in &problems {
+                    log::error!("{file} is damaged: {problem}");
+                }
+                if !problems.is_empty() {
+                    match store.keep_copy() {
+                        Ok(copy) => log::error!("{file}: a copy is in {}", copy.display()),
+                        Err(error) => log::error!("{error:#}"),
+                    }
+                }
+                holds
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Holds::default(),
+            Err(error) => {
+                // Nobody knows which services are to be kept up.
+                log::error!(
+                    "{file} cannot be read ({error}), so every service is held until it is \
+                     released (`ondemand release NAME`)"
+                );
+                let mut holds = Holds::default();
+                for service in services {
+                    holds.set(service, None, &now);
+                }
+                holds
+            }
+        };
+        Self {
+            holds,
+            store,
+            boot,
+            changes: 0,
+        }
+    }
+
+    /// What is left of a service's hold.
+    pub fn left(&self, service: &str, now: &Moment) -> Option<Left> {
+        self.holds.left(service, now)
+    }
+
+    /// The same for the policy, on its clock.
+    pub fn hold(&self, service: &str, now: Ktime) -> Option<policy::Hold> {
+        let until = match self.left(service, &Moment::now())? {
+            Left::UntilReleased => None,
+            Left::For(left) => Some(now + left),
+        };
+        Some(policy::Hold { until })
+    }
+
+    /// Holds a service.
+    pub fn set(&mut self, service: &str, span: Option<Duration>, now: &Moment) -> Left {
+        self.changes += 1;
+        self.holds.set(service, span, now)
+    }
+
+    /// Ends a hold. False: there was none.
+    pub fn release(&mut self, service: &str) -> bool {
+        self.changes += 1;
+        self.holds.release(service)
+    }
+
+    /// Grows with every change.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// When the next one ends.
+    pub fn wake(&self) -> Option<Ktime> {
+        let left = self.holds.next_end(&Moment::now())?;
+        Some(Ktime::now() + left)
+    }
+
+    /// Whether there is a file, or something to write into one.
+    fn is_needed(&self) -> bool {
+        self.holds != Holds::default() || self.store.path().exists()
+    }
+
+    /// What writes the file as it is to be now.
+    pub fn save(&mut self) -> impl FnOnce() -> Result<()> + Send + 'static {
+        let text = holds::text(&self.holds, &Moment::now(), &self.boot);
+        self.store.save(text)
+    }
+}
+
+impl Agent {
+    /// Services whose hold has ended are looked at again.
+    pub(super) fn end_holds(&mut self) {
+        let ended = self.holding.holds.expire(&Moment::now());
+        self.holding.changes += ended.len() as u64;
+        for name in ended {
+            log::info!("{name}: its hold has ended");
+            self.look(&name, Input::Changed);
+        }
+    }
+
+    /// Writes down how much is left now, so that a clock that is wrong after the next boot
+    /// makes it no longer.
+    pub(super) fn leave_holds(&mut self) {
+        // A dry run may have another agent beside it, whose file it is.
+        if self.dry_run || !self.holding.is_needed() {
+            return;
+        }
+        if let Err(error) = self.holding.save()() {
+            log::error!("holds may not survive: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
+
+use super::{Agent, Message};
+use crate::{
+    ablation,
+    kernel::lookups,
+    ktime::Ktime,
+    lifecycle::Input,
+    sampler::{Snapshot, Sockets},
+};
+
+/// The services that wait for the end of the look-ups. One wait serves all of them, because
+/// it takes the kernel some time.
+#[derive(Default)]
+pub(super) struct LastLooks {
+    /// Those for the next wait: a look-up may have begun since the present one did.
+    next: Vec<Ticket>,
+    /// Whether a wait is under way.
+    waiting: bool,
+}
+
+/// A service, and the number of its question.
+pub(super) type Ticket = (String, u64);
+
+impl Agent {
+    /// Takes the snapshot that a stop rests on. Behind a gate it has to wait until those are
+    /// over that read the gate when it was open, which is a message of its own.
+    pub(super) fn last_look(&mut self, name: &str) -> Option<Input> {
+        let watched = self.services.get_mut(name)?;
+        if !watched.lifecycle.has_gate() {
+            let snapshot = self.take_snapshot();
+            return Some(Input::Snapshot(self.sockets_of(name, snapshot.as_ref())));
+        }
+        watched.ticket += 1;
+        self.last_looks.next.push((name.to_owned(), watched.ticket));
+        self.wait_for_lookups();
+        None
+    }
+
+    fn wait_for_lookups(&mut self) {
+        if self.last_looks.waiting || self.last_looks.next.is_empty() {
+            return;
+        }
+        self.last_looks.waiting = true;
+        let services = std::mem::take(&mut self.last_looks.next);
+        let messages = self.messages.clone();
+        tokio::task::spawn_blocking(move || {
+            let over = lookups::wait_until_over();
+            if let Err(error) = &over {
+                log::debug!("the kernel does not tell when look-ups have ended: {error}");
+            }
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::LookupsOver {
+                services,
+                known: over.is_ok(),
+            });
+        });
+    }
+
+    /// `known`: the kernel has told that those look-ups are over.
+    pub(super) fn lookups_over(&mut self, services: Vec<Ticket>, known: bool) {
+        self.last_looks.waiting = false;
+        let snapshot = self.take_snapshot();
+        for (name, ticket) in services {
+            if self.is_awaited(&name, ticket) {
+                let over = known || self.looked_up_long_ago(&name);
+                let sockets = match over {
+                    true => self.sockets_of(&name, snapshot.as_ref()),
+                    false => None,
+                };
+                self.look(&name, Input::Snapshot(sockets));
+            }
+        }
+        self.wait_for_lookups();
+    }
+
+    fn looked_up_long_ago(&self, name: &str) -> bool {
+        let sample = |slot| self.sampler.sample(slot).ok();
+        let sample = self
+            .services
+            .get(name)
+            .and_then(|watched| sample(watched.slot));
+        sample.is_some_and(|sample| {
+            let age = sample.last_lookup.map(|at| Ktime::now().since(at));
+            age.is_none_or(|age| age.is_some_and(|age| age >= lookups::LONGEST))
+        })
+    }
+
+    fn take_snapshot(&mut self) -> Option<Snapshot> {
+        self.sampler
+            .snapshot()
+            .inspect_err(|error| log::warn!("{error:#}"))
+            .ok()
+    }
+
+    /// The sockets of one service, its Unix sockets looked at now.
+    fn sockets_of(&mut self, name: &str, snapshot: Option<&Snapshot>) -> Option<Sockets> {
+        self.look_at_unix_sockets(Some(name));
+        let slot = self.services.get(name)?.slot;
+        let mut sockets = snapshot?.sockets.get(&slot).copied().unwrap_or_default();
+        if ablation::leaves_out(ablation::Step::HalfOpenCheck) {
+            sockets.half_open = 0;
+        }
+        Some(sockets)
+    }
+}

@@ -1,0 +1,110 @@
+//! Who may act: root, and whomever polkit allows it.
+
+use std::collections::HashMap;
+
+use zbus::{
+    Connection, Variant, fdo,
+    message::{Flags, Header},
+};
+
+use super::{Error, NOT_AUTHENTICATED};
+
+/// Holding, releasing, starting and stopping services.
+pub const MANAGE: &str = "org.ondemand1.manage";
+/// Reading the configuration again.
+pub const RELOAD: &str = "org.ondemand1.reload";
+
+const POLKIT: &str = "org.freedesktop.PolicyKit1";
+const POLKIT_PATH: &str = "/org/freedesktop/PolicyKit1/Authority";
+const POLKIT_INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
+/// `CheckAuthorization` may ask the user.
+const ALLOW_USER_INTERACTION: u32 = 1;
+
+/// Says whether the caller of `call` may do this. `details` are for polkit's rules.
+///
+/// # Errors
+///
+/// It may not; the message says who may.
+pub async fn check(
+    connection: &Connection,
+    call: &Header<'_>,
+    action: &str,
+    details: &[(&str, &str)],
+) -> Result<(), Error> {
+    let Some(sender) = call.sender() else {
+        return Err(Error::access_denied("the bus does not say who calls"));
+    };
+    let reply = connection
+        .call_method(
+            Some("org.freedesktop.DBus"),
+            "/org/freedesktop/DBus",
+            Some("org.freedesktop.DBus"),
+            "GetConnectionUnixUser",
+            &sender.as_str(),
+        )
+        .await;
+    let user = reply.and_then(|reply| reply.body().deserialize::<u32>());
+    let user = user.map_err(|error| {
+        Error::access_denied(format!("the bus does not say who calls: {error}"))
+    })?;
+    if user == 0 {
+        return Ok(());
+    }
+    let interactive = call
+        .primary()
+        .flags()
+        .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+    match ask_polkit(connection, sender.as_str(), action, details, interactive).await {
+        Ok((true, _)) => Ok(()),
+        Ok((false, true)) if !interactive => Err(Error::new(
+            NOT_AUTHENTICATED,
+            format!("only root may do this, or whoever authenticates for {action}"),
+        )),
+        Ok((false, _)) => Err(Error::access_denied(format!(
+            "only root may do this, and polkit does not allow you {action}"
+        ))),
+        Err(zbus::Error::FDO(error)) if is_absent(&error) => Err(Error::access_denied(
+            "only root may do this, because polkit is not running here to allow it to others",
+        )),
+        Err(error) => Err(Error::access_denied(format!(
+            "only root may do this, because polkit cannot be asked: {error}"
+        ))),
+    }
+}
+
+fn is_absent(error: &fdo::Error) -> bool {
+    matches!(
+        error,
+        fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_)
+    )
+}
+
+/// Whether it is allowed, and whether it would be after authenticating.
+async fn ask_polkit(
+    connection: &Connection,
+    sender: &str,
+    action: &str,
+    details: &[(&str, &str)],
+    interactive: bool,
+) -> zbus::Result<(bool, bool)> {
+    let subject = HashMap::from([("name", Variant::from(sender))]);
+    let details: HashMap<&str, &str> = details.iter().copied().collect();
+    let flags = if interactive {
+        ALLOW_USER_INTERACTION
+    } else {
+        0
+    };
+    let body = (("system-bus-name", subject), action, details, flags, "");
+    let reply = connection
+        .call_method(
+            Some(POLKIT),
+            POLKIT_PATH,
+            Some(POLKIT_INTERFACE),
+            "CheckAuthorization",
+            &body,
+        )
+        .await?;
+    let (allowed, challenge, _): (bool, bool, HashMap<String, String>) =
+        reply.body().deserialize()?;
+    Ok((allowed, challenge))
+}

@@ -1,0 +1,102 @@
+//! `org.ondemand1` on the system bus: what the agent knows, and what it can be asked to do.
+//! Everybody may look; [`authority`] says who may act.
+
+mod authority;
+mod error;
+mod manager;
+mod news;
+mod service;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+pub use error::{
+    ACCESS_DENIED, Error, FAILED, KEPT, NO_SUCH_SERVICE, NOT_AUTHENTICATED, WRONG_CONFIGURATION,
+};
+use manager::Manager;
+pub use news::News;
+use tokio::sync::{mpsc, oneshot};
+use zbus::{
+    Connection,
+    fdo::{RequestNameFlags, RequestNameReply},
+};
+
+use crate::{status, systemd::unit_path::label};
+
+/// The agent's name on the bus.
+pub const NAME: &str = "org.ondemand1";
+/// The object that everything begins with.
+pub const PATH: &str = "/org/ondemand1";
+/// Its interface.
+pub const INTERFACE: &str = "org.ondemand1.Manager";
+/// The interface of a service's object.
+pub const SERVICE_INTERFACE: &str = "org.ondemand1.Service";
+/// In place of a number: unknown, or without an end.
+pub const NO_NUMBER: u64 = u64::MAX;
+
+/// Where the answer to a call goes. Dropping it answers with an error.
+pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A call that the agent's loop answers. Whoever may not make it does not get here.
+#[derive(Debug)]
+pub enum Request {
+    /// The state of all services, a [`crate::status::Report`] in JSON.
+    Status(oneshot::Sender<String>),
+    /// Answered when the backend of this service listens.
+    Listening {
+        /// The service's name.
+        service: String,
+        /// Told once.
+        answer: oneshot::Sender<()>,
+    },
+    /// The state of one service.
+    Describe(String, Reply<Box<status::Service>>),
+    /// Is there such a service?
+    Known(String, Reply<()>),
+    /// Keep it up, for so long or until it is released; until when, as
+    /// [`crate::holds::Left::until_micros`].
+    Hold(String, Option<Duration>, Reply<u64>),
+    /// End its hold; whether there was one.
+    Release(String, Reply<bool>),
+    /// Start it; whether it was down.
+    Start(String, Reply<bool>),
+    /// Stop it if nobody uses it; whether it was up.
+    Stop(String, Reply<bool>),
+    /// Read the configuration again.
+    Reload(Reply<()>),
+}
+
+/// The path of a service's object.
+pub fn service_path(name: &str) -> String {
+    format!("{PATH}/service/{}", label(name))
+}
+
+/// Puts the objects on the bus, takes the name, and then tells what there is news of until
+/// nobody has any more.
+///
+/// # Errors
+///
+/// The bus does not allow it, or another agent has the name.
+pub async fn serve(
+    connection: &Connection,
+    requests: mpsc::UnboundedSender<Request>,
+    news: mpsc::UnboundedReceiver<News>,
+) -> Result<()> {
+    let manager = Manager::new(requests.clone());
+    connection
+        .object_server()
+        .at(PATH, manager)
+        .await
+        .with_context(|| format!("put {PATH} on the bus"))?;
+    let reply = connection
+        .request_name_with_flags(NAME, RequestNameFlags::DO_NOT_QUEUE)
+        .await
+        .with_context(|| format!("take the bus name {NAME} (is its D-Bus policy installed?)"))?;
+    match reply {
+        RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {}
+        _ => bail!("another program has the bus name {NAME}"),
+    }
+    news::publish(connection, &requests, news)
+        .await
+        .context("tell of changes on the bus")
+}

@@ -1,0 +1,92 @@
+//! Signals, and which objects there are.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio::sync::mpsc;
+use zbus::{Connection, Variant, object_server::SignalEmitter};
+
+use super::{
+    NO_NUMBER, PATH, Request, SERVICE_INTERFACE, manager::Manager, service::Service, service_path,
+};
+
+/// What the agent's loop tells, and does not wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// These are the services that there are now.
+    Services(BTreeSet<String>),
+    /// Properties of a service that others may have cached.
+    Changed {
+        /// Its name.
+        service: String,
+        /// The property `State`.
+        state: &'static str,
+        /// The property `HeldUntil`.
+        held_until: u64,
+    },
+    /// A start of its backend.
+    Started {
+        /// Its name.
+        service: String,
+        /// How long it took, in microseconds.
+        took: Option<u64>,
+    },
+    /// An end of its backend.
+    Stopped {
+        /// Its name.
+        service: String,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// Carries the news to the bus.
+pub(super) async fn publish(
+    connection: &Connection,
+    requests: &mpsc::UnboundedSender<Request>,
+    mut news: mpsc::UnboundedReceiver<News>,
+) -> zbus::Result<()> {
+    let manager = SignalEmitter::new(connection, PATH)?;
+    let mut there = BTreeSet::new();
+    while let Some(item) = news.recv().await {
+        match item {
+            News::Services(wanted) => {
+                let server = connection.object_server();
+                for gone in there.difference(&wanted) {
+                    server.remove::<Service, _>(service_path(gone)).await?;
+                }
+                for new in wanted.difference(&there) {
+                    let object = Service::new(new.clone(), requests.clone());
+                    server.at(service_path(new), object).await?;
+                }
+                there = wanted;
+            }
+            News::Changed {
+                service,
+                state,
+                held_until,
+            } => {
+                let changed = HashMap::from([
+                    ("State", Variant::from(state)),
+                    ("HeldUntil", Variant::from(held_until)),
+                ]);
+                let body = (SERVICE_INTERFACE, changed, [""; 0]);
+                connection
+                    .emit_signal(
+                        None::<&str>,
+                        service_path(&service),
+                        "org.freedesktop.DBus.Properties",
+                        "PropertiesChanged",
+                        &body,
+                    )
+                    .await?;
+            }
+            News::Started { service, took } => {
+                Manager::started(&manager, &service, took.unwrap_or(NO_NUMBER)).await?;
+            }
+            News::Stopped { service, reason } => {
+                Manager::stopped(&manager, &service, reason).await?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,562 @@
+//! Metrics as text.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+    },
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use super::{histogram::Histogram, ledger::Ledger};
+use crate::{
+    lifecycle::{
+        note::{StopReason, VetoReason},
+        unit::ActiveState,
+    },
+    sampler::Sample,
+};
+
+/// What the agent's loop knows of a service now. `None`: unknown, which is shown as no sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The name in the configuration.
+    pub service: String,
+    /// The state of the application's unit.
+    pub state: Option<ActiveState>,
+    /// The kernel's counters.
+    pub sample: Option<Sample>,
+    /// Connections open now.
+    pub open: Option<u64>,
+    /// How long nobody has used it; only while it is up.
+    pub idle: Option<Duration>,
+    /// Its idle timeout; `None`: infinite.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A service, and what was counted of it.
+pub type Row = (Observation, Ledger);
+
+const STATES: [ActiveState; 5] = [
+    ActiveState::Inactive,
+    ActiveState::Activating,
+    ActiveState::Active,
+    ActiveState::Deactivating,
+    ActiveState::Failed,
+];
+
+/// All metrics in OpenMetrics text.
+///
+/// # Errors
+///
+/// None that could happen: a string takes everything.
+pub fn open_metrics(rows: Vec<Row>) -> Result<String, fmt::Error> {
+    let mut text = String::with_capacity(1024 + rows.len() * 4096);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Rows(rows)));
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// The same in the text format that came before OpenMetrics (version 0.0.4), which promtool and
+/// older collectors read: there the name of a counter ends in `_total` in its descriptor too,
+/// and `info` is no type. Units stay as comments.
+pub fn plain(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let lines: Vec<&str> = open_metrics.lines().collect();
+    let mut suffix = "";
+    for (index, line) in lines.iter().enumerate() {
+        let mut words = line.splitn(4, ' ');
+        let (Some("#"), Some(keyword), Some(name), Some(rest)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        if keyword == "HELP" {
+            // The type is said in the next line.
+            let kind = lines.get(index + 1).and_then(|line| line.split(' ').nth(3));
+            suffix = match kind {
+                Some("counter") => "_total",
+                Some("info") => "_info",
+                _ => "",
+            };
+        }
+        let rest = if rest == "info" { "gauge" } else { rest };
+        text.push_str(&format!("# {keyword} {name}{suffix} {rest}\n"));
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Rows(Vec<Row>);
+
+impl Collector for Rows {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let connections = Unit::Other("connections".into());
+        let byte_seconds = Unit::Other("byte_seconds".into());
+        let (bytes, seconds) = (Unit::Bytes, Unit::Seconds);
+        let mut all = Families {
+            encoder: &mut encoder,
+            rows: &self.0,
+        };
+
+        all.gauge(
+            "ondemand_open",
+            Some(&connections),
+            "Connections of clients that are open now.",
+        )?
+        .gauges(|row| row.open)?;
+        all.counter(
+            "ondemand_accepted",
+            Some(&connections),
+            "Connections of clients that were accepted.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.accepted()))?;
+        all.counter(
+            "ondemand_received",
+            Some(&bytes),
+            "Payload that clients sent over TCP.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.received_bytes()))?;
+        all.counter(
+            "ondemand_sent",
+            Some(&bytes),
+            "Payload that clients acknowledged over TCP.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.sent_bytes()))?;
+        all.gauge(
+            "ondemand_idle",
+            Some(&seconds),
+            "Time since the service was used last. 0 while a connection is open, absent while it is down.",
+        )?
+        .gauges(|row| row.idle.map(|idle| idle.as_secs_f64()))?;
+        all.gauge(
+            "ondemand_idle_timeout",
+            Some(&seconds),
+            "After so long without use the service is stopped. Infinite: never.",
+        )?
+        .gauges(|row| {
+            Some(
+                row.idle_timeout
+                    .map_or(f64::INFINITY, |timeout| timeout.as_secs_f64()),
+            )
+        })?;
+        all.gauge(
+            "ondemand_state",
+            None,
+            "1 for the state of the service's unit, 0 for the others. Inactive is dormant, not down.",
+        )?
+        .states()?;
+        all.counter(
+            "ondemand_starts",
+            None,
+            "Starts of the service, whoever caused them.",
+        )?
+        .counters(|_, ledger| Some(ledger.starts))?;
+        all.family(
+            "ondemand_start_duration",
+            Some(&seconds),
+            "From the begin of a start until the service was up and listened.",
+            MetricType::Histogram,
+        )?
+        .histograms(|ledger| &ledger.start_durations)?;
+        all.counter(
+            "ondemand_stops",
+            None,
+            "Ends of the service: idle (stopped for lack of use), external (stopped by somebody else, or ended by itself), failed.",
+        )?
+        .reasons(StopReason::ALL.map(StopReason::as_str), |ledger| &ledger.stops)?;
+        all.counter(
+            "ondemand_stop_vetoes",
+            None,
+            "Stops that were begun and not carried through, and why.",
+        )?
+        .reasons(VetoReason::ALL.map(VetoReason::as_str), |ledger| {
+            &ledger.vetoes
+        })?;
+        all.counter(
+            "ondemand_active",
+            Some(&seconds),
+            "Time in which the service ran, from the begin of its starts to the end of its stops.",
+        )?
+        .counters(|row, ledger| row.state.map(|_| ledger.times.active()))?;
+        all.counter(
+            "ondemand_inactive",
+            Some(&seconds),
+            "Time in which the service did not run.",
+        )?
+        .counters(|row, ledger| row.state.map(|_| ledger.times.inactive()))?;
+        all.counter(
+            "ondemand_saved_memory",
+            Some(&byte_seconds),
+            "Memory that the service used when it was measured last, times the time for which it was stopped (failures excepted).",
+        )?
+        .counters(|row, ledger| row.state.and_then(|_| ledger.times.saved_byte_seconds()))?;
+        all.counter(
+            "ondemand_count_drift",
+            None,
+            "How often the kernel's counters and its tables of sockets differed.",
+        )?
+        .counters(|_, ledger| Some(ledger.drift))?;
+        encoder
+            .encode_descriptor(
+                "ondemand_build",
+                "The running agent.",
+                None,
+                MetricType::Info,
+            )?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+}
+
+/// Makes the families, one after the other.
+struct Families<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    rows: &'a [Row],
+}
+
+impl Families<'_, '_> {
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<Family<'s>, fmt::Error> {
+        Ok(Family {
+            encoder: self.encoder.encode_descriptor(name, help, unit, kind)?,
+            rows: self.rows,
+        })
+    }
+
+    fn gauge<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+    ) -> Result<Family<'s>, fmt::Error> {
+        self.family(name, unit, help, MetricType::Gauge)
+    }
+
+    fn counter<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+    ) -> Result<Family<'s>, fmt::Error> {
+        self.family(name, unit, help, MetricType::Counter)
+    }
+}
+
+/// One metric of all services.
+struct Family<'e> {
+    encoder: MetricEncoder<'e>,
+    rows: &'e [Row],
+}
+
+impl Family<'_> {
+    fn every(
+        mut self,
+        mut write: impl FnMut(MetricEncoder<'_>, &Observation, &Ledger) -> fmt::Result,
+    ) -> fmt::Result {
+        for (observation, ledger) in self.rows {
+            let labels = [("service", observation.service.as_str())];
+            write(self.encoder.encode_family(&labels)?, observation, ledger)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<N: EncodeGaugeValue>(self, value: impl Fn(&Observation) -> Option<N>) -> fmt::Result {
+        self.every(|mut encoder, row, _| value(row).map_or(Ok(()), |n| encoder.encode_gauge(&n)))
+    }
+
+    fn counters<N: EncodeCounterValue>(
+        self,
+        value: impl Fn(&Observation, &Ledger) -> Option<N>,
+    ) -> fmt::Result {
+        self.every(|mut encoder, row, ledger| {
+            value(row, ledger).map_or(Ok(()), |n| count(&mut encoder, &n))
+        })
+    }
+
+    fn histograms(self, histogram: impl Fn(&Ledger) -> &Histogram) -> fmt::Result {
+        self.every(|mut encoder, _, ledger| {
+            let (sum, count, buckets) = {
+                let histogram = histogram(ledger);
+                (histogram.sum(), histogram.count(), histogram.buckets())
+            };
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        })
+    }
+
+    /// A counter a reason.
+    fn reasons<const N: usize>(
+        mut self,
+        reasons: [&'static str; N],
+        counts: impl Fn(&Ledger) -> &BTreeMap<String, u64>,
+    ) -> fmt::Result {
+        for (observation, ledger) in self.rows {
+            for reason in reasons {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("reason", reason),
+                ];
+                let value = counts(ledger).get(reason).copied().unwrap_or(0);
+                count(&mut self.encoder.encode_family(&labels)?, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One gauge a state, of which one is 1.
+    fn states(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let Some(state) = observation.state else {
+                continue;
+            };
+            for candidate in STATES.map(ActiveState::as_str) {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("state", candidate),
+                ];
+                let value = u64::from(candidate == state.as_str());
+                self.encoder.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(encoder: &mut MetricEncoder<'_>, value: &impl EncodeCounterValue) -> fmt::Result {
+    encoder.encode_counter::<NoLabelSet, _, u64>(value, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ktime::Ktime, sampler::Leg};
+
+    fn row(service: &str) -> Row {
+        let leg = Leg {
+            accepted: 7,
+            closed: 5,
+            received_bytes: 100,
+            sent_bytes: 200,
+            ..Leg::default()
+        };
+        let sample = Sample {
+            at: Ktime::default(),
+            front: leg,
+            steered: Leg::default(),
+            back: leg,
+            older: 0,
+            last_activity: None,
+            lookups: 0,
+            last_lookup: None,
+        };
+        let observation = Observation {
+            service: service.into(),
+            state: Some(ActiveState::Active),
+            sample: Some(sample),
+            open: Some(2),
+            idle: Some(Duration::ZERO),
+            idle_timeout: Some(Duration::from_millis(1500)),
+        };
+        let mut ledger = Ledger::default();
+        ledger.starts = 1;
+        ledger.start_durations.observe(Duration::from_millis(300));
+        ledger.stops.insert("idle".into(), 3);
+        (observation, ledger)
+    }
+
+    /// The samples of a metric.
+    fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+        let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+        text.lines().filter(of_it).collect()
+    }
+
+    #[test]
+    fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
+        let text = open_metrics(vec![row("wiki")]).unwrap();
+        #[track_caller]
+        fn check(text: &str, family: &str, kind: &str, unit: &str, sample: &str) {
+            let help = format!("# HELP {family} ");
+            assert!(text.lines().any(|line| line.starts_with(&help)), "{help}");
+            let kind = format!("# TYPE {family} {kind}");
+            assert!(text.lines().any(|line| line == kind), "{kind}");
+            let unit_line = format!("# UNIT {family} {unit}");
+            assert_eq!(text.lines().any(|line| line == unit_line), !unit.is_empty());
+            assert!(
+                text.lines().any(|line| line == sample),
+                "{sample} in\n{text}"
+            );
+        }
+        for (family, kind, unit, sample) in [
+            (
+                "open_connections",
+                "gauge",
+                "connections",
+                "open_connections{service=\"wiki\"} 2",
+            ),
+            (
+                "accepted_connections",
+                "counter",
+                "connections",
+                "accepted_connections_total{service=\"wiki\"} 7",
+            ),
+            (
+                "received_bytes",
+                "counter",
+                "bytes",
+                "received_bytes_total{service=\"wiki\"} 100",
+            ),
+            (
+                "sent_bytes",
+                "counter",
+                "bytes",
+                "sent_bytes_total{service=\"wiki\"} 200",
+            ),
+            (
+                "idle_seconds",
+                "gauge",
+                "seconds",
+                "idle_seconds{service=\"wiki\"} 0.0",
+            ),
+            (
+                "idle_timeout_seconds",
+                "gauge",
+                "seconds",
+                "idle_timeout_seconds{service=\"wiki\"} 1.5",
+            ),
+            (
+                "state",
+                "gauge",
+                "",
+                "state{service=\"wiki\",state=\"active\"} 1",
+            ),
+            (
+                "state",
+                "gauge",
+                "",
+                "state{service=\"wiki\",state=\"inactive\"} 0",
+            ),
+            ("starts", "counter", "", "starts_total{service=\"wiki\"} 1"),
+            (
+                "start_duration_seconds",
+                "histogram",
+                "seconds",
+                "start_duration_seconds_bucket{le=\"0.5\",service=\"wiki\"} 1",
+            ),
+            (
+                "start_duration_seconds",
+                "histogram",
+                "seconds",
+                "start_duration_seconds_bucket{le=\"0.25\",service=\"wiki\"} 0",
+            ),
+            (
+                "start_duration_seconds",
+                "histogram",
+                "seconds",
+                "start_duration_seconds_sum{service=\"wiki\"} 0.3",
+            ),
+            (
+                "stops",
+                "counter",
+                "",
+                "stops_total{service=\"wiki\",reason=\"idle\"} 3",
+            ),
+            (
+                "stops",
+                "counter",
+                "",
+                "stops_total{service=\"wiki\",reason=\"failed\"} 0",
+            ),
+            (
+                "stop_vetoes",
+                "counter",
+                "",
+                "stop_vetoes_total{service=\"wiki\",reason=\"half-open\"} 0",
+            ),
+            (
+                "active_seconds",
+                "counter",
+                "seconds",
+                "active_seconds_total{service=\"wiki\"} 0.0",
+            ),
+            (
+                "inactive_seconds",
+                "counter",
+                "seconds",
+                "inactive_seconds_total{service=\"wiki\"} 0.0",
+            ),
+            (
+                "count_drift",
+                "counter",
+                "",
+                "count_drift_total{service=\"wiki\"} 0",
+            ),
+        ] {
+            check(
+                &text,
+                &format!("ondemand_{family}"),
+                kind,
+                unit,
+                &format!("ondemand_{sample}"),
+            );
+        }
+        assert!(text.contains("# UNIT ondemand_saved_memory_byte_seconds byte_seconds\n"));
+        assert!(text.contains("# TYPE ondemand_build info\nondemand_build_info{version=\""));
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn unknown_is_no_sample() {
+        let (mut observation, ledger) = row("wiki");
+        observation.state = None;
+        observation.sample = None;
+        observation.open = None;
+        observation.idle = None;
+        observation.idle_timeout = None;
+        let text = open_metrics(vec![(observation, ledger), row("other")]).unwrap();
+        for name in [
+            "open_connections",
+            "accepted_connections_total",
+            "received_bytes_total",
+            "sent_bytes_total",
+            "idle_seconds",
+            "active_seconds_total",
+            "inactive_seconds_total",
+        ] {
+            let samples = samples(&text, &format!("ondemand_{name}"));
+            assert_eq!(samples.len(), 1, "{name}");
+            assert!(samples[0].contains("other"), "{name}");
+        }
+        assert!(samples(&text, "ondemand_saved_memory_byte_seconds_total").is_empty());
+        assert_eq!(samples(&text, "ondemand_state").len(), 5);
+        // What the agent counted is known, and so is what was configured.
+        assert_eq!(samples(&text, "ondemand_starts_total").len(), 2);
+        assert!(text.contains("ondemand_idle_timeout_seconds{service=\"wiki\"} inf\n"));
+    }
+
+    #[test]
+    fn the_older_format_names_counters_in_full() {
+        let text = plain(&open_metrics(vec![row("wiki")]).unwrap());
+        for line in [
+            "# TYPE ondemand_starts_total counter",
+            "# UNIT ondemand_sent_bytes_total bytes",
+            "# TYPE ondemand_build_info gauge",
+            "# TYPE ondemand_idle_seconds gauge",
+            "# TYPE ondemand_start_duration_seconds histogram",
+            "ondemand_starts_total{service=\"wiki\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let helps = text.lines().filter(|line| line.starts_with("# HELP "));
+        assert_eq!(helps.count(), 16);
+    }
+}

@@ -1,0 +1,93 @@
+//! The front sockets that systemd passed on.
+
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
+    task::{Context, Poll},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::socket::{SockaddrLike as _, SockaddrStorage, getsockname},
+};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::carry::Stream;
+use crate::wait_listening::Clients;
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// All of them; whoever comes first is served first.
+pub struct Listeners {
+    all: Vec<Listener>,
+    /// Where to look first, so that a busy one does not starve the others.
+    turn: usize,
+}
+
+impl Listeners {
+    /// Takes the descriptors over.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no listening stream socket.
+    pub fn take(clients: Clients) -> Result<Self> {
+        let all = clients.sockets().iter().map(|socket| {
+            // SAFETY: systemd passed this descriptor to us, and it is taken over once.
+            let socket = unsafe { OwnedFd::from_raw_fd(*socket) };
+            listener(socket).context("use a socket that systemd passed on")
+        });
+        Ok(Self {
+            all: all.collect::<Result<_>>()?,
+            turn: 0,
+        })
+    }
+
+    /// The next client. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// accept(2) failed.
+    pub async fn accept(&mut self) -> io::Result<Stream> {
+        poll_fn(|context| self.poll_accept(context)).await
+    }
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        self.turn = self.turn.wrapping_add(1);
+        let count = self.all.len();
+        for index in 0..count {
+            let accepted = match &self.all[(self.turn + index) % count] {
+                Listener::Tcp(listener) => listener
+                    .poll_accept(context)
+                    .map_ok(|(stream, _)| Stream::Tcp(stream)),
+                Listener::Unix(listener) => listener
+                    .poll_accept(context)
+                    .map_ok(|(stream, _)| Stream::Unix(stream)),
+            };
+            if accepted.is_ready() {
+                return accepted;
+            }
+        }
+        Poll::Pending
+    }
+}
+
+fn listener(socket: OwnedFd) -> Result<Listener> {
+    use nix::sys::socket::AddressFamily::{Inet, Inet6, Unix};
+    // The open file is PID 1's too, which is content with either.
+    let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+    fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    let address: SockaddrStorage = {
+        use std::os::fd::AsRawFd as _;
+        getsockname(socket.as_fd().as_raw_fd())?
+    };
+    match address.family() {
+        Some(Inet | Inet6) => Ok(Listener::Tcp(TcpListener::from_std(socket.into())?)),
+        Some(Unix) => Ok(Listener::Unix(UnixListener::from_std(socket.into())?)),
+        other => bail!("it is of the family {other:?}"),
+    }
+}

@@ -1,0 +1,120 @@
+//! No request is lost however often somebody asks for a stop: clients come all the time, and
+//! `ondemand stop` is asked again and again.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tests::{
+    client::{self, Loss, Random, Request},
+    sandbox::Sandbox,
+    service::{self, status},
+};
+
+use crate::require_sandbox;
+
+const REQUESTS: usize = 400;
+const MEAN_GAP: Duration = Duration::from_millis(70);
+
+/// Name, whether it is steered, options of the backend.
+const SERVICES: [(&str, bool, &str); 4] = [
+    ("proxied", false, ""),
+    ("steered", true, ""),
+    ("late-acks", true, "--late-ack 25"),
+    ("slow-stop", true, "--stop-delay-ms 100 --notify"),
+];
+
+fn address(index: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16))
+}
+
+/// One-shot requests at random times; gives how they were lost.
+fn arrivals(address: SocketAddr, seed: u64) -> BTreeMap<Loss, u32> {
+    let mut random = Random::new(seed);
+    let mut next = Instant::now();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                next += random.gap(MEAN_GAP);
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+                scope.spawn(move || client::get(address, Request::default()).err())
+            })
+            .collect();
+        let mut losses = BTreeMap::new();
+        let lost = clients
+            .into_iter()
+            .filter_map(|client| client.join().unwrap());
+        for loss in lost {
+            *losses.entry(loss).or_default() += 1;
+        }
+        losses
+    })
+}
+
+/// Asks for stops until the clients are done; gives how many were made.
+fn stops(sandbox: &Sandbox, name: &str, done: &AtomicBool) -> usize {
+    let mut stops = 0;
+    while !done.load(Ordering::Acquire) {
+        let said = sandbox.run(&["ondemand", "stop", name]);
+        stops += usize::from(said.is_ok_and(|said| said.contains("stopped")));
+    }
+    stops
+}
+
+#[test]
+fn stops_as_asked_lose_no_request() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let mut text = String::new();
+    for (index, (name, steer, options)) in SERVICES.iter().enumerate() {
+        let back = 8100 + index;
+        let options = format!("--listen 127.0.0.1:{back} {options}");
+        service::write_backend(&sandbox, &format!("{name}.service"), &options).unwrap();
+        // Its minimum uptime keeps the agent from stopping it by itself.
+        text += &format!(
+            "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"127.0.0.1:{back}\"\n\
+             unit = \"{name}.service\"\nidle_timeout = \"200ms\"\nmin_uptime = \"1h\"\n\
+             steer = {steer}\n\n",
+            address(index)
+        );
+    }
+    service::write_config(&sandbox, &text).unwrap();
+    let names = SERVICES.map(|(name, ..)| name);
+    service::reload(&sandbox, &names).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let results = thread::scope(|scope| {
+        let sandbox = &sandbox;
+        let services: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                scope.spawn(move || {
+                    let done = AtomicBool::new(false);
+                    thread::scope(|scope| {
+                        let stops = scope.spawn(|| stops(sandbox, name, &done));
+                        let load = || arrivals(address(index), 11 + index as u64);
+                        let losses = sandbox.in_network(load).unwrap();
+                        done.store(true, Ordering::Release);
+                        (losses, stops.join().unwrap())
+                    })
+                })
+            })
+            .collect();
+        services
+            .into_iter()
+            .map(|service| service.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    for (name, (losses, stops)) in names.iter().zip(&results) {
+        let known = status(&sandbox, name).unwrap();
+        eprintln!("{name}: {REQUESTS} requests, {stops} stops, lost: {losses:?}");
+        assert!(losses.is_empty(), "{name} lost {losses:?}");
+        assert!(*stops >= 1, "{name}: only {stops} stops");
+        assert_eq!(known["stops_by_reason"]["idle"], 0, "{known}");
+        assert_eq!(known["count_drift"], 0, "{known}");
+    }
+}

@@ -1,0 +1,96 @@
+//! An agent whose maps have another layout than those that it finds.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use tests::{
+    client::{self, Request},
+    service::{self, SOON, front, number, status, wait_state},
+    wait_for,
+};
+
+use crate::{
+    require_sandbox,
+    steering::{CONFIG, is_steered, wait_route, warm},
+};
+
+#[test]
+fn pins_of_another_layout_are_replaced_under_load() {
+    require_sandbox!();
+    let config = CONFIG.replace("1h", "1s");
+    let sandbox = warm(&config, "");
+    let mut held = sandbox
+        .in_network(|| client::connect(front()).unwrap())
+        .unwrap();
+    let keep = Request {
+        keep_alive: true,
+        ..Request::default()
+    };
+    sandbox
+        .in_network(|| client::ask(&mut held, keep).unwrap())
+        .unwrap();
+    // As if the agent that is gone had been of another version: its programs go on.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand.service"])
+        .unwrap();
+    let pins = sandbox.run(&["ls", "/sys/fs/bpf/ondemand"]).unwrap();
+    let ours = format!("/sys/fs/bpf/ondemand/{}", pins.trim());
+    sandbox
+        .run(&["mv", &ours, "/sys/fs/bpf/ondemand/v0"])
+        .unwrap();
+    assert!(is_steered(&sandbox, front()));
+
+    let end = AtomicBool::new(false);
+    let lost = thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            sandbox
+                .in_network(|| {
+                    let (mut lost, mut done) = (Vec::new(), 0);
+                    while !end.load(Ordering::Relaxed) {
+                        match client::get(front(), Request::default()) {
+                            Ok(_) => done += 1,
+                            Err(loss) => lost.push(loss),
+                        }
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    eprintln!("{done} requests meanwhile");
+                    (done, lost)
+                })
+                .unwrap()
+        });
+        let started = service::start_agent(&sandbox);
+        if started.is_ok() {
+            wait_route(&sandbox, "steered");
+        }
+        // Let the clients see the new one's work.
+        let is_back = wait_for("clients are steered again", SOON, || {
+            is_steered(&sandbox, front()).then_some(())
+        });
+        end.store(true, Ordering::Relaxed);
+        started.unwrap();
+        is_back.unwrap();
+        clients.join().unwrap()
+    });
+    assert!(lost.1.is_empty(), "lost: {:?}", lost.1);
+    assert!(lost.0 > 0);
+    let pins = sandbox.run(&["ls", "/sys/fs/bpf/ondemand"]).unwrap();
+    assert_eq!(format!("/sys/fs/bpf/ondemand/{}", pins.trim()), ours);
+
+    // Who was connected before is not forgotten, and can go on.
+    wait_for("the others are gone", SOON, || {
+        (number(&sandbox, "test", "open_connections").ok()? == 1).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", status(&sandbox, "test")));
+    thread::sleep(Duration::from_millis(1500)); // longer than the idle timeout
+    let state = sandbox.property("app.service", "ActiveState").unwrap();
+    assert_eq!(state, "active");
+    sandbox
+        .in_network(|| client::ask(&mut held, keep).unwrap())
+        .unwrap();
+    drop(held);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}

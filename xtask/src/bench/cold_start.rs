@@ -1,0 +1,341 @@
+//! `cold-start`: how long the first client waits, over what the application itself takes.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tests::{
+    client::{self, Answer, Loss, Request, monotonic_nanos},
+    sandbox::Sandbox,
+    service, wait_for,
+};
+
+use super::{
+    Measured, Settings,
+    machine::{Machine, Usage},
+    progress::Progress,
+    report::{Figure, Limit, Report, Table, Target},
+    stats::Series,
+};
+
+const ROUNDS: u32 = 15;
+/// How long anything may take.
+const SOON: Duration = Duration::from_secs(20);
+
+/// What starts the application for its first client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Ondemand,
+    /// The same, with nobody to tell of the kernel's event.
+    WithoutAgent,
+    /// systemd-socket-proxyd; the application's ExecStartPost= asks ten times a second whether
+    /// it listens.
+    Polling,
+    /// systemd-socket-proxyd, and nothing that waits.
+    Plain,
+}
+
+const WAYS: [Way; 4] = [Way::Ondemand, Way::WithoutAgent, Way::Polling, Way::Plain];
+
+/// Milliseconds that applications take before they listen.
+const DELAYS: [u64; 2] = [0, 200];
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ondemand => "ondemand",
+            Self::WithoutAgent => "ondemand without its agent",
+            Self::Polling => "socket-proxyd, polling ExecStartPost=",
+            Self::Plain => "socket-proxyd alone",
+        }
+    }
+
+    /// Of the application, its front socket and its proxy.
+    fn unit_name(self, delay: u64) -> String {
+        let name = match self {
+            Self::Ondemand | Self::WithoutAgent => "ondemand",
+            Self::Polling => "polling",
+            Self::Plain => "plain",
+        };
+        format!("{name}{delay}")
+    }
+
+    fn front(self, delay: u64) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port(8000, delay)))
+    }
+
+    fn backend(self, delay: u64) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port(9000, delay)))
+    }
+
+    fn port(self, base: u16, delay: u64) -> u16 {
+        let way = match self {
+            Self::Ondemand | Self::WithoutAgent => 0,
+            Self::Polling => 1,
+            Self::Plain => 2,
+        };
+        base + way * 10 + u16::from(delay > 0)
+    }
+
+    /// Everything that is up after its client, the application last.
+    fn units(self, delay: u64) -> Vec<String> {
+        let name = self.unit_name(delay);
+        let mut units = vec![format!("{name}-app.service")];
+        match self {
+            Self::Ondemand | Self::WithoutAgent => units.extend([
+                format!("ondemand-{name}.target"),
+                format!("ondemand-{name}.service"),
+            ]),
+            Self::Polling | Self::Plain => units.push(format!("{name}.service")),
+        }
+        units
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// From connect(2) to the answer.
+    Wait,
+    /// That, less the time from the application's start to its listen(2).
+    OverOwn,
+    /// From listen(2) to the answer.
+    AfterListen,
+    /// Clients that got no answer, in percent.
+    Lost,
+}
+
+const KINDS: [Kind; 4] = [Kind::Wait, Kind::OverOwn, Kind::AfterListen, Kind::Lost];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "the client waits, ms",
+            Self::OverOwn => "over the application's own time, ms",
+            Self::AfterListen => "from listen(2) to the first byte, ms",
+            Self::Lost => "clients without an answer, %",
+        }
+    }
+}
+
+type Values = BTreeMap<(Kind, Way, u64), Series>;
+
+/// Runs it.
+///
+/// # Errors
+///
+/// Something does not start or stop.
+pub fn measure(settings: &Settings) -> Result<Measured> {
+    let rounds = settings.rounds.unwrap_or(ROUNDS);
+    let steps = (rounds + 1) * (WAYS.len() * DELAYS.len()) as u32;
+    let mut progress = Progress::new("cold-start", steps);
+    progress.step("starting a private systemd and the agent");
+    let sandbox = set_up(settings)?;
+    let usage = Usage::now(&sandbox)?;
+    let mut values = Values::new();
+    for round in 0..=rounds {
+        let mut ways = WAYS;
+        if round % 2 == 1 {
+            ways.reverse();
+        }
+        for way in ways {
+            let agent = if way == Way::WithoutAgent {
+                "stop"
+            } else {
+                "start"
+            };
+            sandbox.run(&["systemctl", agent, "ondemand.service"])?;
+            for delay in DELAYS {
+                progress.step(&format!("round {round} of {rounds}: {}", way.name()));
+                let measured = one(&sandbox, way, delay)?;
+                // The first round fills the caches.
+                for (kind, value) in measured.into_iter().filter(|_| round > 0) {
+                    values.entry((kind, way, delay)).or_default().0.push(value);
+                }
+            }
+        }
+    }
+    drop(progress);
+    let machine = Machine::look(&sandbox, &["systemctl --version"], &usage);
+    Ok(Measured {
+        machine,
+        report: report(&values, rounds),
+    })
+}
+
+fn set_up(settings: &Settings) -> Result<Sandbox> {
+    let sandbox = Sandbox::boot()?;
+    sandbox.install_ondemand(&settings.ondemand)?;
+    sandbox.install(&tests::built("test-backend")?, "/usr/bin/test-backend")?;
+    let mut config = String::new();
+    for delay in DELAYS {
+        for way in [Way::Ondemand, Way::Polling, Way::Plain] {
+            write_units(&sandbox, way, delay)?;
+        }
+        let (name, way) = (Way::Ondemand.unit_name(delay), Way::Ondemand);
+        config += &format!(
+            "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"{}\"\n\
+             unit = \"{name}-app.service\"\nidle_timeout = \"1h\"\n\n",
+            way.front(delay),
+            way.backend(delay),
+        );
+    }
+    service::write_config(&sandbox, &config)?;
+    let names = DELAYS.map(|delay| Way::Ondemand.unit_name(delay));
+    service::reload(&sandbox, &[&names[0], &names[1]])?;
+    for way in [Way::Polling, Way::Plain] {
+        for delay in DELAYS {
+            let socket = format!("{}.socket", way.unit_name(delay));
+            sandbox.run(&["systemctl", "start", &socket])?;
+        }
+    }
+    Ok(sandbox)
+}
+
+/// The peers as systemd-socket-proxyd(8) shows them, and as people amend it.
+fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
+    let (name, backend) = (way.unit_name(delay), way.backend(delay));
+    let poll = match way {
+        Way::Polling => format!(
+            "ExecStartPost=/bin/sh -c \"until ss -Hltn 'sport = :{}' | grep -q .; do sleep 0.1; done\"\n",
+            backend.port()
+        ),
+        _ => String::new(),
+    };
+    let write =
+        |file: &str, text: String| sandbox.write(&format!("/etc/systemd/system/{file}"), text);
+    write(
+        &format!("{name}-app.service"),
+        format!(
+            "[Service]\nExecStart=/usr/bin/test-backend --listen {backend} \
+             --start-delay-ms {delay}\n{poll}"
+        ),
+    )?;
+    if way == Way::Ondemand {
+        return Ok(());
+    }
+    write(
+        &format!("{name}.socket"),
+        format!(
+            "[Unit]\nStartLimitIntervalSec=0\n[Socket]\nListenStream={}\nTriggerLimitIntervalSec=0\n",
+            way.front(delay)
+        ),
+    )?;
+    write(
+        &format!("{name}.service"),
+        format!(
+            "[Unit]\nRequires={name}-app.service\nAfter={name}-app.service\n\
+             StartLimitIntervalSec=0\n[Service]\n\
+             ExecStart=/lib/systemd/systemd-socket-proxyd {backend}\n"
+        ),
+    )
+}
+
+/// One first client.
+fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
+    let asked = sandbox.in_network(|| {
+        let start = monotonic_nanos();
+        let answer = client::get(way.front(delay), Request::default());
+        (start, answer, monotonic_nanos())
+    })?;
+    let measured = match asked {
+        (start, Ok(answer), end) => figures(start, &answer, end)?,
+        (_, Err(Loss::Connect(kind)), _) => {
+            anyhow::bail!("the front socket of {} refuses: {kind}", way.name())
+        }
+        (_, Err(_), _) => vec![(Kind::Lost, 100.0)],
+    };
+    let units = way.units(delay);
+    let stop: Vec<&str> = ["systemctl", "stop"]
+        .into_iter()
+        .chain(units.iter().map(String::as_str))
+        .collect();
+    sandbox.run(&stop)?;
+    for unit in &units {
+        wait_for(&format!("{unit} is down"), SOON, || {
+            let state = sandbox.property(unit, "ActiveState").ok()?;
+            ["inactive", "failed"]
+                .contains(&state.as_str())
+                .then_some(())
+        })?;
+    }
+    Ok(measured)
+}
+
+fn figures(start: u64, answer: &Answer, end: u64) -> Result<Vec<(Kind, f64)>> {
+    let moment = |name| -> Result<f64> {
+        let text = answer.header(name).with_context(|| format!("no {name}"))?;
+        Ok(text.parse::<u64>()? as f64)
+    };
+    let (started, listened) = (moment("X-Started")?, moment("X-Listened")?);
+    let (start, end) = (start as f64, end as f64);
+    let wait = end - start;
+    Ok(vec![
+        (Kind::Wait, wait / 1e6),
+        (Kind::OverOwn, (wait - (listened - started)) / 1e6),
+        (Kind::AfterListen, (end - listened) / 1e6),
+        (Kind::Lost, 0.0),
+    ])
+}
+
+fn report(values: &Values, rounds: u32) -> Report {
+    let series = |kind, way, delay| {
+        let found = values.get(&(kind, way, delay));
+        found.cloned().unwrap_or_default()
+    };
+    let mut table = Table::default();
+    let head = std::iter::once("").chain(WAYS.iter().map(|way| way.name()));
+    table.rows.push(head.map(str::to_owned).collect());
+    let mut targets = Vec::new();
+    for delay in DELAYS {
+        let application = match delay {
+            0 => "an application that listens at once".to_owned(),
+            delay => format!("one that takes {delay} ms"),
+        };
+        for kind in KINDS {
+            let mut row = vec![format!("{application}: {}", kind.name())];
+            row.extend(WAYS.map(|way| {
+                let series = series(kind, way, delay);
+                match kind {
+                    Kind::Lost => {
+                        let mean = series.0.iter().sum::<f64>() / series.0.len() as f64;
+                        format!("{mean:.0}")
+                    }
+                    _ if series.0.is_empty() => "-".to_owned(),
+                    _ => format!(
+                        "{:.1} ±{:.1}",
+                        series.median(),
+                        (series.spread().end() - series.spread().start()) / 2.0
+                    ),
+                }
+            }));
+            table.rows.push(row);
+        }
+        for (kind, limit) in [(Kind::OverOwn, 20.0), (Kind::AfterListen, 5.0)] {
+            targets.push(Target {
+                what: format!("ondemand, {application}: {}", kind.name()),
+                series: series(kind, Way::Ondemand, delay),
+                limit: Limit::AtMost(limit),
+                digits: 1,
+            });
+        }
+    }
+    let figures = values.iter().map(|((kind, way, delay), series)| Figure {
+        what: kind.name().to_owned(),
+        of: format!("{}, {delay} ms", way.name()),
+        series: series.clone(),
+    });
+    Report {
+        name: "cold-start",
+        title: "how long the first client waits",
+        method: format!(
+            "Medians of {rounds} first clients each, in alternating order; ± is half the spread of \
+             their middle half. The application says itself when it began and when it listened, \
+             by the same clock as the client. Each is stopped by `systemctl stop` before the next \
+             one. The peers' units are those of systemd-socket-proxyd(8); without something that \
+             waits, its client is let go because the application does not listen yet."
+        ),
+        figures: figures.collect(),
+        table,
+        targets,
+    }
+}
