@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{DEFAULT_PATH, Endpoint, time_span};
+use crate::{
+    config::{DEFAULT_PATH, Endpoint, time_span},
+    report::{moment, price},
+};
 
 /// Stops systemd services that nobody uses, and loses no request.
 ///
@@ -49,6 +52,9 @@ pub enum Command {
     /// Wait until a service's application listens, then become another program (run by the proxy)
     #[command(after_help = WAIT_LISTENING_HELP)]
     WaitListening(WaitListening),
+    /// Report what was measured, and what other idle timeouts would have meant
+    #[command(after_help = REPORT_HELP)]
+    Report(Report),
     /// Carry the connections of a front socket to a service's application (run by systemd)
     #[command(after_help = PROXY_HELP)]
     Proxy(Proxy),
@@ -144,6 +150,44 @@ pub struct Proxy {
     pub exit_idle_time: Duration,
 }
 
+/// `ondemand report`.
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Only these services
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// The history, instead of the configuration's
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Replay a recorded trace of arrivals instead: CSV, or .gz of it; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "since", "until", "last"])]
+    pub trace: Option<PathBuf>,
+    /// From then on [default: as far back as there is history]
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "last", allow_hyphen_values = true)]
+    pub since: Option<i64>,
+    /// Until then [default: now]
+    #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+    pub until: Option<i64>,
+    /// The last hours or days: 7d
+    #[arg(long, value_name = "SPAN", value_parser = time_span)]
+    pub last: Option<Duration>,
+    /// Idle timeouts to compare: 1min,5min,1h
+    #[arg(long, value_name = "SPANS", value_parser = time_span, value_delimiter = ',')]
+    pub timeouts: Vec<Duration>,
+    /// One cold start is as bad as so much time spent up and idle
+    #[arg(long, value_name = "SPAN", value_parser = time_span, default_value = "10min")]
+    pub cold_start_cost: Duration,
+    /// What a GiB of memory costs for an hour, in any currency
+    #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
+    pub price_per_gib_hour: Option<f64>,
+    /// Print JSON, for scripts
+    #[arg(long, conflicts_with = "html")]
+    pub json: bool,
+    /// Write one self-contained page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
 const HELP: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
   [service.wiki]
   listen = ["0.0.0.0:80", "[::]:80"]  # where clients come; systemd listens there
@@ -220,6 +264,23 @@ Example, as in the generated unit (ondemand units):
       --exit-idle-time=1s wiki
 
 Exit codes: 0 done, 1 the application does not listen, 2 wrong usage";
+
+const REPORT_HELP: &str = "\
+The history is what the agent recorded: starts, stops, quiet gaps, memory, CPU. From the gaps
+follows exactly what any other idle timeout would have meant: how many clients would have waited
+for a start, and how long the service would have been up with nobody using it. The recommended
+timeout is the one for which both together cost least.
+
+A trace is a CSV file in the order of time, its first line `timestamp_seconds,service`. Nothing
+needs to be installed to ask what ondemand would have done.
+
+Examples:
+  ondemand report --last 7d
+  ondemand report --since 2026-11-01 --until 2026-12-01 --html november.html
+  ondemand report wiki --cold-start-cost 30min --price-per-gib-hour 0.004
+  ondemand report --trace arrivals.csv --timeouts 1min,10min,1h --json
+
+Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";
 
 const STATUS_HELP: &str = "\
 Asks the running agent, over D-Bus.
@@ -351,6 +412,13 @@ mod tests {
         check("ondemand reload", true);
         check("ondemand reload wiki", false);
         check("ondemand wait-listening wiki", true);
+        check("ondemand report wiki --last 7d --json", true);
+        check("ondemand report --trace - --timeouts 1min,5min", true);
+        check("ondemand report --trace x --last 7d", false);
+        check("ondemand report --since 2026-11-01 --last 7d", false);
+        check("ondemand report --json --html x", false);
+        check("ondemand report --timeouts 5parsecs", false);
+        check("ondemand report --price-per-gib-hour -1", false);
         check(
             "ondemand wait-listening wiki -- /bin/proxyd --x 127.0.0.1:80",
             true,

@@ -15,7 +15,7 @@ use ondemand::{
     cli::{Cli, Command, WaitListening},
     client,
     config::{self, Config},
-    logging, proxy, status, top,
+    logging, proxy, report, status, top,
     units::{self, generator},
     wait_listening,
 };
@@ -50,6 +50,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::WaitListening(options) => wait_for(&path, options)?,
+        Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => proxy::run(&options.into())?,
         Command::Status { json } => block_on(status::run(json))?,
         Command::Top => block_on(top::run())?,
@@ -132,7 +133,9 @@ fn generate(directory: Option<OsString>) -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         let told = cause.downcast_ref::<client::Error>();
-        cause.is::<config::Error>() || matches!(told, Some(client::Error::Usage(_)))
+        cause.is::<config::Error>()
+            || cause.is::<report::Usage>()
+            || matches!(told, Some(client::Error::Usage(_)))
     };
     if error.chain().any(is_usage) {
         ExitCode::from(USAGE)

@@ -34,6 +34,11 @@ impl fmt::Display for Span {
     }
 }
 
+/// Seconds as a span; what is none is zero.
+pub fn span(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
 /// A number of bytes in words: `999 B`, `3.4 MB`, powers of 1000.
 pub struct Bytes(pub u64);
 

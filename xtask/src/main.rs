@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use command::{Step, run};
+use toolchain::Purpose;
 
 /// Builds, runs and tests ondemand, and installs what is needed for it.
 ///
@@ -143,8 +144,12 @@ fn perform(task: Task) -> Result<ExitCode> {
         | Task::Test { install, .. }
         | Task::Bench { install, .. } => install,
     };
-    let for_bench = matches!(task, Task::Bench { .. });
-    if !toolchain::ensure(install.no_install, for_bench)? {
+    let purpose = match &task {
+        Task::Run { .. } | Task::Build { .. } => Purpose::Run,
+        Task::Setup { .. } | Task::Test { .. } => Purpose::Test,
+        Task::Bench { .. } => Purpose::Bench,
+    };
+    if !toolchain::ensure(install.no_install, purpose)? {
         return Ok(ExitCode::from(2));
     }
     match task {
@@ -214,6 +219,8 @@ fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
     let filter: Vec<&str> = filter.into_iter().collect();
     let unit = Step::cargo(&["test", "--workspace", "--lib", "--bins"]).args(&filter);
     run(&unit)?;
+    // The program as it is called, a glob of cargo's.
+    run(&Step::cargo(&["test", "--package", "ondemand-user", "--test", "*"]).args(&filter))?;
     run(&Step::cargo(&["test", "--package", "tests", "--test", "stop_protocol"]).args(&filter))?;
     if skip_system {
         println!("skipped, as asked: the tests of whole systems");

@@ -18,20 +18,31 @@ use crate::command::{Step, run};
 /// The linker that works with both compilers.
 const LINKER_VERSION: &str = "0.13.0";
 
+/// What the tools are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To build and run.
+    Run,
+    /// The tests, too.
+    Test,
+    /// The benches, too.
+    Bench,
+}
+
 /// Something that is needed and not there.
 struct Missing {
     what: &'static str,
     how: Vec<Step>,
 }
 
-/// Installs what is missing, with `for_bench` also what only a bench needs; with `no_install`
-/// only lists it. Gives whether all is there.
+/// Installs what is missing for this purpose; with `no_install` only lists it. Gives whether all
+/// is there.
 ///
 /// # Errors
 ///
 /// An installation fails, or needs root.
-pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
-    let missing = missing(for_bench);
+pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
+    let missing = missing(purpose);
     if missing.is_empty() {
         return Ok(true);
     }
@@ -65,7 +76,7 @@ pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
         }
     }
     // What apt installed may not be what was looked for: say so here, not in a later error.
-    let still: Vec<&str> = self::missing(for_bench)
+    let still: Vec<&str> = self::missing(purpose)
         .iter()
         .map(|item| item.what)
         .collect();
@@ -75,14 +86,14 @@ pub fn ensure(no_install: bool, for_bench: bool) -> Result<bool> {
     Ok(true)
 }
 
-fn missing(for_bench: bool) -> Vec<Missing> {
+fn missing(purpose: Purpose) -> Vec<Missing> {
     let mut missing = Vec::new();
     let servers = [
         ("nginx", "nginx, the server for the benches"),
         ("haproxy", "HAProxy, a peer in the benches"),
     ];
     for (name, what) in servers {
-        if !for_bench || is_there(&format!("/usr/sbin/{name}")) {
+        if purpose != Purpose::Bench || is_there(&format!("/usr/sbin/{name}")) {
             continue;
         }
         // The package would start it as a service of this machine.
@@ -92,10 +103,16 @@ fn missing(for_bench: bool) -> Vec<Missing> {
         }
         missing.push(Missing { what, how });
     }
-    if for_bench && !is_there("wrk") {
+    if purpose == Purpose::Bench && !is_there("wrk") {
         missing.push(Missing {
             what: "wrk, the load for the benches",
             how: vec![apt(&["wrk"])],
+        });
+    }
+    if purpose == Purpose::Test && !is_there("chromium") {
+        missing.push(Missing {
+            what: "Chromium, in which tests look at the page of a report",
+            how: vec![apt(&["chromium"])],
         });
     }
     let programs = [

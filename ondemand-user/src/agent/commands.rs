@@ -53,6 +53,7 @@ impl Agent {
             };
             watched.wake = None;
             let commands = watched.lifecycle.step(&view, next);
+            self.record(name, &view, &commands);
             input = self.carry_out(name, commands);
             self.tell_unit(name, &view.units.backend);
             if input.is_none() && self.arm(name, &view) {
@@ -220,7 +221,11 @@ impl Agent {
         watched.ticket += 1;
         let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
         let (lease, all) = (watched.units[2].clone(), watched.units.clone());
+        let probe = self.recorder.probe(name).filter(|_| !start);
         tokio::spawn(async move {
+            if let Some(probe) = probe {
+                probe.ask(&systemd, &all[0]).await;
+            }
             let end = if start {
                 systemd.start(&lease).await
             } else {

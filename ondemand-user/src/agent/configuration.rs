@@ -67,6 +67,8 @@ impl Agent {
             self.services.insert(name.clone(), watched);
         }
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
+        let history = config.agent.history.as_deref();
+        self.recorder.watch(history, config.services.keys());
         self.metrics.configure(&config);
         self.config = config;
         self.systemd.watch(

@@ -13,6 +13,7 @@ mod last_look;
 mod notify;
 mod observed;
 mod polls;
+mod recorder;
 mod report;
 mod service;
 mod units;
@@ -28,6 +29,7 @@ use anyhow::{Context as _, Result};
 use holding::Holding;
 use last_look::{LastLooks, Ticket};
 use notify::Notifier;
+use recorder::Recorder;
 use service::Watched;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -107,6 +109,7 @@ struct Agent {
     metrics: Metrics,
     notifier: Notifier,
     cookies: SynCookies,
+    recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
     announcer: Announcer,
@@ -167,6 +170,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         metrics,
         notifier: Notifier::new(),
         cookies: SynCookies::default(),
+        recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
         announcer: Announcer::default(),
@@ -185,6 +189,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         agent.pass_time();
     }
     agent.notifier.stopping();
+    agent.recorder.finish();
     agent.leave_holds();
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
@@ -221,7 +226,12 @@ impl Agent {
     /// Waits for whatever comes first.
     async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
         let wakes = self.services.values().filter_map(|watched| watched.wake);
-        let others = [self.next_poll, self.notifier.due(), self.holding.wake()];
+        let others = [
+            self.next_poll,
+            self.notifier.due(),
+            self.holding.wake(),
+            self.recorder.due(),
+        ];
         let next = wakes.chain(others.into_iter().flatten()).min();
         let event = tokio::select! {
             _ = sources.terminate.recv() => Event::Terminate,
@@ -284,6 +294,7 @@ impl Agent {
         self.look(&name, Input::Changed);
         if let KernelEvent::Listening(_) = event {
             self.began_to_listen(&name);
+            self.recorder.listens(&name);
         }
     }
 
@@ -385,7 +396,10 @@ impl Agent {
             self.poll();
         }
         let due = |watched: &Watched| watched.wake.is_some_and(|at| at <= now);
-        let due = self.services.iter().filter(|(_, watched)| due(watched));
+        let recorder = &self.recorder;
+        let due =
+            |(name, watched): &(&String, &Watched)| due(watched) || recorder.is_due(name, now);
+        let due = self.services.iter().filter(due);
         let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
         for name in due {
             self.look(&name, Input::Changed);

@@ -100,7 +100,7 @@ impl Systemd {
         String::try_from(value).context("understand systemd's version")
     }
 
-    async fn all<T>(&self, unit: &str, interface: &str) -> Result<T>
+    pub(super) async fn all<T>(&self, unit: &str, interface: &str) -> Result<T>
     where
         T: for<'de> serde::Deserialize<'de> + Type,
     {

@@ -3,6 +3,7 @@
 mod facts;
 mod reading;
 pub mod unit_path;
+mod usage;
 
 use std::{
     collections::HashMap,

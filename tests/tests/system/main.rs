@@ -7,6 +7,7 @@ mod actions;
 mod asked_race;
 mod bus;
 mod counts;
+mod history;
 mod idle_stop;
 mod metrics;
 mod metrics_clients;

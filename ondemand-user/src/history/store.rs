@@ -1,0 +1,296 @@
+//! Puts records into the database.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::{KEPT_DAYS, LARGEST, MILLIS_A_DAY, Record, UNSEEN, What, open};
+
+/// A start that is not further away than this is the same start: the host's clock is set now
+/// and then, and what is known of a start is its place on another clock. Milliseconds.
+const SAME_START: i64 = 2_000;
+/// How many records are written between two looks at what is too old.
+const BETWEEN_PRUNINGS: u64 = 5_000;
+
+/// The database, open to write.
+pub struct Store {
+    path: PathBuf,
+    db: Connection,
+    largest: i64,
+    ids: HashMap<String, i64>,
+    written: u64,
+}
+
+impl Store {
+    /// Opens or makes it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used: the message says why, and what to do.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut store = Self {
+            path: path.to_owned(),
+            db: open::to_write(path)?,
+            largest: LARGEST,
+            ids: HashMap::new(),
+            written: BETWEEN_PRUNINGS, // the first look is with the first records
+        };
+        store.db.set_prepared_statement_cache_capacity(32);
+        let explain = |error| open::explain(path, error);
+        store.set_limit(LARGEST).map_err(explain)?;
+        store.read_ids().map_err(explain)?;
+        Ok(store)
+    }
+
+    /// SQLite itself refuses to let it grow beyond twice the size that is kept: whatever goes
+    /// wrong, the disk is not filled.
+    fn set_limit(&mut self, largest: i64) -> rusqlite::Result<()> {
+        self.largest = largest;
+        let page: i64 = self
+            .db
+            .pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let pages = largest / page * 2;
+        self.db
+            .pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+    }
+
+    fn read_ids(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare("SELECT name, id FROM service")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        self.ids = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Writes all of them or, if it fails, none.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full, or the database damaged, locked, or read-only.
+    pub fn write(&mut self, records: &[Record]) -> Result<()> {
+        let written = self.try_write(records);
+        if written.is_err() {
+            // Ids that were made are not there.
+            self.ids.clear();
+            // If this fails too, the next write finds out.
+            let _ = self.read_ids();
+        }
+        written.map_err(|error| open::explain(&self.path, error))
+    }
+
+    fn try_write(&mut self, records: &[Record]) -> rusqlite::Result<()> {
+        let transaction = self.db.transaction()?;
+        let mut latest = None;
+        for record in records {
+            let at = write_record(&transaction, &mut self.ids, record)?;
+            latest = latest.max(at);
+        }
+        self.written += records.len() as u64;
+        if let Some(now) = latest
+            && self.written >= BETWEEN_PRUNINGS
+        {
+            self.written = 0;
+            prune(&transaction, now, self.largest)?;
+        }
+        transaction.commit()
+    }
+}
+
+/// Gives its time, if it has one.
+fn write_record(
+    db: &Transaction<'_>,
+    ids: &mut HashMap<String, i64>,
+    record: &Record,
+) -> rusqlite::Result<Option<i64>> {
+    match record {
+        Record::Watched { services, at } => watch(db, ids, services, *at).map(|()| Some(*at)),
+        Record::Ended { at } => {
+            db.execute(
+                "UPDATE watch SET ended = max(began, ?) WHERE ended IS NULL",
+                [at],
+            )?;
+            Ok(Some(*at))
+        }
+        Record::Service { name, what } => {
+            let id = id(db, ids, name)?;
+            write_what(db, id, what)
+        }
+    }
+}
+
+fn id(db: &Connection, ids: &mut HashMap<String, i64>, name: &str) -> rusqlite::Result<i64> {
+    if let Some(id) = ids.get(name) {
+        return Ok(*id);
+    }
+    db.execute("INSERT INTO service (name) VALUES (?)", [name])?;
+    let id = db.last_insert_rowid();
+    ids.insert(name.to_owned(), id);
+    Ok(id)
+}
+
+fn watch(
+    db: &Connection,
+    ids: &mut HashMap<String, i64>,
+    services: &[String],
+    at: i64,
+) -> rusqlite::Result<()> {
+    let mut wanted = HashSet::new();
+    for name in services {
+        wanted.insert(id(db, ids, name)?);
+    }
+    let mut statement = db.prepare("SELECT service FROM watch WHERE ended IS NULL")?;
+    let watched = statement.query_map([], |row| row.get(0))?;
+    let watched: HashSet<i64> = watched.collect::<rusqlite::Result<_>>()?;
+    for service in watched.difference(&wanted) {
+        db.execute(
+            "UPDATE watch SET ended = max(began, ?) WHERE service = ? AND ended IS NULL",
+            [at, *service],
+        )?;
+    }
+    for service in wanted.difference(&watched) {
+        db.execute(
+            "INSERT OR REPLACE INTO watch (service, began) VALUES (?, ?)",
+            [*service, at],
+        )?;
+    }
+    Ok(())
+}
+
+fn write_what(db: &Connection, service: i64, what: &What) -> rusqlite::Result<Option<i64>> {
+    let execute = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        db.prepare_cached(sql)?.execute(values).map(drop)
+    };
+    match what {
+        What::Up { started } => {
+            up(db, service, *started)?;
+            return Ok(Some(*started));
+        }
+        What::Down { since } => {
+            end(db, service, *since, UNSEEN)?;
+            return Ok(Some(*since));
+        }
+        What::Listening { after } => execute(
+            "UPDATE activation SET listening = ?1 WHERE service = ?2 AND ended IS NULL",
+            params![after, service],
+        )?,
+        What::FirstByte { after } => execute(
+            "UPDATE activation SET first_byte = ?1 WHERE service = ?2 AND ended IS NULL",
+            params![after, service],
+        )?,
+        What::Usage {
+            started,
+            memory,
+            cpu,
+        } => execute(
+            "UPDATE activation SET memory = coalesce(?1, memory), cpu = coalesce(?2, cpu)
+             WHERE service = ?3 AND started BETWEEN ?4 AND ?5",
+            params![
+                memory,
+                cpu,
+                service,
+                started - SAME_START,
+                started + SAME_START
+            ],
+        )?,
+        What::Stopped {
+            at,
+            reason,
+            connections,
+            received,
+            sent,
+        } => {
+            execute(
+                "UPDATE activation SET connections = ?1, received = ?2, sent = ?3
+                 WHERE service = ?4 AND ended IS NULL",
+                params![connections, received, sent, service],
+            )?;
+            end(db, service, *at, *reason as i64)?;
+            return Ok(Some(*at));
+        }
+        What::Quiet { since } => {
+            execute(
+                "UPDATE service SET quiet_since = ?1 WHERE id = ?2",
+                params![since, service],
+            )?;
+            return Ok(Some(*since));
+        }
+        What::Arrived { at, gap } => {
+            execute(
+                "INSERT OR REPLACE INTO gap (ended, service, length) VALUES (?1, ?2, ?3)",
+                params![at, service, gap],
+            )?;
+            execute(
+                "UPDATE service SET quiet_since = NULL WHERE id = ?1",
+                params![service],
+            )?;
+            return Ok(Some(*at));
+        }
+    }
+    Ok(None)
+}
+
+fn up(db: &Connection, service: i64, started: i64) -> rusqlite::Result<()> {
+    let running = "SELECT started FROM activation WHERE service = ? AND ended IS NULL";
+    let running: Option<i64> = db
+        .prepare_cached(running)?
+        .query_row([service], |row| row.get(0))
+        .optional()?;
+    if running.is_some_and(|running| (running - started).abs() <= SAME_START) {
+        return Ok(());
+    }
+    // Its end was not seen, but this start is later.
+    end(db, service, started, UNSEEN)?;
+    db.prepare_cached("INSERT OR REPLACE INTO activation (started, service) VALUES (?, ?)")?
+        .execute([started, service])?;
+    Ok(())
+}
+
+fn end(db: &Connection, service: i64, at: i64, reason: i64) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE activation SET ended = max(0, ?1 - started), reason = ?2
+         WHERE service = ?3 AND ended IS NULL",
+    )?
+    .execute([at, reason, service])?;
+    Ok(())
+}
+
+/// Forgets what is too old, or as much as the size asks for.
+fn prune(db: &Connection, now: i64, largest: i64) -> rusqlite::Result<()> {
+    let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
+    let mut before = now - KEPT_DAYS * MILLIS_A_DAY;
+    if used > largest {
+        let oldest: i64 = db.query_row(
+            "SELECT min(
+                coalesce((SELECT min(started) FROM activation WHERE ended IS NOT NULL), ?1),
+                coalesce((SELECT min(ended) FROM gap), ?1))",
+            [now],
+            |row| row.get(0),
+        )?;
+        // A twentieth of the time that is there.
+        before = before.max(oldest + (now - oldest) / 20);
+    }
+    for sql in [
+        "DELETE FROM activation WHERE started < ? AND ended IS NOT NULL",
+        "DELETE FROM gap WHERE ended < ?",
+        "DELETE FROM watch WHERE ended < ?",
+    ] {
+        db.execute(sql, [before])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+impl Store {
+    /// A smaller one, for tests.
+    pub(super) fn limit(&mut self, largest: i64) {
+        self.set_limit(largest).unwrap();
+    }
+
+    pub(super) fn db(&self) -> &Connection {
+        &self.db
+    }
+}

@@ -1,0 +1,83 @@
+//! The period of a report, as it is written on the command line.
+
+use jiff::{Timestamp, civil, tz::TimeZone};
+
+/// `2026-11-01`, `2026-11-01 12:30` (local time), `2026-11-01T12:30:00Z`, `@1793500000`.
+/// Milliseconds since 1970.
+///
+/// # Errors
+///
+/// It is none; the message shows how to write one.
+pub fn moment(text: &str) -> Result<i64, String> {
+    let text = text.trim();
+    let wrong = || {
+        format!(
+            "{text:?} is not a time; write it like 2026-11-01, \"2026-11-01 12:30\", \
+             2026-11-01T12:30:00Z or @1793500000"
+        )
+    };
+    if let Some(seconds) = text.strip_prefix('@') {
+        let seconds: i64 = seconds.parse().map_err(|_| wrong())?;
+        let at = Timestamp::from_second(seconds).map_err(|_| wrong())?;
+        return Ok(at.as_millisecond());
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.as_millisecond());
+    }
+    let local: civil::DateTime = text.parse().map_err(|_| wrong())?;
+    let at = local.to_zoned(TimeZone::system()).map_err(|_| wrong())?;
+    Ok(at.timestamp().as_millisecond())
+}
+
+/// A price: a number that is not negative.
+///
+/// # Errors
+///
+/// It is none.
+pub fn price(text: &str) -> Result<f64, String> {
+    let price = text.trim().parse::<f64>().ok();
+    price
+        .filter(|price| price.is_finite() && *price >= 0.0)
+        .ok_or_else(|| format!("{text:?} is not a price; write it like 0.004"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        let check = |text: &str, expected: Option<i64>| {
+            assert_eq!(moment(text).ok(), expected, "{text}");
+        };
+        check("@0", Some(0));
+        check("@-1", Some(-1000));
+        check("1970-01-02T00:00:00Z", Some(86_400_000));
+        check("1970-01-02 01:00:00+01:00", Some(86_400_000));
+        for text in [
+            "",
+            "@",
+            "@1.5",
+            "yesterday",
+            "2026-13-01",
+            "12:30",
+            "2026-11-01T25:00",
+        ] {
+            check(text, None);
+        }
+        let local = |text| moment(text).unwrap();
+        assert_eq!(
+            local("2026-11-01 12:30") - local("2026-11-01 12:00"),
+            1_800_000
+        );
+        assert_eq!(local("2026-11-01"), local("2026-11-01T00:00:00"));
+    }
+
+    #[test]
+    fn prices() {
+        assert_eq!(price("0.5"), Ok(0.5));
+        for text in ["-1", "inf", "nan", "1,5", ""] {
+            assert!(price(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The plots of a page, as SVG in the page's own colours, which change with light and dark.
+
+use anyhow::{Result, anyhow};
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+
+use super::model::{Report, Service, WEEKDAYS, seconds};
+
+/// Width of all plots, in units of which a phone shows one a pixel or a little less.
+const WIDTH: u32 = 380;
+const HEIGHT: u32 = 250;
+/// Services in the timeline, at most: those with most arrivals.
+pub const MOST_ROWS: usize = 20;
+
+// What plotters draws in these colours is in the page's own.
+const INK: RGBColor = RGBColor(1, 2, 3);
+const FAINT: RGBColor = RGBColor(1, 2, 4);
+const FIRST: RGBColor = RGBColor(1, 2, 5);
+const SECOND: RGBColor = RGBColor(1, 2, 6);
+const NAMES: [(&str, &str); 4] = [
+    ("#010203", "var(--ink)"),
+    ("#010204", "var(--faint)"),
+    ("#010205", "var(--first)"),
+    ("#010206", "var(--second)"),
+];
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn svg(label: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
+        draw(&area)?;
+        area.present().map_err(drawing)?;
+    }
+    for (colour, name) in NAMES {
+        text = text.replace(colour, name);
+    }
+    Ok(text.replacen(
+        "<svg ",
+        &format!("<svg role=\"img\" aria-label=\"{label}\" "),
+        1,
+    ))
+}
+
+fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("draw a plot: {error}")
+}
+
+/// plotters writes `font-size` as the size over 1.24.
+fn font<'a>(size: i32) -> TextStyle<'a> {
+    TextStyle::from(("sans-serif", size).into_font()).color(&INK)
+}
+
+/// `5s`, `10m`, `1.5h`, `7d`: short, for an axis.
+fn short(seconds: f64) -> String {
+    let (number, unit) = match seconds {
+        ..60.0 => (seconds, "s"),
+        ..3_600.0 => (seconds / 60.0, "m"),
+        ..86_400.0 => (seconds / 3_600.0, "h"),
+        _ => (seconds / 86_400.0, "d"),
+    };
+    format!("{}{unit}", (number * 10.0).round() / 10.0)
+}
+
+/// `1200`, `12k`, `3.4M`.
+fn figure(number: f64) -> String {
+    let (number, unit) = match number.abs() {
+        ..10_000.0 => (number, ""),
+        ..1e6 => (number / 1e3, "k"),
+        ..1e9 => (number / 1e6, "M"),
+        _ => (number / 1e9, "G"),
+    };
+    format!("{}{unit}", (number * 10.0).round() / 10.0)
+}
+
+/// A label for every so many places, so that they do not touch.
+fn label(labels: &[String], place: &SegmentValue<usize>) -> String {
+    let step = labels.len().div_ceil(6).max(1);
+    match place {
+        SegmentValue::CenterOf(at) if at % step == 0 => labels.get(*at).cloned(),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
+/// How long nobody came between two uses.
+pub fn gaps(service: &Service) -> Result<String> {
+    let used = |row: &&super::model::Gaps| row.count > 0;
+    let first = service
+        .gaps
+        .iter()
+        .position(|row| row.count > 0)
+        .unwrap_or(0);
+    let last = service
+        .gaps
+        .iter()
+        .rposition(|row| row.count > 0)
+        .unwrap_or(0);
+    let rows = service.gaps.get(first..=last).unwrap_or_default();
+    let longest = rows
+        .iter()
+        .filter(used)
+        .map(|row| row.count)
+        .max()
+        .unwrap_or(1);
+    let labels: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            row.up_to_seconds
+                .map_or("more".to_owned(), |limit| format!("≤{}", short(limit)))
+        })
+        .collect();
+    svg("Gaps between uses, by length", HEIGHT, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(8)
+            .x_label_area_size(26)
+            .y_label_area_size(48)
+            .build_cartesian_2d(
+                (0..rows.len().max(1)).into_segmented(),
+                0.0..longest as f64 * 1.05,
+            )
+            .map_err(drawing)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(FAINT)
+            .axis_style(FAINT)
+            .x_labels(rows.len().max(1))
+            .x_label_formatter(&|place| label(&labels, place))
+            .y_labels(5)
+            .y_label_formatter(&|count| figure(*count))
+            .label_style(font(15))
+            .draw()
+            .map_err(drawing)?;
+        let bars = rows.iter().enumerate().filter(|(_, row)| row.count > 0);
+        chart
+            .draw_series(bars.map(|(at, row)| {
+                let corner = (SegmentValue::Exact(at), 0.0);
+                let other = (SegmentValue::Exact(at + 1), row.count as f64);
+                let mut bar = Rectangle::new([corner, other], FIRST.filled());
+                bar.set_margin(0, 0, 1, 1);
+                bar
+            }))
+            .map_err(drawing)?;
+        Ok(())
+    })
+}
+
+/// Cold starts, and time up and idle, over the timeout.
+pub fn what_if(service: &Service) -> Result<String> {
+    let outcomes = &service.what_if.outcomes;
+    let best = service.recommended.as_ref().and_then(|best| {
+        outcomes
+            .iter()
+            .position(|outcome| seconds(outcome.timeout.into()) == best.timeout_seconds)
+    });
+    let labels: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| short(seconds(outcome.timeout.into())))
+        .collect();
+    let hours = |micros: u128| seconds(micros) / 3600.0;
+    let most = outcomes
+        .iter()
+        .map(|outcome| outcome.cold_starts)
+        .max()
+        .unwrap_or(0);
+    let longest = outcomes
+        .iter()
+        .map(|outcome| hours(outcome.warm_idle))
+        .fold(0.0, f64::max);
+    let top = |highest: f64| 0.0..if highest > 0.0 { highest * 1.08 } else { 1.0 };
+    let places = || (0..outcomes.len().max(1)).into_segmented();
+    svg(
+        "Cold starts and hours up and idle, by idle timeout",
+        HEIGHT,
+        |area| {
+            let mut chart = ChartBuilder::on(area)
+                .margin(8)
+                .x_label_area_size(26)
+                .y_label_area_size(48)
+                .right_y_label_area_size(48)
+                .build_cartesian_2d(places(), top(most as f64))
+                .map_err(drawing)?
+                .set_secondary_coord(places(), top(longest));
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(FAINT)
+                .axis_style(FAINT)
+                .x_labels(outcomes.len().max(1))
+                .x_label_formatter(&|place| label(&labels, place))
+                .y_labels(5)
+                .y_label_formatter(&|count| figure(*count))
+                .label_style(font(15))
+                .draw()
+                .map_err(drawing)?;
+            chart
+                .configure_secondary_axes()
+                .axis_style(FAINT)
+                .y_labels(5)
+                .y_label_formatter(&|hours| figure(*hours))
+                .label_style(font(15))
+                .draw()
+                .map_err(drawing)?;
+            if let Some(best) = best {
+                let line =
+                    [0.0, most as f64 * 1.08].map(|height| (SegmentValue::CenterOf(best), height));
+                chart
+                    .draw_series(LineSeries::new(line, INK.mix(0.6)))
+                    .map_err(drawing)?;
+            }
+            let places = (0..outcomes.len()).map(SegmentValue::CenterOf);
+            let cold = outcomes.iter().map(|outcome| outcome.cold_starts as f64);
+            let cold: Vec<_> = places.clone().zip(cold).collect();
+            let warm = outcomes.iter().map(|outcome| hours(outcome.warm_idle));
+            let warm: Vec<_> = places.zip(warm).collect();
+            chart
+                .draw_series(LineSeries::new(cold.clone(), FIRST.stroke_width(2)))
+                .map_err(drawing)?;
+            chart
+                .draw_series(
+                    cold.into_iter()
+                        .map(|at| Circle::new(at, 3, FIRST.filled())),
+                )
+                .map_err(drawing)?;
+            chart
+                .draw_secondary_series(LineSeries::new(warm.clone(), SECOND.stroke_width(2)))
+                .map_err(drawing)?;
+            chart
+                .draw_secondary_series(
+                    warm.into_iter()
+                        .map(|at| Circle::new(at, 3, SECOND.filled())),
+                )
+                .map_err(drawing)?;
+            Ok(())
+        },
+    )
+}
+
+/// The services of the timeline.
+pub fn timeline_rows(report: &Report) -> Vec<&Service> {
+    let mut rows: Vec<&Service> = report.services.iter().collect();
+    rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
+    rows.truncate(MOST_ROWS);
+    rows
+}
+
+/// When each service was up.
+pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<String> {
+    const LEFT: i32 = 118;
+    const RIGHT: i32 = WIDTH as i32 - 12;
+    const ROW: i32 = 18;
+    let rows = timeline_rows(report);
+    let bottom = 6 + ROW * rows.len() as i32;
+    svg("When each service was up", (bottom + 24) as u32, |area| {
+        let middle = font(15).pos(Pos::new(HPos::Right, VPos::Center));
+        for (place, service) in rows.iter().enumerate() {
+            let top = 6 + ROW * place as i32;
+            let mut name: String = service.name.chars().take(12).collect();
+            if name.len() < service.name.len() {
+                name.push('…');
+            }
+            area.draw(&Text::new(name, (LEFT - 6, top + ROW / 2), middle.clone()))
+                .map_err(drawing)?;
+            let ground = [(LEFT, top + 2), (RIGHT, top + ROW - 2)];
+            area.draw(&Rectangle::new(ground, FAINT.mix(0.5).filled()))
+                .map_err(drawing)?;
+            for (from, until, share) in stretches(&service.timeline) {
+                let x = |part: usize| {
+                    LEFT + (part as i32 * (RIGHT - LEFT)) / service.timeline.len().max(1) as i32
+                };
+                // However short it was, it is to be seen.
+                let right = x(until).max(x(from) + 1);
+                let corners = [(x(from), top + 2), (right, top + ROW - 2)];
+                let colour = FIRST.mix(0.15 + 0.85 * f64::from(share));
+                area.draw(&Rectangle::new(corners, colour.filled()))
+                    .map_err(drawing)?;
+            }
+        }
+        for (part, anchor) in [(0, HPos::Left), (1, HPos::Center), (2, HPos::Right)] {
+            let x = LEFT + part * (RIGHT - LEFT) / 2;
+            let at = moment(report.from + report.seconds * f64::from(part) / 2.0);
+            let style = font(15).pos(Pos::new(anchor, VPos::Top));
+            area.draw(&Text::new(at, (x, bottom + 6), style))
+                .map_err(drawing)?;
+        }
+        Ok(())
+    })
+}
+
+/// Parts of a timeline that are alike, and not down: from, until, and the share of time up in
+/// twelfths.
+fn stretches(timeline: &[f32]) -> Vec<(usize, usize, f32)> {
+    let mut found: Vec<(usize, usize, f32)> = Vec::new();
+    for (part, share) in timeline.iter().enumerate() {
+        if *share <= 0.0 {
+            continue;
+        }
+        let share = (share.min(1.0) * 12.0).ceil() / 12.0;
+        match found.last_mut() {
+            Some((_, until, before)) if *until == part && *before == share => *until = part + 1,
+            _ => found.push((part, part + 1, share)),
+        }
+    }
+    found
+}
+
+/// Arrivals by weekday and hour.
+pub fn heat_map(service: &Service) -> Result<String> {
+    const LEFT: i32 = 40;
+    const CELL: (i32, i32) = (13, 26);
+    let most = service.week.iter().max().copied().unwrap_or(0).max(1);
+    let height = 8 + 7 * CELL.1 + 28;
+    svg("Arrivals by hour and weekday", height as u32, |area| {
+        for (day, name) in WEEKDAYS.iter().enumerate() {
+            let top = 8 + day as i32 * CELL.1;
+            let style = font(15).pos(Pos::new(HPos::Right, VPos::Center));
+            area.draw(&Text::new(*name, (LEFT - 8, top + CELL.1 / 2), style))
+                .map_err(drawing)?;
+            for hour in 0..24 {
+                let left = LEFT + hour as i32 * CELL.0;
+                let corners = [(left, top), (left + CELL.0 - 1, top + CELL.1 - 1)];
+                let count = service.week.get(day * 24 + hour).copied().unwrap_or(0);
+                let colour = match count {
+                    0 => FAINT.mix(0.5),
+                    count => FIRST.mix(0.12 + 0.88 * f64::from(count) / f64::from(most)),
+                };
+                area.draw(&Rectangle::new(corners, colour.filled()))
+                    .map_err(drawing)?;
+            }
+        }
+        for hour in (0..=24).step_by(6) {
+            let place = (LEFT + hour * CELL.0, 8 + 7 * CELL.1 + 6);
+            let style = font(15).pos(Pos::new(HPos::Center, VPos::Top));
+            area.draw(&Text::new(format!("{hour}h"), place, style))
+                .map_err(drawing)?;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_are_short() {
+        let check = |seconds, expected| assert_eq!(short(seconds), expected);
+        check(0.5, "0.5s");
+        check(60.0, "1m");
+        check(5400.0, "1.5h");
+        check(604_800.0, "7d");
+        assert_eq!(figure(9_999.0), "9999");
+        assert_eq!(figure(12_345.0), "12.3k");
+    }
+
+    #[test]
+    fn like_parts_are_one() {
+        let parts = [0.0, 1.0, 1.0, 0.01, 0.0, 0.5];
+        let found = stretches(&parts);
+        assert_eq!(found, [(1, 3, 1.0), (3, 4, 1.0 / 12.0), (5, 6, 0.5)]);
+    }
+}
