@@ -168,7 +168,7 @@ impl Collector for Rows {
         all.counter(
             "ondemand_stops",
             None,
-            "Ends of the service: idle (stopped for lack of use), external (stopped by somebody else, or ended by itself), failed.",
+            "Ends of the service: idle (stopped for lack of use), requested (by `ondemand stop`), external (by somebody else, or by itself), failed.",
         )?
         .reasons(StopReason::ALL.map(StopReason::as_str), |ledger| &ledger.stops)?;
         all.counter(
