@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod household;
 mod story;
 mod toolchain;
 
@@ -50,6 +51,9 @@ enum Task {
         /// Leave the private systemd running, and say how to look inside
         #[arg(long)]
         keep: bool,
+        /// Let clients come to three services for half a minute instead, and report on them
+        #[arg(long, conflicts_with_all = ["keep", "host"])]
+        report: bool,
         /// Run the agent on this host instead, in the foreground
         ///
         /// Needs systemd as PID 1, and the generator installed as the README says, so that the
@@ -59,6 +63,11 @@ enum Task {
         /// The configuration for --host
         #[arg(long, value_name = "FILE", requires = "host")]
         config: Option<PathBuf>,
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Make the pictures of the README anew: `ondemand top`, and the report of a recorded trace
+    Pictures {
         #[command(flatten)]
         install: Install,
     },
@@ -139,6 +148,7 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<ExitCode> {
     let install = match &task {
         Task::Run { install, .. }
+        | Task::Pictures { install }
         | Task::Setup { install }
         | Task::Build { install, .. }
         | Task::Test { install, .. }
@@ -146,7 +156,7 @@ fn perform(task: Task) -> Result<ExitCode> {
     };
     let purpose = match &task {
         Task::Run { .. } | Task::Build { .. } => Purpose::Run,
-        Task::Setup { .. } | Task::Test { .. } => Purpose::Test,
+        Task::Setup { .. } | Task::Test { .. } | Task::Pictures { .. } => Purpose::Test,
         Task::Bench { .. } => Purpose::Bench,
     };
     if !toolchain::ensure(install.no_install, purpose)? {
@@ -157,6 +167,14 @@ fn perform(task: Task) -> Result<ExitCode> {
             config: Some(config),
             ..
         } => run_on_host(&config)?,
+        Task::Run { report: true, .. } => {
+            build(false)?;
+            household::report()?;
+        }
+        Task::Pictures { .. } => {
+            build(false)?;
+            household::pictures()?;
+        }
         Task::Run { keep, .. } => {
             build(false)?;
             story::tell(keep)?;
