@@ -163,7 +163,7 @@ fn prometheus() -> Step {
     let directory = tests::target_directory().unwrap_or_else(|_| "target".into());
     let directory = directory.join("prometheus");
     let script = format!(
-        "mkdir -p '{0}' && cd '{0}' && apt-get download prometheus && \
+        "mkdir -p '{0}' && cd '{0}' && apt-get -o APT::Sandbox::User=root download prometheus && \
          dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb",
         directory.display()
     );

@@ -5,6 +5,7 @@ mod finding;
 mod generated;
 mod holders;
 mod host;
+mod metrics;
 mod service;
 
 use std::{
@@ -58,7 +59,7 @@ async fn look(config: &Config) -> Vec<Finding> {
             ),
         ),
     };
-    let mut found = vec![services];
+    let mut found = vec![services, metrics::look(config)];
     found.extend(host::kernel());
     let systemd = Systemd::connect().await;
     found.extend(host::services(&systemd).await);

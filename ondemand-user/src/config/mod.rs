@@ -105,6 +105,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether who has the one keeps somebody else from the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        endpoint::overlap(self, other, false)
+    }
+}
+
 impl Service {
     /// `ondemand-NAME.socket`, the front socket.
     pub fn socket_unit(&self) -> String {

@@ -10,6 +10,7 @@ mod counts;
 mod idle_stop;
 mod metrics;
 mod metrics_clients;
+mod metrics_cost;
 mod prometheus;
 mod race;
 mod readiness;

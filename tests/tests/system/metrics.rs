@@ -64,10 +64,7 @@ fn a_scrape_shows_what_happened() {
     assert_eq!(bytes("received_bytes_total"), Some(answer.sent as f64));
     assert_eq!(bytes("sent_bytes_total"), Some(answer.received as f64));
     assert_eq!(of_test(&samples, "starts_total", ""), Some(1.0));
-    assert_eq!(
-        of_test(&samples, "start_duration_seconds_count", ""),
-        Some(1.0)
-    );
+    let samples = wait_value(&sandbox, "start_duration_seconds_count", "", 1.0).unwrap();
     let took = of_test(&samples, "start_duration_seconds_sum", "").unwrap();
     assert!(took > 0.0 && took < 10.0, "{took} s");
 
@@ -84,11 +81,12 @@ fn a_scrape_shows_what_happened() {
         let value = |samples| of_test(samples, name, "").unwrap();
         value(&later) - value(&stopped)
     };
-    assert!(grown("inactive_seconds_total") >= 1.9);
+    // What is shown may be a quarter of a second old.
+    assert!(grown("inactive_seconds_total") >= 1.7);
     assert_eq!(grown("active_seconds_total"), 0.0);
-    // Where this machine accounts memory: at least the 100 kB of any process, for two seconds.
+    // Where this machine accounts memory: at least the 100 kB of any process, for a second.
     if of_test(&later, "saved_memory_byte_seconds_total", "").is_some() {
-        assert!(grown("saved_memory_byte_seconds_total") > 200_000.0);
+        assert!(grown("saved_memory_byte_seconds_total") > 100_000.0);
     } else {
         eprintln!("memory is not accounted here");
     }
@@ -99,27 +97,46 @@ fn what_happens_without_an_agent_is_counted_by_the_next() {
     require_sandbox!();
     let sandbox = boot(Cgroups::Unified, &CONFIG.replace("300ms", "1h"));
     ask(&sandbox);
-    let before = wait_value(&sandbox, "starts_total", "", 1.0).unwrap();
-    sandbox
-        .run(&["systemctl", "stop", "ondemand.service"])
-        .unwrap();
-    sandbox.run(&["systemctl", "stop", "app.service"]).unwrap();
-    thread::sleep(Duration::from_secs(1));
-    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
-    sandbox
-        .run(&["systemctl", "kill", "-s", "KILL", "app.service"])
-        .unwrap();
-    wait_state(&sandbox, "app.service", "failed").unwrap();
-    service::start_agent(&sandbox).unwrap();
-    let after = scrape(&sandbox).unwrap();
-    assert_eq!(of_test(&after, "starts_total", ""), Some(2.0));
-    let stops = |reason: &str| of_test(&after, "stops_total", &format!(",reason=\"{reason}\""));
-    assert_eq!(stops("external"), Some(1.0));
-    assert_eq!(stops("failed"), Some(1.0));
-    assert_eq!(stops("idle"), Some(0.0));
+    let running = wait_value(&sandbox, "starts_total", "", 1.0).unwrap();
+    // Does this while no agent runs, and gives what the next one says.
+    let unseen = |work: &dyn Fn()| {
+        let systemctl = |verb| {
+            sandbox
+                .run(&["systemctl", verb, "ondemand.service"])
+                .unwrap()
+        };
+        systemctl("stop");
+        work();
+        systemctl("start");
+        scrape(&sandbox).unwrap()
+    };
+    let app = |verb| drop(sandbox.run(&["systemctl", verb, "app.service"]).unwrap());
+    let stops = |samples: &Samples| {
+        ["idle", "external", "failed"].map(|reason| {
+            of_test(samples, "stops_total", &format!(",reason=\"{reason}\"")).unwrap()
+        })
+    };
+
+    let restarted = unseen(&|| {
+        app("stop");
+        thread::sleep(Duration::from_secs(1));
+        app("start");
+    });
+    assert_eq!(of_test(&restarted, "starts_total", ""), Some(2.0));
+    assert_eq!(stops(&restarted), [0.0, 1.0, 0.0]);
     let inactive = |samples| of_test(samples, "inactive_seconds_total", "").unwrap();
-    assert!(inactive(&after) - inactive(&before) >= 0.9);
-    never_less(&before, &after);
+    assert!(inactive(&restarted) - inactive(&running) >= 1.0);
+    never_less(&running, &restarted);
+
+    let failed = unseen(&|| {
+        sandbox
+            .run(&["systemctl", "kill", "-s", "KILL", "app.service"])
+            .unwrap();
+        wait_state(&sandbox, "app.service", "failed").unwrap();
+    });
+    assert_eq!(of_test(&failed, "starts_total", ""), Some(2.0));
+    assert_eq!(stops(&failed), [0.0, 1.0, 1.0]);
+    never_less(&restarted, &failed);
 }
 
 /// Counters of the one are in the other, and not smaller.
@@ -134,10 +151,25 @@ fn never_less(before: &Samples, after: &Samples) {
     }
 }
 
+/// Ends the scraping.
+struct Over<'f>(&'f AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn counters_never_go_backwards_however_often_the_agent_is_killed() {
     require_sandbox!();
     let sandbox = boot(Cgroups::Accounted, CONFIG);
+    // It is killed more often than systemd has patience for.
+    let patience = "/etc/systemd/system/ondemand.service.d/patience.conf";
+    sandbox
+        .write(patience, "[Unit]\nStartLimitIntervalSec=0\n")
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
     let over = AtomicBool::new(false);
     let scrapes = thread::scope(|scope| {
         let scraper = scope.spawn(|| {
@@ -156,6 +188,7 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
             }
             scrapes
         });
+        let ends = Over(&over); // also if a step fails
         for round in 0..8 {
             ask(&sandbox);
             // At other moments of the stop each time, which begins about 300 ms from here.
@@ -164,7 +197,7 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
             wait_state(&sandbox, "ondemand.service", "active").unwrap();
             wait_state(&sandbox, "app.service", "inactive").unwrap();
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ends);
         scraper.join().unwrap()
     });
     assert!(scrapes > 20, "{scrapes} scrapes");
@@ -174,6 +207,40 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
     let all =
         stops(",reason=\"idle\"") + stops(",reason=\"external\"") + stops(",reason=\"failed\"");
     assert_eq!(all, 8.0, "{samples:#?}");
+}
+
+#[test]
+fn what_systemd_cannot_be_asked_for_is_absent() {
+    require_sandbox!();
+    let sandbox = boot(Cgroups::Unified, CONFIG);
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    let before = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
+    sandbox
+        .run(&["systemctl", "stop", "dbus.socket", "dbus.service"])
+        .unwrap();
+    let without = tests::wait_for("the state is unknown", service::SOON, || {
+        let samples = scrape(&sandbox).ok()?;
+        let known = samples.keys().any(|name| name.contains("_state{"));
+        (!known).then_some(samples)
+    })
+    .unwrap();
+    for name in [
+        "active_seconds_total",
+        "inactive_seconds_total",
+        "idle_seconds",
+    ] {
+        assert_eq!(of_test(&without, name, ""), None, "{name}");
+    }
+    // The kernel and the agent still know theirs.
+    for name in ["accepted_connections_total", "starts_total"] {
+        assert_eq!(of_test(&without, name, ""), Some(1.0), "{name}");
+    }
+    sandbox
+        .run(&["systemctl", "start", "dbus.socket", "dbus.service"])
+        .unwrap();
+    let after = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
+    never_less(&before, &after);
 }
 
 #[test]
@@ -228,7 +295,8 @@ fn a_removed_service_vanishes_and_goes_on_when_it_comes_back() {
     })
     .unwrap();
     reload(&format!("[service.test]\n{CONFIG}"));
-    let after = wait_value(&sandbox, "stops_total", ",reason=\"idle\"", 1.0).unwrap();
+    // Until systemd has said what its unit does, its times are unknown.
+    let after = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
     never_less(&before, &after);
 }
 

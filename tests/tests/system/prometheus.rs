@@ -68,9 +68,11 @@ fn every_query_of_the_dashboard_has_an_answer() {
         })
         .unwrap();
     }
-    let metadata = prometheus.api("metadata?metric=ondemand_active_seconds_total");
+    let metadata = prometheus.api("metadata?metric=ondemand_active_seconds");
     let metadata = metadata.unwrap().to_string();
-    assert!(metadata.contains("\"type\":\"counter\""), "{metadata}");
+    for part in ["\"type\":\"counter\"", "\"unit\":\"seconds\""] {
+        assert!(metadata.contains(part), "{metadata}");
+    }
     assert_eq!(
         number("ondemand_idle_timeout_seconds{instance=\"localhost:9464\"}"),
         Some(0.3)

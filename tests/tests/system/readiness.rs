@@ -8,7 +8,7 @@ use std::{
 use tests::{
     client::{self, Loss, Request},
     sandbox::Sandbox,
-    service::{self, CONFIG, SOON, front, number, on_demand, wait_state},
+    service::{CONFIG, SOON, front, number, on_demand, wait_state},
     wait_for,
 };
 

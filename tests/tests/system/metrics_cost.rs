@@ -1,0 +1,100 @@
+//! What metrics cost: a scrape of many services, and an agent that nobody scrapes.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use tests::{
+    http,
+    metrics::{address, scrape, write_config},
+    sandbox::Sandbox,
+    service::{self, SOON},
+    wait_for,
+};
+
+use crate::{require_sandbox, scale};
+
+/// A sandbox in which so many services are configured, and none runs. The agent is not started.
+fn with_services(count: u16) -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    let mut config = String::new();
+    for index in 0..count {
+        let (front, back) = (10_000 + index, 20_000 + index);
+        service::write_backend(
+            &sandbox,
+            &format!("app{index}.service"),
+            &format!("--listen 127.0.0.1:{back}"),
+        )
+        .unwrap();
+        config += &format!(
+            "[service.t{index}]\nlisten = [\"127.0.0.1:{front}\"]\nbackend = \"127.0.0.1:{back}\"\n\
+             unit = \"app{index}.service\"\nsteer = false\n\n"
+        );
+    }
+    write_config(&sandbox, &address().to_string(), &config).unwrap();
+    service::reload(&sandbox, &[]).unwrap();
+    sandbox
+}
+
+fn median(mut spans: Vec<Duration>) -> Duration {
+    spans.sort();
+    spans[spans.len() / 2]
+}
+
+#[test]
+fn a_scrape_of_a_thousand_services() {
+    require_sandbox!();
+    let scrapes_of = |count: u16| {
+        let sandbox = with_services(count);
+        service::start_agent(&sandbox).unwrap();
+        wait_for("the agent is scraped", SOON, || {
+            let samples = scrape(&sandbox).ok()?;
+            let of_state = |name: &&String| name.starts_with("ondemand_state");
+            (samples.keys().filter(of_state).count() == 5 * usize::from(count)).then_some(())
+        })
+        .unwrap();
+        let mut size = 0;
+        let spans = (0..20).map(|_| {
+            // Sooner it would get what the one before got.
+            thread::sleep(Duration::from_millis(150));
+            let begin = Instant::now();
+            let accept = "Accept: application/openmetrics-text\r\n";
+            let reply = http::get(&sandbox, address(), "/metrics", accept).unwrap();
+            size = reply.body.len();
+            begin.elapsed()
+        });
+        let span = median(spans.collect());
+        eprintln!("{count} services: {span:?}, {size} bytes");
+        span
+    };
+    let hundred = scrapes_of(100);
+    let thousand = scrapes_of(1000);
+    // In proportion, with room for a busy machine.
+    assert!(thousand < hundred * 30, "{thousand:?} and {hundred:?}");
+    if cfg!(not(debug_assertions)) {
+        assert!(thousand < Duration::from_millis(60), "{thousand:?}");
+    }
+}
+
+#[test]
+fn metrics_that_nobody_scrapes_cost_nothing() {
+    require_sandbox!();
+    let sandbox = with_services(100);
+    let ticks_of = |address: &str| {
+        let text = std::fs::read_to_string(sandbox.path("/etc/ondemand/ondemand.toml")).unwrap();
+        let (_, services) = text.split_once("\n\n").unwrap();
+        write_config(&sandbox, address, services).unwrap();
+        service::start_agent(&sandbox).unwrap();
+        let ticks = scale::agent_ticks(&sandbox, Duration::from_secs(60));
+        sandbox
+            .run(&["systemctl", "stop", "ondemand.service"])
+            .unwrap();
+        ticks
+    };
+    let without = ticks_of("");
+    let with = ticks_of("127.0.0.1:9464");
+    eprintln!("{without} ticks of 10 ms in a minute without an address, {with} with one");
+    // 0.1 % of a core is 6 of them.
+    assert!(with <= without + 6, "{with} ticks, {without} without");
+}
