@@ -102,6 +102,9 @@ enum Task {
     ///
     /// detection: CPU time and processes of watching idle and busy services, and how late one is
     /// stopped, beside checker scripts with ss and systemctl. Six minutes.
+    ///
+    /// stop-race: requests lost in some hundred stops, beside checker scripts and
+    /// systemd-socket-proxyd's --exit-idle-time. Three minutes.
     #[command(after_help = "\
 Examples:
   cargo xtask bench                          all of them

@@ -13,6 +13,7 @@ mod peers;
 mod progress;
 mod report;
 mod stats;
+mod stop_race;
 
 use std::{
     fs,
@@ -32,7 +33,7 @@ struct Bench {
 }
 
 /// All there are.
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "data-path",
         measure: data_path::measure,
@@ -48,6 +49,10 @@ const BENCHES: [Bench; 4] = [
     Bench {
         name: "detection",
         measure: detection::measure,
+    },
+    Bench {
+        name: "stop-race",
+        measure: stop_race::measure,
     },
 ];
 
