@@ -109,6 +109,12 @@ enum Task {
     ///
     /// cold-start: how long the first client waits, over the application's own time to listen,
     /// beside plain systemd-socket-proxyd with and without a polling ExecStartPost=. A minute.
+    ///
+    /// detection: CPU time and processes of watching idle and busy services, and how late one is
+    /// stopped, beside checker scripts with ss and systemctl. Six minutes.
+    ///
+    /// stop-race: requests lost in some hundred stops, beside checker scripts and
+    /// systemd-socket-proxyd's --exit-idle-time. Three minutes.
     #[command(after_help = "\
 Examples:
   cargo xtask bench                          all of them

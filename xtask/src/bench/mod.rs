@@ -1,15 +1,19 @@
 //! `cargo xtask bench`: what ondemand costs, beside what people use today.
 
 mod bpf;
+mod checker;
 mod cold_start;
 mod counting;
 mod data_path;
+mod detection;
+mod fleet;
 mod load;
 mod machine;
 mod peers;
 mod progress;
 mod report;
 mod stats;
+mod stop_race;
 
 use std::{
     fs,
@@ -29,7 +33,7 @@ struct Bench {
 }
 
 /// All there are.
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "data-path",
         measure: data_path::measure,
@@ -42,6 +46,14 @@ const BENCHES: [Bench; 3] = [
         name: "cold-start",
         measure: cold_start::measure,
     },
+    Bench {
+        name: "detection",
+        measure: detection::measure,
+    },
+    Bench {
+        name: "stop-race",
+        measure: stop_race::measure,
+    },
 ];
 
 /// What a bench is told.
@@ -50,6 +62,13 @@ struct Settings {
     rounds: Option<u32>,
     /// The program, built for release.
     ondemand: PathBuf,
+}
+
+impl Settings {
+    /// Whether it is only to be seen that the bench works: with a single round it may be smaller.
+    fn is_short(&self) -> bool {
+        self.rounds == Some(1)
+    }
 }
 
 /// What a bench gives back.

@@ -1,0 +1,136 @@
+//! Many services at once, in one private systemd.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tests::{sandbox::Sandbox, service};
+
+use super::machine::cpu_microseconds;
+
+/// Where the agent reads which of them it watches: [`watch`] writes it.
+const WATCHED: &str = "/etc/ondemand/watched.toml";
+/// The agent's cgroup.
+const AGENT: &str = "system.slice/ondemand.service";
+/// Units in one call of systemctl: the kernel's limit is far above.
+const AT_ONCE: usize = 200;
+
+/// One service.
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// The front socket's port on 127.0.0.1.
+    pub front: u16,
+    /// The backend's.
+    pub backend: u16,
+    /// Idle for so long it is stopped.
+    pub idle_timeout: Duration,
+}
+
+impl Member {
+    /// The n-th of the quiet ones: never stopped while a bench runs.
+    pub fn quiet(index: u16) -> Self {
+        Self {
+            name: format!("quiet{index}"),
+            front: 10_000 + index,
+            backend: 20_000 + index,
+            idle_timeout: Duration::from_secs(3600),
+        }
+    }
+
+    /// The application's unit.
+    pub fn unit(&self) -> String {
+        format!("app-{}.service", self.name)
+    }
+
+    fn table(&self) -> String {
+        format!(
+            "[service.{}]\nlisten = [\"127.0.0.1:{}\"]\nbackend = \"127.0.0.1:{}\"\nunit = \"{}\"\n\
+             idle_timeout = \"{}ms\"\nmin_uptime = \"0s\"\nsteer = true\n\n",
+            self.name,
+            self.front,
+            self.backend,
+            self.unit(),
+            self.idle_timeout.as_millis()
+        )
+    }
+}
+
+/// A sandbox in which these services are configured and their front sockets listen.
+/// `program` with `--listen ADDRESS` is the application of all of them.
+///
+/// # Errors
+///
+/// Something was not built, or does not start.
+pub fn boot(ondemand: &Path, program: &str, members: &[Member]) -> Result<Sandbox> {
+    let sandbox = Sandbox::boot()?;
+    sandbox.install_ondemand(ondemand)?;
+    sandbox.install(&tests::built(program)?, &format!("/usr/bin/{program}"))?;
+    for member in members {
+        sandbox.write(
+            &format!("/etc/systemd/system/{}", member.unit()),
+            format!(
+                "[Service]\nExecStart=/usr/bin/{program} --listen 127.0.0.1:{}\n\
+                 LimitNOFILE=1000000\n",
+                member.backend
+            ),
+        )?;
+    }
+    sandbox.write(
+        "/etc/systemd/system/ondemand.service.d/watched.conf",
+        format!("[Service]\nExecStart=\nExecStart=/usr/bin/ondemand --config {WATCHED} agent\n"),
+    )?;
+    let all: String = members.iter().map(Member::table).collect();
+    service::write_config(&sandbox, &all)?;
+    sandbox.run(&["systemctl", "daemon-reload"])?;
+    let sockets = members.iter().map(|member| socket(&member.name));
+    systemctl(&sandbox, "start", sockets)?;
+    Ok(sandbox)
+}
+
+fn socket(name: &str) -> String {
+    format!("ondemand-{name}.socket")
+}
+
+/// Starts or stops units.
+///
+/// # Errors
+///
+/// systemd refuses.
+pub fn systemctl(
+    sandbox: &Sandbox,
+    verb: &str,
+    units: impl IntoIterator<Item = String>,
+) -> Result<()> {
+    let units: Vec<String> = units.into_iter().collect();
+    for some in units.chunks(AT_ONCE) {
+        let words = ["systemctl", verb].into_iter();
+        let words: Vec<&str> = words.chain(some.iter().map(String::as_str)).collect();
+        sandbox.run(&words)?;
+    }
+    Ok(())
+}
+
+/// Restarts the agent, which then watches these services. It serves metrics.
+///
+/// # Errors
+///
+/// It does not start; its journal is in the message.
+pub fn watch<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member>) -> Result<()> {
+    let tables: String = members.into_iter().map(Member::table).collect();
+    let address = tests::metrics::address();
+    let agent = format!("[agent]\nmetrics = \"{address}\"\nhistory = \"\"\n\n");
+    sandbox.write(WATCHED, format!("{agent}{tables}"))?;
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .with_context(|| sandbox.journal("ondemand.service"))?;
+    Ok(())
+}
+
+/// CPU time that the agent has used since its start, in microseconds.
+///
+/// # Errors
+///
+/// It does not run.
+pub fn agent_cpu(sandbox: &Sandbox) -> Result<f64> {
+    cpu_microseconds(sandbox, AGENT)
+}
