@@ -194,7 +194,7 @@ fn a_request_is_refused() {
         looking,
         idle(),
         Input::Snapshot(Some(sockets)),
-        "+veto:half-open =vetoed:half-open say open @60250",
+        "+veto:half-open =vetoed:half-open say @60250",
         "rest",
     );
     let mut asking = asked(ASKED, quiet());
