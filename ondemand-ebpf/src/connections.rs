@@ -3,25 +3,30 @@
 use aya_ebpf::{
     Global,
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
+        BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::{
         bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update,
-        generated::bpf_skc_to_tcp_sock,
+        generated::bpf_ktime_get_coarse_ns,
     },
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use aya_log_ebpf::debug;
 use ondemand_ebpf::{
-    EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint, LEG_BACK, LEG_FRONT,
-    LEG_LISTENER, LEG_STEERED, LEGS, ListenerKey, ROLE_BACKEND, ROLE_FRONT, Tag,
+    Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
+    Endpoint, LEG_BACK, LEG_FRONT, LEG_LISTENER, LEG_STEERED, LEGS, ListenerKey, ROLE_BACKEND,
+    ROLE_FRONT, Tag,
 };
 
-use crate::maps::{
-    ALARMS, CONNECTIONS, ENDPOINTS, LISTENERS, TRAFFIC, atomic_add, atomic_add_ordered,
-    atomic_exchange, emit, is_watched, set_tag, tag,
+use crate::{
+    maps::{
+        ALARMS, COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, atomic_exchange,
+        emit, is_watched, set_tag, tag,
+    },
+    traffic,
 };
 
 /// `AF_INET`
@@ -33,11 +38,9 @@ pub const MAPPED: u32 = u32::from_be(0xffff);
 
 // TCP states, include/net/tcp_states.h.
 pub const ESTABLISHED: u32 = 1;
-const FIN_WAIT2: u32 = 5;
 const CLOSE: u32 = 7;
-const LAST_ACK: u32 = 9;
+pub const CLOSE_WAIT: u32 = 8;
 pub const LISTEN: u32 = 10;
-const CLOSING: u32 = 11;
 
 /// Somebody else's listener is there already.
 pub const EEXIST: i64 = -17;
@@ -45,20 +48,13 @@ pub const EEXIST: i64 = -17;
 /// The cookie of the network namespace that is watched. Set by the loader.
 #[unsafe(no_mangle)]
 pub static NETNS: Global<u64> = Global::new(0);
-/// Offset of `skc_flags` in `struct sock_common`. Set by the loader, from the running kernel's BTF;
-/// .rodata is frozen, so the verifier sees a constant.
-#[unsafe(no_mangle)]
-static OFFSET_FLAGS: Global<u32> = Global::new(0);
-/// Offset of `write_seq` in `struct tcp_sock`.
-#[unsafe(no_mangle)]
-static OFFSET_WRITE_SEQ: Global<u32> = Global::new(0);
-
 #[sock_ops]
 pub fn connections(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
         BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_RTT_CB => acknowledged(&ctx),
         _ => {}
     }
     1
@@ -123,8 +119,7 @@ fn listening(ctx: &SockOpsContext) {
         leg: LEG_LISTENER,
         port,
         address,
-        received: 0,
-        sent: 0,
+        ..Tag::default()
     };
     // SAFETY: a socket of the context, checked against null.
     unsafe { set_tag(socket.cast(), value) };
@@ -175,7 +170,7 @@ fn remember_listener(ctx: &SockOpsContext, slot: u32, address: [u32; 4]) {
         }
     }
     if result != 0
-        && let Some(counters) = CONNECTIONS.get_ptr_mut(slot)
+        && let Some(counters) = COUNTERS.get_ptr_mut(slot)
     {
         // SAFETY: the pointer is a valid map value.
         unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
@@ -211,11 +206,15 @@ fn leg_of(tag: &Tag, port: u32, address: [u32; 4]) -> u32 {
     if own { LEG_BACK } else { LEG_STEERED }
 }
 
+/// The programs' clock: coarse, because a fine one would cost a quarter of all that they do. The
+/// agent allows for a tick.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
 fn established(ctx: &SockOpsContext) {
-    let port = ctx.local_port();
-    if !is_watched(port) {
-        return;
-    }
     // SAFETY: the context is valid; see `listening`.
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -226,40 +225,76 @@ fn established(ctx: &SockOpsContext) {
     if pointer.is_null() {
         return;
     }
-    // SAFETY: checked against null; this is the only program that writes these fields.
-    let tag = unsafe { &mut *pointer };
     let address = local_address!(ctx.ops, word!(ctx.ops, family));
-    let leg = leg_of(tag, port, address);
-    let Some(counters) = CONNECTIONS.get_ptr_mut(tag.slot) else {
+    // SAFETY: checked against null; whoever else writes it holds the socket's lock too.
+    let tag = unsafe { &mut *pointer };
+    let leg = leg_of(tag, ctx.local_port(), address);
+    let slot = tag.slot;
+    let (Some(counters), Some(alarm)) = (COUNTERS.get_ptr_mut(slot), ALARMS.get_ptr_mut(slot))
+    else {
         return;
     };
+    let present = ctx.cb_flags();
+    let mut wanted = present | BPF_SOCK_OPS_STATE_CB_FLAG;
+    // SAFETY: a valid map value; the agent only ever stores whole words.
+    let (opened, answered) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*alarm).opened),
+            core::ptr::read_volatile(&raw const (*alarm).answered),
+        )
+    };
+    if answered != 0 && leg != LEG_BACK {
+        wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
+    }
     // Without the flag no close would be counted: then it must not be counted as open.
-    if ctx
-        .set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
-        .is_err()
-    {
+    if wanted != present && ctx.set_cb_flags(wanted as i32).is_err() {
         return;
     }
     tag.leg = leg;
-    // SAFETY: the helper has no preconditions; the pointer is a valid map value.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = now();
+    // SAFETY: a valid map value.
     unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
     count(counters, leg, true);
-    debug!(ctx, "slot {}: connection on leg {}", tag.slot, leg);
-    if let Some(alarm) = ALARMS.get_ptr_mut(tag.slot) {
-        // SAFETY: a valid map value; the agent only ever stores whole words.
-        unsafe {
-            let place = &raw mut (*alarm).opened;
-            if core::ptr::read_volatile(place) != 0 && atomic_exchange(place, 0) != 0 {
-                emit(EVENT_OPENED, tag.slot, now);
-            }
+    debug!(ctx, "slot {}: connection on leg {}", slot, leg);
+    // SAFETY: as above.
+    if opened != 0 && unsafe { atomic_exchange(&raw mut (*alarm).opened, 0) } != 0 {
+        emit(EVENT_OPENED, slot, now);
+    }
+}
+
+/// The peer acknowledged what was sent (`tcp_bpf_rtt`, net/ipv4/tcp_input.c): asked for on few
+/// connections, and until its first byte only.
+fn acknowledged(ctx: &SockOpsContext) {
+    let state = word!(ctx.ops, state);
+    // SAFETY: the context is valid for the whole program.
+    let (socket, acked) = unsafe { ((*ctx.ops).__bindgen_anon_2.sk, (*ctx.ops).bytes_acked) };
+    // TCP counts an acknowledged FIN as a byte.
+    let fin = u64::from(state != ESTABLISHED && state != CLOSE_WAIT);
+    if acked <= fin || socket.is_null() {
+        return;
+    }
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
+    // SAFETY: a socket of the context, checked against null.
+    let pointer = unsafe { tag(socket.cast()) };
+    if pointer.is_null() {
+        return;
+    }
+    // SAFETY: checked against null.
+    let slot = unsafe { (*pointer).slot };
+    let Some(alarm) = ALARMS.get_ptr_mut(slot) else {
+        return;
+    };
+    // SAFETY: a valid map value; the helper has no preconditions.
+    unsafe {
+        if atomic_exchange(&raw mut (*alarm).answered, 0) != 0 {
+            emit(EVENT_ANSWERED, slot, bpf_ktime_get_ns());
         }
     }
 }
 
 /// The legs are spelled out because the verifier wants constant offsets with atomics.
 #[inline(always)]
-fn count(counters: *mut ondemand_ebpf::Connections, leg: u32, opened: bool) {
+fn count(counters: *mut Counters, leg: u32, opened: bool) {
     // SAFETY: a valid map value, see the callers.
     let (accepted, closed) =
         unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };
@@ -291,24 +326,24 @@ fn state_changed(ctx: &SockOpsContext) {
     if pointer.is_null() {
         return;
     }
-    // SAFETY: checked against null.
+    // SAFETY: checked against null; whoever else writes it holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
     let (slot, leg) = (tag.slot, tag.leg);
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
     if old == LISTEN {
-        emit(EVENT_UNLISTENED, slot, now);
+        // SAFETY: the helper has no preconditions.
+        emit(EVENT_UNLISTENED, slot, unsafe { bpf_ktime_get_ns() });
         return;
     }
     if leg >= LEGS {
         return;
     }
-    let Some(counters) = CONNECTIONS.get_ptr_mut(slot) else {
+    let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
         return;
     };
-    fold_last_bytes(ctx, socket.cast(), tag, old);
+    traffic::add_last(ctx, socket.cast(), tag, counters, old);
     // A socket can be closed only once: accept() after a disconnect does not exist.
     tag.leg = LEG_LISTENER;
+    let now = now();
     // SAFETY: the pointer is a valid map value.
     unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
     count(counters, leg, false);
@@ -318,7 +353,7 @@ fn state_changed(ctx: &SockOpsContext) {
 
 /// Tells the agent, if it asked, that no connection is left.
 #[inline(always)]
-fn last_closed(counters: *mut ondemand_ebpf::Connections, slot: u32, now: u64) {
+fn last_closed(counters: *mut Counters, slot: u32, now: u64) {
     let Some(alarm) = ALARMS.get_ptr_mut(slot) else {
         return;
     };
@@ -335,55 +370,5 @@ fn last_closed(counters: *mut ondemand_ebpf::Connections, slot: u32, now: u64) {
         if quiet && atomic_exchange(place, 0) != 0 {
             emit(EVENT_CLOSED, slot, now);
         }
-    }
-}
-
-/// Adds what the packet path has not counted yet. TCP counts a received FIN and an
-/// acknowledged one as a byte each (tcp_rcv_nxt_update and tcp_snd_una_update in
-/// net/ipv4/tcp_input.c): they are taken off again.
-#[inline(always)]
-fn fold_last_bytes(
-    ctx: &SockOpsContext,
-    socket: *mut core::ffi::c_void,
-    tag: &mut Tag,
-    old_state: u32,
-) {
-    let Some(traffic) = TRAFFIC.get_ptr_mut(tag.slot * LEGS + tag.leg) else {
-        return;
-    };
-    // SAFETY: the context is valid for the whole program.
-    let (mut received, mut sent, una) = unsafe {
-        (
-            (*ctx.ops).bytes_received,
-            (*ctx.ops).bytes_acked,
-            (*ctx.ops).snd_una,
-        )
-    };
-    // SAFETY: a socket of the context; the result is a trusted pointer or null, and the
-    // offsets are the running kernel's.
-    unsafe {
-        let tcp = bpf_skc_to_tcp_sock(socket);
-        if !tcp.is_null() {
-            // SOCK_DONE, bit 1 of skc_flags, is set by tcp_fin() and nowhere else.
-            let flags =
-                core::ptr::read_volatile(tcp.byte_add(OFFSET_FLAGS.load() as usize).cast::<u64>());
-            received -= flags >> 1 & 1;
-            let end = core::ptr::read_volatile(
-                tcp.byte_add(OFFSET_WRITE_SEQ.load() as usize).cast::<u32>(),
-            );
-            let fin_acknowledged = old_state == FIN_WAIT2
-                || ((old_state == CLOSING || old_state == LAST_ACK) && una == end);
-            sent -= u64::from(fin_acknowledged);
-        }
-        let received_before = atomic_exchange(&raw mut tag.received, received);
-        let sent_before = atomic_exchange(&raw mut tag.sent, sent);
-        atomic_add(
-            &raw mut (*traffic).received_bytes,
-            received.wrapping_sub(received_before),
-        );
-        atomic_add(
-            &raw mut (*traffic).sent_bytes,
-            sent.wrapping_sub(sent_before),
-        );
     }
 }

@@ -7,7 +7,7 @@
 
 /// The version of the maps' layout. It names the directory of the pins, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Services at most, and slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -17,8 +17,18 @@ pub const MAX_ENDPOINTS: u32 = 16_384;
 pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
 /// Bytes of the event ring buffer.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
-/// 64-bit words of the bitmap of watched ports.
-pub const PORT_WORDS: u32 = 65_536 / 64;
+/// Ports, and words of the map that says what is known of each ([`PORT_WATCHED`]).
+pub const PORTS: u32 = 65_536;
+
+/// Bit of a port's word: somebody watches it.
+pub const PORT_WATCHED: u32 = 1 << 31;
+/// Bit of a port's word: a front socket is bound to it.
+pub const PORT_FRONT: u32 = 1 << 30;
+/// The low bits of a port's word are the slot plus one of the front socket that alone is bound to
+/// it for IPv4, on the wildcard; so many bits further up stands the same for IPv6. Zero: there is
+/// none, or the address decides ([`Endpoint`]).
+pub const PORT_SLOT_BITS: u32 = 11;
+const _: () = assert!(MAX_SERVICES < 1 << PORT_SLOT_BITS);
 /// Longest service name in bytes, the final NUL not counted.
 pub const MAX_NAME: usize = 63;
 
@@ -80,27 +90,31 @@ pub struct Tag {
     pub port: u32,
     /// The listener's address, as in [`Endpoint`].
     pub address: [u32; 4],
-    /// Bytes received that are in [`Traffic`] already.
+    /// Bytes received that are in [`Counters`] already.
     pub received: u64,
-    /// Bytes acknowledged by the peer that are in [`Traffic`] already.
+    /// Bytes acknowledged by the peer that are in [`Counters`] already.
     pub sent: u64,
+    /// Segments received that are in [`Counters`] already; TCP's own count wraps around.
+    pub received_segments: u32,
+    /// Segments sent that are in [`Counters`] already.
+    pub sent_segments: u32,
 }
-const _: () = assert!(size_of::<Tag>() == 48);
+const _: () = assert!(size_of::<Tag>() == 56);
 
-/// Connections of one service. Shared by all CPUs, changed by atomic additions only.
+/// What is counted of one service. Shared by all CPUs, changed by atomic additions only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    /// Closed, by leg. Stands before `accepted`: the kernel copies a value to user space in
-    /// ascending order, so a reader never sees a close without its accept.
+pub struct Counters {
+    /// Connections closed, by leg. Stands before `accepted`: the kernel copies a value to user
+    /// space in ascending order, so a reader never sees a close without its accept.
     pub closed: [u64; LEGS as usize],
-    /// Established, by leg.
+    /// Connections established, by leg.
     pub accepted: [u64; LEGS as usize],
-    /// Nanoseconds of `CLOCK_MONOTONIC`: the last one that was established or closed.
+    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last one that was established or closed.
     pub last_change: u64,
     /// Look-ups of the front address by arriving SYNs.
     pub lookups: u64,
-    /// When the last look-up was.
+    /// When the last look-up was, on the same clock.
     pub last_lookup: u64,
     /// Look-ups that ended at the backend's listener.
     pub steered: u64,
@@ -108,25 +122,17 @@ pub struct Connections {
     pub listener_errors: u64,
     /// Always zero.
     pub reserved: u64,
+    /// Payload bytes received, by leg. TCP's own count: retransmissions are not in it. Those of an
+    /// open connection are in it up to the last time somebody looked.
+    pub received_bytes: [u64; LEGS as usize],
+    /// Payload bytes sent and acknowledged, by leg.
+    pub sent_bytes: [u64; LEGS as usize],
+    /// Segments received, by leg.
+    pub received_segments: [u64; LEGS as usize],
+    /// Segments sent, by leg.
+    pub sent_segments: [u64; LEGS as usize],
 }
-const _: () = assert!(size_of::<Connections>() == 96);
-
-/// Traffic of one leg of one service on one CPU. Index: `slot * LEGS + leg`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Payload bytes received, TCP's own count: retransmissions are not in it.
-    pub received_bytes: u64,
-    /// Payload bytes sent and acknowledged.
-    pub sent_bytes: u64,
-    /// Packets in.
-    pub received_packets: u64,
-    /// Packets out.
-    pub sent_packets: u64,
-    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last packet.
-    pub last_packet: u64,
-}
-const _: () = assert!(size_of::<Traffic>() == 40);
+const _: () = assert!(size_of::<Counters>() == 192);
 
 /// What the agent wants to be woken for; the program takes a wish back as it fulfils it.
 #[repr(C)]
@@ -136,8 +142,10 @@ pub struct Alarm {
     pub opened: u64,
     /// Not zero: tell me when no connection is left.
     pub closed: u64,
+    /// Not zero: tell me when the first client after this has a first byte of its answer.
+    pub answered: u64,
 }
-const _: () = assert!(size_of::<Alarm>() == 16);
+const _: () = assert!(size_of::<Alarm>() == 24);
 
 /// Where steering finds a backend's listener.
 #[repr(C)]
@@ -171,6 +179,8 @@ pub const EVENT_OPENED: u32 = 2;
 pub const EVENT_CLOSED: u32 = 3;
 /// A listener of the backend closed.
 pub const EVENT_UNLISTENED: u32 = 4;
+/// The first byte to a client was acknowledged.
+pub const EVENT_ANSWERED: u32 = 5;
 
 /// One socket of a snapshot, as the iterators write it.
 #[repr(C)]
@@ -224,14 +234,13 @@ mod pod {
     }
     pod!(
         Alarm,
-        Connections,
+        Counters,
         Endpoint,
         Event,
         ListenerKey,
         Meta,
         Name,
         Owner,
-        SocketRecord,
-        Traffic
+        SocketRecord
     );
 }

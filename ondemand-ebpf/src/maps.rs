@@ -6,22 +6,20 @@ use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, RingBuf, SockHash},
 };
 use ondemand_ebpf::{
-    Alarm, Connections, EVENTS_BYTES, Endpoint, Event, LEGS, ListenerKey, MAX_ENDPOINTS,
-    MAX_LISTENERS, MAX_SERVICES, Meta, Name, Owner, PORT_WORDS, Tag, Traffic,
+    Alarm, Counters, EVENTS_BYTES, Endpoint, Event, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS,
+    MAX_SERVICES, Meta, Name, Owner, PORT_WATCHED, Tag,
 };
 
-/// Bit `port % 64` of word `port / 64`: somebody watches this port.
+/// By port in host order: `PORT_WATCHED` and the rest.
 #[map]
-pub static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+pub static PORTS: Array<u32> = Array::with_max_entries(ondemand_ebpf::PORTS, 0);
 #[map]
 pub static ENDPOINTS: HashMap<Endpoint, Owner> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
-pub static CONNECTIONS: Array<Connections> = Array::with_max_entries(MAX_SERVICES, 0);
-#[map]
-pub static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_SERVICES * LEGS, 0);
+pub static COUNTERS: Array<Counters> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
 /// Not zero: new connections to the front address go straight to the backend.
@@ -62,13 +60,16 @@ pub static TAGS: TagStorage = TagStorage {
     map_flags: core::ptr::null(),
 };
 
+/// What is known of `port` (host order).
+#[inline(always)]
+pub fn port_word(port: u32) -> u32 {
+    PORTS.get(port).copied().unwrap_or(0)
+}
+
 /// Whether anybody watches `port` (host order).
 #[inline(always)]
 pub fn is_watched(port: u32) -> bool {
-    match PORTS.get(port >> 6) {
-        Some(word) => word >> (port & 63) & 1 != 0,
-        None => false,
-    }
+    port_word(port) & PORT_WATCHED != 0
 }
 
 /// The tag of `socket`, or null.
@@ -113,8 +114,7 @@ pub unsafe fn set_tag(socket: *mut c_void, mut value: Tag) {
     }
 }
 
-/// Atomic addition whose result is not used; wraps around. Per-CPU counters need it too: a
-/// program may be interrupted by itself on the same CPU, and a plain `+=` would lose some.
+/// Atomic addition whose result is not used; wraps around.
 ///
 /// # Safety
 ///

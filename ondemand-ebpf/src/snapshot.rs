@@ -1,5 +1,5 @@
-//! iter/tcp: what the kernel's own socket tables say, independent of the counters, and the
-//! adoption of listeners that are older than the watch.
+//! iter/tcp: what the kernel's own socket tables say, independent of the counters; the adoption of
+//! listeners that are older than the watch; and what open connections have transferred so far.
 //!
 //! aya-ebpf has no macro for iterators, so the sections are named by hand. The iterator
 //! walks the network namespace of the process that made its link.
@@ -14,12 +14,13 @@ use aya_ebpf::{
     },
 };
 use ondemand_ebpf::{
-    Endpoint, LEG_LISTENER, ListenerKey, NO_SLOT, ROLE_BACKEND, SocketRecord, Tag,
+    Endpoint, LEG_LISTENER, LEGS, ListenerKey, NO_SLOT, ROLE_BACKEND, SocketRecord, Tag,
 };
 
 use crate::{
-    connections::{EEXIST, INET, INET6, LISTEN, MAPPED, NETNS, families},
-    maps::{CONNECTIONS, ENDPOINTS, LISTENERS, atomic_add, is_watched, set_tag, tag},
+    connections::{CLOSE_WAIT, EEXIST, ESTABLISHED, INET, INET6, LISTEN, MAPPED, NETNS, families},
+    maps::{COUNTERS, ENDPOINTS, LISTENERS, atomic_add, is_watched, set_tag, tag},
+    traffic::{self, field},
 };
 
 /// `TCP_NEW_SYN_RECV`: a request socket, a handshake that is half done.
@@ -109,8 +110,7 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             leg: LEG_LISTENER,
             port: record.port,
             address: record.address,
-            received: 0,
-            sent: 0,
+            ..Tag::default()
         };
         set_tag(tcp.cast(), value);
     }
@@ -120,6 +120,46 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
         remember_listener(socket, slot, &record);
     }
     write(meta, &record);
+    0
+}
+
+/// Adds what open connections have transferred so far to the counters. Writes no records.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn bytes(ctx: *const TcpIterator) -> i32 {
+    // SAFETY: the context is valid for the whole program.
+    let socket = unsafe { (*ctx).socket };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
+    let (state, port) = unsafe {
+        (
+            u32::from(field::<u8>(socket, OFFSET_STATE.load())),
+            u32::from(field::<u16>(socket, OFFSET_PORT.load())),
+        )
+    };
+    // The others are about to end, and then all of theirs is added.
+    if (state != ESTABLISHED && state != CLOSE_WAIT) || !is_watched(port) {
+        return 0;
+    }
+    // SAFETY: a trusted socket pointer of the context, checked against null.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if tcp.is_null() {
+            return 0;
+        }
+        let pointer = tag(tcp.cast());
+        if pointer.is_null() {
+            return 0;
+        }
+        let tag = &mut *pointer;
+        if tag.leg < LEGS
+            && let Some(counters) = COUNTERS.get_ptr_mut(tag.slot)
+        {
+            traffic::add_so_far(tcp.cast(), tag, counters);
+        }
+    }
     0
 }
 
@@ -144,7 +184,7 @@ fn remember_listener(socket: *mut c_void, slot: u32, record: &SocketRecord) {
         }
     }
     if result != 0
-        && let Some(counters) = CONNECTIONS.get_ptr_mut(slot)
+        && let Some(counters) = COUNTERS.get_ptr_mut(slot)
     {
         // SAFETY: the pointer is a valid map value.
         unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
@@ -285,17 +325,6 @@ unsafe fn address(socket: *mut c_void, family: u32) -> [u32; 4] {
             [0, 0, MAPPED, field(socket, OFFSET_ADDRESS4.load())]
         }
     }
-}
-
-/// Loads a field at an offset that the verifier knows as a constant.
-///
-/// # Safety
-///
-/// `socket` is a BTF pointer and the offset is that of a field of this size.
-#[inline(always)]
-unsafe fn field<T: Copy>(socket: *mut c_void, offset: u32) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { core::ptr::read_volatile(socket.byte_add(offset as usize).cast::<T>()) }
 }
 
 #[inline(always)]

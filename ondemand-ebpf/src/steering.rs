@@ -2,18 +2,15 @@
 //! straight to the backend's own listening socket.
 
 use aya_ebpf::{
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
-    },
+    helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::sk_lookup,
     programs::SkLookupContext,
 };
-use ondemand_ebpf::{Endpoint, ListenerKey, Owner, ROLE_FRONT};
+use ondemand_ebpf::{Endpoint, ListenerKey, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT};
 
 use crate::{
-    connections::{INET6, MAPPED, NETNS, local_address, word},
-    maps::{CONNECTIONS, ENDPOINTS, GATES, LISTENERS, atomic_add, atomic_add_ordered, is_watched},
+    connections::{INET6, MAPPED, NETNS, local_address, now, word},
+    maps::{COUNTERS, ENDPOINTS, GATES, LISTENERS, atomic_add, atomic_add_ordered, port_word},
 };
 
 /// `IPPROTO_TCP`
@@ -31,24 +28,21 @@ pub fn steering(ctx: SkLookupContext) -> u32 {
 fn steer(ctx: &SkLookupContext) {
     let lookup = ctx.lookup;
     let (port, family) = (word!(lookup, local_port), word!(lookup, family));
-    if word!(lookup, protocol) != TCP || !is_watched(port) {
+    let known = port_word(port);
+    if known & PORT_FRONT == 0 || word!(lookup, protocol) != TCP {
         return;
     }
-    let Some(owner) = front_owner(ctx, family, port) else {
+    let Some(slot) = front_slot(ctx, known, family, port) else {
         return;
     };
-    if owner.role != ROLE_FRONT {
-        return;
-    }
-    let slot = owner.slot;
-    let Some(counters) = CONNECTIONS.get_ptr_mut(slot) else {
+    let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
         return;
     };
     // Raised before the gate is read: an agent that closes the gate and finds the counter
     // unchanged knows that nobody slipped through.
-    // SAFETY: a valid map value; the helper has no preconditions.
+    // SAFETY: a valid map value.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*counters).last_lookup, bpf_ktime_get_ns());
+        core::ptr::write_volatile(&raw mut (*counters).last_lookup, now());
         atomic_add_ordered(&raw mut (*counters).lookups, 1);
     }
     let Some(gate) = GATES.get_ptr(slot) else {
@@ -78,9 +72,26 @@ fn steer(ctx: &SkLookupContext) {
     }
 }
 
-/// The service whose front socket is bound to the destination, or to the wildcard of its family.
+/// The slot of the front socket at the destination. Mostly the port alone tells.
 #[inline(always)]
-fn front_owner(ctx: &SkLookupContext, family: u32, port: u32) -> Option<&'static Owner> {
+fn front_slot(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<u32> {
+    let slots = if family == INET6 {
+        known >> PORT_SLOT_BITS
+    } else {
+        known
+    };
+    match slots & ((1 << PORT_SLOT_BITS) - 1) {
+        0 => {
+            let owner = owner(ctx, family, port)?;
+            (owner.role == ROLE_FRONT).then_some(owner.slot)
+        }
+        slot => Some(slot - 1),
+    }
+}
+
+/// The owner of the destination, or of the wildcard of its family.
+#[inline(always)]
+fn owner(ctx: &SkLookupContext, family: u32, port: u32) -> Option<&'static Owner> {
     let lookup = ctx.lookup;
     let netns = NETNS.load();
     let address = local_address!(lookup, family);

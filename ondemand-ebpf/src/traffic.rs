@@ -1,108 +1,160 @@
-//! cgroup_skb: packets, live bytes and the time of the last packet of watched connections.
+//! Bytes and segments of connections: TCP's own counts, added to the service's at the close, and
+//! for open connections when somebody looks. No program runs for a packet.
 //!
-//! A packet of an unwatched port costs one array read. The bytes are TCP's own count,
-//! folded in as it grows, so retransmissions are not in it and the sum is exact.
+//! Both happen under the socket's lock (tcp_set_state's callers; `bpf_iter_tcp_seq_show`,
+//! net/ipv4/tcp_ipv4.c), so what a tag says was added is never written by two at once.
 
-use aya_ebpf::{
-    helpers::{bpf_sk_fullsock, bpf_tcp_sock, generated::bpf_ktime_get_coarse_ns},
-    macros::cgroup_skb,
-    programs::SkBuffContext,
-};
-use ondemand_ebpf::{LEGS, Tag, Traffic};
+use core::ffi::c_void;
 
-use crate::{
-    connections::ESTABLISHED,
-    maps::{TRAFFIC, atomic_add, atomic_exchange, is_watched, tag},
-};
+use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock, programs::SockOpsContext};
+use ondemand_ebpf::{Counters, LEG_FRONT, LEG_STEERED, Tag};
 
-#[cgroup_skb]
-pub fn ingress(ctx: SkBuffContext) -> i32 {
-    count_packet(&ctx, false);
-    1
+use crate::{connections::word, maps::atomic_add};
+
+// TCP states, include/net/tcp_states.h.
+const FIN_WAIT2: u32 = 5;
+const LAST_ACK: u32 = 9;
+const CLOSING: u32 = 11;
+
+/// Offset of `skc_flags` in `struct sock_common`. Set by the loader, from the running kernel's BTF;
+/// .rodata is frozen, so the verifier sees a constant.
+#[unsafe(no_mangle)]
+static OFFSET_FLAGS: Global<u32> = Global::new(0);
+/// Offsets in `struct tcp_sock`.
+#[unsafe(no_mangle)]
+static OFFSET_WRITE_SEQ: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_BYTES_RECEIVED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_BYTES_ACKED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_SEGS_IN: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_SEGS_OUT: Global<u32> = Global::new(0);
+
+/// What TCP has counted of one connection since its begin.
+struct Total {
+    received: u64,
+    sent: u64,
+    received_segments: u32,
+    sent_segments: u32,
 }
 
-#[cgroup_skb]
-pub fn egress(ctx: SkBuffContext) -> i32 {
-    count_packet(&ctx, true);
-    1
-}
-
+/// A connection closes: adds what is not counted yet. TCP counts a received FIN and an
+/// acknowledged one as a byte each (tcp_rcv_nxt_update and tcp_snd_una_update in
+/// net/ipv4/tcp_input.c): they are taken off again.
 #[inline(always)]
-fn count_packet(ctx: &SkBuffContext, outgoing: bool) {
+pub fn add_last(
+    ctx: &SockOpsContext,
+    socket: *mut c_void,
+    tag: &mut Tag,
+    counters: *mut Counters,
+    old_state: u32,
+) {
+    let una = word!(ctx.ops, snd_una);
     // SAFETY: the context is valid for the whole program.
-    let skb = unsafe { &*ctx.skb.skb };
-    if !is_watched(skb.local_port) {
-        return;
-    }
-    // SAFETY: the union is read as the pointer that the kernel puts there.
-    let socket = unsafe { skb.__bindgen_anon_2.sk };
-    if socket.is_null() {
-        return;
-    }
-    // Null for request sockets and TIME_WAIT.
-    // SAFETY: a socket of the context, checked against null.
-    let socket = unsafe { bpf_sk_fullsock(socket) };
-    if socket.is_null() {
-        return;
-    }
-    // SAFETY: a full socket.
-    let pointer = unsafe { tag(socket.cast()) };
-    if pointer.is_null() {
-        return;
-    }
-    // SAFETY: checked against null.
-    let (slot, leg) = unsafe { ((*pointer).slot, (*pointer).leg) };
-    if leg >= LEGS {
-        return;
-    }
-    let Some(traffic) = TRAFFIC.get_ptr_mut(slot * LEGS + leg) else {
-        return;
+    let mut total = unsafe {
+        Total {
+            received: (*ctx.ops).bytes_received,
+            sent: (*ctx.ops).bytes_acked,
+            received_segments: (*ctx.ops).segs_in,
+            sent_segments: (*ctx.ops).segs_out,
+        }
     };
-    // SAFETY: a valid map value. The clock is coarse because a fine one costs more than
-    // all the rest; the agent allows for a tick.
+    // SAFETY: a socket of the context; the result is a trusted pointer or null, and the
+    // offsets are the running kernel's.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*traffic).last_packet, bpf_ktime_get_coarse_ns());
-        if outgoing {
-            atomic_add(&raw mut (*traffic).sent_packets, 1);
-            // From the first FIN on TCP's counts hold it too: the close settles them.
-            if (*socket).state == ESTABLISHED {
-                fold_bytes(socket, pointer, traffic);
-            }
-        } else {
-            atomic_add(&raw mut (*traffic).received_packets, 1);
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if !tcp.is_null() {
+            total.received -= received_fin(tcp.cast());
+            let end: u32 = field(tcp.cast(), OFFSET_WRITE_SEQ.load());
+            let fin_acknowledged = old_state == FIN_WAIT2
+                || ((old_state == CLOSING || old_state == LAST_ACK) && una == end);
+            total.sent -= u64::from(fin_acknowledged);
         }
     }
+    add(&total, tag, counters);
 }
 
-/// Adds what TCP has counted since the last time. The exchange makes the differences add
-/// up to the last value in whatever order two CPUs come by.
+/// Adds what an open connection has transferred so far. Its own FIN was not sent yet.
 ///
 /// # Safety
 ///
-/// All pointers are checked against null.
+/// `tcp` is a BTF pointer to a `struct tcp_sock`.
 #[inline(always)]
-unsafe fn fold_bytes(
-    socket: *mut aya_ebpf::bindings::bpf_sock,
-    tag: *mut Tag,
-    traffic: *mut Traffic,
-) {
+pub unsafe fn add_so_far(tcp: *mut c_void, tag: &mut Tag, counters: *mut Counters) {
+    // SAFETY: the caller's promise; the offsets are the running kernel's.
+    let total = unsafe {
+        Total {
+            received: field::<u64>(tcp, OFFSET_BYTES_RECEIVED.load()) - received_fin(tcp),
+            sent: field(tcp, OFFSET_BYTES_ACKED.load()),
+            received_segments: field(tcp, OFFSET_SEGS_IN.load()),
+            sent_segments: field(tcp, OFFSET_SEGS_OUT.load()),
+        }
+    };
+    add(&total, tag, counters);
+}
+
+/// One if the peer's FIN was received: `SOCK_DONE`, bit 1 of `skc_flags`, is set by tcp_fin() and
+/// nowhere else.
+///
+/// # Safety
+///
+/// As for [`add_so_far`].
+#[inline(always)]
+unsafe fn received_fin(tcp: *mut c_void) -> u64 {
     // SAFETY: the caller's promise.
+    let flags: u64 = unsafe { field(tcp, OFFSET_FLAGS.load()) };
+    flags >> 1 & 1
+}
+
+/// Loads a field at an offset that the verifier knows as a constant.
+///
+/// # Safety
+///
+/// `object` is a BTF pointer and the offset is that of a field of this size.
+#[inline(always)]
+pub unsafe fn field<T: Copy>(object: *mut c_void, offset: u32) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::read_volatile(object.byte_add(offset as usize).cast::<T>()) }
+}
+
+/// Adds what is new in `total`, and notes in the tag that it was added.
+#[inline(always)]
+fn add(total: &Total, tag: &mut Tag, counters: *mut Counters) {
+    // The verifier wants constant offsets with atomics.
+    match tag.leg {
+        LEG_FRONT => add_to::<0>(total, tag, counters),
+        LEG_STEERED => add_to::<1>(total, tag, counters),
+        _ => add_to::<2>(total, tag, counters),
+    }
+    tag.received = total.received;
+    tag.sent = total.sent;
+    tag.received_segments = total.received_segments;
+    tag.sent_segments = total.sent_segments;
+}
+
+#[inline(always)]
+fn add_to<const LEG: usize>(total: &Total, tag: &Tag, counters: *mut Counters) {
+    let received_segments = total.received_segments.wrapping_sub(tag.received_segments);
+    let sent_segments = total.sent_segments.wrapping_sub(tag.sent_segments);
+    // SAFETY: a valid map value, and LEG is below LEGS.
     unsafe {
-        let tcp = bpf_tcp_sock(socket);
-        if tcp.is_null() {
-            return;
-        }
-        let (received, sent) = ((*tcp).bytes_received, (*tcp).bytes_acked);
-        if received != (*tag).received {
-            let before = atomic_exchange(&raw mut (*tag).received, received);
-            atomic_add(
-                &raw mut (*traffic).received_bytes,
-                received.wrapping_sub(before),
-            );
-        }
-        if sent != (*tag).sent {
-            let before = atomic_exchange(&raw mut (*tag).sent, sent);
-            atomic_add(&raw mut (*traffic).sent_bytes, sent.wrapping_sub(before));
-        }
+        atomic_add(
+            &raw mut (*counters).received_bytes[LEG],
+            total.received.wrapping_sub(tag.received),
+        );
+        atomic_add(
+            &raw mut (*counters).sent_bytes[LEG],
+            total.sent.wrapping_sub(tag.sent),
+        );
+        atomic_add(
+            &raw mut (*counters).received_segments[LEG],
+            u64::from(received_segments),
+        );
+        atomic_add(
+            &raw mut (*counters).sent_segments[LEG],
+            u64::from(sent_segments),
+        );
     }
 }

@@ -4,8 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{config::Service, ktime::Ktime, sampler::Sample};
 
-/// How much older than the truth the kernel's stamp of the last packet may be. It comes from
-/// the coarse clock, which moves once a tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
+/// How much older than the truth the kernel's stamps may be. They come from the coarse clock, which moves once a tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
 pub const STAMP_SLACK: Duration = Duration::from_millis(10);
 
 /// How long a look-up keeps a service up where SYN cookies were sent lately: a cookie leaves

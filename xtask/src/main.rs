@@ -241,11 +241,15 @@ fn run_on_host(config: &Path) -> Result<()> {
 
 fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
     let filter: Vec<&str> = filter.into_iter().collect();
-    let unit = Step::cargo(&["test", "--workspace", "--lib", "--bins"]).args(&filter);
-    run(&unit)?;
-    // The program as it is called, a glob of cargo's.
-    run(&Step::cargo(&["test", "--package", "ondemand-user", "--test", "*"]).args(&filter))?;
-    run(&Step::cargo(&["test", "--package", "tests", "--test", "stop_protocol"]).args(&filter))?;
+    // Always the whole workspace: with other packages their dependencies would have other features,
+    // and be built once more.
+    let workspace = ["test", "--workspace"];
+    run(&Step::cargo(&workspace)
+        .args(&["--lib", "--bins"])
+        .args(&filter))?;
+    // The program as it is called (a glob of cargo's), and the model of the stop protocol.
+    let whole = ["--test", "report_*", "--test", "stop_protocol"];
+    run(&Step::cargo(&workspace).args(&whole).args(&filter))?;
     if skip_system {
         println!("skipped, as asked: the tests of whole systems");
         return Ok(());
@@ -256,15 +260,14 @@ fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
     }
     build(false)?;
     // The tests that show what the stop protocol's steps are for.
-    run(
-        &Step::cargo(&["build", "--package", "ondemand-user"]).args(&[
-            "--features",
-            "ablation",
-            "--bin",
-            "ondemand-ablated",
-        ]),
-    )?;
+    run(&Step::cargo(&["build", "--workspace"]).args(&[
+        "--features",
+        "ondemand-user/ablation",
+        "--bin",
+        "ondemand-ablated",
+    ]))?;
     // One at a time: each loads the machine, and what they measure would suffer.
-    let system = Step::cargo(&["test", "--package", "tests", "--tests"]).args(&filter);
+    let whole = ["--test", "sandbox", "--test", "system"];
+    let system = Step::cargo(&workspace).args(&whole).args(&filter);
     run(&system.args(&["--", "--test-threads=1"]))
 }

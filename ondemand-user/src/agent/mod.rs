@@ -121,6 +121,8 @@ struct Agent {
     blind: Option<&'static str>,
     /// What the last such look took, which bounds how often it is done.
     poll_cost: Duration,
+    /// When the bytes of open connections may be counted again.
+    next_bytes: Ktime,
 }
 
 /// The events that come from outside the agent.
@@ -178,6 +180,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         next_poll: None,
         blind: None,
         poll_cost: Duration::ZERO,
+        next_bytes: Ktime::from_nanos(0),
     };
     agent.begin(config).await?;
     loop {
@@ -264,7 +267,10 @@ impl Agent {
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
             Event::Bus(request) => self.act(request),
-            Event::Scrape(question) => self.observe(question),
+            Event::Scrape(question) => {
+                self.count_open_bytes();
+                self.observe(question);
+            }
             // It has said what is wrong.
             Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
@@ -273,35 +279,37 @@ impl Agent {
     }
 
     fn kernel_event(&mut self, event: KernelEvent) {
-        let (KernelEvent::Listening(slot) | KernelEvent::Opened(slot) | KernelEvent::Closed(slot)) =
-            event;
+        let (KernelEvent::Listening(slot, _)
+        | KernelEvent::Opened(slot)
+        | KernelEvent::Closed(slot)
+        | KernelEvent::Answered(slot, _)) = event;
         // An event of a service that is not configured any more.
         let Some(name) = self.slots.get(&slot).cloned() else {
             return;
         };
         match (event, self.services.get_mut(&name)) {
-            (KernelEvent::Listening(_), Some(watched)) => {
+            (KernelEvent::Listening(_, at), Some(watched)) => {
                 // First of all: a client waits for it.
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
                 }
-                self.metrics.listens(&name, Ktime::now());
+                self.metrics.listens(&name, at);
                 self.find_refusal(&name);
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
+            (KernelEvent::Answered(_, at), _) => return self.recorder.answered(&name, at),
             _ => {}
         }
         self.look(&name, Input::Changed);
-        if let KernelEvent::Listening(_) = event {
-            self.began_to_listen(&name);
-            self.recorder.listens(&name);
+        if let KernelEvent::Listening(_, at) = event {
+            self.began_to_listen(&name, at);
+            self.recorder.listens(&name, at);
         }
     }
 
     /// A start is over when the application listens, which for `Type=simple` systemd does
     /// not know.
-    fn began_to_listen(&mut self, name: &str) {
-        let now = Ktime::now();
+    fn began_to_listen(&mut self, name: &str, at: Ktime) {
         let units = self
             .services
             .get(name)
@@ -311,7 +319,7 @@ impl Agent {
             return;
         };
         if watched.listened_since != Some(begin)
-            && let Some(took) = now.since(begin)
+            && let Some(took) = at.since(begin)
         {
             watched.listened_since = Some(begin);
             watched.tally.last_start = Some(took);

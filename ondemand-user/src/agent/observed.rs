@@ -5,12 +5,37 @@ use std::time::Duration;
 use super::{Agent, service::Watched};
 use crate::{
     config::Endpoint,
+    ktime::Ktime,
     lifecycle::unit::{ActiveState, Unit},
     metrics::{Observation, Question},
     policy::Verdict,
 };
 
+/// What open connections have transferred is counted no more often than this.
+const BYTES_EVERY: Duration = Duration::from_millis(200);
+/// And for no more than this part of the time.
+const BYTES_SHARE: u32 = 50;
+
 impl Agent {
+    /// Somebody looks: adds what open connections have transferred so far to the counters. Nobody
+    /// counts it otherwise, until they close.
+    pub(super) fn count_open_bytes(&mut self) {
+        let begin = Ktime::now();
+        let is_open = |watched: &Watched| {
+            let sample = self.sampler.sample(watched.slot).ok();
+            sample.and_then(|sample| sample.open()) != Some(0)
+        };
+        if begin < self.next_bytes || !self.services.values().any(is_open) {
+            return;
+        }
+        if let Err(error) = self.sampler.add_open_bytes() {
+            log::debug!("bytes of open connections: {error:#}");
+        }
+        let end = Ktime::now();
+        let took = end.since(begin).unwrap_or_default();
+        self.next_bytes = end + BYTES_EVERY.max(took * BYTES_SHARE);
+    }
+
     /// Answers a scrape.
     pub(super) fn observe(&self, question: Question) {
         let services = self.services.values();

@@ -78,9 +78,17 @@ impl Recorder {
     }
 
     /// The application began to listen.
-    pub fn listens(&mut self, name: &str) {
+    pub fn listens(&mut self, name: &str, at: Ktime) {
         if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
-            used.listens(Ktime::now());
+            used.listens(at);
+            send(writer, name, used.told());
+        }
+    }
+
+    /// A client has the first byte of its answer.
+    pub fn answered(&mut self, name: &str, at: Ktime) {
+        if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
+            used.answered(at);
             send(writer, name, used.told());
         }
     }
@@ -154,9 +162,6 @@ impl Agent {
             return;
         };
         let ended = used.follow(view, commands);
-        if let Some(sample) = &view.sample {
-            used.find_first_byte(sample);
-        }
         let (open, last) = activity(watched, view.sample.as_ref());
         let arm = used.look(view.now, open, last, view.units.backend.state.is_up());
         send(writer, name, used.told());

@@ -22,7 +22,8 @@ use crate::{
 
 impl Agent {
     /// Everything about all services.
-    pub(super) fn report(&self, answer: oneshot::Sender<String>) {
+    pub(super) fn report(&mut self, answer: oneshot::Sender<String>) {
+        self.count_open_bytes();
         let steerable = self.steerable();
         let services = self.services.values();
         let report = Report {

@@ -17,9 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, Map, MapData},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, SkLookup, SockOps, links::FdLink,
-    },
+    programs::{CgroupAttachMode, Iter, SkLookup, SockOps, links::FdLink},
 };
 use btf::KernelTypes;
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
@@ -32,11 +30,10 @@ const DIRECTORY: &str = "ondemand";
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 11] = [
     "PORTS",
     "ENDPOINTS",
-    "CONNECTIONS",
-    "TRAFFIC",
+    "COUNTERS",
     "ALARMS",
     "GATES",
     "LISTENERS",
@@ -48,7 +45,7 @@ const MAPS: [&str; 12] = [
 ];
 
 /// The programs that stay attached when the agent goes.
-const ATTACHED: [&str; 4] = ["connections", "ingress", "egress", "steering"];
+const ATTACHED: [&str; 2] = ["connections", "steering"];
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -120,7 +117,7 @@ impl Kernel {
             }
         }
         let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
-        for name in ["snapshot", "adopt"] {
+        for name in ["snapshot", "adopt", "bytes"] {
             let program: &mut Iter = program(&mut ebpf, name)?;
             program
                 .load("tcp", &btf)
@@ -193,6 +190,16 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
             types.offset_of("tcp_sock", "write_seq")?,
         ),
         (
+            "OFFSET_BYTES_RECEIVED",
+            types.offset_of("tcp_sock", "bytes_received")?,
+        ),
+        (
+            "OFFSET_BYTES_ACKED",
+            types.offset_of("tcp_sock", "bytes_acked")?,
+        ),
+        ("OFFSET_SEGS_IN", types.offset_of("tcp_sock", "segs_in")?),
+        ("OFFSET_SEGS_OUT", types.offset_of("tcp_sock", "segs_out")?),
+        (
             "OFFSET_FAMILY",
             types.offset_of("sock_common", "skc_family")?,
         ),
@@ -246,19 +253,6 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
             program.load().with_context(what)?;
             let link = program
                 .attach(cgroup, CgroupAttachMode::Single)
-                .with_context(what)?;
-            Ok(program.take_link(link)?.try_into()?)
-        }
-        "ingress" | "egress" => {
-            let kind = if name == "ingress" {
-                CgroupSkbAttachType::Ingress
-            } else {
-                CgroupSkbAttachType::Egress
-            };
-            let program: &mut CgroupSkb = program(ebpf, name)?;
-            program.load().with_context(what)?;
-            let link = program
-                .attach(cgroup, kind, CgroupAttachMode::Single)
                 .with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }

@@ -5,16 +5,16 @@ mod snapshot;
 mod watchlist;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Read as _,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf, SockHash};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf, SockHash};
 use ondemand_ebpf::{
-    Alarm, Connections, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Endpoint,
-    Event, LEG_BACK, LEG_FRONT, LEG_STEERED, LEGS, ListenerKey, MAX_NAME, MAX_SERVICES, Name,
-    Owner, SocketRecord, Traffic,
+    Alarm, Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
+    Endpoint, Event, LEG_BACK, LEG_FRONT, LEG_STEERED, ListenerKey, MAX_NAME, MAX_SERVICES, Name,
+    Owner, SocketRecord,
 };
 pub use sample::{KernelEvent, Leg, Sample, Slot, Snapshot, Sockets};
 use tokio::io::unix::AsyncFd;
@@ -29,10 +29,9 @@ use crate::{
 /// Reads the maps.
 pub struct Sampler {
     kernel: Kernel,
-    ports: Array<MapData, u64>,
+    ports: Array<MapData, u32>,
     endpoints: BpfHashMap<MapData, Endpoint, Owner>,
-    connections: Array<MapData, Connections>,
-    traffic: PerCpuArray<MapData, Traffic>,
+    counters: Array<MapData, Counters>,
     alarms: Array<MapData, Alarm>,
     gates: Array<MapData, u64>,
     listeners: SockHash<MapData, ListenerKey>,
@@ -61,8 +60,7 @@ impl Sampler {
         Ok(Self {
             ports: Array::try_from(kernel.take_map("PORTS")?)?,
             endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
-            connections: Array::try_from(kernel.take_map("CONNECTIONS")?)?,
-            traffic: PerCpuArray::try_from(kernel.take_map("TRAFFIC")?)?,
+            counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
             listeners: SockHash::try_from(kernel.take_map("LISTENERS")?)?,
@@ -101,7 +99,7 @@ impl Sampler {
             .map(|service| service.name.as_str())
             .collect();
         let is_free = |slot| {
-            self.read_connections(slot)
+            self.read_counters(slot)
                 .is_ok_and(|counters| counters.accepted == counters.closed)
         };
         let assigned =
@@ -115,7 +113,7 @@ impl Sampler {
                 self.reset(slot, &service.name)?;
             }
             if !self.refused.contains_key(&slot) {
-                let before = self.read_connections(slot)?.listener_errors;
+                let before = self.read_counters(slot)?.listener_errors;
                 self.refused.insert(slot, before);
             }
             self.watched.insert(slot, addresses(service));
@@ -136,23 +134,17 @@ impl Sampler {
             bail!("the service name {name} is longer than {MAX_NAME} bytes");
         };
         place.copy_from_slice(name.as_bytes());
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| {
-            anyhow::Error::new(error).context(format!("count the CPUs ({path})"))
-        })?;
         self.gates.set(slot.0, 0, 0)?;
-        self.connections.set(slot.0, Connections::default(), 0)?;
-        for leg in 0..LEGS {
-            let zero = aya::maps::PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
-            self.traffic.set(slot.0 * LEGS + leg, zero, 0)?;
-        }
+        self.counters.set(slot.0, Counters::default(), 0)?;
         self.refused.remove(&slot);
         self.names.set(slot.0, Name(bytes), 0)?;
         self.known.insert(slot, name.to_owned());
         Ok(())
     }
 
-    /// Brings `ENDPOINTS` and `PORTS` to what is watched. Additions come first and ports
-    /// last, so that nothing that stays watched is missed for a moment.
+    /// Brings `ENDPOINTS` and `PORTS` to what is watched: additions first, so that nothing that
+    /// stays watched is missed for a moment, and a port before the last of its addresses goes, so
+    /// that an agent that dies in between leaves no port that nobody clears.
     fn write_endpoints(&mut self) -> Result<()> {
         let table = watchlist::endpoints(self.kernel.netns, &self.watched);
         let present: Vec<Endpoint> = self
@@ -165,6 +157,16 @@ impl Sampler {
                 .insert(endpoint, owner, 0)
                 .context("watch an address")?;
         }
+        let words = watchlist::port_words(&table);
+        let ports: BTreeSet<u32> = table
+            .keys()
+            .chain(&present)
+            .map(|endpoint| endpoint.port)
+            .collect();
+        for port in ports {
+            let word = words.get(&port).copied().unwrap_or(0);
+            self.ports.set(port, word, 0).context("watch a port")?;
+        }
         for endpoint in present
             .iter()
             .filter(|endpoint| !table.contains_key(endpoint))
@@ -172,11 +174,6 @@ impl Sampler {
             self.endpoints
                 .remove(endpoint)
                 .context("stop watching an address")?;
-        }
-        for (index, word) in (0u32..).zip(watchlist::port_words(table.keys())) {
-            if self.ports.get(&index, 0)? != word {
-                self.ports.set(index, word, 0)?;
-            }
         }
         Ok(())
     }
@@ -194,41 +191,45 @@ impl Sampler {
     ///
     /// The maps cannot be read: the service's use is unknown.
     pub fn sample(&self, slot: Slot) -> Result<Sample> {
-        let counters = self.read_connections(slot)?;
-        let mut last = counters.last_change;
-        let mut legs = [Leg::default(); LEGS as usize];
-        for (index, leg) in legs.iter_mut().enumerate() {
-            leg.accepted = counters.accepted[index];
-            leg.closed = counters.closed[index];
-            let cpus = self
-                .traffic
-                .get(&(slot.0 * LEGS + index as u32), 0)
-                .with_context(|| format!("read the traffic of slot {}", slot.0))?;
-            for cpu in cpus.iter() {
-                leg.received_bytes = leg.received_bytes.wrapping_add(cpu.received_bytes);
-                leg.sent_bytes = leg.sent_bytes.wrapping_add(cpu.sent_bytes);
-                leg.received_packets += cpu.received_packets;
-                leg.sent_packets += cpu.sent_packets;
-                last = last.max(cpu.last_packet);
+        let counters = self.read_counters(slot)?;
+        let leg = |index: u32| {
+            let index = index as usize;
+            Leg {
+                accepted: counters.accepted[index],
+                closed: counters.closed[index],
+                received_bytes: counters.received_bytes[index],
+                sent_bytes: counters.sent_bytes[index],
+                received_segments: counters.received_segments[index],
+                sent_segments: counters.sent_segments[index],
             }
-        }
+        };
         let moment = |nanos: u64| (nanos != 0).then(|| Ktime::from_nanos(nanos));
         Ok(Sample {
             at: Ktime::now(),
-            front: legs[LEG_FRONT as usize],
-            steered: legs[LEG_STEERED as usize],
-            back: legs[LEG_BACK as usize],
+            front: leg(LEG_FRONT),
+            steered: leg(LEG_STEERED),
+            back: leg(LEG_BACK),
             older: self.older.get(&slot).copied().unwrap_or(0),
-            last_activity: moment(last),
+            last_activity: moment(counters.last_change),
             lookups: counters.lookups,
             last_lookup: moment(counters.last_lookup),
         })
     }
 
-    fn read_connections(&self, slot: Slot) -> Result<Connections> {
-        self.connections
+    /// Adds what open connections have transferred so far to the counters. Costs a walk over the
+    /// kernel's socket tables.
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be walked: bytes of open connections are added when they close.
+    pub fn add_open_bytes(&mut self) -> Result<()> {
+        self.records("bytes").map(drop)
+    }
+
+    fn read_counters(&self, slot: Slot) -> Result<Counters> {
+        self.counters
             .get(&slot.0, 0)
-            .with_context(|| format!("read the connections of slot {}", slot.0))
+            .with_context(|| format!("read the counters of slot {}", slot.0))
     }
 
     /// Walks the kernel's socket tables. Updates [`Sample::older`].
@@ -302,18 +303,18 @@ impl Sampler {
     ///
     /// The map cannot be read.
     pub fn was_refused(&mut self, slot: Slot) -> Result<bool> {
-        let refused = self.read_connections(slot)?.listener_errors;
+        let refused = self.read_counters(slot)?.listener_errors;
         let before = self.refused.insert(slot, refused);
         Ok(before.is_some_and(|before| before < refused))
     }
 
-    /// Asks for one [`KernelEvent::Opened`].
+    /// Asks for one [`KernelEvent::Opened`], and for the [`KernelEvent::Answered`] after it.
     ///
     /// # Errors
     ///
     /// The map cannot be written.
     pub fn arm_opened(&mut self, slot: Slot) -> Result<()> {
-        self.arm(slot, |alarm| alarm.opened = 1)
+        self.arm(slot, |alarm| (alarm.opened, alarm.answered) = (1, 1))
     }
 
     /// Asks for one [`KernelEvent::Closed`].
@@ -349,10 +350,12 @@ impl Sampler {
                 }
             };
             let slot = Slot(event.slot);
+            let at = Ktime::from_nanos(event.at);
             match event.kind {
-                EVENT_LISTENING => return Ok(KernelEvent::Listening(slot)),
+                EVENT_LISTENING => return Ok(KernelEvent::Listening(slot, at)),
                 EVENT_OPENED => return Ok(KernelEvent::Opened(slot)),
                 EVENT_CLOSED => return Ok(KernelEvent::Closed(slot)),
+                EVENT_ANSWERED => return Ok(KernelEvent::Answered(slot, at)),
                 // Of several listeners (SO_REUSEPORT) the one that steering held may be the
                 // one that went: look for the others.
                 EVENT_UNLISTENED => {

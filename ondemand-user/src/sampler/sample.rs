@@ -15,14 +15,15 @@ pub struct Leg {
     pub accepted: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Payload bytes that clients sent.
+    /// Payload bytes that clients sent. Those of open connections as of the last
+    /// [`super::Sampler::add_open_bytes`], here and below.
     pub received_bytes: u64,
     /// Payload bytes that clients acknowledged.
     pub sent_bytes: u64,
-    /// Packets in.
-    pub received_packets: u64,
-    /// Packets out.
-    pub sent_packets: u64,
+    /// TCP segments in.
+    pub received_segments: u64,
+    /// TCP segments out.
+    pub sent_segments: u64,
 }
 
 impl Leg {
@@ -45,8 +46,8 @@ pub struct Sample {
     pub back: Leg,
     /// Connections that are older than the counting, as the last snapshot saw them.
     pub older: u64,
-    /// The last packet or state change of a counted connection. `None`: there was none yet.
-    /// May be up to one scheduler tick (10 ms) older than the truth.
+    /// When the last counted connection was established or closed. `None`: there was none yet.
+    /// May be up to one scheduler tick (10 ms) older than the truth, as `last_lookup`.
     pub last_activity: Option<Ktime>,
     /// Look-ups (arriving SYNs) seen by the steering program.
     pub lookups: u64,
@@ -106,10 +107,13 @@ pub struct Snapshot {
 /// What woke the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
-    /// The backend of this service began to listen.
-    Listening(Slot),
+    /// The backend of this service began to listen, at this moment.
+    Listening(Slot, Ktime),
     /// The first connection of a quiet service came. Sent once for each [`super::Sampler::arm_opened`].
     Opened(Slot),
     /// The last connection went. Sent once for each [`super::Sampler::arm_closed`].
     Closed(Slot),
+    /// The first byte to a client was acknowledged, at this moment. Sent once for each
+    /// [`super::Sampler::arm_opened`].
+    Answered(Slot, Ktime),
 }

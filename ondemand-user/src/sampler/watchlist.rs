@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use ondemand_ebpf::{Endpoint, MAX_SERVICES, Owner, PORT_WORDS, ROLE_BACKEND, ROLE_FRONT};
+use ondemand_ebpf::{
+    Endpoint, MAX_SERVICES, Owner, PORT_FRONT, PORT_SLOT_BITS, PORT_WATCHED, ROLE_BACKEND,
+    ROLE_FRONT,
+};
 
 use super::Slot;
 
@@ -74,11 +77,29 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
     table
 }
 
-/// The bitmap of all watched ports.
-pub fn port_words<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> Vec<u64> {
-    let mut words = vec![0; PORT_WORDS as usize];
-    for endpoint in endpoints {
-        words[(endpoint.port >> 6) as usize] |= 1 << (endpoint.port & 63);
+/// The word of each watched port ([`PORT_WATCHED`]). Where a front socket on the wildcard is the
+/// only owner of a port in its family, the word names its slot, and no address is looked up.
+pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
+    let wildcards: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let wildcards = wildcards.map(address_words);
+    let is_v4 = |address: &[u32; 4]| address[..3] == wildcards[0][..3];
+    let mut owners: HashMap<(u32, bool), u32> = HashMap::new();
+    for endpoint in table.keys() {
+        let of_port = (endpoint.port, is_v4(&endpoint.address));
+        *owners.entry(of_port).or_default() += 1;
+    }
+    let mut words = BTreeMap::new();
+    for (endpoint, owner) in table {
+        let word = words.entry(endpoint.port).or_insert(PORT_WATCHED);
+        if owner.role != ROLE_FRONT {
+            continue;
+        }
+        *word |= PORT_FRONT;
+        let v4 = is_v4(&endpoint.address);
+        if wildcards.contains(&endpoint.address) && owners[&(endpoint.port, v4)] == 1 {
+            let shift = if v4 { 0 } else { PORT_SLOT_BITS };
+            *word |= (owner.slot + 1) << shift;
+        }
     }
     words
 }
@@ -172,12 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_bits() {
-        let table = table(&[(&["10.0.0.1:80"], Some("127.0.0.1:65535"))]);
-        let words = port_words(table.keys());
-        assert_eq!(words[1], 1 << 16);
-        assert_eq!(words[1023], 1 << 63);
-        assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
+    fn words_of_ports() {
+        const V6: u32 = PORT_SLOT_BITS;
+        let front = PORT_WATCHED | PORT_FRONT;
+        let table = table(&[
+            (&["0.0.0.0:80", "[::]:80"], Some("127.0.0.1:65535")),
+            (&["0.0.0.0:81"], Some("127.0.0.1:8081")),
+            (&["10.0.0.1:82"], Some("10.0.0.2:82")),
+            (&["0.0.0.0:83"], Some("127.0.0.1:8083")),
+            (&["10.0.0.1:83", "[::]:83"], None),
+        ]);
+        let words = port_words(&table);
+        let expected = [
+            (80, front | 1 | 1 << V6),
+            (81, front | 2),
+            (82, front),
+            // Two services on one port: the address decides.
+            (83, front | 5 << V6),
+            (8081, PORT_WATCHED),
+            (8083, PORT_WATCHED),
+            (65535, PORT_WATCHED),
+        ];
+        assert_eq!(words, BTreeMap::from(expected));
     }
 
     #[test]

@@ -31,13 +31,15 @@ const CGROUP_SKB: u32 = 8;
 /// `BPF_STATS_RUN_TIME`
 const RUN_TIME: u32 = 0;
 
-/// Where a cgroup_skb program is attached.
+/// Where a program is attached to a cgroup.
 #[derive(Clone, Copy, Debug)]
-pub enum Direction {
+pub enum Hook {
     /// `BPF_CGROUP_INET_INGRESS`
     Ingress = 0,
     /// `BPF_CGROUP_INET_EGRESS`
     Egress = 1,
+    /// `BPF_CGROUP_SOCK_OPS`
+    SockOps = 3,
 }
 
 /// One command of bpf(2).
@@ -184,16 +186,16 @@ impl Program {
     /// # Errors
     ///
     /// The kernel refuses.
-    pub fn attach(&self, cgroup: &File, direction: Direction) -> Result<OwnedFd> {
+    pub fn attach(&self, cgroup: &File, hook: Hook) -> Result<OwnedFd> {
         let attributes = [
             self.0.as_raw_fd() as u32,
             cgroup.as_raw_fd() as u32,
-            direction as u32,
+            hook as u32,
             0,
         ];
         // SAFETY: both descriptors are open.
         unsafe { bpf_fd(LINK_CREATE, attributes) }
-            .with_context(|| format!("attach an empty BPF program ({direction:?})"))
+            .with_context(|| format!("attach an empty BPF program ({hook:?})"))
     }
 
     /// What the kernel has measured so far.
@@ -220,7 +222,7 @@ impl Program {
 /// # Errors
 ///
 /// The kernel refuses.
-pub fn attached(cgroup: &File, direction: Direction) -> Result<u32> {
+pub fn attached(cgroup: &File, hook: Hook) -> Result<u32> {
     #[repr(C)]
     struct Attributes {
         target: u32,
@@ -235,7 +237,7 @@ pub fn attached(cgroup: &File, direction: Direction) -> Result<u32> {
     }
     let mut attributes = Attributes {
         target: cgroup.as_raw_fd() as u32,
-        kind: direction as u32,
+        kind: hook as u32,
         query_flags: 0,
         attach_flags: 0,
         ids: 0,

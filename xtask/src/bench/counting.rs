@@ -12,7 +12,7 @@ use tests::sandbox::Sandbox;
 
 use super::{
     Measured, Settings,
-    bpf::{self, Direction, Program, Runs},
+    bpf::{self, Hook, Program, Runs},
     load::{self, Attached, Load, Place},
     machine::{Machine, Usage},
     progress::Progress,
@@ -31,7 +31,7 @@ const EDGE: Duration = Duration::from_millis(150);
 const SECONDS: u32 = 2;
 
 /// The programs that stay attached, and the empty one.
-const PROGRAMS: [&str; 5] = ["ingress", "egress", "connections", "steering", EMPTY];
+const PROGRAMS: [&str; 3] = ["connections", "steering", EMPTY];
 const EMPTY: &str = "empty";
 
 /// To which port the clients go.
@@ -67,10 +67,8 @@ impl Port {
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// The cgroup_skb program, a packet that comes in.
-    Ingress,
-    /// The cgroup_skb program, a packet that goes out.
-    Egress,
+    /// All that runs while requests go over open connections, shared among the packets.
+    Packet,
     /// sock_ops: all its runs of one connection.
     Connections,
     /// sk_lookup: all its runs of one connection.
@@ -83,9 +81,8 @@ enum Kind {
     Empty,
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::Ingress,
-    Kind::Egress,
+const KINDS: [Kind; 6] = [
+    Kind::Packet,
     Kind::Connections,
     Kind::Steering,
     Kind::Connection,
@@ -96,8 +93,7 @@ const KINDS: [Kind; 7] = [
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Self::Ingress => "ingress (cgroup_skb), ns a packet",
-            Self::Egress => "egress (cgroup_skb), ns a packet",
+            Self::Packet => "packets of open connections, ns a packet",
             Self::Connections => "connections (sock_ops), ns a connection",
             Self::Steering => "steering (sk_lookup), ns a connection",
             Self::Connection => "both, ns a connection",
@@ -108,8 +104,8 @@ impl Kind {
 
     fn limit(self, port: Port) -> Option<Limit> {
         let limit = match (self, port) {
-            (Self::Ingress | Self::Egress, Port::Unwatched) => 15.0,
-            (Self::Ingress | Self::Egress, _) => 50.0,
+            (Self::Packet, Port::Unwatched) => 15.0,
+            (Self::Packet, _) => 50.0,
             (Self::Connection, Port::Backend | Port::Front) => 300.0,
             _ => return None,
         };
@@ -135,8 +131,8 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     load::attach(&sandbox, Attached::All)?;
     let cgroup = load::cgroup(&sandbox)?;
     let empty = Program::empty()?;
-    let _links = [Direction::Ingress, Direction::Egress]
-        .map(|direction| empty.attach(&cgroup, direction))
+    let _links = [Hook::Ingress, Hook::Egress]
+        .map(|hook| empty.attach(&cgroup, hook))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let mut programs = Vec::new();
@@ -204,13 +200,13 @@ fn observe(sandbox: &Sandbox, programs: &[Program], load: Load, port: Port) -> R
 
 /// The figures of one slice.
 fn evaluate(slice: &Looks, load: Load, port: Port, into: &mut Values) {
-    let [ingress, egress, sock_ops, sk_lookup, empty] = *slice;
-    let each = |runs: Runs| runs.time as f64 / runs.count as f64;
+    let [sock_ops, sk_lookup, empty] = *slice;
     // Too little happened to say anything: the machine was elsewhere.
-    if empty.count < 500 || ingress.count == 0 || egress.count == 0 {
+    if empty.count < 500 {
         return;
     }
-    let floor = each(empty);
+    let floor = empty.time as f64 / empty.count as f64;
+    let net = |runs: Runs| runs.time as f64 - floor * runs.count as f64;
     let mut add = |kind, value: f64| {
         into.entry((kind, port)).or_default().0.push(value);
     };
@@ -221,15 +217,16 @@ fn evaluate(slice: &Looks, load: Load, port: Port, into: &mut Values) {
             if connections == 0.0 {
                 return;
             }
-            let net = |runs: Runs| (runs.time as f64 - floor * runs.count as f64) / connections;
-            add(Kind::Connections, net(sock_ops));
-            add(Kind::Steering, net(sk_lookup));
-            add(Kind::Connection, net(sock_ops) + net(sk_lookup));
+            let (counting, steering) = (net(sock_ops) / connections, net(sk_lookup) / connections);
+            add(Kind::Connections, counting);
+            add(Kind::Steering, steering);
+            add(Kind::Connection, counting + steering);
             add(Kind::Callbacks, sock_ops.count as f64 / connections);
         }
         _ => {
-            add(Kind::Ingress, each(ingress) - floor);
-            add(Kind::Egress, each(egress) - floor);
+            // The empty program has seen each packet once.
+            let packets = empty.count as f64;
+            add(Kind::Packet, (net(sock_ops) + net(sk_lookup)) / packets);
             add(Kind::Empty, floor);
         }
     }
@@ -273,7 +270,7 @@ fn report(values: &Values, rounds: u32) -> Report {
         title: "what each eBPF program costs",
         method: format!(
             "The kernel's own measure (BPF_ENABLE_STATS), less what it reads for a program that \
-             does nothing, attached beside the others. Medians over slices of {} ms in {rounds} \
+             does nothing, attached to each packet. No program of ondemand's is. Medians over slices of {} ms in {rounds} \
              alternating rounds of {SECONDS} s; ± is half the spread of their middle half. wrk \
              and nginx over the loopback, wrk in a cgroup that the programs do not see: only \
              the server's end counts, as with clients on other hosts.",

@@ -27,7 +27,7 @@ enum Way {
     Direct,
     /// Through the front address, steered and counted.
     Steered,
-    /// Steered, without the programs that see each packet.
+    /// Steered, and not counted.
     SteeredUncounted,
     /// Through the front address and ondemand's own proxy.
     Proxied,
@@ -53,7 +53,7 @@ impl Way {
             Self::Bare => "direct, not counted",
             Self::Direct => "direct",
             Self::Steered => "steered",
-            Self::SteeredUncounted => "steered, packets not counted",
+            Self::SteeredUncounted => "steered, not counted",
             Self::Proxied => "proxied",
             Self::SocketProxyd => "socket-proxyd",
             Self::HaProxy => "HAProxy",
@@ -73,9 +73,9 @@ impl Way {
     /// The service whose clients they are, and the leg on which they must be counted.
     fn counted_as(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Bare | Self::SocketProxyd | Self::HaProxy => None,
+            Self::Bare | Self::SteeredUncounted | Self::SocketProxyd | Self::HaProxy => None,
             Self::Direct => Some(("steered", "back")),
-            Self::Steered | Self::SteeredUncounted => Some(("steered", "steered")),
+            Self::Steered => Some(("steered", "steered")),
             Self::Proxied => Some(("proxied", "front")),
         }
     }
@@ -193,7 +193,7 @@ fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
         Way::HaProxy,
     ];
     let bare = (Attached::Nothing, vec![Way::Bare]);
-    let uncounted = (Attached::NoPackets, vec![Way::SteeredUncounted]);
+    let uncounted = (Attached::Steering, vec![Way::SteeredUncounted]);
     if round.is_multiple_of(2) {
         vec![(Attached::All, counted), uncounted, bare]
     } else {
@@ -283,11 +283,7 @@ fn report(values: &Values, rounds: u32) -> Report {
         table.rows.push(row);
         let pairs = [
             ("steered / direct", Way::Steered, Way::Direct),
-            (
-                "the same, packets not counted",
-                Way::SteeredUncounted,
-                Way::Bare,
-            ),
+            ("the same, not counted", Way::SteeredUncounted, Way::Bare),
         ];
         for (name, way, other) in pairs {
             if let Some(limit) = kind.limit() {
@@ -321,11 +317,10 @@ fn report(values: &Values, rounds: u32) -> Report {
              round. wrk with one thread and 16 connections (latency, download: 1), nginx with \
              one worker, HAProxy with one thread, on the loopback of a private systemd, all with \
              real-time priority so that other load matters less. CPU is that of client, server and \
-             proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` goes to the backend's own port while \
-             everything is attached, `direct, not counted` to the same port with nothing of \
-             ondemand in the kernel; there and in `steered, packets not counted` the cgroup_skb \
-             programs are detached. Both ends of each connection are on this machine, so each \
-             packet passes the counting programs twice; with clients elsewhere it is once."
+             proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` \
+             goes to the backend's own port while everything is attached, `direct, not counted` to \
+             the same port with nothing of ondemand in the kernel; for `steered, not counted` the \
+             program that counts connections is detached."
         ),
         figures: figures.collect(),
         table,

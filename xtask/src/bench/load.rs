@@ -237,8 +237,8 @@ pub fn parse(output: &std::process::Output) -> Result<Outcome> {
 pub enum Attached {
     /// Nothing: as if it had never been there.
     Nothing,
-    /// All but the programs that see each packet.
-    NoPackets,
+    /// Connections are steered, and not counted.
+    Steering,
     /// Everything.
     All,
 }
@@ -254,7 +254,7 @@ pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
             sandbox.run(&["systemctl", "stop", "ondemand.service"])?;
             sandbox.run(&["rm", "-rf", "/sys/fs/bpf/ondemand"])?;
         }
-        Attached::All | Attached::NoPackets => {
+        Attached::All | Attached::Steering => {
             // A restart attaches what is missing, and takes over the rest.
             sandbox.run(&["systemctl", "restart", "ondemand.service"])?;
             tests::wait_for("connections are steered", service::SOON, || {
@@ -264,15 +264,13 @@ pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
             .with_context(|| sandbox.journal("ondemand.service"))?;
         }
     }
-    if wanted == Attached::NoPackets {
-        for name in ["ingress", "egress"] {
-            sandbox.run(&["rm", pin(name).to_string_lossy().as_ref()])?;
-        }
+    if wanted == Attached::Steering {
+        sandbox.run(&["rm", pin("connections").to_string_lossy().as_ref()])?;
     }
     let expected = u32::from(wanted == Attached::All);
     let cgroup = cgroup(sandbox)?;
     tests::wait_for("the programs are attached as wanted", service::SOON, || {
-        let here = super::bpf::attached(&cgroup, super::bpf::Direction::Ingress).ok()?;
+        let here = super::bpf::attached(&cgroup, super::bpf::Hook::SockOps).ok()?;
         (here == expected).then_some(())
     })
 }

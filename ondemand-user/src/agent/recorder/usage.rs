@@ -6,16 +6,11 @@
 
 use std::time::Duration;
 
-use super::{Command, Counter, Ktime, Note, Sample, StopReason, Unit, View, What, wall};
+use super::{Command, Counter, Ktime, Note, StopReason, Unit, View, What, wall};
 use crate::{history::REASONS, lifecycle::unit::ActiveState};
 
 /// Nobody has to be there for so long before the kernel is asked to tell of the next one.
 const QUIET: Duration = Duration::from_secs(1);
-/// The first packet to a client is looked for this soon after the last look, or an eighth of
-/// the time since the application listens: so it is known to an eighth.
-const SOON: Duration = Duration::from_millis(5);
-/// And no longer than this.
-const LONGEST: Duration = Duration::from_secs(600);
 
 /// What is known of the use of one service.
 #[derive(Default)]
@@ -33,7 +28,10 @@ pub struct Usage {
     listens: Option<Ktime>,
     /// Whether the listener of the present run is known.
     listened: bool,
-    first_byte: Option<FirstByte>,
+    /// Since when the first answer of the present run is waited for.
+    unanswered: Option<Ktime>,
+    /// The last first byte to a client that the kernel told of.
+    answered: Option<Ktime>,
     told: Vec<What>,
 }
 
@@ -46,13 +44,6 @@ enum State {
     Quiet(Option<Ktime>),
 }
 
-struct FirstByte {
-    began: Ktime,
-    listens: Ktime,
-    /// Packets to clients when it began to listen.
-    before: Option<u64>,
-}
-
 impl Usage {
     /// What there is to tell since the last time.
     pub fn told(&mut self) -> Vec<What> {
@@ -60,9 +51,8 @@ impl Usage {
     }
 
     /// The application began to listen.
-    pub fn listens(&mut self, now: Ktime) {
-        self.listens = Some(now);
-        self.wake = Some(now);
+    pub fn listens(&mut self, at: Ktime) {
+        self.listens = Some(at);
         if self.is_up {
             self.tell_listening();
         }
@@ -73,18 +63,34 @@ impl Usage {
         let Some(listens) = self.listens.take() else {
             return;
         };
-        let Some((began, took)) = self.run.and_then(|run| Some((run, listens.since(run)?))) else {
+        let Some(took) = self.run.and_then(|run| listens.since(run)) else {
             return;
         };
         if !std::mem::replace(&mut self.listened, true) {
             self.told.push(What::Listening {
                 after: millis(took),
             });
-            self.first_byte = Some(FirstByte {
-                began,
-                listens,
-                before: None,
+            self.unanswered = Some(listens);
+            self.tell_first_byte();
+        }
+    }
+
+    /// A client has the first byte of an answer.
+    pub fn answered(&mut self, at: Ktime) {
+        self.answered = Some(at);
+        self.tell_first_byte();
+    }
+
+    /// Tells of the first answer of the present run. It may be known before the start is.
+    fn tell_first_byte(&mut self) {
+        if self.unanswered.is_some()
+            && let (Some(at), Some(run)) = (self.answered, self.run)
+            && let Some(took) = at.since(run)
+        {
+            self.told.push(What::FirstByte {
+                after: millis(took),
             });
+            self.unanswered = None;
         }
     }
 
@@ -159,7 +165,7 @@ impl Usage {
         let [connections, received, sent] =
             [0, 1, 2].map(|i| i64::try_from(counts[i].saturating_sub(before[i])).unwrap_or(0));
         self.counted = Some(counts);
-        self.first_byte = None;
+        self.unanswered = None;
         self.is_up = false;
         let name = reason.as_str();
         self.told.push(What::Stopped {
@@ -178,11 +184,16 @@ impl Usage {
         let Some(open) = open else {
             return false; // Nobody can tell.
         };
-        let arm = self.gap(now, open, last, up);
-        if let Some(at) = self.next_look(now, open) {
-            self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+        // Nobody waits for an answer: it was not started by a client.
+        if open == 0
+            && let Some(listens) = self.unanswered
+            && now
+                .since(listens)
+                .is_some_and(|unanswered| unanswered > QUIET)
+        {
+            self.unanswered = None;
         }
-        arm
+        self.gap(now, open, last, up)
     }
 
     fn gap(&mut self, now: Ktime, open: u64, last: Option<Ktime>, up: bool) -> bool {
@@ -213,35 +224,6 @@ impl Usage {
             self.told.push(What::Quiet { since: wall(last) });
         }
         true
-    }
-
-    /// For the first packet to a client there is no event.
-    fn next_look(&mut self, now: Ktime, open: u64) -> Option<Ktime> {
-        let waiting = self.first_byte.as_ref()?;
-        let since = now.since(waiting.listens).unwrap_or_default();
-        if open == 0 || since > LONGEST {
-            self.first_byte = None;
-            return None;
-        }
-        Some(now + SOON.max(since / 8))
-    }
-
-    /// Whether the first packet has gone to a client.
-    pub fn find_first_byte(&mut self, sample: &Sample) {
-        let Some(waiting) = &mut self.first_byte else {
-            return;
-        };
-        let packets = sample.front.sent_packets + sample.steered.sent_packets;
-        let before = *waiting.before.get_or_insert(packets);
-        if packets > before
-            && self.run == Some(waiting.began)
-            && let Some(took) = sample.last_activity.and_then(|at| at.since(waiting.began))
-        {
-            self.told.push(What::FirstByte {
-                after: millis(took),
-            });
-            self.first_byte = None;
-        }
     }
 }
 
@@ -314,6 +296,49 @@ mod tests {
                 (Some(Some(400)), false, None),
             ],
         );
+    }
+
+    /// A run that begins at one second and listens at two.
+    fn listening() -> Usage {
+        let mut usage = Usage {
+            run: Some(ms(1_000)),
+            is_up: true,
+            ..Usage::default()
+        };
+        usage.listens(ms(2_000));
+        usage
+    }
+
+    fn first_byte(usage: &mut Usage) -> Option<i64> {
+        usage.told().iter().find_map(|what| match what {
+            What::FirstByte { after } => Some(*after),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn the_first_byte() {
+        let mut usage = listening();
+        assert!(!usage.look(ms(2_500), Some(1), Some(ms(900)), true));
+        usage.answered(ms(2_600));
+        assert_eq!(first_byte(&mut usage), Some(1_600));
+        usage.answered(ms(9_000));
+        assert_eq!(first_byte(&mut usage), None, "of a run there is one");
+        // Known before the listener is.
+        let mut usage = listening();
+        (usage.listened, usage.unanswered) = (false, None);
+        usage.answered(ms(2_600));
+        usage.listens(ms(2_000));
+        assert_eq!(first_byte(&mut usage), Some(1_600));
+        // An answer of the run before.
+        let mut usage = listening();
+        usage.answered(ms(900));
+        assert_eq!(first_byte(&mut usage), None);
+        // Started by hand; the first client comes later.
+        let mut usage = listening();
+        usage.look(ms(3_500), Some(0), None, true);
+        usage.answered(ms(60_000));
+        assert_eq!(first_byte(&mut usage), None);
     }
 
     #[test]
