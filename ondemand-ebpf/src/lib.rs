@@ -94,12 +94,8 @@ pub struct Tag {
     pub received: u64,
     /// Bytes acknowledged by the peer that are in [`Counters`] already.
     pub sent: u64,
-    /// Segments received that are in [`Counters`] already; TCP's own count wraps around.
-    pub received_segments: u32,
-    /// Segments sent that are in [`Counters`] already.
-    pub sent_segments: u32,
 }
-const _: () = assert!(size_of::<Tag>() == 56);
+const _: () = assert!(size_of::<Tag>() == 48);
 
 /// What is counted of one service. Shared by all CPUs, changed by atomic additions only.
 #[repr(C)]
@@ -116,23 +112,15 @@ pub struct Counters {
     pub lookups: u64,
     /// When the last look-up was, on the same clock.
     pub last_lookup: u64,
-    /// Look-ups that ended at the backend's listener.
-    pub steered: u64,
     /// Backend listeners that could not be put where steering finds them.
     pub listener_errors: u64,
-    /// Always zero.
-    pub reserved: u64,
     /// Payload bytes received, by leg. TCP's own count: retransmissions are not in it. Those of an
     /// open connection are in it up to the last time somebody looked.
     pub received_bytes: [u64; LEGS as usize],
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
-    /// Segments received, by leg.
-    pub received_segments: [u64; LEGS as usize],
-    /// Segments sent, by leg.
-    pub sent_segments: [u64; LEGS as usize],
 }
-const _: () = assert!(size_of::<Counters>() == 192);
+const _: () = assert!(size_of::<Counters>() == 128);
 
 /// What the agent wants to be woken for; the program takes a wish back as it fulfils it.
 #[repr(C)]

@@ -10,7 +10,7 @@ use ondemand_ebpf::{Endpoint, ListenerKey, Owner, PORT_FRONT, PORT_SLOT_BITS, RO
 
 use crate::{
     connections::{INET6, MAPPED, NETNS, local_address, now, word},
-    maps::{COUNTERS, ENDPOINTS, GATES, LISTENERS, atomic_add, atomic_add_ordered, port_word},
+    maps::{COUNTERS, ENDPOINTS, GATES, LISTENERS, atomic_add_ordered, port_word},
 };
 
 /// `IPPROTO_TCP`
@@ -53,22 +53,17 @@ fn steer(ctx: &SkLookupContext) {
         return;
     }
     let key = ListenerKey { slot, family };
-    // SAFETY: map and key are valid; a socket that was found is released again.
-    let assigned = unsafe {
+    // SAFETY: map and key are valid; a socket that was found is released again. If it cannot take
+    // the connection, the ordinary lookup goes on.
+    unsafe {
         let socket = bpf_map_lookup_elem(
             (&raw const LISTENERS).cast_mut().cast(),
             (&raw const key).cast(),
         );
-        if socket.is_null() {
-            return;
+        if !socket.is_null() {
+            bpf_sk_assign(ctx.lookup.cast(), socket, 0);
+            bpf_sk_release(socket);
         }
-        let result = bpf_sk_assign(ctx.lookup.cast(), socket, 0);
-        bpf_sk_release(socket);
-        result
-    };
-    if assigned == 0 {
-        // SAFETY: a valid map value.
-        unsafe { atomic_add(&raw mut (*counters).steered, 1) };
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes and segments of connections: TCP's own counts, added to the service's at the close, and
+//! Bytes of connections: TCP's own counts, added to the service's at the close, and
 //! for open connections when somebody looks. No program runs for a packet.
 //!
 //! Both happen under the socket's lock (tcp_set_state's callers; `bpf_iter_tcp_seq_show`,
@@ -27,17 +27,11 @@ static OFFSET_WRITE_SEQ: Global<u32> = Global::new(0);
 static OFFSET_BYTES_RECEIVED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_BYTES_ACKED: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFFSET_SEGS_IN: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFFSET_SEGS_OUT: Global<u32> = Global::new(0);
 
 /// What TCP has counted of one connection since its begin.
 struct Total {
     received: u64,
     sent: u64,
-    received_segments: u32,
-    sent_segments: u32,
 }
 
 /// A connection closes: adds what is not counted yet. TCP counts a received FIN and an
@@ -57,8 +51,6 @@ pub fn add_last(
         Total {
             received: (*ctx.ops).bytes_received,
             sent: (*ctx.ops).bytes_acked,
-            received_segments: (*ctx.ops).segs_in,
-            sent_segments: (*ctx.ops).segs_out,
         }
     };
     // SAFETY: a socket of the context; the result is a trusted pointer or null, and the
@@ -88,8 +80,6 @@ pub unsafe fn add_so_far(tcp: *mut c_void, tag: &mut Tag, counters: *mut Counter
         Total {
             received: field::<u64>(tcp, OFFSET_BYTES_RECEIVED.load()) - received_fin(tcp),
             sent: field(tcp, OFFSET_BYTES_ACKED.load()),
-            received_segments: field(tcp, OFFSET_SEGS_IN.load()),
-            sent_segments: field(tcp, OFFSET_SEGS_OUT.load()),
         }
     };
     add(&total, tag, counters);
@@ -130,14 +120,10 @@ fn add(total: &Total, tag: &mut Tag, counters: *mut Counters) {
     }
     tag.received = total.received;
     tag.sent = total.sent;
-    tag.received_segments = total.received_segments;
-    tag.sent_segments = total.sent_segments;
 }
 
 #[inline(always)]
 fn add_to<const LEG: usize>(total: &Total, tag: &Tag, counters: *mut Counters) {
-    let received_segments = total.received_segments.wrapping_sub(tag.received_segments);
-    let sent_segments = total.sent_segments.wrapping_sub(tag.sent_segments);
     // SAFETY: a valid map value, and LEG is below LEGS.
     unsafe {
         atomic_add(
@@ -147,14 +133,6 @@ fn add_to<const LEG: usize>(total: &Total, tag: &Tag, counters: *mut Counters) {
         atomic_add(
             &raw mut (*counters).sent_bytes[LEG],
             total.sent.wrapping_sub(tag.sent),
-        );
-        atomic_add(
-            &raw mut (*counters).received_segments[LEG],
-            u64::from(received_segments),
-        );
-        atomic_add(
-            &raw mut (*counters).sent_segments[LEG],
-            u64::from(sent_segments),
         );
     }
 }

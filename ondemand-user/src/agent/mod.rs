@@ -260,6 +260,7 @@ impl Agent {
                 for name in self.users_of(&unit) {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
+                    self.say_listening(&name);
                 }
             }
             Event::Systemd(Some(Change::Reloaded)) => self.read_units(),
@@ -289,6 +290,7 @@ impl Agent {
         };
         match (event, self.services.get_mut(&name)) {
             (KernelEvent::Listening(_, at), Some(watched)) => {
+                watched.listens = Some(at);
                 // First of all: a client waits for it.
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
@@ -302,26 +304,24 @@ impl Agent {
         }
         self.look(&name, Input::Changed);
         if let KernelEvent::Listening(_, at) = event {
-            self.began_to_listen(&name, at);
+            self.say_listening(&name);
             self.recorder.listens(&name, at);
         }
     }
 
-    /// A start is over when the application listens, which for `Type=simple` systemd does
-    /// not know.
-    fn began_to_listen(&mut self, name: &str, at: Ktime) {
-        let units = self
-            .services
-            .get(name)
-            .and_then(|watched| self.units_of(watched));
-        let begin = units.and_then(|units| units.backend.inactive_exit);
-        let Some((begin, watched)) = begin.zip(self.services.get_mut(name)) else {
-            return;
-        };
-        if watched.listened_since != Some(begin)
-            && let Some(took) = at.since(begin)
+    /// Says how long the start took. It is over when the application listens, which for
+    /// `Type=simple` systemd does not know; the kernel may tell of it before systemd tells of the
+    /// start.
+    fn say_listening(&mut self, name: &str) {
+        let watched = self.services.get(name);
+        let units = watched.and_then(|watched| self.units_of(watched));
+        let backend = units.map(|units| units.backend);
+        if let Some(watched) = self.services.get_mut(name)
+            && let (Some(backend), Some(listens)) = (backend, watched.listens)
+            && watched.listened_since != backend.inactive_exit
+            && let Some(took) = backend.since_start(listens)
         {
-            watched.listened_since = Some(begin);
+            watched.listened_since = backend.inactive_exit;
             watched.tally.last_start = Some(took);
             log::info!("{name}: listens {} after its start began", Span(took));
         }

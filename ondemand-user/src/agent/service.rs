@@ -53,6 +53,8 @@ pub struct Watched {
     pub refusal_said: bool,
     /// What was counted since the agent's start.
     pub tally: Tally,
+    /// When it last began to listen.
+    pub listens: Option<Ktime>,
     /// The begin of the start of which the first listener was seen.
     pub listened_since: Option<Ktime>,
     /// Proxies that wait for its listener.
@@ -86,6 +88,7 @@ impl Watched {
             complaint: None,
             refusal_said: false,
             tally: Tally::default(),
+            listens: None,
             listened_since: None,
             waiting: Vec::new(),
             asked: Vec::new(),

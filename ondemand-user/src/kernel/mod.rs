@@ -197,8 +197,6 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
             "OFFSET_BYTES_ACKED",
             types.offset_of("tcp_sock", "bytes_acked")?,
         ),
-        ("OFFSET_SEGS_IN", types.offset_of("tcp_sock", "segs_in")?),
-        ("OFFSET_SEGS_OUT", types.offset_of("tcp_sock", "segs_out")?),
         (
             "OFFSET_FAMILY",
             types.offset_of("sock_common", "skc_family")?,

@@ -140,7 +140,11 @@ impl Ledger {
             return;
         };
         let starting = Starting { begin, took };
-        if announced && self.listened.is_none_or(|at| at < begin) {
+        if announced
+            && self
+                .listened
+                .is_none_or(|at| unit.since_start(at).is_none())
+        {
             self.starting = Some(starting);
         } else {
             self.started(starting);

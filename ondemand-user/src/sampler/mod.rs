@@ -199,8 +199,6 @@ impl Sampler {
                 closed: counters.closed[index],
                 received_bytes: counters.received_bytes[index],
                 sent_bytes: counters.sent_bytes[index],
-                received_segments: counters.received_segments[index],
-                sent_segments: counters.sent_segments[index],
             }
         };
         let moment = |nanos: u64| (nanos != 0).then(|| Ktime::from_nanos(nanos));

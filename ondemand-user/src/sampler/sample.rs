@@ -20,10 +20,6 @@ pub struct Leg {
     pub received_bytes: u64,
     /// Payload bytes that clients acknowledged.
     pub sent_bytes: u64,
-    /// TCP segments in.
-    pub received_segments: u64,
-    /// TCP segments out.
-    pub sent_segments: u64,
 }
 
 impl Leg {

@@ -106,7 +106,7 @@ impl Kind {
         let limit = match (self, port) {
             (Self::Packet, Port::Unwatched) => 15.0,
             (Self::Packet, _) => 50.0,
-            (Self::Connection, Port::Backend | Port::Front) => 300.0,
+            (Self::Connections | Self::Steering, Port::Backend | Port::Front) => 300.0,
             _ => return None,
         };
         Some(Limit::AtMost(limit))

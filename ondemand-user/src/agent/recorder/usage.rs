@@ -19,6 +19,8 @@ pub struct Usage {
     pub wake: Option<Ktime>,
     /// The begin of the start of the present or last run that the history knows.
     pub run: Option<Ktime>,
+    /// What systemd said of that start.
+    start: Unit,
     seen: bool,
     /// Clients, bytes in and bytes out of runs before.
     counted: Option<[u64; 3]>,
@@ -58,18 +60,17 @@ impl Usage {
         }
     }
 
-    /// Tells of the first listener of the present run. It may be known before the start is.
+    /// Tells of the first listener of the present run. It may be known before the start is, and
+    /// before the end of the run before.
     fn tell_listening(&mut self) {
-        let Some(listens) = self.listens.take() else {
-            return;
-        };
-        let Some(took) = self.run.and_then(|run| listens.since(run)) else {
-            return;
-        };
-        if !std::mem::replace(&mut self.listened, true) {
+        if let Some(listens) = self.listens
+            && !self.listened
+            && let Some(took) = self.start.since_start(listens)
+        {
             self.told.push(What::Listening {
                 after: millis(took),
             });
+            self.listened = true;
             self.unanswered = Some(listens);
             self.tell_first_byte();
         }
@@ -84,8 +85,7 @@ impl Usage {
     /// Tells of the first answer of the present run. It may be known before the start is.
     fn tell_first_byte(&mut self) {
         if self.unanswered.is_some()
-            && let (Some(at), Some(run)) = (self.answered, self.run)
-            && let Some(took) = at.since(run)
+            && let Some(took) = self.answered.and_then(|at| self.start.since_start(at))
         {
             self.told.push(What::FirstByte {
                 after: millis(took),
@@ -144,7 +144,7 @@ impl Usage {
         let Some(began) = backend.inactive_exit.or(backend.active_enter) else {
             return;
         };
-        self.run = Some(began);
+        (self.run, self.start) = (Some(began), *backend);
         self.told.push(What::Up {
             started: wall(began),
         });
@@ -298,10 +298,18 @@ mod tests {
         );
     }
 
+    fn start(begin: u64) -> Unit {
+        Unit {
+            inactive_exit: Some(ms(begin)),
+            inactive_enter: Some(ms(begin - 100)),
+            ..Unit::default()
+        }
+    }
+
     /// A run that begins at one second and listens at two.
     fn listening() -> Usage {
         let mut usage = Usage {
-            run: Some(ms(1_000)),
+            start: start(1_000),
             is_up: true,
             ..Usage::default()
         };
@@ -330,9 +338,20 @@ mod tests {
         usage.answered(ms(2_600));
         usage.listens(ms(2_000));
         assert_eq!(first_byte(&mut usage), Some(1_600));
+        // Known before the end of the run before is.
+        let mut usage = listening();
+        usage.told();
+        usage.listens(ms(9_000));
+        assert_eq!(usage.told().len(), 0);
+        (usage.start, usage.listened) = (start(8_000), false);
+        usage.tell_listening();
+        assert!(matches!(
+            usage.told()[..],
+            [What::Listening { after: 1_000 }]
+        ));
         // An answer of the run before.
         let mut usage = listening();
-        usage.answered(ms(900));
+        usage.answered(ms(890));
         assert_eq!(first_byte(&mut usage), None);
         // Started by hand; the first client comes later.
         let mut usage = listening();

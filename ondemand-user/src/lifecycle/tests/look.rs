@@ -241,7 +241,7 @@ fn step_3_looks_again() {
         "rest",
     );
     look(
-        sample_with(|s| s.steered.received_segments += 1),
+        sample_with(|s| s.steered.received_bytes += 1),
         clean(),
         &activity,
         "rest",
