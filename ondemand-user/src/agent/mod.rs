@@ -36,11 +36,12 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use units::Connection;
+use units::{Connection, Readings};
 
 use crate::{
     bus,
     config::Config,
+    holds::{self, Store},
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
@@ -48,6 +49,7 @@ use crate::{
     sampler::{KernelEvent, Sampler, Slot},
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
+    units::last_good,
     veto,
     words::{Span, counted},
 };
@@ -77,7 +79,7 @@ enum Message {
     /// The units, over the connection of this number.
     Units {
         connection: u64,
-        readings: Result<Vec<(String, Reading)>>,
+        readings: Result<Readings>,
     },
     /// The veto program's answer.
     Veto {
@@ -112,6 +114,8 @@ struct Agent {
     recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
+    /// The last configuration that was right, for the next boot.
+    last_good: Store,
     announcer: Announcer,
     /// Whether the first configuration is being watched.
     began: bool,
@@ -140,7 +144,7 @@ struct Sources {
 ///
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
-    let config = Config::load(config_path)?;
+    let (config, text) = configuration::read(config_path)?;
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
@@ -173,6 +177,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
+        last_good: Store::new(holds::path().with_file_name(last_good::FILE)),
         announcer: Announcer::default(),
         began: false,
         next_poll: None,
@@ -180,6 +185,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         poll_cost: Duration::ZERO,
     };
     agent.begin(config).await?;
+    agent.keep_for_boot(text);
     loop {
         let event = agent.next_event(&mut sources).await?;
         if let Event::Terminate = event {
@@ -205,7 +211,7 @@ impl Agent {
         self.apply(config)?;
         self.began = true;
         let readings = self.systemd.read_all().await?;
-        self.systemd.take(readings);
+        self.take_readings(readings);
         if self.dry_run {
             log::warn!("dry run: nothing is stopped");
         }
@@ -257,6 +263,7 @@ impl Agent {
                 for name in self.users_of(&unit) {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
+                    self.began_to_listen(&name);
                 }
             }
             Event::Systemd(Some(Change::Reloaded)) => self.read_units(),
@@ -293,27 +300,28 @@ impl Agent {
         }
         self.look(&name, Input::Changed);
         if let KernelEvent::Listening(_) = event {
+            if let Some(watched) = self.services.get_mut(&name) {
+                watched.listens = Some(Ktime::now());
+            }
             self.began_to_listen(&name);
             self.recorder.listens(&name);
         }
     }
 
     /// A start is over when the application listens, which for `Type=simple` systemd does
-    /// not know.
+    /// not know. The kernel may tell of it before systemd tells of the start.
     fn began_to_listen(&mut self, name: &str) {
-        let now = Ktime::now();
-        let units = self
-            .services
-            .get(name)
-            .and_then(|watched| self.units_of(watched));
-        let begin = units.and_then(|units| units.backend.inactive_exit);
-        let Some((begin, watched)) = begin.zip(self.services.get_mut(name)) else {
+        let Some(watched) = self.services.get(name) else {
             return;
         };
-        if watched.listened_since != Some(begin)
-            && let Some(took) = now.since(begin)
-        {
-            watched.listened_since = Some(begin);
+        let begin = self
+            .units_of(watched)
+            .and_then(|units| units.backend.inactive_exit);
+        let watched = self.services.get_mut(name);
+        let Some((begin, watched)) = begin.zip(watched) else {
+            return;
+        };
+        if let Some(took) = watched.listened(begin) {
             watched.tally.last_start = Some(took);
             log::info!("{name}: listens {} after its start began", Span(took));
         }
@@ -345,7 +353,7 @@ impl Agent {
                 readings,
             } if connection == self.systemd.number() => match readings {
                 Ok(readings) => {
-                    self.systemd.take(readings);
+                    self.take_readings(readings);
                     self.look_at_all();
                 }
                 Err(error) => self.disconnected(&format!("{error:#}")),
@@ -416,6 +424,11 @@ impl Agent {
             self.find_problem(&name);
             self.find_refusal(&name);
             self.look(&name, Input::Changed);
+            let watched = self.services.get(&name);
+            let backend = watched.and_then(|watched| self.units_of(watched));
+            if let Some((units, watched)) = backend.zip(self.services.get_mut(&name)) {
+                watched.found(&units.backend);
+            }
         }
     }
 

@@ -20,12 +20,14 @@ use crate::require_sandbox;
 const REQUESTS: usize = 400;
 const MEAN_GAP: Duration = Duration::from_millis(70);
 
-/// Name, whether it is steered, options of the backend.
-const SERVICES: [(&str, bool, &str); 4] = [
-    ("proxied", false, ""),
-    ("steered", true, ""),
-    ("late-acks", true, "--late-ack 25"),
-    ("slow-stop", true, "--stop-delay-ms 100 --notify"),
+/// Name, whether it is steered, its idle timeout, options of the backend. The proxy of an unsteered
+/// service stays for most of its idle timeout, unless it is told to leave.
+const SERVICES: [(&str, bool, &str, &str); 5] = [
+    ("proxied", false, "200ms", ""),
+    ("proxy-stays", false, "10min", ""),
+    ("steered", true, "200ms", ""),
+    ("late-acks", true, "200ms", "--late-ack 25"),
+    ("slow-stop", true, "200ms", "--stop-delay-ms 100 --notify"),
 ];
 
 fn address(index: usize) -> SocketAddr {
@@ -70,14 +72,14 @@ fn stops_as_asked_lose_no_request() {
     require_sandbox!();
     let sandbox = service::installed().unwrap();
     let mut text = String::new();
-    for (index, (name, steer, options)) in SERVICES.iter().enumerate() {
+    for (index, (name, steer, idle, options)) in SERVICES.iter().enumerate() {
         let back = 8100 + index;
         let options = format!("--listen 127.0.0.1:{back} {options}");
         service::write_backend(&sandbox, &format!("{name}.service"), &options).unwrap();
         // Its minimum uptime keeps the agent from stopping it by itself.
         text += &format!(
             "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"127.0.0.1:{back}\"\n\
-             unit = \"{name}.service\"\nidle_timeout = \"200ms\"\nmin_uptime = \"1h\"\n\
+             unit = \"{name}.service\"\nidle_timeout = \"{idle}\"\nmin_uptime = \"1h\"\n\
              steer = {steer}\n\n",
             address(index)
         );
