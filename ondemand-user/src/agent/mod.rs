@@ -57,6 +57,9 @@ use crate::{
 /// Proxies of one service that wait for its listener, at most.
 const MOST_WAITING: usize = 64;
 
+/// How long to wait for the agent's name on the bus before it is ready without.
+const BUS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Everything that can happen.
 enum Event {
     Kernel(KernelEvent),
@@ -223,8 +226,11 @@ impl Agent {
         let services = counted(self.services.len() as u64, "service");
         log::info!("watches {services}; the kernel {counting}");
         self.look_at_all();
-        self.serve_bus();
+        let is_taken = self.serve_bus();
         self.pass_time();
+        // `systemctl start ondemand && ondemand start wiki`: ready means that clients find it. Without
+        // the bus it is ready all the same, and has said why.
+        let _ = tokio::time::timeout(BUS_PATIENCE, is_taken).await;
         self.notifier.ready();
         Ok(())
     }

@@ -331,6 +331,7 @@ impl Agent {
         log::info!("systemd can be asked again");
         self.systemd.connect(link);
         self.read_units();
-        self.serve_bus();
+        // Nobody waits for it here.
+        drop(self.serve_bus());
     }
 }
