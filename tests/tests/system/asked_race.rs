@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -17,6 +18,7 @@ use tests::{
 
 use crate::require_sandbox;
 
+/// Of each service; `ONDEMAND_RACE_REQUESTS` says otherwise.
 const REQUESTS: usize = 400;
 const MEAN_GAP: Duration = Duration::from_millis(70);
 
@@ -35,11 +37,11 @@ fn address(index: usize) -> SocketAddr {
 }
 
 /// One-shot requests at random times; gives how they were lost.
-fn arrivals(address: SocketAddr, seed: u64) -> BTreeMap<Loss, u32> {
+fn arrivals(address: SocketAddr, seed: u64, requests: usize) -> BTreeMap<Loss, u32> {
     let mut random = Random::new(seed);
     let mut next = Instant::now();
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..REQUESTS)
+        let clients: Vec<_> = (0..requests)
             .map(|_| {
                 next += random.gap(MEAN_GAP);
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -70,6 +72,8 @@ fn stops(sandbox: &Sandbox, name: &str, done: &AtomicBool) -> usize {
 #[test]
 fn stops_as_asked_lose_no_request() {
     require_sandbox!();
+    let requests = env::var("ONDEMAND_RACE_REQUESTS");
+    let requests = requests.map_or(REQUESTS, |text| text.parse().unwrap());
     let sandbox = service::installed().unwrap();
     let mut text = String::new();
     for (index, (name, steer, idle, options)) in SERVICES.iter().enumerate() {
@@ -98,7 +102,7 @@ fn stops_as_asked_lose_no_request() {
                     let done = AtomicBool::new(false);
                     thread::scope(|scope| {
                         let stops = scope.spawn(|| stops(sandbox, name, &done));
-                        let load = || arrivals(address(index), 11 + index as u64);
+                        let load = || arrivals(address(index), 11 + index as u64, requests);
                         let losses = sandbox.in_network(load).unwrap();
                         done.store(true, Ordering::Release);
                         (losses, stops.join().unwrap())
@@ -113,7 +117,7 @@ fn stops_as_asked_lose_no_request() {
     });
     for (name, (losses, stops)) in names.iter().zip(&results) {
         let known = status(&sandbox, name).unwrap();
-        eprintln!("{name}: {REQUESTS} requests, {stops} stops, lost: {losses:?}");
+        eprintln!("{name}: {requests} requests, {stops} stops, lost: {losses:?}");
         assert!(losses.is_empty(), "{name} lost {losses:?}");
         assert!(*stops >= 1, "{name}: only {stops} stops");
         assert_eq!(known["stops_by_reason"]["idle"], 0, "{known}");
