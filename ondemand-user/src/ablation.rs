@@ -1,4 +1,5 @@
-//! Steps of the stop protocol that a test leaves out, to show what is lost without them.
+//! Steps of the stop protocol that a test leaves out, to show what is lost without them; and places
+//! that fail as no place should.
 //!
 //! Only a program that was built with the cargo feature `ablation` can.
 
@@ -21,4 +22,12 @@ pub fn leaves_out(step: Step) -> bool {
         Step::HalfOpenCheck => "half-open-check",
     };
     cfg!(feature = "ablation") && std::env::var("ONDEMAND_LEAVES_OUT").is_ok_and(|out| out == name)
+}
+
+/// Panics if `ONDEMAND_PANICS_IN` names this place.
+pub fn panic_in(place: &str) {
+    let named = || std::env::var("ONDEMAND_PANICS_IN").is_ok_and(|named| named == place);
+    if cfg!(feature = "ablation") && named() {
+        panic!("as asked, in {place}");
+    }
 }

@@ -258,6 +258,7 @@ const PROXY_HELP: &str = "\
 ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the
 application as `ondemand wait-listening` does, carries connections to it, and ends a while after
 the last one. SIGTERM: it takes no more connections and lets those finish that it has.
+SIGWINCH: it ends at once if it has none.
 
 Example, as in the generated unit (ondemand units):
   ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90s \\
@@ -343,8 +344,8 @@ Exit codes: 0 it is up, 1 it did not start, 2 no such service or wrong usage";
 const STOP_HELP: &str = "\
 The same stop as for an idle service, with all its checks, only without waiting for idle_timeout
 and min_uptime. It stays up, and this says why, while connections are open or handshakes half
-done, while its proxy is up, if its veto program says so, if it is held, or if anything is not
-known. Waits for the end, and says what for when it takes longer than two seconds.
+done, while its proxy starts or does not leave, if its veto program says so, if it is held, or if
+anything is not known. Waits for the end, and says what for when it takes longer than two seconds.
 
 There is no way to force it: `systemctl stop` of its unit does that, and its clients lose their
 connections.

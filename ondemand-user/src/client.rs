@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use futures_util::StreamExt as _;
 use zbus::{
     Connection, Message, MessageStream,
@@ -77,7 +77,10 @@ impl Client {
             .method_timeout(TIMEOUT)
             .build()
             .await
-            .context("connect to the system bus (is dbus.service running?)")?;
+            // Its text has that of its cause in it.
+            .map_err(|error| {
+                anyhow!("connect to the system bus (is dbus.service running?): {error}")
+            })?;
         Ok(Self { connection })
     }
 

@@ -143,6 +143,14 @@ struct Columns {
 impl Columns {
     /// By the first line of the file.
     fn find(line: &[u8]) -> Result<Self, String> {
+        // RFC 1952.
+        if line.starts_with(b"\x1f\x8b") {
+            return Err(
+                "is compressed with gzip; let its name end in .gz, or unpack it (gzip -dc FILE | \
+                 ondemand report --trace -)"
+                    .into(),
+            );
+        }
         let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         let record = record(line)?;
         let column = |wanted: &str| {
@@ -225,7 +233,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn arrive(&mut self, time: &[u8], service: &[u8]) -> Result<(), String> {
-        let at = micros(time)?;
+        let (at, service) = (micros(time)?, service.trim_ascii());
         if at < self.now {
             return Err(format!(
                 "{} comes before the time of the line above it, {}; sort the trace by time \

@@ -50,8 +50,9 @@ const result = {
 top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
 </script>"##;
 
-/// A week in which each service is used every day at 8, 9 and 14 o'clock.
-fn week(directory: &Path) -> PathBuf {
+/// A week in which each service is used every day at 8, 9 and 14 o'clock; memory and CPU time as
+/// systemd accounts them for each of its runs, if it does.
+fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
     let path = directory.join("history.db");
     let mut writer = Writer::start(&path).unwrap();
     let services = SERVICES.map(str::to_owned).to_vec();
@@ -73,8 +74,8 @@ fn week(directory: &Path) -> PathBuf {
                     What::Listening { after: 1500 },
                     What::Usage {
                         started: at,
-                        memory: Some(1 << 30),
-                        cpu: Some(2_000_000),
+                        memory,
+                        cpu,
                     },
                     What::Stopped {
                         at: at + HOUR / 2,
@@ -164,7 +165,7 @@ fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
 #[test]
 fn every_plot_has_its_data_on_any_screen() {
     let directory = tempfile::tempdir().unwrap();
-    let history = week(directory.path());
+    let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
     let page = directory.path().join("page.html");
     report(&history, &["--html", page.to_str().unwrap()]);
     let page = fs::read_to_string(page).unwrap();
@@ -225,8 +226,9 @@ fn every_plot_has_its_data_on_any_screen() {
 #[test]
 fn the_same_figures_for_scripts() {
     let directory = tempfile::tempdir().unwrap();
-    let history = week(directory.path());
+    let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
     let json: Value = serde_json::from_slice(&report(&history, &["--json", "wiki"])).unwrap();
+    assert_documented(&json);
     let wiki = &json["services"][0];
     assert_eq!(json["services"].as_array().unwrap().len(), 1);
     assert_eq!(wiki["arrivals"], 21);
@@ -252,4 +254,48 @@ fn the_same_figures_for_scripts() {
     // The gaps to 9 o'clock are 59 min, all others and the open end are longer than an hour.
     let warm = 7.0 * 3540.0 + 13.0 * 3600.0 + 3600.0;
     assert_eq!(hour["warm_idle_seconds"], warm);
+}
+
+#[test]
+fn what_systemd_does_not_account_is_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    let history = week(directory.path(), None, None);
+    let json: Value = serde_json::from_slice(&report(&history, &["--json"])).unwrap();
+    for row in [&json["total"], &json["services"][0]] {
+        for figure in [
+            "cpu_seconds",
+            "memory_gib_hours_given_back",
+            "money_given_back",
+        ] {
+            assert_eq!(row[figure], Value::Null, "{figure}: {row}");
+        }
+        assert!(row["activations"].as_u64() >= Some(21), "{row}");
+    }
+    let text = String::from_utf8(report(&history, &[])).unwrap();
+    for line in ["given back    unknown", "CPU used      unknown"] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    assert!(!text.contains("0 ms") && !text.contains("0.00"), "{text}");
+    let page = String::from_utf8(report(&history, &["--html", "-"])).unwrap();
+    assert!(
+        page.contains("unknown (systemd does not account it)"),
+        "{page}"
+    );
+    assert!(!page.contains("0.00 GiB"), "{page}");
+}
+
+/// Whether JSON.md names every key.
+#[track_caller]
+fn assert_documented(json: &Value) {
+    match json {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let is_there = include_str!("../../JSON.md").contains(&format!("`{key}`"));
+                assert!(is_there, "JSON.md does not say what `{key}` is");
+                assert_documented(value);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(assert_documented),
+        _ => {}
+    }
 }

@@ -187,6 +187,11 @@ fn what_cannot_be_replayed_says_why() {
         2,
         "50 are too many",
     );
+    // Packed, but nothing says so.
+    let output = report(&stdin, &fs::read(data("web_home_2015")).unwrap());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("compressed with gzip"), "{error}");
     let broken = tempfile::NamedTempFile::with_suffix(".csv.gz").unwrap();
     let whole = fs::read(data("web_home_2015")).unwrap();
     fs::write(broken.path(), &whole[..whole.len() / 2]).unwrap();
@@ -274,6 +279,7 @@ fn people_read_the_same_figures() {
         ">          1 min             3        2 min 30 s       17 min 30 s",
         "          10 min             3            12 min            27 min",
         "Recommended: idle_timeout 1 min; with 1 min, 3 cold starts (each worth 5 min up and idle)",
+        "busiest hours (as the trace counts, its first day being Thu): Thu 00h (4)",
         "SERVICE   ARRIVALS",
     ] {
         if !text.contains(line) {

@@ -115,6 +115,12 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             how: vec![apt(&["chromium"])],
         });
     }
+    if purpose == Purpose::Test && !is_there("/usr/lib/polkit-1/polkitd") {
+        missing.push(Missing {
+            what: "polkit, for the test of who may act (it starts when it is asked)",
+            how: vec![apt(&["polkitd"])],
+        });
+    }
     let programs = [
         ("/usr/lib/systemd/systemd", "systemd", "systemd"),
         ("dbus-daemon", "D-Bus", "dbus"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Agent;
 use crate::{
@@ -101,17 +101,20 @@ impl Agent {
         }
     }
 
-    /// Puts the agent on the bus. It works without, too.
-    pub(super) fn serve_bus(&mut self) {
+    /// Puts the agent on the bus. It works without, too. Gives what comes when clients find it, or
+    /// ends when they never will.
+    pub(super) fn serve_bus(&mut self) -> oneshot::Receiver<()> {
+        let (taken, is_taken) = oneshot::channel();
         let Some(systemd) = self.systemd.caller() else {
-            return;
+            return is_taken;
         };
         let (requests, news) = (self.requests.clone(), self.announcer.connect());
         self.announcer.services(self.services.keys().cloned());
         tokio::spawn(async move {
-            if let Err(error) = bus::serve(systemd.connection(), requests, news).await {
+            if let Err(error) = bus::serve(systemd.connection(), requests, news, taken).await {
                 log::warn!("`ondemand status` and others will not work: {error:#}");
             }
         });
+        is_taken
     }
 }

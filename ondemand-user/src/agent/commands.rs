@@ -128,6 +128,7 @@ impl Agent {
                     self.run_job(name, true);
                 }
                 Command::StopProxy => self.stop_proxy(name),
+                Command::DismissProxy => self.dismiss_proxy(name),
                 Command::Count(counter) => {
                     watched.tally.add(counter);
                     self.announcer.count(name, counter);
@@ -207,6 +208,20 @@ impl Agent {
         tokio::spawn(async move {
             if let crate::lifecycle::JobEnd::Failed(why) = systemd.stop(&proxy).await {
                 log::warn!("{name}: {why}");
+            }
+        });
+    }
+
+    /// Its end is an event, or does not come: then the request's own end says so.
+    fn dismiss_proxy(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        tokio::spawn(async move {
+            if let Err(error) = systemd.signal(&proxy, crate::proxy::LEAVE).await {
+                log::warn!("{name}: {error:#}");
             }
         });
     }

@@ -1,24 +1,34 @@
 //! Which services are watched: the configuration, and what changes when it is read again.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 
 use super::{Agent, service::Watched};
 use crate::{
-    config::{Config, Service},
+    config::{self, Config, DEFAULT_PATH, Service},
     ktime::Ktime,
     sampler::Slot,
 };
+
+/// The configuration, and its text.
+pub(super) fn read(path: &Path) -> Result<(Config, String)> {
+    let text = config::text(path)?;
+    Ok((Config::parse(path, &text)?, text))
+}
 
 impl Agent {
     /// Reads the configuration anew. One that is wrong changes nothing, and is said.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
-        let result = Config::load(&self.config_path)
+        let result = read(&self.config_path)
             .context("the agent keeps the configuration that it has")
-            .and_then(|config| {
+            .and_then(|(config, text)| {
                 self.apply(config)
-                    .context("the new configuration cannot be watched")
+                    .context("the new configuration cannot be watched")?;
+                Ok(text)
             });
+        let result = result.map(|text| self.keep_for_boot(text));
         match &result {
             Ok(()) => {
                 log::info!("configuration read again: {}", self.summary());
@@ -28,6 +38,19 @@ impl Agent {
         }
         self.notifier.ready();
         result
+    }
+
+    /// Keeps what systemd's generator may need at the next boot.
+    pub(super) fn keep_for_boot(&mut self, text: String) {
+        if self.config_path != Path::new(DEFAULT_PATH) {
+            return;
+        }
+        let save = self.last_good.save(text);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = save() {
+                log::warn!("a copy of the configuration for the next boot: {error:#}");
+            }
+        });
     }
 
     /// Makes `config` the configuration. Services that it had before keep their counts.
@@ -71,11 +94,7 @@ impl Agent {
         self.recorder.watch(history, config.services.keys());
         self.metrics.configure(&config);
         self.config = config;
-        self.systemd.watch(
-            self.services
-                .values()
-                .flat_map(|watched| watched.units.clone()),
-        );
+        self.systemd.watch(self.services.iter());
         self.announcer.services(self.services.keys().cloned());
         Ok(())
     }

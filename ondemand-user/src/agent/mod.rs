@@ -36,11 +36,12 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use units::Connection;
+use units::{Connection, Readings};
 
 use crate::{
     bus,
     config::Config,
+    holds::{self, Store},
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
@@ -48,12 +49,16 @@ use crate::{
     sampler::{KernelEvent, Sampler, Slot},
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
+    units::last_good,
     veto,
     words::{Span, counted},
 };
 
 /// Proxies of one service that wait for its listener, at most.
 const MOST_WAITING: usize = 64;
+
+/// How long to wait for the agent's name on the bus before it is ready without.
+const BUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything that can happen.
 enum Event {
@@ -77,7 +82,7 @@ enum Message {
     /// The units, over the connection of this number.
     Units {
         connection: u64,
-        readings: Result<Vec<(String, Reading)>>,
+        readings: Result<Readings>,
     },
     /// The veto program's answer.
     Veto {
@@ -112,6 +117,8 @@ struct Agent {
     recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
+    /// The last configuration that was right, for the next boot.
+    last_good: Store,
     announcer: Announcer,
     /// Whether the first configuration is being watched.
     began: bool,
@@ -142,7 +149,7 @@ struct Sources {
 ///
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
-    let config = Config::load(config_path)?;
+    let (config, text) = configuration::read(config_path)?;
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
@@ -175,6 +182,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
+        last_good: Store::new(holds::path().with_file_name(last_good::FILE)),
         announcer: Announcer::default(),
         began: false,
         next_poll: None,
@@ -183,6 +191,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         next_bytes: Ktime::from_nanos(0),
     };
     agent.begin(config).await?;
+    agent.keep_for_boot(text);
     loop {
         let event = agent.next_event(&mut sources).await?;
         if let Event::Terminate = event {
@@ -208,7 +217,7 @@ impl Agent {
         self.apply(config)?;
         self.began = true;
         let readings = self.systemd.read_all().await?;
-        self.systemd.take(readings);
+        self.take_readings(readings);
         if self.dry_run {
             log::warn!("dry run: nothing is stopped");
         }
@@ -220,8 +229,11 @@ impl Agent {
         let services = counted(self.services.len() as u64, "service");
         log::info!("watches {services}; the kernel {counting}");
         self.look_at_all();
-        self.serve_bus();
+        let is_taken = self.serve_bus();
         self.pass_time();
+        // `systemctl start ondemand && ondemand start wiki`: ready means that clients find it. Without
+        // the bus it is ready all the same, and has said why.
+        let _ = tokio::time::timeout(BUS_PATIENCE, is_taken).await;
         self.notifier.ready();
         Ok(())
     }
@@ -315,13 +327,9 @@ impl Agent {
     fn say_listening(&mut self, name: &str) {
         let watched = self.services.get(name);
         let units = watched.and_then(|watched| self.units_of(watched));
-        let backend = units.map(|units| units.backend);
-        if let Some(watched) = self.services.get_mut(name)
-            && let (Some(backend), Some(listens)) = (backend, watched.listens)
-            && watched.listened_since != backend.inactive_exit
-            && let Some(took) = backend.since_start(listens)
+        if let Some((units, watched)) = units.zip(self.services.get_mut(name))
+            && let Some(took) = watched.listened(&units.backend)
         {
-            watched.listened_since = backend.inactive_exit;
             watched.tally.last_start = Some(took);
             log::info!("{name}: listens {} after its start began", Span(took));
         }
@@ -353,7 +361,7 @@ impl Agent {
                 readings,
             } if connection == self.systemd.number() => match readings {
                 Ok(readings) => {
-                    self.systemd.take(readings);
+                    self.take_readings(readings);
                     self.look_at_all();
                 }
                 Err(error) => self.disconnected(&format!("{error:#}")),
@@ -424,6 +432,11 @@ impl Agent {
             self.find_problem(&name);
             self.find_refusal(&name);
             self.look(&name, Input::Changed);
+            let watched = self.services.get(&name);
+            let backend = watched.and_then(|watched| self.units_of(watched));
+            if let Some((units, watched)) = backend.zip(self.services.get_mut(&name)) {
+                watched.found(&units.backend);
+            }
         }
     }
 

@@ -53,16 +53,21 @@ pub struct Watched {
     pub refusal_said: bool,
     /// What was counted since the agent's start.
     pub tally: Tally,
-    /// When it last began to listen.
+    /// When a listener was seen of which the start's begin is not known yet.
     pub listens: Option<Ktime>,
     /// The begin of the start of which the first listener was seen.
-    pub listened_since: Option<Ktime>,
+    listened_since: Option<Ktime>,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
     /// Those who asked for a stop and wait for its end.
     pub asked: Vec<Reply<bool>>,
     /// Whether connections can be steered at all on this host.
     steerable: bool,
+    /// The unit whose address rules steering would go past.
+    rules: Option<String>,
+    /// Whether that is still to be read.
+    rules_unread: bool,
+    dry_run: bool,
 }
 
 impl Watched {
@@ -93,6 +98,10 @@ impl Watched {
             waiting: Vec::new(),
             asked: Vec::new(),
             steerable,
+            rules: None,
+            // Nothing is done before its units are read, and its rules with them.
+            rules_unread: false,
+            dry_run,
         }
     }
 
@@ -101,7 +110,10 @@ impl Watched {
         if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
             self.uncounted.begin(now);
         }
-        let options = options(&service, self.steerable, dry_run);
+        self.dry_run = dry_run;
+        // They are read of those alone that ask for steering.
+        self.rules_unread |= service.steer && !self.service.steer;
+        let options = options(&service, self.may_steer(), dry_run);
         if service.unit != self.service.unit {
             self.lifecycle = Lifecycle::new(options);
             self.asked.clear();
@@ -112,6 +124,51 @@ impl Watched {
         self.units[0].clone_from(&service.unit);
         self.service = service;
         self.slot = slot;
+    }
+
+    /// It was up before anybody looked: what listens from now on says nothing of that start.
+    pub fn found(&mut self, backend: &Unit) {
+        if backend.state.is_up() && self.listened_since.is_none() && self.listens.is_none() {
+            self.listened_since = backend.inactive_exit;
+        }
+    }
+
+    /// How long its last start, as far as it is known, took until the first listener that was
+    /// seen, once for each start.
+    pub fn listened(&mut self, backend: &Unit) -> Option<Duration> {
+        if self.listened_since == backend.inactive_exit {
+            // A second listener of this start, or the first of one that is not known yet.
+            return None;
+        }
+        let took = backend.since_start(self.listens?)?;
+        self.listened_since = backend.inactive_exit;
+        self.listens = None;
+        Some(took)
+    }
+
+    /// Whether it asks for steering, and there is anything between which.
+    pub fn could_steer(&self) -> bool {
+        options(&self.service, true, false).steer
+    }
+
+    fn may_steer(&self) -> bool {
+        self.steerable && self.rules.is_none() && !self.rules_unread
+    }
+
+    /// Takes over which unit has address rules that steering would go past. Gives whether that is
+    /// to be said: it changed, and nothing else is against steering.
+    pub fn set_rules(&mut self, place: Option<String>) -> bool {
+        self.rules_unread = false;
+        let changed = place != self.rules;
+        self.rules = place;
+        let options = options(&self.service, self.may_steer(), self.dry_run);
+        self.lifecycle.set_options(options);
+        changed && self.steerable && self.could_steer()
+    }
+
+    /// The unit whose address rules steering would go past.
+    pub fn address_rules(&self) -> Option<&str> {
+        self.rules.as_deref()
     }
 
     /// Forgets what was under way, and whatever is still to come of it.
@@ -338,6 +395,58 @@ mod tests {
         assert_eq!(uncounted.until, Some(ms(10)));
         uncounted.unix_unknown(ms(12));
         assert_eq!(uncounted.until, Some(ms(12)));
+    }
+
+    #[test]
+    fn what_cannot_be_steered_has_no_gate() {
+        let asks = |listen| Service {
+            steer: true,
+            ..service(listen)
+        };
+        let watched = |listen, steerable| Watched::new(asks(listen), Slot(0), steerable, false);
+        assert!(watched("127.0.0.1:80", true).lifecycle.has_gate());
+        assert!(!watched("127.0.0.1:80", false).lifecycle.has_gate());
+        assert!(!watched("/run/wiki.sock", true).lifecycle.has_gate());
+        // Address rules come and go, and are said when they change something.
+        let mut fenced = watched("127.0.0.1:80", true);
+        let rules = Some("system.slice".to_owned());
+        assert!(fenced.set_rules(rules.clone()) && !fenced.lifecycle.has_gate());
+        assert!(!fenced.set_rules(rules.clone()));
+        fenced.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
+        assert!(!fenced.lifecycle.has_gate());
+        assert!(fenced.set_rules(None) && fenced.lifecycle.has_gate());
+        assert!(!watched("127.0.0.1:80", false).set_rules(rules.clone()));
+        // Who did not ask for steering before is not steered until the rules are read.
+        let mut asks_now = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
+        assert!(!asks_now.could_steer());
+        asks_now.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
+        assert!(!asks_now.lifecycle.has_gate() && asks_now.could_steer());
+        assert!(!asks_now.set_rules(None) && asks_now.lifecycle.has_gate());
+    }
+
+    #[test]
+    fn a_start_takes_until_its_first_listener() {
+        let mut watched = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
+        let mut told = |listens: Option<u64>, begin| {
+            watched.listens = listens.map(ms).or(watched.listens);
+            let backend = Unit {
+                inactive_exit: Some(ms(begin)),
+                ..Unit::default()
+            };
+            watched.listened(&backend).map(|took| took.as_millis())
+        };
+        assert_eq!(told(None, 100), None);
+        assert_eq!(told(Some(150), 100), Some(50));
+        assert_eq!(told(Some(160), 100), None, "a second one");
+        // The next start is told of after its listener: not 9.9 s after the first start.
+        assert_eq!(told(Some(10_000), 100), None);
+        assert_eq!(told(None, 9_950), Some(50));
+        assert_eq!(told(None, 20_000), None, "nobody listens yet");
+        assert_eq!(told(Some(20_030), 20_000), Some(30));
+        // The last one of a run is none of the next start.
+        assert_eq!(told(Some(25_000), 20_000), None);
+        assert_eq!(told(None, 30_000), None);
+        assert_eq!(told(Some(30_010), 30_000), Some(10));
     }
 
     fn service(listen: &str) -> Service {

@@ -10,7 +10,7 @@ use super::{Agent, Message, service, service::Watched};
 use crate::{
     lifecycle::unit::Units,
     status::Report,
-    systemd::{Change, Known, Link, Reading, Systemd},
+    systemd::{Change, Known, Link, Reading, Slices, Systemd},
 };
 
 /// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
@@ -23,7 +23,7 @@ pub struct Connection {
     link: Option<Link>,
     /// Counts the connections, so that what comes late over an old one is told apart.
     number: u64,
-    watched: Vec<String>,
+    wanted: Wanted,
     known: HashMap<String, Known>,
     changes: u64,
 }
@@ -33,7 +33,7 @@ impl Connection {
         Self {
             link: Some(link),
             number: 0,
-            watched: Vec::new(),
+            wanted: Wanted::default(),
             known: HashMap::new(),
             changes: 0,
         }
@@ -57,13 +57,26 @@ impl Connection {
         self.link.as_ref().map(|link| link.systemd.clone())
     }
 
-    /// Makes these the units of interest.
-    pub fn watch(&mut self, units: impl Iterator<Item = String>) {
-        self.watched = units.collect();
-        self.known.retain(|unit, _| self.watched.contains(unit));
-        if let Some(link) = &self.link {
-            link.systemd.watch(self.watched.iter().map(String::as_str));
+    /// Makes these the services of interest.
+    pub fn watch<'a>(&mut self, services: impl Iterator<Item = (&'a String, &'a Watched)>) {
+        let mut wanted = Wanted::default();
+        for (name, watched) in services {
+            wanted.units.extend_from_slice(&watched.units);
+            if watched.could_steer() {
+                let [backend, _, _, socket] = &watched.units;
+                let both = [socket.clone(), backend.clone()];
+                wanted.steered.push((name.clone(), both));
+            }
         }
+        self.known.retain(|unit, _| wanted.units.contains(unit));
+        self.wanted = wanted;
+        if let Some(link) = &self.link {
+            link.systemd.watch(self.names());
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.wanted.units.iter().map(String::as_str)
     }
 
     /// What systemd tells next. Cancel safe. Pending for ever without a connection.
@@ -93,17 +106,17 @@ impl Connection {
         self.known.get(unit)
     }
 
-    /// Reads all units of interest.
-    pub async fn read_all(&self) -> Result<Vec<(String, Reading)>> {
+    /// Reads all that is of interest.
+    pub async fn read_all(&self) -> Result<Readings> {
         match self.caller() {
-            Some(systemd) => read(&systemd, &self.watched).await,
-            None => Ok(Vec::new()),
+            Some(systemd) => self.wanted.read(&systemd).await,
+            None => Ok(Readings::default()),
         }
     }
 
     fn connect(&mut self, link: Link) {
         self.number += 1;
-        link.systemd.watch(self.watched.iter().map(String::as_str));
+        link.systemd.watch(self.names());
         self.link = Some(link);
     }
 
@@ -121,6 +134,39 @@ pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Re
         readings.push((unit.clone(), systemd.read(unit).await?));
     }
     Ok(readings)
+}
+
+/// All that is read of the units.
+#[derive(Debug, Default)]
+pub struct Readings {
+    units: Vec<(String, Reading)>,
+    /// By service: the unit whose address rules steering would go past.
+    rules: Vec<(String, Option<String>)>,
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    units: Vec<String>,
+    /// Services that ask for steering: front socket and backend.
+    steered: Vec<(String, [String; 2])>,
+}
+
+impl Wanted {
+    /// Reads it.
+    pub async fn read(&self, systemd: &Systemd) -> Result<Readings> {
+        let units = read(systemd, &self.units).await?;
+        let mut rules = Vec::with_capacity(self.steered.len());
+        let mut slices = Slices::default();
+        for (name, [socket, backend]) in &self.steered {
+            let mut place = systemd.address_rules(socket, &mut slices).await?;
+            if place.is_none() {
+                place = systemd.address_rules(backend, &mut slices).await?;
+            }
+            rules.push((name.clone(), place));
+        }
+        Ok(Readings { units, rules })
+    }
 }
 
 /// Adds what only systemd knows and answers.
@@ -217,15 +263,34 @@ impl Agent {
         }
     }
 
+    /// Takes over what was read.
+    pub(super) fn take_readings(&mut self, readings: Readings) {
+        self.systemd.take(readings.units);
+        for (name, place) in readings.rules {
+            let Some(watched) = self.services.get_mut(&name) else {
+                continue;
+            };
+            if watched.set_rules(place) {
+                match watched.address_rules() {
+                    Some(place) => log::warn!(
+                        "{name}: steering would go past IPAddressDeny= of {place}, so the proxy \
+                         carries all its clients"
+                    ),
+                    None => log::info!("{name}: no address rules any more: clients are steered"),
+                }
+            }
+        }
+    }
+
     /// Reads all units in a task of its own.
     pub(super) fn read_units(&self) {
         let Some(systemd) = self.systemd.caller() else {
             return;
         };
         let (connection, messages) = (self.systemd.number(), self.messages.clone());
-        let units = self.systemd.watched.clone();
+        let wanted = self.systemd.wanted.clone();
         tokio::spawn(async move {
-            let readings = read(&systemd, &units).await;
+            let readings = wanted.read(&systemd).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Units {
                 connection,
@@ -266,6 +331,7 @@ impl Agent {
         log::info!("systemd can be asked again");
         self.systemd.connect(link);
         self.read_units();
-        self.serve_bus();
+        // Nobody waits for it here.
+        drop(self.serve_bus());
     }
 }

@@ -71,8 +71,8 @@ pub fn service_path(name: &str) -> String {
     format!("{PATH}/service/{}", label(name))
 }
 
-/// Puts the objects on the bus, takes the name, and then tells what there is news of until
-/// nobody has any more.
+/// Puts the objects on the bus, takes the name, says so to `taken`, and then tells what there is
+/// news of until nobody has any more.
 ///
 /// # Errors
 ///
@@ -81,6 +81,7 @@ pub async fn serve(
     connection: &Connection,
     requests: mpsc::UnboundedSender<Request>,
     news: mpsc::UnboundedReceiver<News>,
+    taken: oneshot::Sender<()>,
 ) -> Result<()> {
     let manager = Manager::new(requests.clone());
     connection
@@ -96,6 +97,8 @@ pub async fn serve(
         RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {}
         _ => bail!("another program has the bus name {NAME}"),
     }
+    // Whoever does not wait for it does not listen.
+    let _ = taken.send(());
     news::publish(connection, &requests, news)
         .await
         .context("tell of changes on the bus")

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use aya::programs::ProgramType;
 use nix::unistd::geteuid;
 
 use super::finding::Finding;
@@ -50,7 +51,24 @@ pub fn kernel() -> Vec<Finding> {
             "sudo ondemand check",
         )
     });
+    if geteuid().is_root() {
+        found.push(steering());
+    }
     found
+}
+
+/// Whether this kernel can steer at all.
+fn steering() -> Finding {
+    const WHAT: &str = "sk_lookup";
+    match aya::sys::is_program_supported(ProgramType::SkLookup) {
+        Ok(true) => Finding::ok(WHAT, "connections can be steered"),
+        Ok(false) => Finding::warning(
+            WHAT,
+            "this kernel has no sk_lookup programs: the proxy carries all clients",
+            "set steer = false, so that nobody expects it",
+        ),
+        Err(error) => Finding::unknown(WHAT, &error.into()),
+    }
 }
 
 /// The message of what is missing says what to do.

@@ -17,7 +17,11 @@ use std::{
 use anyhow::{Context as _, Result};
 pub use finding::{Finding, Level};
 
-use crate::{config::Config, systemd::Systemd, units};
+use crate::{
+    config::{Config, DEFAULT_PATH},
+    systemd::Systemd,
+    units::{self, last_good},
+};
 
 /// Looks at the configuration, this host and each service, and prints what it finds. The exit
 /// code is 1 if something does not work.
@@ -26,7 +30,13 @@ use crate::{config::Config, systemd::Systemd, units};
 ///
 /// The configuration is wrong, or nothing can be printed.
 pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
-    let findings = look(&Config::load(config)?).await;
+    let findings = match Config::load(config) {
+        Ok(config) => look(&config).await,
+        Err(error) => {
+            say_meanwhile(config);
+            return Err(error);
+        }
+    };
     let output = if json {
         serde_json::to_string_pretty(&findings)? + "\n"
     } else {
@@ -41,6 +51,18 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
         Level::Error => ExitCode::FAILURE,
         Level::Ok | Level::Warning => ExitCode::SUCCESS,
     })
+}
+
+/// Says what systemd goes by as long as its own configuration is wrong.
+fn say_meanwhile(config: &Path) {
+    let is_systemds = config == Path::new(DEFAULT_PATH);
+    if let Some(copy) = last_good::find(config).filter(|_| is_systemds) {
+        eprintln!(
+            "ondemand: until {} is right, systemd goes on with the units of an older one, {}",
+            config.display(),
+            copy.words()
+        );
+    }
 }
 
 async fn look(config: &Config) -> Vec<Finding> {

@@ -11,15 +11,12 @@ use super::{
 };
 use crate::{
     config::{Endpoint, Service},
-    systemd::{Facts, Systemd},
+    systemd::{Facts, Slices, Systemd},
     units::UnitFile,
 };
 
 /// Where the agent cannot look: `ProtectHome=` and `PrivateTmp=` of ondemand.service.
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
-
-/// Slices are nested no deeper than this in anything but a mistake.
-const SLICES: usize = 16;
 
 /// Looks at everything of one service. `systemd`: none if it does not answer.
 pub async fn look(
@@ -247,8 +244,9 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
         ));
     }
     if let Some(systemd) = systemd {
+        let mut slices = Slices::default();
         for unit in [&service.socket_unit(), &service.unit] {
-            match filter(unit, systemd).await {
+            match systemd.address_rules(unit, &mut slices).await {
                 Ok(None) => {}
                 Ok(Some(place)) => {
                     let what = if *unit == service.unit {
@@ -258,7 +256,7 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
                     };
                     return Some(Finding::warning(
                         WHAT,
-                        format!("IPAddressDeny= of {place} {what}"),
+                        format!("IPAddressDeny= of {place} {what}: the proxy carries them"),
                         format!("set steer = false for service.{}", service.name),
                     ));
                 }
@@ -272,26 +270,6 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
         message += &format!("; those of {} through the proxy", list(&proxied));
     }
     Some(Finding::ok(WHAT, message))
-}
-
-/// The unit, or the slice it is in, that filters its traffic. `IPAddressAllow=` alone filters
-/// nothing: what no list names is let through (systemd.resource-control(5)).
-async fn filter(unit: &str, systemd: &Systemd) -> Result<Option<String>> {
-    let mut unit = unit.to_owned();
-    for _ in 0..SLICES {
-        let resources = systemd.resources(&unit).await?;
-        if resources
-            .ip_address_deny
-            .is_some_and(|deny| !deny.is_empty())
-        {
-            return Ok(Some(unit));
-        }
-        match resources.slice {
-            Some(slice) if !slice.is_empty() => unit = slice,
-            _ => break,
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Config {
     /// An [`Error`] inside the [`anyhow::Error`]. Its message names the file, the line and the key,
     /// one line for each problem.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self::parse(path, &read(path)?)?)
+        Ok(Self::parse(path, &text(path)?)?)
     }
 
     /// Checks `text`, which was read from `path`.
@@ -188,7 +188,11 @@ pub fn time_span(text: &str) -> Result<Duration, String> {
 }
 
 /// The text of the file at `path`.
-fn read(path: &Path) -> Result<String, Error> {
+///
+/// # Errors
+///
+/// It cannot be read, or is no text.
+pub fn text(path: &Path) -> Result<String, Error> {
     let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
     let mut bytes = Vec::new();
     std::fs::File::open(path)

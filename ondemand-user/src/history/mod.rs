@@ -4,6 +4,7 @@
 //! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: what is older is forgotten.
 
 mod hours;
+mod known;
 mod open;
 mod read;
 mod store;
@@ -11,6 +12,7 @@ mod store;
 mod tests;
 mod writer;
 
+pub use known::Known;
 pub use read::{Loaded, Period, TIMELINE, read};
 pub use writer::Writer;
 

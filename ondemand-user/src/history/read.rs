@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{Connection, Row, types::ValueRef};
 
-use super::{REASONS, hours::Hours, open};
+use super::{Known, REASONS, hours::Hours, open};
 use crate::replay::{Replay, Timeouts};
 
 /// Into so many equal parts a period is cut for the picture of states.
@@ -53,9 +53,9 @@ pub struct Loaded {
     /// From the begin of a start to the first packet to a client.
     pub first_bytes: Vec<u32>,
     /// Bytes of memory at a stop, times the milliseconds until the next start.
-    pub given_back: u128,
+    pub given_back: Known<u128>,
     /// Of the runs that ended in the period; CPU time in microseconds.
-    pub cpu: u64,
+    pub cpu: Known<u64>,
     /// See `cpu`.
     pub connections: u64,
     /// See `cpu`.
@@ -72,7 +72,8 @@ pub struct Loaded {
     watched_until: i64,
 }
 
-/// Reads what is in the database at `path`, from the begin of what it knows if `from` is `None`.
+/// Reads what is in the database at `path`, from the begin of what it knows if `from` is `None` or
+/// before that.
 /// Gives the period, which ends at `until`, and all services by their names.
 ///
 /// # Errors
@@ -94,8 +95,10 @@ pub fn read(
             path.display()
         );
     };
+    let asked = from.unwrap_or(begin).min(until);
     let period = Period {
-        from: from.unwrap_or(begin).min(until),
+        // Of what was before, nothing is known.
+        from: asked.max(begin).min(until),
         until,
     };
     let mut reader = Reader {
@@ -129,7 +132,7 @@ pub fn read(
         bail!(
             "the history {} knows nothing from {} to {}; it begins at {}",
             path.display(),
-            shown(period.from),
+            shown(asked),
             shown(period.until),
             shown(begin)
         );
@@ -200,8 +203,8 @@ impl Reader {
                 activations: 0,
                 cold_starts: Vec::new(),
                 first_bytes: Vec::new(),
-                given_back: 0,
-                cpu: 0,
+                given_back: Known::default(),
+                cpu: Known::default(),
                 connections: 0,
                 received: 0,
                 sent: 0,
@@ -284,7 +287,7 @@ impl Reader {
             service.connections += unsigned(row, 7)?.unwrap_or(0);
             service.received += unsigned(row, 8)?.unwrap_or(0);
             service.sent += unsigned(row, 9)?.unwrap_or(0);
-            service.cpu += unsigned(row, 10)?.unwrap_or(0);
+            service.cpu.add(unsigned(row, 10)?);
         }
         Ok(())
     }
@@ -296,8 +299,7 @@ impl Reader {
             return;
         };
         if let Some((since, memory)) = service.down.take() {
-            let span = period.part(since, run.started);
-            service.given_back += memory.map_or(0, |memory| u128::from(memory) * span as u128);
+            service.give_back(memory, period.part(since, run.started));
         }
         let until = run.ended.map_or(period.until, |ended| run.started + ended);
         service.active += period.part(run.started, until);
@@ -339,9 +341,8 @@ impl Reader {
             service.open(period, service.quiet_since);
         }
         for service in self.services.iter_mut().flatten() {
-            if let Some((since, Some(memory))) = service.down {
-                let span = period.part(since, service.watched_until.max(since));
-                service.given_back += u128::from(memory) * span as u128;
+            if let Some((since, memory)) = service.down {
+                service.give_back(memory, period.part(since, service.watched_until.max(since)));
             }
         }
         Ok(())
@@ -387,6 +388,14 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
 impl Loaded {
     fn is_known(&self) -> bool {
         self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
+    }
+
+    /// It was down for so long.
+    fn give_back(&mut self, memory: Option<u64>, span: i64) {
+        if span > 0 {
+            let given = memory.map(|memory| u128::from(memory) * span as u128);
+            self.given_back.add(given);
+        }
     }
 
     /// Nobody has come since then, at the end of the period.

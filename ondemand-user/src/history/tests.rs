@@ -89,7 +89,7 @@ fn a_period_is_cut_out_of_what_was_written() {
     // Minutes from and until: up, watched, starts, gaps, GiB-minutes given back.
     let check = |from, until, expected: (i64, i64, u64, u64, u128)| {
         let found = load(&path, from * MINUTE, until * MINUTE);
-        let given_back = found.given_back / ((1 << 30) * MINUTE as u128);
+        let given_back = found.given_back.known().unwrap() / ((1 << 30) * MINUTE as u128);
         let figures = (
             found.active / MINUTE,
             found.watched / MINUTE,
@@ -114,7 +114,27 @@ fn a_period_is_cut_out_of_what_was_written() {
         (vec![250], vec![300])
     );
     assert_eq!((whole.connections, whole.received, whole.sent), (3, 10, 20));
-    assert_eq!((whole.cpu, whole.stops), (7_000_000, [1, 0, 0, 0, 0]));
+    assert_eq!(
+        (whole.cpu.known(), whole.stops),
+        (Some(7_000_000), [1, 0, 0, 0, 0])
+    );
+}
+
+#[test]
+fn a_period_begins_with_what_is_known() {
+    let (_directory, path) = place();
+    let mut records = two_runs();
+    records.splice(..2, [watched(10 * MINUTE)]);
+    let _store = written(&path, &records);
+    let from = |asked, until| {
+        let read = read(&path, asked, until * MINUTE, &Timeouts::default());
+        read.map(|(period, _)| period.from / MINUTE)
+    };
+    assert_eq!(from(None, 40).unwrap(), 10);
+    assert_eq!(from(Some(-1_000_000 * MINUTE), 40).unwrap(), 10);
+    assert_eq!(from(Some(20 * MINUTE), 40).unwrap(), 20);
+    let error = from(Some(0), 5).unwrap_err().to_string();
+    assert!(error.contains("knows nothing from 1970-01-01"), "{error}");
 }
 
 #[test]

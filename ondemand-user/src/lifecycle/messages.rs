@@ -110,6 +110,8 @@ pub enum Command {
     TakeLease,
     /// Stop the proxy's unit; nobody waits for the end.
     StopProxy,
+    /// Tell the proxy to leave now if it has no connection; nobody waits for the end.
+    DismissProxy,
     /// Count it.
     Count(Counter),
     /// Log it.

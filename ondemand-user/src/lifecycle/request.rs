@@ -4,7 +4,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    Lifecycle, Step,
+    Lifecycle, Step, idle_since,
     messages::{Command, View},
     note::Cause,
     pause::Pause,
@@ -27,6 +27,9 @@ pub(super) struct Request {
     pub(super) until: Ktime,
     /// The backend's run that it is about.
     run: Option<Option<Ktime>>,
+    /// Since when the service was idle when its proxy was told to leave. Whoever comes at that
+    /// moment keeps it, so it is told again after him.
+    dismissed: Option<Ktime>,
 }
 
 /// How a stop that somebody asked for ended.
@@ -104,6 +107,7 @@ impl Lifecycle {
         self.request = Some(Request {
             until: view.now + PATIENCE,
             run: self.runs.started(),
+            dismissed: None,
         });
     }
 
@@ -127,10 +131,35 @@ impl Lifecycle {
         let deactivating = view.units.backend.state == ActiveState::Deactivating;
         let refusal = self.refusal(view).or_else(|| {
             let late = view.now >= request.until && !deactivating;
-            late.then_some(Refusal::Slow)
+            late.then(|| self.late(view))
         });
-        if let Some(refusal) = refusal {
-            self.answer(Reply::Kept(refusal), commands);
+        match refusal {
+            Some(refusal) => self.answer(Reply::Kept(refusal), commands),
+            None => self.dismiss_proxy(view, commands),
+        }
+    }
+
+    /// An unsteered service's proxy stays for long without clients. It leaves sooner if it is told
+    /// to, which loses nobody: whoever has come meanwhile keeps it, and whoever comes next is at the
+    /// front socket, where PID 1 starts the next one.
+    fn dismiss_proxy(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let proxy = &view.units.proxy;
+        let stays = view.units.held() && proxy.is_settled_up() && !self.options.dry_run;
+        if let Some(request) = &mut self.request
+            && stays
+            && let Some(since) = idle_since(view)
+            && request.dismissed != Some(since)
+        {
+            request.dismissed = Some(since);
+            commands.push(Command::DismissProxy);
+        }
+    }
+
+    /// What did not come in time.
+    fn late(&self, view: &View) -> Refusal {
+        match view.units.proxy.is_settled_up() {
+            true => Refusal::Proxy(self.options.proxy_stays),
+            false => Refusal::Slow,
         }
     }
 
@@ -153,7 +182,8 @@ impl Lifecycle {
             Verdict::Quiet { .. } | Verdict::Idle { .. } => {
                 let stays = self.options.proxy_stays;
                 let comes = units.proxy.state == ActiveState::Activating || units.proxy.job;
-                let waits = comes || stays > PATIENCE;
+                // A dry run does not tell it to leave.
+                let waits = comes || (stays > PATIENCE && self.options.dry_run);
                 (!units.proxy.is_settled_down() && waits).then_some(Refusal::Proxy(stays))
             }
         }

@@ -14,8 +14,9 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use carry::carry;
 use listener::Listeners;
+use nix::sys::signal::Signal;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
     task::JoinSet,
     time::Instant,
 };
@@ -32,6 +33,11 @@ use crate::{
 const MOST: usize = 30_000;
 /// After accept(2) failed, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells a proxy that has no connection to leave now, and one that has some nothing. As Apache's
+/// httpd has it for its graceful stop; by default nothing comes of it, so that no proxy of another
+/// version ends by it in the midst of a connection.
+pub const LEAVE: Signal = Signal::SIGWINCH;
 
 /// Whom to serve.
 #[derive(Clone, Debug)]
@@ -103,7 +109,12 @@ pub fn run(options: &Options) -> Result<()> {
         })
 }
 
-async fn serve(mut listeners: Listeners, options: &Options, terminate: &mut Signal) -> Result<()> {
+async fn serve(
+    mut listeners: Listeners,
+    options: &Options,
+    terminate: &mut unix::Signal,
+) -> Result<()> {
+    let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("listen to SIGWINCH")?;
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
@@ -121,6 +132,10 @@ async fn serve(mut listeners: Listeners, options: &Options, terminate: &mut Sign
                 idle_at = Instant::now() + options.exit_idle_time;
             }
             () = tokio::time::sleep_until(idle_at), if connections.is_empty() => return Ok(()),
+            // Whoever came meanwhile is served, here or by the next proxy.
+            _ = leave.recv() => if connections.is_empty() {
+                idle_at = Instant::now();
+            },
             _ = terminate.recv() => break,
         }
     }

@@ -6,7 +6,7 @@ use super::{
     Terms,
     model::{Measured, Quantiles, Report, Service},
 };
-use crate::history::{Loaded, Period, REASONS, TIMELINE};
+use crate::history::{Known, Loaded, Period, REASONS, TIMELINE};
 
 /// Byte-milliseconds in a GiB-hour.
 const GIB_HOUR: f64 = (1_u64 << 30) as f64 * 3.6e6;
@@ -15,10 +15,13 @@ const GIB_HOUR: f64 = (1_u64 << 30) as f64 * 3.6e6;
 pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -> Report {
     let mut starts = (Vec::new(), Vec::new());
     let mut all = Measured::default();
+    let (mut given_back, mut cpu) = (Known::default(), Known::default());
     let mut services = Vec::with_capacity(loaded.len());
     for mut one in loaded {
         starts.0.extend_from_slice(&one.cold_starts);
         starts.1.extend_from_slice(&one.first_bytes);
+        given_back.merge(&one.given_back);
+        cpu.merge(&one.cpu);
         let measured = measure(&mut one, terms);
         add(&mut all, &measured);
         let (replay, week) = (&one.replay, one.week.as_slice());
@@ -36,6 +39,8 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
     }
     all.cold_start = Quantiles::of(&mut starts.0);
     all.first_byte = Quantiles::of(&mut starts.1);
+    all.memory_gib_hours_given_back = gib_hours(&given_back);
+    all.cpu_seconds = cpu_seconds(&cpu);
     all.money_given_back = money(&all, terms);
     let span = (period.from as f64 / 1e3, period.until as f64 / 1e3);
     let zone = jiff::tz::TimeZone::system();
@@ -53,9 +58,9 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         inactive_seconds: (one.watched - one.active).max(0) as f64 / 1e3,
         cold_start: Quantiles::of(&mut one.cold_starts),
         first_byte: Quantiles::of(&mut one.first_bytes),
-        memory_gib_hours_given_back: one.given_back as f64 / GIB_HOUR,
+        memory_gib_hours_given_back: gib_hours(&one.given_back),
         money_given_back: None,
-        cpu_seconds: one.cpu as f64 / 1e6,
+        cpu_seconds: cpu_seconds(&one.cpu),
         connections: one.connections,
         received_bytes: one.received,
         sent_bytes: one.sent,
@@ -67,15 +72,21 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
 
 fn money(measured: &Measured, terms: &Terms) -> Option<f64> {
     let price = terms.price_per_gib_hour?;
-    Some(measured.memory_gib_hours_given_back * price)
+    Some(measured.memory_gib_hours_given_back? * price)
+}
+
+fn gib_hours(given_back: &Known<u128>) -> Option<f64> {
+    given_back.known().map(|sum| sum as f64 / GIB_HOUR)
+}
+
+fn cpu_seconds(cpu: &Known<u64>) -> Option<f64> {
+    cpu.known().map(|micros| micros as f64 / 1e6)
 }
 
 fn add(all: &mut Measured, one: &Measured) {
     all.activations += one.activations;
     all.active_seconds += one.active_seconds;
     all.inactive_seconds += one.inactive_seconds;
-    all.memory_gib_hours_given_back += one.memory_gib_hours_given_back;
-    all.cpu_seconds += one.cpu_seconds;
     all.connections += one.connections;
     all.received_bytes += one.received_bytes;
     all.sent_bytes += one.sent_bytes;

@@ -39,6 +39,9 @@ impl fmt::Display for Usage {
     }
 }
 
+/// A trace with times below this counts from its own begin and not from 1970. Seconds.
+const A_YEAR: f64 = 365.0 * 86_400.0;
+
 /// How things are weighed.
 #[derive(Clone, Debug)]
 pub struct Terms {
@@ -110,11 +113,15 @@ fn from_trace(path: &Path, options: &cli::Report, terms: &Terms) -> Result<Repor
     });
     let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
     let services = services.collect();
+    let zone = match span.0 < A_YEAR {
+        true => "trace",
+        false => "UTC",
+    };
     Ok(Report::new(
         "trace",
         path,
         span,
-        "UTC".into(),
+        zone.into(),
         services,
         terms,
     ))

@@ -23,7 +23,7 @@ pub struct Report {
     pub until: f64,
     /// The period's length.
     pub seconds: f64,
-    /// The zone of hours and weekdays.
+    /// The zone of hours and weekdays; `trace` where a trace counts from its own begin.
     pub time_zone: String,
     /// One cold start is as bad as so much time up and idle.
     pub cold_start_cost_seconds: f64,
@@ -75,12 +75,13 @@ pub struct Measured {
     pub cold_start: Quantiles,
     /// How long starts took until the first packet went to a client.
     pub first_byte: Quantiles,
-    /// Memory at each stop, times the time until the next start.
-    pub memory_gib_hours_given_back: f64,
+    /// Memory at each stop, times the time until the next start. Null where systemd accounts none;
+    /// what it did not account at some of the stops is not in it.
+    pub memory_gib_hours_given_back: Option<f64>,
     /// The same in money; null without a price.
     pub money_given_back: Option<f64>,
-    /// CPU time of the runs that ended in the period.
-    pub cpu_seconds: f64,
+    /// CPU time of the runs that ended in the period; null as above.
+    pub cpu_seconds: Option<f64>,
     /// Clients accepted in these runs.
     pub connections: u64,
     /// Payload bytes from clients in these runs.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     model::{Report, Service, seconds},
     plots,
-    text::{given_back, period, quantiles, span_of, stops},
+    text::{cpu, given_back, period, quantiles, span_of, stops, zone},
 };
 use crate::words::{Bytes, counted};
 
@@ -46,10 +46,11 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
         Figure {
             id: "what-if",
             title: "What if",
-            caption: "<span class=\"first\">Cold starts</span> (left) and <span class=\"second\">\
-                      hours up and idle</span> (right) with each idle timeout; the line is the \
-                      recommended one"
-                .to_owned(),
+            caption: format!(
+                "<span class=\"first\">Cold starts</span> (left) and <span class=\"second\">{} up \
+                 and idle</span> (right) with each idle timeout; the line is the recommended one",
+                plots::what_if_unit(total).0
+            ),
             svg: plots::what_if(total)?,
         },
     ];
@@ -71,10 +72,7 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
     figures.push(Figure {
         id: "week",
         title: "The week",
-        caption: format!(
-            "Arrivals by hour and weekday ({})",
-            escaped(&report.time_zone)
-        ),
+        caption: format!("Arrivals by hour and weekday ({})", escaped(zone(report))),
         svg: plots::heat_map(total)?,
     });
     Ok(figures)
@@ -153,7 +151,7 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
             ("cold start", quantiles(&measured.cold_start)),
             ("first byte", quantiles(&measured.first_byte)),
             ("memory given back", given_back(measured)),
-            ("CPU used", span_of(measured.cpu_seconds).to_string()),
+            ("CPU used", cpu(measured)),
             (
                 "traffic",
                 format!(
@@ -241,8 +239,13 @@ fn services_table(html: &mut String, report: &Report) -> Result<(), Error> {
                 span_of(measured.inactive_seconds),
                 measured.activations,
                 p95.map_or("-".into(), |p95| span_of(p95).to_string()),
-                given_back(measured),
-                span_of(measured.cpu_seconds)
+                match measured.memory_gib_hours_given_back {
+                    Some(_) => given_back(measured),
+                    None => "-".to_owned(),
+                },
+                measured
+                    .cpu_seconds
+                    .map_or("-".to_owned(), |cpu| span_of(cpu).to_string())
             )?;
         }
         match &row.recommended {

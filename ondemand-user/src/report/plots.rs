@@ -77,6 +77,23 @@ fn figure(number: f64) -> String {
     format!("{}{unit}", (number * 10.0).round() / 10.0)
 }
 
+/// The unit in which an axis up to so many seconds has figures of one or more, and its seconds.
+pub fn unit(longest: f64) -> (&'static str, f64) {
+    match longest {
+        ..120.0 => ("seconds", 1.0),
+        ..7_200.0 => ("minutes", 60.0),
+        _ => ("hours", 3_600.0),
+    }
+}
+
+/// In which unit the plot [`what_if`] has time up and idle.
+pub fn what_if_unit(service: &Service) -> (&'static str, f64) {
+    let outcomes = service.what_if.outcomes.iter();
+    unit(seconds(
+        outcomes.map(|outcome| outcome.warm_idle).max().unwrap_or(0),
+    ))
+}
+
 /// A label for every so many places, so that they do not touch.
 fn label(labels: &[String], place: &SegmentValue<usize>) -> String {
     let step = labels.len().div_ceil(6).max(1);
@@ -163,7 +180,8 @@ pub fn what_if(service: &Service) -> Result<String> {
         .iter()
         .map(|outcome| short(seconds(outcome.timeout.into())))
         .collect();
-    let hours = |micros: u128| seconds(micros) / 3600.0;
+    let (unit, length) = what_if_unit(service);
+    let spans = |micros: u128| seconds(micros) / length;
     let most = outcomes
         .iter()
         .map(|outcome| outcome.cold_starts)
@@ -171,12 +189,12 @@ pub fn what_if(service: &Service) -> Result<String> {
         .unwrap_or(0);
     let longest = outcomes
         .iter()
-        .map(|outcome| hours(outcome.warm_idle))
+        .map(|outcome| spans(outcome.warm_idle))
         .fold(0.0, f64::max);
     let top = |highest: f64| 0.0..if highest > 0.0 { highest * 1.08 } else { 1.0 };
     let places = || (0..outcomes.len().max(1)).into_segmented();
     svg(
-        "Cold starts and hours up and idle, by idle timeout",
+        &format!("Cold starts and {unit} up and idle, by idle timeout"),
         HEIGHT,
         |area| {
             let mut chart = ChartBuilder::on(area)
@@ -204,7 +222,7 @@ pub fn what_if(service: &Service) -> Result<String> {
                 .configure_secondary_axes()
                 .axis_style(FAINT)
                 .y_labels(5)
-                .y_label_formatter(&|hours| figure(*hours))
+                .y_label_formatter(&|spans| figure(*spans))
                 .label_style(font(15))
                 .draw()
                 .map_err(drawing)?;
@@ -218,7 +236,7 @@ pub fn what_if(service: &Service) -> Result<String> {
             let places = (0..outcomes.len()).map(SegmentValue::CenterOf);
             let cold = outcomes.iter().map(|outcome| outcome.cold_starts as f64);
             let cold: Vec<_> = places.clone().zip(cold).collect();
-            let warm = outcomes.iter().map(|outcome| hours(outcome.warm_idle));
+            let warm = outcomes.iter().map(|outcome| spans(outcome.warm_idle));
             let warm: Vec<_> = places.zip(warm).collect();
             chart
                 .draw_series(LineSeries::new(cold.clone(), FIRST.stroke_width(2)))
@@ -358,6 +376,16 @@ mod tests {
         check(604_800.0, "7d");
         assert_eq!(figure(9_999.0), "9999");
         assert_eq!(figure(12_345.0), "12.3k");
+    }
+
+    #[test]
+    fn an_axis_has_figures_of_one_or_more() {
+        let check = |seconds, expected| assert_eq!(unit(seconds).0, expected);
+        check(0.0, "seconds");
+        check(119.0, "seconds");
+        check(120.0, "minutes");
+        check(7_199.0, "minutes");
+        check(7_200.0, "hours");
     }
 
     #[test]

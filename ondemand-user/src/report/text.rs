@@ -46,8 +46,7 @@ pub fn period(report: &Report) -> String {
             |at| at.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         )
     };
-    // A trace may count from its own begin.
-    if report.from < 86_400.0 * 365.0 {
+    if report.source == "trace" && report.from < super::A_YEAR {
         format!("from {} s to {} s of the trace", report.from, report.until)
     } else {
         format!(
@@ -59,14 +58,34 @@ pub fn period(report: &Report) -> String {
     }
 }
 
+/// The zone of hours and weekdays, in words.
+pub fn zone(report: &Report) -> &str {
+    match report.time_zone.as_str() {
+        "trace" => "as the trace counts, its first day being Thu",
+        zone => zone,
+    }
+}
+
 /// Seconds in words.
 pub fn span_of(seconds: f64) -> Span {
     Span(span(seconds))
 }
 
+/// What systemd does not account.
+const UNKNOWN: &str = "unknown (systemd does not account it)";
+
+/// CPU time in words.
+pub fn cpu(measured: &Measured) -> String {
+    let known = measured.cpu_seconds.map(|cpu| span_of(cpu).to_string());
+    known.unwrap_or_else(|| UNKNOWN.to_owned())
+}
+
 /// `12 GiB-hours`, and what they cost.
 pub fn given_back(measured: &Measured) -> String {
-    let mut text = format!("{:.2} GiB-hours", measured.memory_gib_hours_given_back);
+    let Some(given_back) = measured.memory_gib_hours_given_back else {
+        return UNKNOWN.to_owned();
+    };
+    let mut text = format!("{given_back:.2} GiB-hours");
     if let Some(money) = measured.money_given_back {
         // Writing to a string cannot fail.
         let _ = write!(text, ", worth {money:.2}");
@@ -119,7 +138,7 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
         .map(|price| format!(" (at {price} a GiB-hour)"));
     let price = price.unwrap_or_default();
     writeln!(text, "  given back    {}{price}", given_back(measured))?;
-    writeln!(text, "  CPU used      {}", span_of(measured.cpu_seconds))?;
+    writeln!(text, "  CPU used      {}", cpu(measured))?;
     writeln!(
         text,
         "  traffic       {}, {} in, {} out\n",
@@ -140,7 +159,7 @@ fn write_use(text: &mut String, report: &Report) -> fmt::Result {
     let hours = hours.map(|hour| format!("{} {:02}h ({})", hour.weekday, hour.hour, hour.arrivals));
     let hours: Vec<String> = hours.collect();
     if !hours.is_empty() {
-        let zone = &report.time_zone;
+        let zone = zone(report);
         writeln!(text, "  busiest hours ({zone}): {}", hours.join(", "))?;
     }
     let gaps: u64 = total.gaps.iter().map(|gaps| gaps.count).sum();
@@ -230,7 +249,11 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
             let cold = &measured.cold_start;
             let cold = [cold.p50_seconds, cold.p95_seconds, cold.max_seconds];
             let cold = cold.map(|took| took.map_or("-".into(), |took| span_of(took).to_string()));
-            let mut given_back = format!("{:.2} GiBh", measured.memory_gib_hours_given_back);
+            let mut given_back = measured
+                .memory_gib_hours_given_back
+                .map_or("-".to_owned(), |given_back| format!("{given_back:.2} GiBh"));
+            let cpu = measured.cpu_seconds;
+            let cpu = cpu.map_or("-".to_owned(), |cpu| span_of(cpu).to_string());
             if let Some(money) = measured.money_given_back {
                 given_back += &format!(" = {money:.2}");
             }
@@ -240,7 +263,7 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
                 &measured.activations.to_string(),
                 &cold.join("/"),
                 &given_back,
-                &span_of(measured.cpu_seconds).to_string(),
+                &cpu,
             ];
             row_of(text, cells.map(String::as_str))?;
         }

@@ -37,16 +37,10 @@ pub struct Facts {
     pub upheld_by: Option<Vec<String>>,
 }
 
-/// An address as family, bytes, and length of its prefix.
-type Prefix = (i32, Vec<u8>, u32);
-
 /// What of a unit is about its processes or sockets.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 pub struct Resources {
-    /// `IPAddressDeny=` (systemd.resource-control(5)).
-    #[zbus(rename = "IPAddressDeny")]
-    pub ip_address_deny: Option<Vec<Prefix>>,
     /// Its cgroup, below the root of the hierarchy; empty if it has none now.
     #[zbus(rename = "ControlGroup")]
     pub control_group: Option<String>,

@@ -1,5 +1,6 @@
 //! The only code that speaks to PID 1 (org.freedesktop.systemd1(5)).
 
+mod address_rules;
 mod facts;
 mod reading;
 pub mod unit_path;
@@ -12,9 +13,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+pub use address_rules::Slices;
+use anyhow::{Context as _, Result, anyhow};
 pub use facts::{Facts, Resources};
 use futures_util::StreamExt as _;
+use nix::sys::signal::Signal;
 pub use reading::{Known, Properties, Reading};
 use tokio::{sync::mpsc, task::AbortHandle};
 use zbus::{
@@ -219,6 +222,18 @@ impl Systemd {
     /// Stops a unit and waits for its job's end.
     pub async fn stop(&self, unit: &str) -> JobEnd {
         self.job("StopUnit", unit, GIVE_WAY).await
+    }
+
+    /// Sends a signal to a service's main process.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not do it: the service is down, for example.
+    pub async fn signal(&self, unit: &str, signal: Signal) -> Result<()> {
+        let body = (unit, "main", signal as i32);
+        let sent = self.manager("KillUnit", &body).await;
+        sent.map(drop)
+            .map_err(|error| anyhow!(explain("KillUnit", unit, &error)))
     }
 
     async fn job(&self, method: &'static str, unit: &str, mode: &'static str) -> JobEnd {

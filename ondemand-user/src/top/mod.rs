@@ -7,26 +7,27 @@ mod tests;
 mod view;
 mod words;
 
-use std::{thread, time::Duration};
+use std::{panic, thread, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use model::{Effect, Model};
 use ratatui::crossterm::event::{self, Event};
 use screen::Screen;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{bus::NO_NUMBER, client::Client, status::Report};
+use crate::{ablation, bus::NO_NUMBER, client::Client, status::Report};
 
 /// How often the agent is asked.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What comes back from the agent.
 enum Answer {
-    Report(Result<(Client, Report)>),
+    Report(Box<Result<(Client, Report)>>),
     /// What an action did.
     Done(Result<String>),
 }
@@ -44,35 +45,34 @@ pub async fn run() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
+    let mut quit = signal(SignalKind::quit()).context("listen to SIGQUIT")?;
     let begin = Instant::now();
     let mut model = Model::default();
     model.report(first, Duration::ZERO);
     let mut screen = Screen::take()?;
     let mut events = events();
-    let (answers, mut answered) = mpsc::unbounded_channel();
+    let mut answers = JoinSet::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.reset(); // The first report is there.
     let mut asking = false;
     loop {
-        screen.draw(|frame| view::draw(frame, &mut model))?;
+        screen.draw(|frame| {
+            if frame.count() > 0 {
+                ablation::panic_in("draw");
+            }
+            view::draw(frame, &mut model);
+        })?;
         let effect = tokio::select! {
-            _ = terminate.recv() => Effect::Quit,
-            _ = interrupt.recv() => Effect::Quit,
-            _ = hangup.recv() => Effect::Quit,
-            event = events.recv() => match event {
-                Some(Event::Key(key)) => model.key(key),
-                // The next drawing finds out about the size.
-                Some(_) => Effect::None,
-                // The terminal is gone.
-                None => Effect::Quit,
-            },
-            Some(answer) = answered.recv() => {
+            // After a panic the terminal is given back, and not to be drawn on again.
+            biased;
+            Some(answer) = answers.join_next() => {
+                let answer = answer.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()));
                 let now = begin.elapsed();
                 match answer {
                     Answer::Report(report) => {
                         asking = false;
-                        match report {
+                        match *report {
                             Ok((answering, report)) => {
                                 client = Some(answering);
                                 model.report(report, now);
@@ -89,23 +89,31 @@ pub async fn run() -> Result<()> {
                 }
                 Effect::None
             }
+            _ = terminate.recv() => Effect::Quit,
+            _ = interrupt.recv() => Effect::Quit,
+            _ = hangup.recv() => Effect::Quit,
+            _ = quit.recv() => Effect::Quit,
+            event = events.recv() => match event {
+                Some(Event::Key(key)) => model.key(key),
+                // The next drawing finds out about the size.
+                Some(_) => Effect::None,
+                None => bail!("the terminal is gone"),
+            },
             _ = tick.tick(), if !asking => Effect::Ask,
         };
-        let answers = answers.clone();
-        // Where an answer is sent, this loop may have ended.
         match effect {
             Effect::None => {}
             Effect::Quit => return Ok(()),
             Effect::Ask => {
                 asking = true;
                 let client = client.take();
-                tokio::spawn(async move { answers.send(Answer::Report(ask(client).await)) });
+                answers.spawn(async move { Answer::Report(Box::new(ask(client).await)) });
             }
             Effect::Hold(name) => {
-                tokio::spawn(async move { answers.send(Answer::Done(hold(&name).await)) });
+                answers.spawn(async move { Answer::Done(hold(&name).await) });
             }
             Effect::Release(name) => {
-                tokio::spawn(async move { answers.send(Answer::Done(release(&name).await)) });
+                answers.spawn(async move { Answer::Done(release(&name).await) });
             }
         }
     }
@@ -127,7 +135,10 @@ fn events() -> mpsc::UnboundedReceiver<Event> {
 /// Asks over this connection, or a new one. Gives it back if it works.
 async fn ask(client: Option<Client>) -> Result<(Client, Report)> {
     let client = match client {
-        Some(client) => client,
+        Some(client) => {
+            ablation::panic_in("ask");
+            client
+        }
         None => Client::connect().await?,
     };
     let text = client.status().await?;

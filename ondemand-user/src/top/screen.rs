@@ -62,6 +62,9 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        ratatui::restore();
+        // After a panic it has been given back. A second time would put the cursor on the message.
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
     }
 }

@@ -7,30 +7,56 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
-use super::{Host, files, install};
-use crate::config::{Config, DEFAULT_PATH};
+use super::{Host, files, install, last_good};
+use crate::config::{self, Config, DEFAULT_PATH};
 
 /// The name under which the program is a generator.
 pub const NAME: &str = "ondemand-generator";
 
 /// Writes the units of the configuration at its usual place to `directory`.
 ///
-/// No configuration is no error: the package is installed, and nothing is on demand yet.
+/// No configuration is no error: the package is installed, and nothing is on demand yet. In the place
+/// of a wrong one comes the last that was right ([`last_good`]).
 ///
 /// # Errors
 ///
-/// The configuration is wrong, or a file cannot be written. Then nothing is left in `directory`.
+/// The configuration is wrong, whatever came in its place, or a file cannot be written. Then nothing
+/// is left in `directory`.
 pub fn run(directory: &Path) -> Result<()> {
     let path = Path::new(DEFAULT_PATH);
     if path
         .symlink_metadata()
         .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
     {
+        last_good::forget();
         return Ok(());
     }
-    generate(&Config::load(path)?, directory)
+    let read = config::text(path).and_then(|text| Ok((Config::parse(path, &text)?, text)));
+    let (config, text) = match read {
+        Ok(read) => read,
+        Err(error) => return Err(fall_back(error.into(), path, directory)),
+    };
+    generate(&config, directory)?;
+    if let Err(error) = last_good::keep(&text) {
+        complain(&anyhow!("keep a copy of {}: {error}", path.display()));
+    }
+    Ok(())
+}
+
+/// Makes the units of the last configuration that was right, and says so with what is wrong.
+fn fall_back(error: anyhow::Error, path: &Path, directory: &Path) -> anyhow::Error {
+    let Some(copy) = last_good::find(path) else {
+        return error.context("there are no units, because the configuration is wrong");
+    };
+    match generate(&copy.config, directory) {
+        Ok(()) => error.context(format!(
+            "the units are those of an OLDER configuration, {}, because the present one is wrong",
+            copy.words()
+        )),
+        Err(failed) => error.context(format!("{}: {failed:#}", copy.file.display())),
+    }
 }
 
 /// Writes all units of `config`, or none.

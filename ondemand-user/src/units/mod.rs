@@ -14,6 +14,7 @@ pub mod generator;
 mod hardening;
 mod host;
 mod install;
+pub mod last_good;
 #[cfg(test)]
 mod tests;
 mod text;

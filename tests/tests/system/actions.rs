@@ -216,9 +216,39 @@ fn a_stop_is_never_forced() {
     assert_eq!(state(&sandbox), "active");
     drop(open);
     check(&sandbox, "ondemand stop test", 0, &["stopped"]);
-    // A proxy that would stay for long.
+    // A proxy that would stay for long keeps it up while it has clients, and leaves as told.
     ask(&sandbox);
-    check(&sandbox, "ondemand stop test", 1, &["kept", "proxy"]);
+    assert_eq!(
+        sandbox
+            .property("ondemand-test.service", "ActiveState")
+            .unwrap(),
+        "active"
+    );
+    let open = sandbox
+        .in_network(|| client::connect(front()).unwrap())
+        .unwrap();
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["test: kept: 1 connection is open"],
+    );
+    drop(open);
+    check(&sandbox, "ondemand stop test", 0, &["test: stopped"]);
+    assert_eq!(state(&sandbox), "inactive");
+    // One that does not leave, as of an older version.
+    ask(&sandbox);
+    let proxy = sandbox
+        .property("ondemand-test.service", "MainPID")
+        .unwrap();
+    sandbox.run(&["kill", "-STOP", &proxy]).unwrap();
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["kept", "its proxy is still up", "after its last client"],
+    );
+    sandbox.run(&["kill", "-CONT", &proxy]).unwrap();
     assert_eq!(state(&sandbox), "active");
     // Its unit does not start.
     sandbox.run(&["systemctl", "stop", "app.service"]).unwrap();

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -17,15 +18,18 @@ use tests::{
 
 use crate::require_sandbox;
 
+/// Of each service; `ONDEMAND_RACE_REQUESTS` says otherwise.
 const REQUESTS: usize = 400;
 const MEAN_GAP: Duration = Duration::from_millis(70);
 
-/// Name, whether it is steered, options of the backend.
-const SERVICES: [(&str, bool, &str); 4] = [
-    ("proxied", false, ""),
-    ("steered", true, ""),
-    ("late-acks", true, "--late-ack 25"),
-    ("slow-stop", true, "--stop-delay-ms 100 --notify"),
+/// Name, whether it is steered, its idle timeout, options of the backend. The proxy of an unsteered
+/// service stays for most of its idle timeout, unless it is told to leave.
+const SERVICES: [(&str, bool, &str, &str); 5] = [
+    ("proxied", false, "200ms", ""),
+    ("proxy-stays", false, "10min", ""),
+    ("steered", true, "200ms", ""),
+    ("late-acks", true, "200ms", "--late-ack 25"),
+    ("slow-stop", true, "200ms", "--stop-delay-ms 100 --notify"),
 ];
 
 fn address(index: usize) -> SocketAddr {
@@ -33,11 +37,11 @@ fn address(index: usize) -> SocketAddr {
 }
 
 /// One-shot requests at random times; gives how they were lost.
-fn arrivals(address: SocketAddr, seed: u64) -> BTreeMap<Loss, u32> {
+fn arrivals(address: SocketAddr, seed: u64, requests: usize) -> BTreeMap<Loss, u32> {
     let mut random = Random::new(seed);
     let mut next = Instant::now();
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..REQUESTS)
+        let clients: Vec<_> = (0..requests)
             .map(|_| {
                 next += random.gap(MEAN_GAP);
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -68,16 +72,18 @@ fn stops(sandbox: &Sandbox, name: &str, done: &AtomicBool) -> usize {
 #[test]
 fn stops_as_asked_lose_no_request() {
     require_sandbox!();
+    let requests = env::var("ONDEMAND_RACE_REQUESTS");
+    let requests = requests.map_or(REQUESTS, |text| text.parse().unwrap());
     let sandbox = service::installed().unwrap();
     let mut text = String::new();
-    for (index, (name, steer, options)) in SERVICES.iter().enumerate() {
+    for (index, (name, steer, idle, options)) in SERVICES.iter().enumerate() {
         let back = 8100 + index;
         let options = format!("--listen 127.0.0.1:{back} {options}");
         service::write_backend(&sandbox, &format!("{name}.service"), &options).unwrap();
         // Its minimum uptime keeps the agent from stopping it by itself.
         text += &format!(
             "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"127.0.0.1:{back}\"\n\
-             unit = \"{name}.service\"\nidle_timeout = \"200ms\"\nmin_uptime = \"1h\"\n\
+             unit = \"{name}.service\"\nidle_timeout = \"{idle}\"\nmin_uptime = \"1h\"\n\
              steer = {steer}\n\n",
             address(index)
         );
@@ -96,7 +102,7 @@ fn stops_as_asked_lose_no_request() {
                     let done = AtomicBool::new(false);
                     thread::scope(|scope| {
                         let stops = scope.spawn(|| stops(sandbox, name, &done));
-                        let load = || arrivals(address(index), 11 + index as u64);
+                        let load = || arrivals(address(index), 11 + index as u64, requests);
                         let losses = sandbox.in_network(load).unwrap();
                         done.store(true, Ordering::Release);
                         (losses, stops.join().unwrap())
@@ -111,7 +117,7 @@ fn stops_as_asked_lose_no_request() {
     });
     for (name, (losses, stops)) in names.iter().zip(&results) {
         let known = status(&sandbox, name).unwrap();
-        eprintln!("{name}: {REQUESTS} requests, {stops} stops, lost: {losses:?}");
+        eprintln!("{name}: {requests} requests, {stops} stops, lost: {losses:?}");
         assert!(losses.is_empty(), "{name} lost {losses:?}");
         assert!(*stops >= 1, "{name}: only {stops} stops");
         assert_eq!(known["stops_by_reason"]["idle"], 0, "{known}");

@@ -221,3 +221,87 @@ fn generated_and_shipped_units_are_valid() {
         String::from_utf8_lossy(&differ.stdout)
     );
 }
+
+/// Whoever edits the file and makes a mistake has lost nothing by `systemctl daemon-reload`.
+#[test]
+fn a_wrong_configuration_leaves_the_units_as_they_were() {
+    require_sandbox!();
+    let sandbox = service::on_demand(CONFIG, "").unwrap();
+    let get = || {
+        sandbox
+            .in_network(|| client::get(front(), Request::default()))
+            .unwrap()
+            .unwrap()
+    };
+    let units = [
+        "ondemand-test.socket",
+        "ondemand-test.service",
+        "ondemand-test.target",
+    ];
+    let are = |state: &str| {
+        for unit in units {
+            assert_eq!(
+                sandbox.property(unit, "LoadState").unwrap(),
+                state,
+                "{unit}"
+            );
+        }
+    };
+    let file = "/etc/ondemand/ondemand.toml";
+    let right = std::fs::read_to_string(sandbox.path(file)).unwrap();
+    let reload = || sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    let wrong = right.clone() + "[service.test]\nlisten = 80\n";
+    sandbox.write(file, &wrong).unwrap();
+    reload();
+    are("loaded");
+    get();
+    service::wait_state(&sandbox, "app.service", "inactive").unwrap();
+    let check = |script: &str, words: &[&str]| {
+        let output = shell(&sandbox, script);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{script}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{script}: no {word:?} in: {said}");
+        }
+    };
+    let generator = "mkdir -p /run/made && \
+                     exec /usr/lib/systemd/system-generators/ondemand-generator /run/made";
+    let line = format!("{file}:{}: ", wrong.lines().count() - 1);
+    let kept = "/run/ondemand-generator/last-good.toml";
+    check(generator, &[&line, "OLDER configuration", kept]);
+    check(
+        "ondemand check",
+        &[&line, "the units of an older one", kept],
+    );
+    check("ondemand check --json", &[&line]);
+    // At the next boot there is the agent's copy; its front socket is not there for show.
+    sandbox
+        .run(&["rm", "-r", "/run/ondemand-generator"])
+        .unwrap();
+    reload();
+    are("loaded");
+    get();
+    service::wait_state(&sandbox, "app.service", "inactive").unwrap();
+    check(
+        generator,
+        &["OLDER configuration", "/var/lib/ondemand/last-good.toml"],
+    );
+    // One that was never right makes none.
+    sandbox
+        .run(&["rm", "/var/lib/ondemand/last-good.toml"])
+        .unwrap();
+    check(generator, &[&line, "there are no units"]);
+    // A configuration that is taken away takes its units along, and is not brought back.
+    sandbox.write(file, &right).unwrap();
+    reload();
+    are("loaded");
+    sandbox
+        .run(&["systemctl", "stop", units[0], units[1], units[2]])
+        .unwrap();
+    sandbox.run(&["rm", file]).unwrap();
+    reload();
+    are("not-found");
+    sandbox.write(file, wrong).unwrap();
+    reload();
+    are("not-found");
+}

@@ -359,3 +359,59 @@ fn another_program_at_the_front_address_keeps_its_clients() {
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     assert!(!is_steered(&sandbox, front()));
 }
+
+/// Whoever is kept out by an address rule must not come in by another way.
+#[test]
+fn address_rules_that_steering_would_bypass_turn_it_off() {
+    require_sandbox!();
+    let sandbox = warm(CONFIG, "");
+    let agent = sandbox.property("ondemand.service", "MainPID").unwrap();
+    // Rules of the front socket, of the application, and of a slice that both are in.
+    for unit in ["ondemand-test.socket", "app.service", "system.slice"] {
+        let drop_in = format!("/etc/systemd/system/{unit}.d/rules.conf");
+        let section = match unit.rsplit_once('.') {
+            Some((_, "socket")) => "Socket",
+            Some((_, "slice")) => "Slice",
+            _ => "Service",
+        };
+        let rules = format!("[{section}]\nIPAddressDeny=192.0.2.0/24\n");
+        sandbox.write(&drop_in, rules).unwrap();
+        sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+        wait_route(&sandbox, "proxied");
+        assert!(!is_steered(&sandbox, front()), "{unit}");
+        let journal = sandbox.journal("ondemand.service");
+        let said = format!("IPAddressDeny= of {unit}, so the proxy carries all its clients");
+        assert_eq!(journal.matches(&said).count(), 1, "{journal}");
+        let said = sandbox.run(&["ondemand", "check"]).unwrap();
+        assert!(
+            said.contains(&format!("IPAddressDeny= of {unit}")),
+            "{said}"
+        );
+        // Of no use to an agent that comes later, either.
+        if unit == "app.service" {
+            sandbox
+                .run(&["systemctl", "restart", "ondemand.service"])
+                .unwrap();
+            assert!(!is_steered(&sandbox, front()), "{unit}");
+        }
+        sandbox.run(&["rm", &drop_in]).unwrap();
+        sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+        wait_route(&sandbox, "steered");
+        assert!(is_steered(&sandbox, front()), "{unit}");
+    }
+    assert_ne!(
+        agent,
+        sandbox.property("ondemand.service", "MainPID").unwrap()
+    );
+    // Rules that only allow deny nothing.
+    let allow = "[Socket]\nIPAddressAllow=127.0.0.0/8\n";
+    sandbox
+        .write(
+            "/etc/systemd/system/ondemand-test.socket.d/rules.conf",
+            allow,
+        )
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    wait_route(&sandbox, "steered");
+    assert!(is_steered(&sandbox, front()));
+}

@@ -26,11 +26,16 @@ struct Top<'a> {
 
 impl<'a> Top<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
-        let inside = "stty rows 24 cols 80; sh -c 'echo $$ >/run/top.pid; exec ondemand top'; \
-                      echo status $?; stty -a";
+        Self::run(sandbox, "exec ondemand top")
+    }
+
+    fn run(sandbox: &'a Sandbox, program: &str) -> Self {
+        let inside = format!(
+            "stty rows 24 cols 80; sh -c 'echo $$ >/run/top.pid; {program}'; echo status $?; stty -a"
+        );
         let script = sandbox
             .command("script")
-            .args(["--quiet", "--flush", "--command", inside, "/run/top"])
+            .args(["--quiet", "--flush", "--command", &inside, "/run/top"])
             .env("TERM", "xterm-256color")
             .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
@@ -64,7 +69,7 @@ impl<'a> Top<'a> {
 
     /// Waits for the end, and looks at the terminal that is left.
     #[track_caller]
-    fn ends_clean(mut self, code: i32) {
+    fn ends_clean(mut self, code: i32) -> String {
         wait_for("the program ends", service::SOON, || {
             self.script.try_wait().unwrap()
         })
@@ -77,6 +82,7 @@ impl<'a> Top<'a> {
             let set = after.split_whitespace().any(|word| word == mode);
             assert!(set, "no {mode:?} in {after:?}");
         }
+        after.to_owned()
     }
 
     fn pid(&self) -> String {
@@ -129,12 +135,39 @@ fn it_leaves_the_terminal_as_it_was() {
     let mut top = Top::start(&sandbox);
     top.press("\x03"); // Ctrl-C
     top.ends_clean(0);
-    for signal in ["-TERM", "-INT", "-HUP"] {
+    for signal in ["-TERM", "-INT", "-HUP", "-QUIT"] {
         std::fs::remove_file(sandbox.path("/run/top")).unwrap();
         let top = Top::start(&sandbox);
         sandbox.run(&["kill", signal, &top.pid()]).unwrap();
         top.ends_clean(0);
     }
+}
+
+#[test]
+fn it_leaves_the_terminal_as_it_was_when_it_fails() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let program = tests::built("ondemand-ablated").unwrap();
+    sandbox
+        .install(&program, "/usr/bin/ondemand-ablated")
+        .unwrap();
+    // In the loop itself, and in what it has begun and waits for.
+    for place in ["draw", "ask"] {
+        let run = format!("ONDEMAND_PANICS_IN={place} exec ondemand-ablated top");
+        let after = Top::run(&sandbox, &run).ends_clean(101);
+        let why = format!("as asked, in {place}");
+        assert!(after.contains(&why), "{after:?}");
+        std::fs::remove_file(sandbox.path("/run/top")).unwrap();
+    }
+    // The bus itself goes away, and the agent with it.
+    let mut top = Top::start(&sandbox);
+    top.shows("inactive");
+    sandbox
+        .run(&["sh", "-c", "kill -KILL $(pidof dbus-daemon)"])
+        .unwrap();
+    top.shows("answer,");
+    top.press("q");
+    top.ends_clean(0);
 }
 
 #[test]

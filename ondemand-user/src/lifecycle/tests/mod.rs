@@ -195,6 +195,7 @@ fn words(command: &Command) -> String {
         Command::ReleaseLease => "release".into(),
         Command::TakeLease => "take".into(),
         Command::StopProxy => "stop-proxy".into(),
+        Command::DismissProxy => "dismiss-proxy".into(),
         Command::Count(Counter::Start(_)) => "+start".into(),
         Command::Count(Counter::Stop(reason)) => format!("+stop:{}", reason.as_str()),
         Command::Count(Counter::Veto(reason)) => format!("+veto:{}", reason.as_str()),

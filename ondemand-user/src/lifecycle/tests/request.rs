@@ -65,7 +65,8 @@ fn a_request_goes_the_way_of_an_idle_stop() {
     // What is about to pass is waited for: the last packets, a proxy without clients, a job.
     go(STEERED, quiet(), "@65000", "rest");
     let proxy = with(idle(), |v| v.units.proxy.state = ActiveState::Active);
-    go(STEERED, proxy, "@70000", "rest");
+    go(STEERED, proxy, "dismiss-proxy @70000", "rest");
+    go(PROXIED, proxy, "dismiss-proxy @70000", "rest");
     let lease = with(idle(), |v| v.units.lease.job = true);
     go(STEERED, lease, "close @70000", "rest");
     go(STEERED, released(), "close @61000", "unleased");
@@ -167,14 +168,55 @@ fn a_request_is_refused() {
         "=kept:it_is_starting;_try_again_when_it_is_up",
         "rest",
     );
-    // One that would be waited for too long.
+    // A proxy that would stay for long is told to leave, once, and does not: of another version.
     let stays = Options {
         proxy_stays: Duration::from_secs(540),
         ..PROXIED
     };
+    let up = proxy(ActiveState::Active);
+    let told = after(stays, &[(busy(), Input::Changed), (idle(), Input::Stop)]);
     check(
-        asked(stays, quiet()),
-        proxy(ActiveState::Active),
+        told.clone(),
+        up,
+        Input::Changed,
+        "dismiss-proxy @70000",
+        "rest",
+    );
+    let mut waits = told.clone();
+    waits.step(&up, Input::Changed);
+    check(waits.clone(), up, Input::Changed, "@70000", "rest");
+    let stayed = "=kept:its_proxy_is_still_up;_it_ends_9_min_after_its_last_client @130000";
+    check(
+        waits.clone(),
+        at(up, NOW + 10_000),
+        Input::Changed,
+        stayed,
+        "rest",
+    );
+    check(
+        waits.clone(),
+        idle(),
+        Input::Changed,
+        "snapshot @70000",
+        "looking",
+    );
+    // Somebody came just then, and has gone again.
+    let since = ms(NOW + 400);
+    let again = View {
+        verdict: Verdict::Idle { since },
+        ..at(up, NOW + 500)
+    };
+    check(waits, again, Input::Changed, "dismiss-proxy @70000", "rest");
+    // Not while the last packets may tell of somebody, and not where nothing is to be done.
+    let last_packets = with(quiet(), |v| v.units.proxy.state = ActiveState::Active);
+    check(told, last_packets, Input::Changed, "@65000", "rest");
+    let dry = Options {
+        dry_run: true,
+        ..stays
+    };
+    check(
+        asked(dry, quiet()),
+        up,
         Input::Changed,
         "=kept:its_proxy_is_still_up;_it_ends_9_min_after_its_last_client @120000",
         "rest",

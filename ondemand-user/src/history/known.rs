@@ -1,0 +1,64 @@
+//! Sums of what systemd may not account.
+
+use std::ops::AddAssign;
+
+/// A sum of measurements, some of which may be missing. Where all are it is not zero but unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known<T> {
+    sum: Option<T>,
+    missing: bool,
+}
+
+impl<T: AddAssign + Default + Copy> Known<T> {
+    /// Takes one in.
+    pub fn add(&mut self, measured: Option<T>) {
+        match measured {
+            Some(measured) => *self.sum.get_or_insert_default() += measured,
+            None => self.missing = true,
+        }
+    }
+
+    /// Takes those of another sum in.
+    pub fn merge(&mut self, other: &Self) {
+        self.missing |= other.missing;
+        if let Some(sum) = other.sum {
+            self.add(Some(sum));
+        }
+    }
+
+    /// The sum of those that are known. `None`: there are some, and none is known.
+    pub fn known(&self) -> Option<T> {
+        match (self.sum, self.missing) {
+            (None, false) => Some(T::default()),
+            (sum, _) => sum,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_is_not_zero() {
+        let sum = |parts: &[Option<u64>]| {
+            let mut sum = Known::default();
+            for part in parts {
+                sum.add(*part);
+            }
+            sum
+        };
+        let check = |parts, expected| assert_eq!(sum(parts).known(), expected, "{parts:?}");
+        check(&[], Some(0));
+        check(&[None], None);
+        check(&[Some(0)], Some(0));
+        check(&[None, Some(0)], Some(0));
+        check(&[Some(2), None, Some(3)], Some(5));
+        let mut all = sum(&[]);
+        all.merge(&sum(&[None]));
+        assert_eq!(all.known(), None);
+        all.merge(&sum(&[Some(7)]));
+        all.merge(&sum(&[]));
+        assert_eq!(all.known(), Some(7));
+    }
+}
