@@ -12,6 +12,7 @@ mod holding;
 mod last_look;
 mod notify;
 mod observed;
+mod permission;
 mod polls;
 mod recorder;
 mod report;
@@ -29,6 +30,7 @@ use anyhow::{Context as _, Result};
 use holding::Holding;
 use last_look::{LastLooks, Ticket};
 use notify::Notifier;
+use permission::Permission;
 use recorder::Recorder;
 use service::Watched;
 use tokio::{
@@ -45,6 +47,7 @@ use crate::{
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
     metrics::{self, Metrics},
+    permission::capabilities,
     sampler::{KernelEvent, Sampler, Slot},
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
@@ -85,6 +88,8 @@ enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
+    /// What PID 1 would do.
+    Permission(permission::Answers),
     /// Look-ups that these services' last looks waited for are over, if that is known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
@@ -113,6 +118,7 @@ struct Agent {
     last_looks: LastLooks,
     holding: Holding,
     announcer: Announcer,
+    permission: Permission,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -141,6 +147,9 @@ struct Sources {
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let config = Config::load(config_path)?;
+    if let Err(error) = capabilities::keep_to_ourselves() {
+        log::warn!("veto programs have the agent's capabilities: {error}");
+    }
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
@@ -174,6 +183,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
         announcer: Announcer::default(),
+        permission: Permission::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -217,6 +227,7 @@ impl Agent {
         let services = counted(self.services.len() as u64, "service");
         log::info!("watches {services}; the kernel {counting}");
         self.look_at_all();
+        self.ask_permission();
         self.serve_bus();
         self.pass_time();
         self.notifier.ready();
@@ -363,6 +374,7 @@ impl Agent {
                     self.look(&service, Input::Veto(reply.answer));
                 }
             }
+            Message::Permission(answers) => self.take_permission(answers),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,

@@ -15,6 +15,8 @@ mod hardening;
 mod host;
 mod install;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod tests;
 mod text;
 

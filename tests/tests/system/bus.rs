@@ -222,7 +222,7 @@ fn polkit_may_allow_it_to_others() {
         .run(&["chmod", "-R", "a+rX", "/etc/polkit-1/rules.d"])
         .unwrap();
     sandbox
-        .run(&["systemctl", "start", "polkit.service"])
+        .run(&["systemctl", "restart", "polkit.service"])
         .unwrap();
     let listed = sandbox.run(&["pkaction"]).unwrap();
     assert!(listed.contains("org.ondemand1.manage"), "{listed}");
