@@ -227,8 +227,8 @@ impl Agent {
         let services = counted(self.services.len() as u64, "service");
         log::info!("watches {services}; the kernel {counting}");
         self.look_at_all();
-        self.ask_permission();
         self.serve_bus();
+        self.ask_permission();
         self.pass_time();
         self.notifier.ready();
         Ok(())
@@ -382,6 +382,9 @@ impl Agent {
                 end,
                 readings,
             } => {
+                if let JobEnd::Failed(_) = end {
+                    self.doubt_permission(&service);
+                }
                 if self.is_awaited(&service, ticket) {
                     match readings {
                         Ok(readings) => {

@@ -93,6 +93,13 @@ impl Agent {
         self.permission.task = Some(task.abort_handle());
     }
 
+    /// A job of a service failed: perhaps what was allowed is so no longer.
+    pub(super) fn doubt_permission(&mut self, name: &str) {
+        if self.permission.allowed.remove(name) {
+            self.ask_permission();
+        }
+    }
+
     pub(super) fn take_permission(&mut self, answers: Answers) {
         if answers.round != self.permission.round {
             return;
@@ -113,21 +120,26 @@ impl Agent {
     }
 }
 
-/// `open`: the leases by service.
+/// `open`: the leases by service. The rule is made of a whole configuration, so the first stands for
+/// all, unless it is refused; where that is wrong, the first job that fails tells.
 async fn ask(
     systemd: &Systemd,
     round: u64,
     open: &BTreeMap<String, String>,
 ) -> anyhow::Result<Answers> {
     let (mut allowed, mut denied) = (Vec::new(), BTreeMap::new());
-    let mut why = None;
+    let mut why = "";
     for (name, lease) in open {
         if systemd.may_stop(lease).await? {
+            if denied.is_empty() {
+                allowed = open.keys().cloned().collect();
+                break;
+            }
             allowed.push(name.clone());
             continue;
         }
-        if why.is_none() {
-            why = Some(match systemd.has_polkit().await? {
+        if denied.is_empty() {
+            why = match systemd.has_polkit().await? {
                 true => {
                     "polkit does not let the agent's user stop it; `systemctl reload ondemand` \
                      writes the rule for it (or, as root, `ondemand permit`)"
@@ -137,9 +149,9 @@ async fn ask(
                      the agent's user; install it (Debian: apt install polkitd) and restart the \
                      agent, or run the agent as root (units/examples/root.conf)"
                 }
-            });
+            };
         }
-        denied.insert(name.clone(), why.unwrap_or_default().to_owned());
+        denied.insert(name.clone(), why.to_owned());
     }
     Ok(Answers {
         round,

@@ -52,7 +52,8 @@ fn everybody_may_look_and_only_root_may_act() {
         .run(&[
             "sh",
             "-c",
-            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service",
+            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service && \
+             systemctl stop polkit.service",
         ])
         .unwrap();
     sandbox

@@ -265,14 +265,7 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         sandbox.run(&["sh", "-c", &format!("! {denied}")]).ok()
     })
     .unwrap();
-    let drop_in = "/etc/systemd/system/ondemand.service.d/none.conf";
-    sandbox
-        .write(drop_in, "[Service]\nExecStartPre=\n")
-        .unwrap();
-    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
-    sandbox
-        .run(&["systemctl", "restart", "ondemand.service"])
-        .unwrap();
+    ask(&sandbox);
     wait_for("it is left alone", SOON, || is_left_alone(&sandbox)).unwrap();
     check(
         &sandbox,
