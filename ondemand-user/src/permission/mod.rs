@@ -47,7 +47,6 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
         rule::remove(Path::new(RULE))
     } else {
         Config::load(config)
-            .map_err(Into::into)
             .and_then(|config| rule::write(&config, user, Path::new(RULES), Path::new(RULE)))
     };
     match (pins, rule) {
@@ -56,8 +55,8 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
     }
 }
 
-/// Before the agent reads its configuration again: it may have new services. Only where there is
-/// a rule, and by whom it was not asked for; a wrong configuration is the agent's to explain.
+/// Before the agent reads its configuration again, which may have new services. Only where there
+/// is a rule already; a wrong configuration is the agent's to explain.
 pub fn renew(config: &Path) {
     let ours = std::fs::read_to_string(RULE).is_ok_and(|text| text.starts_with(rule::MARK));
     if !ours || !geteuid().is_root() {

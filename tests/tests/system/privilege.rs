@@ -354,3 +354,27 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
     let agent = process(&sandbox, "ondemand.service");
     assert_eq!(agent["Uid"], uid(&sandbox, "ondemand-agent"));
 }
+
+#[test]
+fn a_backend_that_the_agent_may_not_look_at_is_kept() {
+    require_sandbox!();
+    // By another name than the listener's, and in a directory that is closed to others.
+    let config = CONFIG.replace("127.0.0.1:8080", "/run/link/app.sock");
+    let sandbox = service::installed().unwrap();
+    let closed = "mkdir -m 700 /run/closed && ln -s closed /run/link";
+    sandbox.run(&["sh", "-c", closed]).unwrap();
+    service::write_backend(&sandbox, "app.service", "--listen /run/closed/app.sock").unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    ask(&sandbox);
+    wait_journal(&sandbox, "may not look at /run/link/app.sock");
+    wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_500)); // several idle timeouts
+    assert_eq!(
+        sandbox.property("app.service", "ActiveState").unwrap(),
+        "active"
+    );
+    sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
