@@ -1,6 +1,6 @@
 //! Whether the agent may have systemd stop what it looks after.
 
-use std::{fs, io};
+use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
 use anyhow::Result;
 use nix::unistd::{User, geteuid};
@@ -43,6 +43,17 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
             WHAT,
             format!("there is no user {user} for the agent: it cannot be started"),
             "install sysusers.d/ondemand.conf and run systemd-sysusers",
+        );
+    }
+    let mode = fs::metadata(&config.path).map(|data| data.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o044 == 0) {
+        return Finding::error(
+            WHAT,
+            format!(
+                "{} may be read by its owner only: the agent, as {user}, cannot be started",
+                config.path.display()
+            ),
+            format!("chmod a+r {}", config.path.display()),
         );
     }
     if !polkit {

@@ -73,7 +73,7 @@ fn the_agent_and_the_proxy_have_little() {
     service::write_backend(&sandbox, "app.service", "").unwrap();
     let veto = "#!/bin/sh\n{ id -un; grep Cap /proc/self/status; } >/run/ondemand/veto\n";
     sandbox.write("/usr/bin/checker", veto).unwrap();
-    sandbox.run(&["chmod", "755", "/usr/bin/checker"]).unwrap();
+    sandbox.run(&["chmod", "700", "/usr/bin/checker"]).unwrap();
     // steered, with a history and metrics: everything that there is
     let steer = CONFIG.replace("steer = false", "steer = true");
     let config = format!("[service.test]\n{steer}veto = \"/usr/bin/checker\"\n");
@@ -82,6 +82,9 @@ fn the_agent_and_the_proxy_have_little() {
         .unwrap();
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
+    let words = ["not for the agent's user", "chmod o+rx /usr/bin/checker"];
+    check(&sandbox, "ondemand check", 0, &words);
+    sandbox.run(&["chmod", "755", "/usr/bin/checker"]).unwrap();
 
     let agent = process(&sandbox, "ondemand.service");
     let expected = [
