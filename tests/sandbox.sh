@@ -133,6 +133,7 @@ make_etc() {
         login.defs polkit-1; do
         [ ! -e /etc/$file ] || cp -a /etc/$file etc/
     done
+    rm -f etc/polkit-1/rules.d/50-ondemand.rules
     for file in /etc/python3*; do cp -a "$file" etc/; done
     echo "$name" >etc/hostname
     hostname "$name"
@@ -168,7 +169,7 @@ make_proc_and_sys() {
     else
         mount -t cgroup2 cgroup2 sys/fs/cgroup
     fi
-    mount -t bpf bpf sys/fs/bpf
+    mount -t bpf -o mode=700 bpf sys/fs/bpf # as systemd mounts it
     mount -o remount,bind,ro sys # udev and the like skip themselves; what is mounted in it stays writable
 }
 

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{DEFAULT_PATH, Endpoint, time_span},
+    permission::USER,
     report::{moment, price},
 };
 
@@ -48,6 +49,16 @@ pub enum Command {
         /// Write the files into this directory instead
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
+    },
+    /// Give the agent's user what it needs: a polkit rule and a place for the kernel's counters
+    #[command(after_help = PERMIT_HELP)]
+    Permit {
+        /// The user that the agent runs as
+        #[arg(long, value_name = "NAME", default_value = USER)]
+        user: String,
+        /// Print the polkit rule, and give nothing
+        #[arg(long)]
+        print: bool,
     },
     /// Wait until a service's application listens, then become another program (run by the proxy)
     #[command(after_help = WAIT_LISTENING_HELP)]
@@ -242,6 +253,17 @@ Examples:
   ondemand units --output /etc/systemd/system      write them; then: systemctl daemon-reload
 
 Exit codes: 0 done, 1 cannot be written, 2 wrong configuration";
+
+const PERMIT_HELP: &str = "\
+Run as root by ondemand.service before the agent and at each reload. The rule lets the agent's user
+start and stop the units of the configuration, and no others:
+/etc/polkit-1/rules.d/50-ondemand.rules. The place is /sys/fs/bpf/ondemand.
+
+Examples:
+  ondemand permit --print      what the rule is
+  ondemand permit              after a change of the configuration, without a reload
+
+Exit codes: 0 done, 1 something could not be given, 2 wrong configuration";
 
 const WAIT_LISTENING_HELP: &str = "\
 Waits until the service's unit is active and its application listens, at most its

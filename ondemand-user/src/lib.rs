@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod listening;
 pub mod logging;
 pub mod metrics;
+pub mod permission;
 pub mod policy;
 pub mod proxy;
 pub mod replay;

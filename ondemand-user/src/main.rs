@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,7 +15,7 @@ use ondemand::{
     cli::{Cli, Command, WaitListening},
     client,
     config::{self, Config},
-    logging, proxy, report, status, top,
+    logging, permission, proxy, report, status, top,
     units::{self, generator},
     wait_listening,
 };
@@ -49,6 +49,14 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Agent { dry_run } => block_on(agent::run(&path, dry_run))?,
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
+        Command::Permit { user, print: true } => {
+            let config = Config::load(&path)?;
+            let rule = permission::rule::text(&config, &user);
+            io::stdout()
+                .write_all(rule.as_bytes())
+                .context("print the rule")?;
+        }
+        Command::Permit { user, .. } => permission::run(&path, &user)?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => proxy::run(&options.into())?,
@@ -58,7 +66,10 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Release { name } => block_on(actions::release(&name))?,
         Command::Start { name } => block_on(actions::start(&name))?,
         Command::Stop { name } => block_on(actions::stop(&name))?,
-        Command::Reload => block_on(actions::reload())?,
+        Command::Reload => {
+            permission::renew(&path);
+            block_on(actions::reload())?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     listening::File,
@@ -68,12 +68,15 @@ fn count(paths: &[&Path]) -> Result<HashMap<PathBuf, Connections>> {
         .map(|path| (path.to_path_buf(), Connections::default()))
         .collect();
     let mut by_inode: HashMap<u32, Vec<File<'_>>> = HashMap::new();
+    let mut unseen = Vec::new();
     for path in paths {
         // Without a file there may still be connections of a listener that was there.
-        if let Some(file) = File::at(path)?
-            && let Some(inode) = file.inode()
-        {
-            by_inode.entry(inode).or_default().push(file);
+        let Some(file) = File::at(path)? else {
+            continue;
+        };
+        match file.inode() {
+            Some(inode) => by_inode.entry(inode).or_default().push(file),
+            None => unseen.push(*path),
         }
     }
     for socket in sock_diag::unix_sockets(false)? {
@@ -88,6 +91,15 @@ fn count(paths: &[&Path]) -> Result<HashMap<PathBuf, Connections>> {
                 None => count.accepted += 1,
             }
         }
+    }
+    // Whoever listens there may have called it by another name.
+    for path in unseen {
+        let count = &counts[path];
+        ensure!(
+            count.listeners + count.open() > 0,
+            "the agent's user may not look at {}; let it into the directories on the way",
+            path.display()
+        );
     }
     Ok(counts)
 }

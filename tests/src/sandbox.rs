@@ -57,6 +57,8 @@ pub fn unavailable() -> Option<&'static str> {
         Some("systemd is not installed (the package systemd)")
     } else if !Path::new("/usr/bin/dbus-daemon").exists() {
         Some("D-Bus is not installed (the package dbus)")
+    } else if !Path::new("/usr/lib/polkit-1/polkitd").exists() {
+        Some("polkit is not installed (the package polkitd)")
     } else {
         None
     }

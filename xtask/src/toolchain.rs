@@ -124,6 +124,7 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     let programs = [
         ("/usr/lib/systemd/systemd", "systemd", "systemd"),
         ("dbus-daemon", "D-Bus", "dbus"),
+        ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
         ("nsenter", "nsenter and unshare", "util-linux"),
         ("ip", "ip", "iproute2"),
         ("python3", "Python, for the example application", "python3"),

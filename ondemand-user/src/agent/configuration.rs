@@ -32,6 +32,7 @@ impl Agent {
         match &result {
             Ok(()) => {
                 log::info!("configuration read again: {}", self.summary());
+                self.ask_permission();
                 self.read_units();
             }
             Err(error) => log::error!("{error:#}"),

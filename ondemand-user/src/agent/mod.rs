@@ -12,6 +12,7 @@ mod holding;
 mod last_look;
 mod notify;
 mod observed;
+mod permission;
 mod polls;
 mod recorder;
 mod report;
@@ -29,6 +30,7 @@ use anyhow::{Context as _, Result};
 use holding::Holding;
 use last_look::{LastLooks, Ticket};
 use notify::Notifier;
+use permission::Permission;
 use recorder::Recorder;
 use service::Watched;
 use tokio::{
@@ -46,6 +48,7 @@ use crate::{
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
     metrics::{self, Metrics},
+    permission::capabilities,
     sampler::{KernelEvent, Sampler, Slot},
     syn_cookies::SynCookies,
     systemd::{Change, Link, Reading},
@@ -90,6 +93,8 @@ enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
+    /// What PID 1 would do.
+    Permission(permission::Answers),
     /// Look-ups that these services' last looks waited for are over, if that is known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
@@ -120,6 +125,7 @@ struct Agent {
     /// The last configuration that was right, for the next boot.
     last_good: Store,
     announcer: Announcer,
+    permission: Permission,
     /// Whether the first configuration is being watched.
     began: bool,
     /// When to look at what the kernel sends no event for.
@@ -150,6 +156,9 @@ struct Sources {
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let (config, text) = configuration::read(config_path)?;
+    if let Err(error) = capabilities::keep_to_ourselves() {
+        log::warn!("veto programs have the agent's capabilities: {error}");
+    }
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
@@ -184,6 +193,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         holding: Holding::open(config.services.keys().map(String::as_str)),
         last_good: Store::new(holds::path().with_file_name(last_good::FILE)),
         announcer: Announcer::default(),
+        permission: Permission::default(),
         began: false,
         next_poll: None,
         blind: None,
@@ -230,6 +240,7 @@ impl Agent {
         log::info!("watches {services}; the kernel {counting}");
         self.look_at_all();
         let is_taken = self.serve_bus();
+        self.ask_permission();
         self.pass_time();
         // `systemctl start ondemand && ondemand start wiki`: ready means that clients find it. Without
         // the bus it is ready all the same, and has said why.
@@ -379,6 +390,7 @@ impl Agent {
                     self.look(&service, Input::Veto(reply.answer));
                 }
             }
+            Message::Permission(answers) => self.take_permission(answers),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,
@@ -386,6 +398,9 @@ impl Agent {
                 end,
                 readings,
             } => {
+                if let JobEnd::Failed(_) = end {
+                    self.doubt_permission(&service);
+                }
                 if self.is_awaited(&service, ticket) {
                     match readings {
                         Ok(readings) => {

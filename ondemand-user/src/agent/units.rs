@@ -224,7 +224,8 @@ impl Agent {
         let [Some(backend), Some(proxy), Some(lease), Some(socket)] = known else {
             return;
         };
-        let problem = service::problem(&watched.service, [backend, proxy, lease, socket]);
+        let problem = service::problem(&watched.service, [backend, proxy, lease, socket])
+            .or_else(|| self.permission.denied(name).cloned());
         if problem == watched.problem {
             return;
         }
@@ -331,6 +332,7 @@ impl Agent {
         log::info!("systemd can be asked again");
         self.systemd.connect(link);
         self.read_units();
+        self.ask_permission();
         // Nobody waits for it here.
         drop(self.serve_bus());
     }

@@ -5,9 +5,10 @@ use std::{fs, path::Path};
 use aya::programs::ProgramType;
 use nix::unistd::geteuid;
 
-use super::finding::Finding;
+use super::{finding::Finding, permission};
 use crate::{
     bus,
+    config::Config,
     kernel::{BPFFS, requirements},
     systemd::Systemd,
 };
@@ -41,13 +42,13 @@ pub fn kernel() -> Vec<Finding> {
     found.push(if geteuid().is_root() {
         requirement(
             "privilege",
-            requirements::privilege().map(|()| "this check runs as root, as the agent does".into()),
+            requirements::privilege().map(|()| "this check runs as root".into()),
         )
     } else {
         Finding::warning(
             "privilege",
-            "this check does not run as root (the agent does): which programs hold which \
-             addresses could not be looked at",
+            "this check does not run as root: which programs hold which addresses, and what the \
+             agent is allowed, could not be looked at",
             "sudo ondemand check",
         )
     });
@@ -83,7 +84,7 @@ fn requirement(what: &'static str, result: anyhow::Result<String>) -> Finding {
 }
 
 /// systemd over D-Bus, and the agent.
-pub async fn services(systemd: &anyhow::Result<Systemd>) -> Vec<Finding> {
+pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec<Finding> {
     let next = "systemctl start dbus.service; the agent cannot do without";
     let systemd = match systemd {
         Ok(systemd) => systemd,
@@ -93,7 +94,9 @@ pub async fn services(systemd: &anyhow::Result<Systemd>) -> Vec<Finding> {
         Ok(version) => Finding::ok("systemd", format!("version {version}, answers over D-Bus")),
         Err(error) => Finding::error("systemd", format!("{error:#}"), next),
     };
-    vec![version, agent(systemd).await]
+    let mut found = vec![version, agent(systemd).await];
+    found.extend(permission::look(systemd, config).await);
+    found
 }
 
 async fn agent(systemd: &Systemd) -> Finding {

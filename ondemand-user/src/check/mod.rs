@@ -6,6 +6,7 @@ mod generated;
 mod holders;
 mod host;
 mod metrics;
+mod permission;
 mod service;
 
 use std::{
@@ -84,7 +85,7 @@ async fn look(config: &Config) -> Vec<Finding> {
     let mut found = vec![services, metrics::look(config)];
     found.extend(host::kernel());
     let systemd = Systemd::connect().await;
-    found.extend(host::services(&systemd).await);
+    found.extend(host::services(&systemd, config).await);
 
     let program = generated::generator_program();
     let source = generated::Source::of(config, program.as_deref());

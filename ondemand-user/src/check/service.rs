@@ -200,6 +200,12 @@ fn veto(path: &Path) -> Finding {
             format!("{name} is not executable; the service would never be stopped"),
             format!("chmod +x {name}"),
         ),
+        // The agent has a user of its own, and the service would never be stopped.
+        Ok(metadata) if metadata.permissions().mode() & 0o001 == 0 => Finding::warning(
+            WHAT,
+            format!("{name} is executable for its owner and group only, not for the agent's user"),
+            format!("chmod o+rx {name}; or run the agent as root (units/examples/root.conf)"),
+        ),
         Ok(_) => Finding::ok(WHAT, format!("{name} is executable")),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Finding::warning(WHAT, format!("{name}: {error}"), "sudo ondemand check")

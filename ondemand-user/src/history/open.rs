@@ -1,6 +1,6 @@
 //! Opens the database, and says in words why it cannot be.
 
-use std::{path::Path, time::Duration};
+use std::{io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -74,12 +74,13 @@ fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
 ///
 /// As for [`to_write`], or it is not there.
 pub fn to_read(path: &Path) -> Result<Connection> {
-    let data = std::fs::metadata(path).with_context(|| {
-        format!(
-            "open the history {} (has the agent run yet? `ondemand report --history FILE` names \
-             another)",
-            path.display()
-        )
+    let data = std::fs::metadata(path).map_err(|error| {
+        let next = match error.kind() {
+            ErrorKind::PermissionDenied => "it is the agent's alone: `sudo ondemand report`",
+            _ => "has the agent run yet? `ondemand report --history FILE` names another",
+        };
+        let what = format!("open the history {} ({next})", path.display());
+        anyhow!(error).context(what)
     })?;
     if data.is_dir() {
         bail!("{} is a directory; name the database in it", path.display());

@@ -9,6 +9,7 @@ pub mod lookups;
 pub mod requirements;
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -25,7 +26,10 @@ use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// Its directory for us.
-const DIRECTORY: &str = "ondemand";
+pub const DIRECTORY: &str = "ondemand";
+/// Names another path to that directory: nobody but root may enter the BPF file system, and
+/// ondemand.service shows the agent its part of it elsewhere.
+const PINS: &str = "ONDEMAND_PINS";
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
@@ -65,11 +69,13 @@ impl Kernel {
     ///
     /// The host lacks something (see [`requirements`]), or the kernel refuses a program.
     pub fn open() -> Result<Self> {
-        let bpffs = Path::new(BPFFS);
-        requirements::check(bpffs)?;
+        let (bpffs, root) = match env::var_os(PINS) {
+            Some(root) => (PathBuf::from(&root), PathBuf::from(root)),
+            None => (BPFFS.into(), Path::new(BPFFS).join(DIRECTORY)),
+        };
+        requirements::check(&bpffs)?;
         let netns = requirements::netns_cookie()?;
         let cgroup = requirements::cgroup_root()?;
-        let root = bpffs.join(DIRECTORY);
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
         let home = root.join(format!("v{LAYOUT_VERSION}"));
 

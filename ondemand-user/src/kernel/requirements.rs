@@ -11,10 +11,10 @@ use nix::{
     libc,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
     sys::statfs::statfs,
-    unistd::geteuid,
 };
 
-use super::btf::KernelTypes;
+use super::{BPFFS, btf::KernelTypes};
+use crate::permission::capabilities;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -39,10 +39,12 @@ pub fn check(bpffs: &Path) -> Result<()> {
 ///
 /// Says what it takes.
 pub fn privilege() -> Result<()> {
-    if !geteuid().is_root() && !has_capability(CAP_BPF) {
+    let missing = capabilities::missing();
+    if !missing.is_empty() {
         bail!(
-            "loading eBPF programs needs root, or CAP_BPF with CAP_NET_ADMIN and CAP_PERFMON: \
-             run it with sudo, or as the service `systemctl start ondemand`"
+            "loading eBPF programs needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing \
+             here: {}): run it with sudo, or as the service `systemctl start ondemand`",
+            missing.join(", ")
         );
     }
     Ok(())
@@ -58,9 +60,8 @@ pub fn bpf_file_system(bpffs: &Path) -> Result<()> {
     if !mounted {
         bail!(
             "{} is not a BPF file system, and without one the counters would not outlive the agent: \
-             mount -t bpf bpf {}",
+             mount -t bpf bpf {BPFFS}",
             bpffs.display(),
-            bpffs.display()
         );
     }
     Ok(())
@@ -98,21 +99,6 @@ fn check_release(release: &str) -> Result<()> {
         bail!("Linux {release} is too old: ondemand needs Linux {major}.{minor} or later");
     }
     Ok(())
-}
-
-/// `CAP_BPF`, include/uapi/linux/capability.h.
-const CAP_BPF: u32 = 39;
-
-/// Whether this process has a capability in its effective set (proc(5), `CapEff`).
-fn has_capability(number: u32) -> bool {
-    let Ok(status) = fs::read_to_string("/proc/self/status") else {
-        return false;
-    };
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask >> number & 1 == 1)
 }
 
 /// Where cgroup2 is mounted: the programs are attached to its root.

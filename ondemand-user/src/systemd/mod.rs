@@ -2,6 +2,7 @@
 
 mod address_rules;
 mod facts;
+mod permission;
 mod reading;
 pub mod unit_path;
 mod usage;
@@ -21,7 +22,7 @@ use nix::sys::signal::Signal;
 pub use reading::{Known, Properties, Reading};
 use tokio::{sync::mpsc, task::AbortHandle};
 use zbus::{
-    Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder, fdo,
+    Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder,
 };
 
 use crate::lifecycle::JobEnd;
@@ -33,7 +34,9 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// How long PID 1 may take to answer. It is busy for seconds during a `daemon-reload`.
+/// How long PID 1 may take to answer. It is busy for seconds during a `daemon-reload`. Longer than
+/// the 25 s that it waits for polkit (sd-bus's own limit): no stop is carried out after the agent
+/// has given it up.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a job may take before its end is taken as missed. Longer than any start or stop
 /// takes that is not broken; the units' states tell what became of it.
@@ -284,11 +287,9 @@ impl Systemd {
 }
 
 fn explain(method: &str, unit: &str, error: &zbus::Error) -> String {
-    let hint = match error {
-        zbus::Error::FDO(error) if matches!(**error, fdo::Error::AccessDenied(_)) => {
-            " (the agent runs as root, or polkit allows its user manage-units for this unit)"
-        }
-        _ => "",
+    let hint = match permission::is_denied(error) {
+        true => " (polkit does not let the agent's user do it: `ondemand check` says why)",
+        false => "",
     };
     format!("{method} {unit}: {error}{hint}")
 }

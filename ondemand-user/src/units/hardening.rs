@@ -10,6 +10,7 @@ const ALWAYS: &str = "\
 NoNewPrivileges=yes
 UMask=0077
 ProtectSystem=strict
+PrivateMounts=yes
 ProtectClock=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes

@@ -16,6 +16,8 @@ mod host;
 mod install;
 pub mod last_good;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod tests;
 mod text;
 

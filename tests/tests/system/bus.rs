@@ -52,7 +52,8 @@ fn everybody_may_look_and_only_root_may_act() {
         .run(&[
             "sh",
             "-c",
-            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service",
+            "rm -f /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service && \
+             systemctl stop polkit.service",
         ])
         .unwrap();
     sandbox
@@ -222,7 +223,7 @@ fn polkit_may_allow_it_to_others() {
         .run(&["chmod", "-R", "a+rX", "/etc/polkit-1/rules.d"])
         .unwrap();
     sandbox
-        .run(&["systemctl", "start", "polkit.service"])
+        .run(&["systemctl", "restart", "polkit.service"])
         .unwrap();
     let listed = sandbox.run(&["pkaction"]).unwrap();
     assert!(listed.contains("org.ondemand1.manage"), "{listed}");

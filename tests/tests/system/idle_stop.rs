@@ -115,7 +115,7 @@ fn a_veto_program_keeps_it_up() {
     let script = sandbox.path("/tmp/checker.sh");
     std::fs::write(
         &script,
-        "#!/bin/sh\necho \"$ONDEMAND_SERVICE $ONDEMAND_UNIT\" >>/run/asked\n\
+        "#!/bin/sh\necho \"$ONDEMAND_SERVICE $ONDEMAND_UNIT\" >>/run/ondemand/asked\n\
          test -e /run/allow || { echo still indexing; exit 1; }\n",
     )
     .unwrap();
@@ -126,7 +126,7 @@ fn a_veto_program_keeps_it_up() {
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
     wait_for("the program is asked twice", service::SOON, || {
-        let asked = std::fs::read_to_string(sandbox.path("/run/asked")).ok()?;
+        let asked = std::fs::read_to_string(sandbox.path("/run/ondemand/asked")).ok()?;
         (asked.lines().count() >= 2).then(|| assert!(asked.starts_with("test app.service")))
     })
     .unwrap();

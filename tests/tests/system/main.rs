@@ -12,6 +12,7 @@ mod idle_stop;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
+mod privilege;
 mod prometheus;
 mod race;
 mod readiness;

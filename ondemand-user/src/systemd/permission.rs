@@ -1,0 +1,82 @@
+//! Whether PID 1 does for us what we shall ask of it.
+
+use anyhow::{Context as _, Result};
+use zbus::{DeserializeDict, Type, fdo};
+
+use super::{SERVICE, Systemd};
+
+const POLKIT: &str = "org.freedesktop.PolicyKit1";
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_PATH: &str = "/org/freedesktop/DBus";
+
+#[derive(Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}")]
+struct Identity {
+    #[zbus(rename = "User")]
+    user: Option<String>,
+}
+
+/// Whether an error means that the caller may not.
+pub(super) fn is_denied(error: &zbus::Error) -> bool {
+    let zbus::Error::FDO(error) = error else {
+        return false;
+    };
+    matches!(
+        **error,
+        fdo::Error::AccessDenied(_) | fdo::Error::InteractiveAuthorizationRequired(_)
+    )
+}
+
+impl Systemd {
+    /// Whether this process may stop a unit. Nothing happens to the unit: it is asked for with
+    /// a job mode that PID 1 has for starts alone and refuses for a stop, after it has asked
+    /// polkit (`bus_unit_method_start_generic()`, src/core/dbus-unit.c, and `manager_add_job()`,
+    /// src/core/manager.c).
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not tell.
+    pub async fn may_stop(&self, unit: &str) -> Result<bool> {
+        match self.manager("StopUnit", &(unit, "isolate")).await {
+            Err(zbus::Error::FDO(error)) if matches!(*error, fdo::Error::InvalidArgs(_)) => {
+                Ok(true)
+            }
+            Err(error) if is_denied(&error) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("ask whether {unit} may be stopped")),
+            Ok(_) => Ok(true),
+        }
+    }
+
+    /// The user of a service as its unit names it; empty: root. `None`: there is no such unit.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn user_of(&self, unit: &str) -> Result<Option<String>> {
+        if self.facts(unit).await?.load_state.as_deref() != Some("loaded") {
+            return Ok(None);
+        }
+        let found: Identity = self.all(unit, SERVICE).await?;
+        Ok(found.user)
+    }
+
+    /// Whether polkit is there, or is started when it is asked.
+    ///
+    /// # Errors
+    ///
+    /// The bus does not answer.
+    pub async fn has_polkit(&self) -> Result<bool> {
+        for method in ["ListActivatableNames", "ListNames"] {
+            let reply = self
+                .connection
+                .call_method(Some(BUS), BUS_PATH, Some(BUS), method, &())
+                .await
+                .context("ask the bus for polkit")?;
+            let names: Vec<String> = reply.body().deserialize()?;
+            if names.iter().any(|name| name == POLKIT) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,383 @@
+//! The agent runs as its own user with three capabilities, and systemd does for it what the
+//! configuration needs and nothing else.
+
+use std::collections::HashMap;
+
+use tests::{
+    client::{self, Request},
+    sandbox::Sandbox,
+    service::{self, CONFIG, SOON, front, number, on_demand, status, wait_state},
+    wait_for,
+};
+
+use crate::{bus::check, require_sandbox};
+
+/// `CAP_NET_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, include/uapi/linux/capability.h.
+const CAPABILITIES: &str = "000000c000001000";
+const NONE: &str = "0000000000000000";
+const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
+
+fn ask(sandbox: &Sandbox) {
+    sandbox
+        .in_network(|| client::get(front(), Request::default()))
+        .unwrap()
+        .unwrap();
+}
+
+/// proc_pid_status(5) of a unit's main process; the first of several values.
+fn process(sandbox: &Sandbox, unit: &str) -> HashMap<String, String> {
+    let pid = sandbox.property(unit, "MainPID").unwrap();
+    let text = sandbox
+        .run(&["cat", &format!("/proc/{pid}/status")])
+        .unwrap();
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter_map(|(key, value)| Some((key.to_owned(), value.split_whitespace().next()?.into())))
+        .collect()
+}
+
+fn uid(sandbox: &Sandbox, user: &str) -> String {
+    let uid = sandbox.run(&["id", "-u", user]).unwrap();
+    uid.trim().to_owned()
+}
+
+fn wait_journal(sandbox: &Sandbox, words: &str) {
+    wait_for(&format!("{words:?} in the journal"), SOON, || {
+        let journal = sandbox.journal("ondemand.service");
+        journal.contains(words).then_some(())
+    })
+    .unwrap();
+}
+
+fn is_left_alone(sandbox: &Sandbox) -> Option<()> {
+    let status = status(sandbox, "test").ok()?;
+    let detail = status["detail"].as_str()?;
+    detail.contains("left alone").then_some(())
+}
+
+/// Owner and mode of each of these files, as stat(1) gives them.
+#[track_caller]
+fn check_modes(sandbox: &Sandbox, rows: &[(&str, &str)]) {
+    for (path, expected) in rows {
+        // The shell finds names that are not fixed.
+        let script = format!("stat --format='%U %a' {path} | sort -u");
+        let found = sandbox.run(&["sh", "-c", &script]).unwrap();
+        assert_eq!(found.trim(), *expected, "{path}");
+    }
+}
+
+#[test]
+fn the_agent_and_the_proxy_have_little() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    let veto = "#!/bin/sh\n{ id -un; grep Cap /proc/self/status; } >/run/ondemand/veto\n";
+    sandbox.write("/usr/bin/checker", veto).unwrap();
+    sandbox.run(&["chmod", "700", "/usr/bin/checker"]).unwrap();
+    // steered, with a history and metrics: everything that there is
+    let steer = CONFIG.replace("steer = false", "steer = true");
+    let config = format!("[service.test]\n{steer}veto = \"/usr/bin/checker\"\n");
+    sandbox
+        .write("/etc/ondemand/ondemand.toml", config)
+        .unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let words = ["not for the agent's user", "chmod o+rx /usr/bin/checker"];
+    check(&sandbox, "ondemand check", 0, &words);
+    sandbox.run(&["chmod", "755", "/usr/bin/checker"]).unwrap();
+
+    let agent = process(&sandbox, "ondemand.service");
+    let expected = [
+        ("Uid", uid(&sandbox, "ondemand-agent").as_str().to_owned()),
+        ("CapInh", CAPABILITIES.into()),
+        ("CapPrm", CAPABILITIES.into()),
+        ("CapEff", CAPABILITIES.into()),
+        ("CapBnd", CAPABILITIES.into()),
+        ("CapAmb", NONE.into()),
+        ("NoNewPrivs", "1".into()),
+        ("Seccomp", "2".into()),
+    ];
+    for (key, value) in expected {
+        assert_eq!(agent[key], value, "{key}");
+    }
+    // A client that holds the proxy while it is looked at.
+    let held = sandbox
+        .in_network(|| client::connect(front()).unwrap())
+        .unwrap();
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    wait_state(&sandbox, "ondemand-test.service", "active").unwrap();
+    let proxy = wait_for("the proxy is executed", SOON, || {
+        let proxy = process(&sandbox, "ondemand-test.service");
+        (proxy["Name"] == "ondemand").then_some(proxy)
+    })
+    .unwrap();
+    assert_eq!(proxy["Uid"], uid(&sandbox, "ondemand"));
+    assert_ne!(proxy["Uid"], agent["Uid"]);
+    for key in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(proxy[key], NONE, "{key}");
+    }
+    drop(held);
+    sandbox
+        .run(&["ondemand", "hold", "test", "--for", "1s"])
+        .unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "stops").unwrap(), 1);
+    // The veto program has the user, and nothing else.
+    let seen = sandbox.run(&["cat", "/run/ondemand/veto"]).unwrap();
+    assert!(seen.starts_with("ondemand-agent\n"), "{seen}");
+    for key in ["CapPrm", "CapEff", "CapAmb"] {
+        assert!(seen.contains(&format!("{key}:\t{NONE}")), "{seen}");
+    }
+
+    wait_for("a database", SOON, || {
+        sandbox.run(&["ls", "/var/lib/ondemand/history.db"]).ok()
+    })
+    .unwrap();
+    check_modes(
+        &sandbox,
+        &[
+            ("/sys/fs/bpf", "root 1700"),
+            ("/sys/fs/bpf/ondemand", "ondemand-agent 700"),
+            ("/sys/fs/bpf/ondemand/v*", "ondemand-agent 700"),
+            ("/sys/fs/bpf/ondemand/v*/*", "ondemand-agent 600"),
+            ("/run/ondemand", "ondemand-agent 700"),
+            ("/run/ondemand/metrics", "ondemand-agent 700"),
+            ("/run/ondemand/metrics/*", "ondemand-agent 600"),
+            ("/var/lib/ondemand", "ondemand-agent 700"),
+            ("/var/lib/ondemand/*", "ondemand-agent 600"),
+            (RULE, "root 644"),
+        ],
+    );
+    let nobody = "runuser -u nobody -- ondemand";
+    check(
+        &sandbox,
+        &format!("{nobody} report"),
+        1,
+        &["/var/lib/ondemand/history.db", "sudo ondemand report"],
+    );
+    check(&sandbox, "ondemand report", 0, &["test"]);
+    check(&sandbox, "ondemand check", 0, &["as ondemand-agent"]);
+    // Its database is still its own after root has read it.
+    check_modes(&sandbox, &[("/var/lib/ondemand/*", "ondemand-agent 600")]);
+    // Nor does the proxies' user get at what the kernel counts.
+    for user in ["nobody", "ondemand"] {
+        let script = format!("runuser -u {user} -- ls /sys/fs/bpf/ondemand");
+        check(&sandbox, &script, 2, &["Permission denied"]);
+    }
+}
+
+#[test]
+fn systemd_does_what_the_rule_says_and_no_more() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    sandbox
+        .write(
+            "/etc/systemd/system/other.service",
+            "[Service]\nExecStart=/bin/sleep 1000\n",
+        )
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox
+        .run(&["systemctl", "start", "other.service"])
+        .unwrap();
+    let call = |user: &str, method: &str, words: &str| {
+        format!(
+            "runuser -u {user} -- busctl call --allow-interactive-authorization=no \
+             org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager \
+             {method} {words}"
+        )
+    };
+    let denied: &[(&str, &str)] = &[
+        ("StopUnit", "ss other.service replace"),
+        ("StopUnit", "ss dbus.service replace"),
+        ("StartUnit", "ss other.service replace"),
+        ("RestartUnit", "ss other.service replace"),
+        ("ReloadUnit", "ss other.service replace"),
+        ("KillUnit", "ssi other.service all 9"),
+        ("ResetFailedUnit", "s other.service"),
+        // What the agent never does with its own.
+        ("StopUnit", "ss app.service replace"),
+        ("StopUnit", "ss ondemand-test.socket replace"),
+        ("StartUnit", "ss ondemand-test.service replace"),
+        ("RestartUnit", "ss ondemand-test.target replace"),
+        ("KillUnit", "ssi ondemand-test.service all 9"),
+        (
+            "SetUnitProperties",
+            "'sba(sv)' app.service true 1 CPUWeight t 1",
+        ),
+        // Whatever else would be as good as root.
+        (
+            "StartTransientUnit",
+            "'ssa(sv)a(sa(sv))' x.service fail 0 0",
+        ),
+        ("MaskUnitFiles", "asbb 1 other.service true true"),
+        ("Reload", ""),
+        ("Reexecute", ""),
+        ("SetEnvironment", "as 1 A=b"),
+        ("Reboot", ""),
+    ];
+    for (method, words) in denied {
+        // "Access denied" of the rule, "Interactive authentication required" of polkit's default.
+        let script = call("ondemand-agent", method, words) + " 2>&1 | grep -E 'denied|required'";
+        check(&sandbox, &script, 0, &["Call failed"]);
+    }
+    let proxies = call("ondemand", "StopUnit", "ss ondemand-test.target replace");
+    check(&sandbox, &proxies, 1, &["authentication required"]);
+    let script = "runuser -u ondemand-agent -- systemctl --no-ask-password stop other.service";
+    check(&sandbox, script, 4, &["Access denied"]);
+    for unit in ["other.service", "dbus.service"] {
+        assert_eq!(sandbox.property(unit, "ActiveState").unwrap(), "active");
+    }
+    for (method, words) in [
+        ("StartUnit", "ss app.service replace"),
+        ("StartUnit", "ss ondemand-test.target fail"),
+        ("StopUnit", "ss ondemand-test.target fail"),
+        ("StopUnit", "ss ondemand-test.service fail"),
+    ] {
+        check(&sandbox, &call("ondemand-agent", method, words), 0, &[]);
+    }
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+
+    // A new service is in the rule when the agent reads of it.
+    service::write_backend(&sandbox, "new.service", "--listen 127.0.0.1:8082").unwrap();
+    let new = CONFIG
+        .replace("app.service", "new.service")
+        .replace("8000", "8001")
+        .replace("8080", "8082");
+    let both = format!("[service.test]\n{CONFIG}\n[service.new]\n{new}");
+    service::write_config(&sandbox, &both).unwrap();
+    service::reload(&sandbox, &["test", "new"]).unwrap();
+    check(
+        &sandbox,
+        "ondemand check",
+        1,
+        &["ondemand permit", "is not what"],
+    );
+    sandbox.run(&["ondemand", "reload"]).unwrap();
+    check(&sandbox, "ondemand check", 0, &["and no others"]);
+    sandbox.run(&["systemctl", "start", "new.service"]).unwrap();
+    wait_state(&sandbox, "new.service", "inactive").unwrap();
+
+    // A rule that is gone is said, and heeded when it is back.
+    sandbox.run(&["rm", RULE]).unwrap();
+    sandbox
+        .run(&["systemctl", "kill", "--signal=KILL", "polkit"])
+        .unwrap();
+    let denied = call("ondemand-agent", "StopUnit", "ss ondemand-test.target fail");
+    wait_for("polkit has forgotten it", SOON, || {
+        sandbox.run(&["sh", "-c", &format!("! {denied}")]).ok()
+    })
+    .unwrap();
+    ask(&sandbox);
+    wait_for("it is left alone", SOON, || is_left_alone(&sandbox)).unwrap();
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["left alone", "ondemand permit"],
+    );
+    check(&sandbox, "ondemand permit", 0, &[]);
+    wait_journal(&sandbox, "test: looked after again");
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
+
+#[test]
+fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let hide = "rm -r /etc/polkit-1/rules.d && \
+                rm /usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service && \
+                systemctl reload dbus.service";
+    sandbox.run(&["sh", "-c", hide]).unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{CONFIG}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    wait_for("it is left alone", SOON, || is_left_alone(&sandbox)).unwrap();
+    for words in [
+        "polkit 0.106 or later is not installed",
+        "only root may stop it, because polkit is not installed",
+        "units/examples/root.conf",
+    ] {
+        wait_journal(&sandbox, words);
+    }
+    check(
+        &sandbox,
+        "ondemand check",
+        1,
+        &["polkit is not installed", "root.conf"],
+    );
+    // Long after its idle timeout it answers, counted.
+    ask(&sandbox);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    ask(&sandbox);
+    assert_eq!(
+        sandbox.property("app.service", "ActiveState").unwrap(),
+        "active"
+    );
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 2);
+    check(&sandbox, "ondemand stop test", 1, &["left alone"]);
+
+    // As root, with what the other has left.
+    let drop_in = "/etc/systemd/system/ondemand.service.d/root.conf";
+    let root = tests::source_tree().join("units/examples/root.conf");
+    sandbox
+        .write(drop_in, std::fs::read(root).unwrap())
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    let agent = process(&sandbox, "ondemand.service");
+    assert_eq!((&*agent["Uid"], &*agent["CapEff"]), ("0", CAPABILITIES));
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 2);
+    check(&sandbox, "ondemand check", 0, &["as root"]);
+    check_modes(&sandbox, &[("/sys/fs/bpf/ondemand/v*/*", "root 600")]);
+
+    // And back: what an agent that was root has left goes to the user.
+    let show = "mkdir -m 700 /etc/polkit-1/rules.d && chown polkitd /etc/polkit-1/rules.d && \
+                rm -r /etc/systemd/system/ondemand.service.d && \
+                systemctl daemon-reload && systemctl start polkit.service";
+    sandbox.run(&["sh", "-c", show]).unwrap();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .unwrap();
+    check_modes(
+        &sandbox,
+        &[
+            ("/sys/fs/bpf/ondemand/v*/*", "ondemand-agent 600"),
+            ("/var/lib/ondemand /run/ondemand", "ondemand-agent 700"),
+        ],
+    );
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 3);
+    let agent = process(&sandbox, "ondemand.service");
+    assert_eq!(agent["Uid"], uid(&sandbox, "ondemand-agent"));
+}
+
+#[test]
+fn a_backend_that_the_agent_may_not_look_at_is_kept() {
+    require_sandbox!();
+    // By another name than the listener's, and in a directory that is closed to others.
+    let config = CONFIG.replace("127.0.0.1:8080", "/run/link/app.sock");
+    let sandbox = service::installed().unwrap();
+    let closed = "mkdir -m 700 /run/closed && ln -s closed /run/link";
+    sandbox.run(&["sh", "-c", closed]).unwrap();
+    service::write_backend(&sandbox, "app.service", "--listen /run/closed/app.sock").unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    ask(&sandbox);
+    wait_journal(&sandbox, "may not look at /run/link/app.sock");
+    wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_500)); // several idle timeouts
+    assert_eq!(
+        sandbox.property("app.service", "ActiveState").unwrap(),
+        "active"
+    );
+    sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
