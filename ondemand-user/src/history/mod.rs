@@ -4,14 +4,16 @@
 //! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: what is older is forgotten.
 
 mod hours;
+mod loaded;
 mod open;
-mod read;
+pub(crate) mod read;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use read::{Loaded, Period, TIMELINE, read};
+pub use loaded::{Loaded, Period, TIMELINE};
+pub use read::read;
 pub use writer::Writer;
 
 /// For so many days things are remembered: a year, and a month to compare with.
