@@ -11,6 +11,8 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod history;
 pub mod holds;
 pub mod kernel;

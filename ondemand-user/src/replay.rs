@@ -109,7 +109,7 @@ impl Replay {
     pub fn gap(&mut self, timeouts: &Timeouts, length: u64) {
         let bucket = &mut self.buckets[timeouts.0.partition_point(|timeout| *timeout < length)];
         bucket.gaps += 1;
-        bucket.length += length;
+        bucket.length = bucket.length.saturating_add(length);
     }
 
     /// The end: nobody came in its last `length` microseconds.
@@ -132,7 +132,7 @@ impl Replay {
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.buckets.iter_mut().zip(&other.buckets) {
             into.gaps += from.gaps;
-            into.length += from.length;
+            into.length = into.length.saturating_add(from.length);
         }
         self.first += other.first;
         self.open = self.open.max(other.open);

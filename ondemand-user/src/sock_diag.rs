@@ -210,22 +210,42 @@ fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<O
             length > 0 && length <= buffer.len(),
             "an answer of {length} bytes"
         );
-        let mut rest = &buffer[..length];
-        while let Some((header, body)) = next_message(&mut rest) {
-            consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
-            match i32::from(header.kind) {
-                // The end carries an error number if the dump broke off.
-                libc::NLMSG_DONE
-                    if array(body, 0).is_none_or(|code| i32::from_ne_bytes(code) >= 0) =>
-                {
-                    return Ok(consistent.then_some(found));
-                }
-                libc::NLMSG_DONE | libc::NLMSG_ERROR => return Err(refusal(body)),
-                _ if header.kind == SOCK_DIAG_BY_FAMILY => found.extend(decode(body)),
-                _ => {}
-            }
+        if read_piece(&buffer[..length], &decode, &mut found, &mut consistent)? {
+            return Ok(consistent.then_some(found));
         }
     }
+}
+
+/// Reads one piece of an answer: adds what it holds to `found`, and makes `consistent` false if
+/// the kernel says that the table changed under its hands. True: it is the last piece.
+fn read_piece<T>(
+    mut piece: &[u8],
+    decode: impl Fn(&[u8]) -> Option<T>,
+    found: &mut Vec<T>,
+    consistent: &mut bool,
+) -> Result<bool> {
+    while let Some((header, body)) = next_message(&mut piece) {
+        *consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+        match i32::from(header.kind) {
+            // The end carries an error number if the dump broke off.
+            libc::NLMSG_DONE if array(body, 0).is_none_or(|code| i32::from_ne_bytes(code) >= 0) => {
+                return Ok(true);
+            }
+            libc::NLMSG_DONE | libc::NLMSG_ERROR => return Err(refusal(body)),
+            _ if header.kind == SOCK_DIAG_BY_FAMILY => found.extend(decode(body)),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// What a piece of an answer holds, read as one about TCP and as one about Unix sockets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode(piece: &[u8]) -> (Result<Vec<TcpListener>>, Result<Vec<UnixSocket>>) {
+    let (mut tcp, mut unix, mut consistent) = (Vec::new(), Vec::new(), true);
+    let tcp = read_piece(piece, tcp_listener, &mut tcp, &mut consistent).map(|_| tcp);
+    let unix = read_piece(piece, unix_socket, &mut unix, &mut consistent).map(|_| unix);
+    (tcp, unix)
 }
 
 struct Header {
@@ -248,7 +268,8 @@ fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
 
 /// struct nlmsgerr begins with the negative error number.
 fn refusal(body: &[u8]) -> anyhow::Error {
-    let errno = array(body, 0).map_or(libc::EBADMSG, |bytes| -i32::from_ne_bytes(bytes));
+    let errno = array(body, 0).and_then(|bytes| i32::from_ne_bytes(bytes).checked_neg());
+    let errno = errno.unwrap_or(libc::EBADMSG);
     let hint = if errno == libc::ENOENT {
         ": the kernel lacks sock_diag (modprobe tcp_diag unix_diag)"
     } else {

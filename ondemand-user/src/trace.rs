@@ -265,6 +265,10 @@ impl<'a> Fleet<'a> {
         if text.trim().is_empty() {
             return Err("the service's name is missing".into());
         }
+        // It is shown on terminals, which would obey it.
+        if text.contains(char::is_control) {
+            return Err("the service's name holds a control character".into());
+        }
         if self.services.len() == MOST_SERVICES {
             return Err(format!(
                 "more than {MOST_SERVICES} services; is the column {SERVICE:?} the right one?"
@@ -308,7 +312,11 @@ fn seconds(micros: u64) -> String {
 /// Seconds as they are written in a trace, to microseconds. Digits below that are cut off.
 fn micros(text: &[u8]) -> Result<u64, String> {
     let text = text.trim_ascii();
-    let shown = || String::from_utf8_lossy(&text[..text.len().min(40)]).into_owned();
+    // A terminal would obey control characters.
+    let shown = || {
+        let text = String::from_utf8_lossy(&text[..text.len().min(40)]);
+        text.replace(char::is_control, "?")
+    };
     let point = text.iter().position(|byte| *byte == b'.');
     let (whole, fraction) = text.split_at(point.unwrap_or(text.len()));
     let fraction = fraction.get(1..).unwrap_or_default();

@@ -2,6 +2,8 @@
 
 mod bench;
 mod command;
+mod deny;
+mod fuzz;
 mod household;
 mod story;
 mod toolchain;
@@ -94,6 +96,36 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Give hostile input to everything that reads input, by coverage-guided fuzzing.
+    ///
+    /// One target after the other: the configuration, the unit files, traces, histories, the
+    /// holds' file, the metrics' record, sock_diag, the kernel's events and socket tables, HTTP.
+    /// The unit tests give each of them some thousand mutations of the seeds; this is for more.
+    #[command(after_help = "\
+Examples:
+  cargo xtask fuzz                             all of them, a hundred thousand inputs each
+  cargo xtask fuzz units --runs 10000000       one, for longer
+  cargo xtask fuzz history --sanitizer         with AddressSanitizer
+
+A crash exits with 1; its input is in ondemand-user/fuzz/artifacts/. Put it into seeds/ with the
+fix, under a name that says what it is.")]
+    Fuzz {
+        /// Which [default: all of them]
+        names: Vec<String>,
+        /// How many inputs each of them gets
+        #[arg(long, default_value_t = 100_000)]
+        runs: u64,
+        /// Build with AddressSanitizer, which is slower
+        #[arg(long)]
+        sanitizer: bool,
+        #[command(flatten)]
+        install: Install,
+    },
+    /// Check licences and sources of all that others wrote, and what is banned, by deny.toml
+    Deny {
+        #[command(flatten)]
+        install: Install,
+    },
     /// Measure what ondemand costs, beside what people use today.
     ///
     /// Everything runs in a private systemd which is gone afterwards, in alternating order, so
@@ -158,11 +190,14 @@ fn perform(task: Task) -> Result<ExitCode> {
         | Task::Setup { install }
         | Task::Build { install, .. }
         | Task::Test { install, .. }
+        | Task::Fuzz { install, .. }
+        | Task::Deny { install }
         | Task::Bench { install, .. } => install,
     };
     let purpose = match &task {
-        Task::Run { .. } | Task::Build { .. } => Purpose::Run,
+        Task::Run { .. } | Task::Build { .. } | Task::Deny { .. } => Purpose::Run,
         Task::Setup { .. } | Task::Test { .. } | Task::Pictures { .. } => Purpose::Test,
+        Task::Fuzz { .. } => Purpose::Fuzz,
         Task::Bench { .. } => Purpose::Bench,
     };
     if !toolchain::ensure(install.no_install, purpose)? {
@@ -192,6 +227,13 @@ fn perform(task: Task) -> Result<ExitCode> {
             filter,
             ..
         } => test(skip_system, filter.as_deref())?,
+        Task::Deny { .. } => deny::deny()?,
+        Task::Fuzz {
+            names,
+            runs,
+            sanitizer,
+            ..
+        } => fuzz::fuzz(&names, runs, sanitizer)?,
         Task::Bench {
             names,
             rounds,

@@ -18,6 +18,9 @@ use crate::command::{Step, run};
 /// The linker that works with both compilers.
 const LINKER_VERSION: &str = "0.13.0";
 
+/// Of cargo-fuzz.
+const FUZZ_VERSION: &str = "0.13.2";
+
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -27,6 +30,8 @@ pub enum Purpose {
     Test,
     /// The benches, too.
     Bench,
+    /// Fuzzing, too.
+    Fuzz,
 }
 
 /// Something that is needed and not there.
@@ -119,6 +124,19 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         missing.push(Missing {
             what: "polkit, for the test of who may act (it starts when it is asked)",
             how: vec![apt(&["polkitd"])],
+        });
+    }
+    if purpose == Purpose::Fuzz && !is_there("cargo-fuzz") {
+        let install = ["cargo", "install", "cargo-fuzz", "--locked", "--version"];
+        missing.push(Missing {
+            what: "cargo-fuzz",
+            how: vec![Step::new(&install).args(&[FUZZ_VERSION])],
+        });
+    }
+    if purpose == Purpose::Fuzz && !is_there("c++") {
+        missing.push(Missing {
+            what: "a C++ compiler, for libFuzzer",
+            how: vec![apt(&["g++"])],
         });
     }
     let programs = [

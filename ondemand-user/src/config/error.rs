@@ -38,6 +38,9 @@ impl Error {
     /// `problems`, found in the file at `path`, in the file's order.
     pub(super) fn new(path: &Path, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.line);
+        for problem in &mut problems {
+            problem.message = harmless(&problem.message);
+        }
         Self {
             path: path.to_owned(),
             problems,
@@ -70,6 +73,20 @@ impl fmt::Display for Error {
         }
         Ok(())
     }
+}
+
+/// `text` with its control characters written out: parts of the file are in it, and a terminal
+/// would obey them.
+fn harmless(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let control = c.is_control();
+            let plain = (!control).then_some(c);
+            plain
+                .into_iter()
+                .chain(c.escape_default().filter(move |_| control))
+        })
+        .collect()
 }
 
 /// Why the file at `path` could not be read, and what to do.

@@ -1,6 +1,22 @@
 //! Sums of what systemd may not account.
 
-use std::ops::AddAssign;
+/// A number of which there are sums.
+pub trait Measure: Copy + Default {
+    /// The sum of both, or the largest number: a damaged file may say anything.
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Measure for u64 {
+    fn plus(self, other: Self) -> Self {
+        self.saturating_add(other)
+    }
+}
+
+impl Measure for u128 {
+    fn plus(self, other: Self) -> Self {
+        self.saturating_add(other)
+    }
+}
 
 /// A sum of measurements, some of which may be missing. Where all are it is not zero but unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,11 +25,11 @@ pub struct Known<T> {
     missing: bool,
 }
 
-impl<T: AddAssign + Default + Copy> Known<T> {
+impl<T: Measure> Known<T> {
     /// Takes one in.
     pub fn add(&mut self, measured: Option<T>) {
         match measured {
-            Some(measured) => *self.sum.get_or_insert_default() += measured,
+            Some(measured) => self.sum = Some(self.sum.unwrap_or_default().plus(measured)),
             None => self.missing = true,
         }
     }
@@ -54,6 +70,7 @@ mod tests {
         check(&[Some(0)], Some(0));
         check(&[None, Some(0)], Some(0));
         check(&[Some(2), None, Some(3)], Some(5));
+        check(&[Some(u64::MAX), Some(3)], Some(u64::MAX));
         let mut all = sum(&[]);
         all.merge(&sum(&[None]));
         assert_eq!(all.known(), None);

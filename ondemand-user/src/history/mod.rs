@@ -5,15 +5,17 @@
 
 mod hours;
 mod known;
+mod loaded;
 mod open;
-mod read;
+pub(crate) mod read;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use known::Known;
-pub use read::{Loaded, Period, TIMELINE, read};
+pub use loaded::{Loaded, Period, TIMELINE};
+pub use read::read;
 pub use writer::Writer;
 
 /// For so many days things are remembered: a year, and a month to compare with.

@@ -137,7 +137,7 @@ fn reader(path: &Path, more: &str) -> rusqlite::Result<Connection> {
 }
 
 /// Whether it is a history of a version that is understood.
-fn check(path: &Path, db: &Connection) -> Result<()> {
+pub(super) fn check(path: &Path, db: &Connection) -> Result<()> {
     let shown = path.display();
     let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let both = pragma("application_id").and_then(|id| Ok((id, pragma("user_version")?)));

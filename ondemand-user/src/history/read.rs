@@ -6,71 +6,12 @@ use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{Connection, Row, types::ValueRef};
 
-use super::{Known, REASONS, hours::Hours, open};
+use super::{
+    hours::Hours,
+    loaded::{Loaded, Period, Week},
+    open,
+};
 use crate::replay::{Replay, Timeouts};
-
-/// Into so many equal parts a period is cut for the picture of states.
-pub const TIMELINE: usize = 240;
-
-/// From when until when. Milliseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Period {
-    /// The first moment.
-    pub from: i64,
-    /// The first moment after it.
-    pub until: i64,
-}
-
-impl Period {
-    /// How much of a span is in it.
-    fn part(self, from: i64, until: i64) -> i64 {
-        (until.min(self.until) - from.max(self.from)).max(0)
-    }
-}
-
-/// Arrivals by hour of the week, local time, from Monday at midnight on.
-pub type Week = Box<[u32; 168]>;
-
-/// What the history knows of one service in a period. Spans are milliseconds.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Its name.
-    pub name: String,
-    /// Its quiet gaps. A gap belongs to the period in which it ends.
-    pub replay: Replay,
-    /// Arrivals by hour of the week, local time, from Monday at midnight on.
-    pub week: Week,
-    /// For how long it was watched.
-    pub watched: i64,
-    /// For how long it was up.
-    pub active: i64,
-    /// How long it was up in each part of the period.
-    pub timeline: Box<[i64; TIMELINE]>,
-    /// Starts in the period.
-    pub activations: u64,
-    /// From the begin of a start until the application listened.
-    pub cold_starts: Vec<u32>,
-    /// From the begin of a start to the first packet to a client.
-    pub first_bytes: Vec<u32>,
-    /// Bytes of memory at a stop, times the milliseconds until the next start.
-    pub given_back: Known<u128>,
-    /// Of the runs that ended in the period; CPU time in microseconds.
-    pub cpu: Known<u64>,
-    /// See `cpu`.
-    pub connections: u64,
-    /// See `cpu`.
-    pub received: u64,
-    /// See `cpu`.
-    pub sent: u64,
-    /// Ends of runs, as [`REASONS`].
-    pub stops: [u64; REASONS.len()],
-    /// It is down since then, and had so much memory.
-    down: Option<(i64, Option<u64>)>,
-    /// The last memory that was measured.
-    memory: Option<u64>,
-    quiet_since: Option<i64>,
-    watched_until: i64,
-}
 
 /// Reads what is in the database at `path`, from the begin of what it knows if `from` is `None` or
 /// before that.
@@ -89,29 +30,14 @@ pub fn read(
     let explain = |error| open::explain(path, error);
     // One state of it, while the agent goes on writing.
     let db = db.transaction().map_err(explain)?;
-    let Some(begin) = begin(&db).map_err(explain)? else {
-        bail!(
-            "the history {} is empty: the agent has not run yet",
-            path.display()
-        );
-    };
-    let asked = from.unwrap_or(begin).min(until);
-    let period = Period {
-        // Of what was before, nothing is known.
-        from: asked.max(begin).min(until),
-        until,
-    };
-    let mut reader = Reader {
-        period,
-        services: Vec::new(),
-    };
-    reader.services(&db, timeouts).map_err(explain)?;
+    let mut reader = Reader::begin(path, &db, from, until, timeouts)?;
     // The two large tables are read at the same time.
-    let count = reader.services.len();
+    let period = reader.period;
+    let known = reader.known();
     let gaps = thread::scope(|scope| {
         let gaps = scope.spawn(|| {
             let db = open::to_read(path)?;
-            gaps(&db, period, timeouts, count).map_err(explain)
+            gaps(&db, period, timeouts, &known).map_err(explain)
         });
         reader.watches(&db).map_err(explain)?;
         reader.activations(&db).map_err(explain)?;
@@ -120,24 +46,25 @@ pub fn read(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })?;
-    for (service, (replay, week)) in reader.services.iter_mut().zip(gaps) {
-        if let Some(service) = service {
-            (service.replay, service.week) = (replay, week);
-        }
-    }
-    reader.end(&db).map_err(explain)?;
-    let services: Vec<Loaded> = reader.services.into_iter().flatten().collect();
-    if !services.iter().any(Loaded::is_known) {
-        let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
-        bail!(
-            "the history {} knows nothing from {} to {}; it begins at {}",
-            path.display(),
-            shown(asked),
-            shown(period.until),
-            shown(begin)
-        );
-    }
-    Ok((period, services))
+    reader.finish(path, &db, gaps)
+}
+
+/// As [`read`], of a database that is open, on this thread alone.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_open(
+    path: &Path,
+    db: &Connection,
+    from: Option<i64>,
+    until: i64,
+    timeouts: &Timeouts,
+) -> Result<(Period, Vec<Loaded>)> {
+    let explain = |error| open::explain(path, error);
+    open::check(path, db)?;
+    let mut reader = Reader::begin(path, db, from, until, timeouts)?;
+    reader.watches(db).map_err(explain)?;
+    reader.activations(db).map_err(explain)?;
+    let gaps = gaps(db, reader.period, timeouts, &reader.known()).map_err(explain)?;
+    reader.finish(path, db, gaps)
 }
 
 fn local(at: Timestamp) -> String {
@@ -156,10 +83,18 @@ fn begin(db: &Connection) -> rusqlite::Result<Option<i64>> {
     )
 }
 
+/// A database is damaged whose services have numbers from here on: the agent counts from 1, and
+/// what is read takes memory up to the largest.
+const MOST_SERVICES: usize = 1 << 16;
+
 struct Reader {
     period: Period,
+    /// The first moment that was asked for, which may be before all that is known.
+    asked: i64,
+    /// The first thing that is known.
+    begin: i64,
     /// By their numbers in the database.
-    services: Vec<Option<Loaded>>,
+    services: Vec<Option<Box<Loaded>>>,
 }
 
 /// A run as the database has it.
@@ -178,9 +113,72 @@ fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
 }
 
 impl Reader {
+    fn begin(
+        path: &Path,
+        db: &Connection,
+        from: Option<i64>,
+        until: i64,
+        timeouts: &Timeouts,
+    ) -> Result<Self> {
+        let explain = |error| open::explain(path, error);
+        let Some(begin) = begin(db).map_err(explain)? else {
+            bail!(
+                "the history {} is empty: the agent has not run yet",
+                path.display()
+            );
+        };
+        let asked = from.unwrap_or(begin).min(until);
+        let period = Period {
+            // Of what was before, nothing is known.
+            from: asked.max(begin).min(until),
+            until,
+        };
+        let mut reader = Self {
+            period,
+            asked,
+            begin,
+            services: Vec::new(),
+        };
+        reader.services(db, timeouts).map_err(explain)?;
+        Ok(reader)
+    }
+
+    /// Puts what was read together.
+    fn finish(mut self, path: &Path, db: &Connection, gaps: Gaps) -> Result<(Period, Vec<Loaded>)> {
+        for (service, gaps) in self.services.iter_mut().zip(gaps) {
+            if let Some((service, (replay, week))) = service.as_mut().zip(gaps) {
+                (service.replay, service.week) = (replay, week);
+            }
+        }
+        self.end(db).map_err(|error| open::explain(path, error))?;
+        let Self {
+            period,
+            asked,
+            begin,
+            services,
+        } = self;
+        let services: Vec<Loaded> = services.into_iter().flatten().map(|it| *it).collect();
+        if !services.iter().any(Loaded::is_known) {
+            let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
+            bail!(
+                "the history {} knows nothing from {} to {}; it begins at {}",
+                path.display(),
+                shown(asked),
+                shown(period.until),
+                shown(begin)
+            );
+        }
+        Ok((period, services))
+    }
+
+    /// Which numbers are those of a service.
+    fn known(&self) -> Vec<bool> {
+        self.services.iter().map(Option::is_some).collect()
+    }
+
     fn of(&mut self, service: i64) -> Option<&mut Loaded> {
         let place = usize::try_from(service).ok()?;
-        self.services.get_mut(place)?.as_mut()
+        self.services.get_mut(place)?.as_deref_mut()
     }
 
     fn services(&mut self, db: &Connection, timeouts: &Timeouts) -> rusqlite::Result<()> {
@@ -188,31 +186,13 @@ impl Reader {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
-            let Ok(place @ 0..1_000_000) = usize::try_from(id) else {
-                continue; // The agent numbers them from 1 on.
+            let Ok(place @ 0..MOST_SERVICES) = usize::try_from(id) else {
+                continue;
             };
             self.services.resize_with(place, || None);
-            self.services.push(Some(Loaded {
-                name: row.get(1)?,
-                quiet_since: row.get(2)?,
-                replay: Replay::new(timeouts),
-                week: Box::new([0; 168]),
-                watched: 0,
-                active: 0,
-                timeline: Box::new([0; TIMELINE]),
-                activations: 0,
-                cold_starts: Vec::new(),
-                first_bytes: Vec::new(),
-                given_back: Known::default(),
-                cpu: Known::default(),
-                connections: 0,
-                received: 0,
-                sent: 0,
-                stops: [0; REASONS.len()],
-                down: None,
-                memory: None,
-                watched_until: i64::MIN,
-            }));
+            let (name, quiet_since) = (row.get(1)?, row.get(2)?);
+            let loaded = Loaded::new(name, quiet_since, timeouts);
+            self.services.push(Some(Box::new(loaded)));
         }
         Ok(())
     }
@@ -225,7 +205,7 @@ impl Reader {
             let began: i64 = row.get(1)?;
             let ended = row.get::<_, Option<i64>>(2)?.unwrap_or(period.until);
             if let Some(service) = self.of(row.get(0)?) {
-                service.watched += period.part(began, ended);
+                service.watched = service.watched.saturating_add(period.part(began, ended));
                 service.watched_until = service.watched_until.max(ended.min(period.until));
             }
         }
@@ -284,9 +264,14 @@ impl Reader {
             {
                 *count += 1;
             }
-            service.connections += unsigned(row, 7)?.unwrap_or(0);
-            service.received += unsigned(row, 8)?.unwrap_or(0);
-            service.sent += unsigned(row, 9)?.unwrap_or(0);
+            let sums = [
+                &mut service.connections,
+                &mut service.received,
+                &mut service.sent,
+            ];
+            for (sum, column) in sums.into_iter().zip(7..) {
+                *sum = sum.saturating_add(unsigned(row, column)?.unwrap_or(0));
+            }
             service.cpu.add(unsigned(row, 10)?);
         }
         Ok(())
@@ -301,8 +286,12 @@ impl Reader {
         if let Some((since, memory)) = service.down.take() {
             service.give_back(memory, period.part(since, run.started));
         }
-        let until = run.ended.map_or(period.until, |ended| run.started + ended);
-        service.active += period.part(run.started, until);
+        let until = run
+            .ended
+            .map_or(period.until, |ended| run.started.saturating_add(ended));
+        service.active = service
+            .active
+            .saturating_add(period.part(run.started, until));
         service.draw(period, run.started, until);
         service.memory = run.memory.or(service.memory);
         if run.ended.is_some() {
@@ -329,7 +318,7 @@ impl Reader {
             missing -= 1;
             // It was quiet then, or nobody knows, whatever it is now.
             let length: Option<i64> = row.get(2)?;
-            let since = length.map(|length| ended - length);
+            let since = length.map(|length| ended.saturating_sub(length));
             if let Some(service) = self.of(id) {
                 service.open(period, since.filter(|since| *since < period.until));
             }
@@ -342,22 +331,26 @@ impl Reader {
         }
         for service in self.services.iter_mut().flatten() {
             if let Some((since, memory)) = service.down {
-                service.give_back(memory, period.part(since, service.watched_until.max(since)));
+                let until = service.watched_until.max(since);
+                service.give_back(memory, period.part(since, until));
             }
         }
         Ok(())
     }
 }
 
-/// The gaps of so many services, and when they ended.
+/// Of each service its gaps, and when they ended.
+type Gaps = Vec<Option<(Replay, Week)>>;
+
+/// Of the services that are known.
 fn gaps(
     db: &Connection,
     period: Period,
     timeouts: &Timeouts,
-    count: usize,
-) -> rusqlite::Result<Vec<(Replay, Week)>> {
-    let mut services: Vec<(Replay, Week)> = Vec::new();
-    services.resize_with(count, || (Replay::new(timeouts), Box::new([0; 168])));
+    known: &[bool],
+) -> rusqlite::Result<Gaps> {
+    let none = || (Replay::new(timeouts), Box::new([0; 168]));
+    let mut services: Gaps = known.iter().map(|known| known.then(none)).collect();
     let mut hours = Hours::new();
     let mut statement = db.prepare(
         "SELECT ended, service, length FROM gap WHERE ended >= ? AND ended < ? ORDER BY ended",
@@ -365,7 +358,8 @@ fn gaps(
     let mut rows = statement.query([period.from, period.until])?;
     while let Some(row) = rows.next()? {
         let hour = hours.of(row.get(0)?);
-        let Some((replay, week)) = services.get_mut(row.get::<_, u32>(1)? as usize) else {
+        let service = services.get_mut(row.get::<_, u32>(1)? as usize);
+        let Some((replay, week)) = service.and_then(Option::as_mut) else {
             continue;
         };
         match unsigned(row, 2)? {
@@ -383,45 +377,4 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         ended: row.get(2)?,
         memory: unsigned(row, 3)?,
     })
-}
-
-impl Loaded {
-    fn is_known(&self) -> bool {
-        self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
-    }
-
-    /// It was down for so long.
-    fn give_back(&mut self, memory: Option<u64>, span: i64) {
-        if span > 0 {
-            let given = memory.map(|memory| u128::from(memory) * span as u128);
-            self.given_back.add(given);
-        }
-    }
-
-    /// Nobody has come since then, at the end of the period.
-    fn open(&mut self, period: Period, since: Option<i64>) {
-        let Some(since) = since else {
-            return;
-        };
-        let end = self.watched_until.min(period.until);
-        let length = period.part(since, end);
-        self.replay.end(length as u64 * 1000);
-    }
-
-    /// Notes in the timeline that it was up.
-    fn draw(&mut self, period: Period, from: i64, until: i64) {
-        let (from, until) = (from.max(period.from), until.min(period.until));
-        let length = period.until - period.from;
-        if from >= until || length <= 0 {
-            return;
-        }
-        // In parts of a part, so that the sums are whole.
-        let place = |at: i64| (at - period.from).saturating_mul(TIMELINE as i64);
-        let (first, last) = (place(from), place(until));
-        for part in first / length..=(last - 1) / length {
-            let (begin, end) = (part * length, (part + 1) * length);
-            let share = last.min(end) - first.max(begin);
-            self.timeline[part as usize] += share / TIMELINE as i64;
-        }
-    }
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Holds, Left, Moment, left};
 
+/// More than can be asked for, which is microseconds in 64 bits; what is longer is damaged.
+const LONGEST: Duration = Duration::from_secs(100_000_000_000_000);
+
 /// A line.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
@@ -41,7 +44,7 @@ pub fn text(holds: &Holds, now: &Moment, boot: &str) -> String {
                 until: now.after(left).to_string(),
                 left: left.as_secs_f64(),
                 boot: boot.to_owned(),
-                uptime: (now.uptime + left).as_secs_f64(),
+                uptime: now.uptime.saturating_add(left).as_secs_f64(),
             }),
         };
         let line = Line {
@@ -97,8 +100,10 @@ fn end_of(line: &Line, now: &Moment, boot: &str) -> Result<Option<Duration>, Str
     let Some(end) = &line.end else {
         return Ok(None);
     };
-    let seconds = |value: f64| {
-        Duration::try_from_secs_f64(value).map_err(|error| format!("{value} s: {error}"))
+    let seconds = |value: f64| match Duration::try_from_secs_f64(value) {
+        Ok(span) if span <= LONGEST => Ok(span),
+        Ok(_) => Err(format!("{value} s: longer than any hold")),
+        Err(error) => Err(format!("{value} s: {error}")),
     };
     if end.boot == boot {
         return Ok(Some(seconds(end.uptime)?));

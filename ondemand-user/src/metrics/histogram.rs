@@ -20,13 +20,14 @@ impl Histogram {
     pub fn observe(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound);
-        self.counts[bucket.unwrap_or(BOUNDS.len())] += 1;
+        let count = &mut self.counts[bucket.unwrap_or(BOUNDS.len())];
+        *count = count.saturating_add(1);
         self.sum = self.sum.saturating_add(took);
     }
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// All of them together, in seconds.
@@ -37,7 +38,14 @@ impl Histogram {
     /// Upper bound in seconds, and how many are in this bucket alone.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        bounds.zip(self.counts).collect()
+        // The encoder adds them up: those of a damaged file must not be more than it can count.
+        let mut room = u64::MAX;
+        let counts = self.counts.into_iter().map(|count| {
+            let count = count.min(room);
+            room -= count;
+            count
+        });
+        bounds.zip(counts).collect()
     }
 }
 

@@ -78,10 +78,10 @@ impl Ledger {
             Counter::Stop(reason) if self.running => self.end = Some(reason.as_str().into()),
             Counter::Stop(_) => {}
             Counter::Veto(reason) => {
-                *self.vetoes.entry(reason.as_str().into()).or_default() += 1;
+                add_one(self.vetoes.entry(reason.as_str().into()).or_default());
                 self.end = None;
             }
-            Counter::Drift => self.drift += 1,
+            Counter::Drift => add_one(&mut self.drift),
         }
     }
 
@@ -122,7 +122,7 @@ impl Ledger {
         }
         if new {
             self.run = unit.active_enter;
-            self.starts += 1;
+            add_one(&mut self.starts);
             self.begun(unit, announced && up);
             if !up {
                 self.ended(failed);
@@ -165,12 +165,17 @@ impl Ledger {
             StopReason::External
         };
         let reason = self.end.take().unwrap_or_else(|| reason.as_str().into());
-        *self.stops.entry(reason).or_default() += 1;
+        add_one(self.stops.entry(reason).or_default());
         // It never listened.
         if let Some(starting) = self.starting.take() {
             self.start_durations.observe(starting.took);
         }
     }
+}
+
+/// A counter that was read from a damaged file may be at its end.
+fn add_one(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 //! answers with what it knows when it is asked; counting, writing down, rendering and serving is
 //! done here. Whatever goes wrong here, services are started and stopped as before.
 
-mod books;
+pub(crate) mod books;
 mod histogram;
-mod ledger;
-mod record;
-mod render;
-mod server;
+pub(crate) mod ledger;
+pub(crate) mod record;
+pub(crate) mod render;
+pub(crate) mod server;
 mod times;
 
 use std::{collections::HashMap, net::SocketAddr, thread};
@@ -31,7 +31,7 @@ pub type Question = oneshot::Sender<Vec<Observation>>;
 
 /// What happened to a service.
 #[derive(Debug)]
-enum Note {
+pub(crate) enum Note {
     /// The lifecycle counted.
     Count(Counter),
     /// The lease is being released, or else taken.

@@ -57,7 +57,7 @@ impl Record {
             let mut bytes = Vec::new();
             file.take(LARGEST + 1).read_to_end(&mut bytes)?;
             ensure!(bytes.len() as u64 <= LARGEST, "larger than {LARGEST} bytes");
-            Ok(Some(serde_json::from_slice(&bytes)?))
+            Ok(Some(parse(&bytes)?))
         };
         read().with_context(|| format!("read {}", path.display()))
     }
@@ -77,6 +77,15 @@ impl Record {
         };
         write().with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// A ledger as it was written.
+///
+/// # Errors
+///
+/// It is none.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Ledger> {
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -164,7 +165,11 @@ impl Connections {
     }
 }
 
-async fn converse(stream: TcpStream, asked: Arc<AtomicBool>, shared: Arc<Shared>) {
+/// A connection.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+async fn converse(stream: impl Stream, asked: Arc<AtomicBool>, shared: Arc<Shared>) {
     let answer = |request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         let shared = Arc::clone(&shared);
@@ -234,6 +239,42 @@ impl Shared {
         let body = Bytes::from(render::open_metrics(rows).ok()?);
         *last = Some((Instant::now(), body.clone()));
         Some(body)
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Server {
+    /// What a client gets that sends these bytes, waits a moment, and closes its side.
+    pub(crate) async fn respond(&self, bytes: &[u8]) -> Vec<u8> {
+        use std::task::Poll;
+
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+
+        let (mut client, stream) = tokio::io::duplex(bytes.len().max(64 << 10));
+        let conversation = converse(stream, Arc::default(), Arc::clone(&self.shared));
+        let client = async move {
+            let mut answer = Vec::new();
+            // If it was turned away there is nobody to take the rest.
+            let _ = client.write_all(bytes).await;
+            // Everything that is awaited here is ready after a few rounds.
+            for _ in 0..16 {
+                let mut part = [0; 1024];
+                let mut part = ReadBuf::new(&mut part);
+                let read = std::future::poll_fn(|context| {
+                    let client = std::pin::Pin::new(&mut client);
+                    Poll::Ready(client.poll_read(context, &mut part).is_ready())
+                });
+                if read.await && part.filled().is_empty() {
+                    break;
+                }
+                answer.extend_from_slice(part.filled());
+                tokio::task::yield_now().await;
+            }
+            let _ = client.shutdown().await;
+            let _ = client.read_to_end(&mut answer).await;
+            answer
+        };
+        tokio::join!(conversation, client).1
     }
 }
 

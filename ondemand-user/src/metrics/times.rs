@@ -123,10 +123,10 @@ impl Times {
         };
         present.until = to;
         if present.active {
-            self.active += span;
+            self.active = self.active.saturating_add(span);
             return;
         }
-        self.inactive += span;
+        self.inactive = self.inactive.saturating_add(span);
         if let Some(memory) = self.memory.filter(|_| !present.failed) {
             self.saved = self
                 .saved

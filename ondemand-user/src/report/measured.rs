@@ -33,7 +33,7 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
             terms.cold_start_cost,
         );
         service.measured = Some(measured);
-        let part = (period.until - period.from).max(1) as f32 / TIMELINE as f32;
+        let part = period.until.saturating_sub(period.from).max(1) as f32 / TIMELINE as f32;
         service.timeline = one.timeline.iter().map(|up| *up as f32 / part).collect();
         services.push(service);
     }
@@ -87,9 +87,9 @@ fn add(all: &mut Measured, one: &Measured) {
     all.activations += one.activations;
     all.active_seconds += one.active_seconds;
     all.inactive_seconds += one.inactive_seconds;
-    all.connections += one.connections;
-    all.received_bytes += one.received_bytes;
-    all.sent_bytes += one.sent_bytes;
+    all.connections = all.connections.saturating_add(one.connections);
+    all.received_bytes = all.received_bytes.saturating_add(one.received_bytes);
+    all.sent_bytes = all.sent_bytes.saturating_add(one.sent_bytes);
     for (reason, count) in &one.stops_by_reason {
         *all.stops_by_reason.entry(reason).or_default() += count;
     }

@@ -1,7 +1,8 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
+pub(crate) mod decode;
 mod sample;
-mod snapshot;
+pub(crate) mod snapshot;
 mod watchlist;
 
 use std::{
@@ -11,10 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf, SockHash};
+use decode::Message;
 use ondemand_ebpf::{
-    Alarm, Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
-    Endpoint, Event, LEG_BACK, LEG_FRONT, LEG_STEERED, ListenerKey, MAX_NAME, MAX_SERVICES, Name,
-    Owner, SocketRecord,
+    Alarm, Counters, Endpoint, LEG_BACK, LEG_FRONT, LEG_STEERED, ListenerKey, MAX_NAME,
+    MAX_SERVICES, Name, Owner, SocketRecord,
 };
 pub use sample::{KernelEvent, Leg, Sample, Slot, Snapshot, Sockets};
 use tokio::io::unix::AsyncFd;
@@ -258,15 +259,7 @@ impl Sampler {
             .iterate(iterator)?
             .read_to_end(&mut bytes)
             .with_context(|| format!("read the sockets ({iterator})"))?;
-        let (chunks, rest) = bytes.as_chunks::<{ size_of::<SocketRecord>() }>();
-        if !rest.is_empty() {
-            bail!("the kernel's list of sockets ends in the middle of a record");
-        }
-        // SAFETY: plain data of exactly this size, written by our program; alignment is not assumed.
-        Ok(chunks
-            .iter()
-            .map(|chunk| unsafe { chunk.as_ptr().cast::<SocketRecord>().read_unaligned() })
-            .collect())
+        decode::records(&bytes)
     }
 
     /// Whether new connections to the front address go straight to the backend.
@@ -338,8 +331,8 @@ impl Sampler {
     /// The ring buffer cannot be watched.
     pub async fn next_event(&mut self) -> Result<KernelEvent> {
         loop {
-            let event = tokio::select! {
-                event = read_event(&mut self.events) => event?,
+            let message = tokio::select! {
+                message = read_message(&mut self.events) => message?,
                 guard = self.messages.readable_mut() => {
                     let mut guard = guard.context("wait for the programs' messages")?;
                     guard.get_inner_mut().flush();
@@ -347,38 +340,31 @@ impl Sampler {
                     continue;
                 }
             };
-            let slot = Slot(event.slot);
-            let at = Ktime::from_nanos(event.at);
-            match event.kind {
-                EVENT_LISTENING => return Ok(KernelEvent::Listening(slot, at)),
-                EVENT_OPENED => return Ok(KernelEvent::Opened(slot)),
-                EVENT_CLOSED => return Ok(KernelEvent::Closed(slot)),
-                EVENT_ANSWERED => return Ok(KernelEvent::Answered(slot, at)),
-                // Of several listeners (SO_REUSEPORT) the one that steering held may be the
-                // one that went: look for the others.
-                EVENT_UNLISTENED => {
+            match message {
+                Message::Event(event) => return Ok(event),
+                // Look for the others.
+                Message::Unlistened => {
                     // Without them the proxy serves, so it is no reason to end.
                     if let Err(error) = self.records("adopt") {
                         log::warn!("the listeners cannot be looked for: {error:#}");
                     }
                 }
-                other => log::debug!("unknown event {other} of slot {}", event.slot),
+                Message::Unknown(event) => log::debug!("not understood: {event:?}"),
             }
         }
     }
 }
 
-async fn read_event(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Event> {
+async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message> {
     loop {
         let mut guard = events
             .readable_mut()
             .await
             .context("wait for the kernel's events")?;
         if let Some(item) = guard.get_inner_mut().next()
-            && item.len() >= size_of::<Event>()
+            && let Some(message) = decode::message(&item)
         {
-            // SAFETY: the item is at least as long as the type, which is plain data.
-            return Ok(unsafe { item.as_ptr().cast::<Event>().read_unaligned() });
+            return Ok(message);
         }
         guard.clear_ready();
     }
@@ -390,16 +376,7 @@ fn read_names(names: &Array<MapData, Name>) -> Result<BTreeMap<Slot, String>> {
         let Name(bytes) = names
             .get(&slot, 0)
             .context("read the names of the services")?;
-        let len = bytes
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(bytes.len());
-        if len > 0 {
-            known.insert(
-                Slot(slot),
-                String::from_utf8_lossy(&bytes[..len]).into_owned(),
-            );
-        }
+        known.extend(decode::name(&bytes).map(|name| (Slot(slot), name)));
     }
     Ok(known)
 }

@@ -15,7 +15,7 @@ const NEW_SYN_RECV: u32 = 12;
 
 /// Counts records by service. A connection without a tag belongs to the owner of its local
 /// address, or of the wildcard there.
-pub(super) fn summarize(
+pub(crate) fn summarize(
     records: &[SocketRecord],
     owner_of: impl Fn(&Endpoint) -> Option<Owner>,
     netns: u64,

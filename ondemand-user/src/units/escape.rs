@@ -23,6 +23,20 @@ pub(super) fn value(text: &str) -> Result<String> {
     Ok(text.replace('%', "%%"))
 }
 
+/// A name that stands in a list of units, and in the names of files.
+///
+/// # Errors
+///
+/// It could be read as something else there. The valid characters are those of systemd.unit(5).
+pub(super) fn name(text: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    ensure!(
+        !text.is_empty() && text.chars().all(plain) && !text.ends_with('\\'),
+        "{text:?} is not a name that a unit can have"
+    );
+    Ok(())
+}
+
 /// A word of a command line: quoted where needed, specifiers and variables made literal.
 ///
 /// # Errors
@@ -85,6 +99,14 @@ mod tests {
         check("/a\\", None);
         check("/a ", None);
         check(" /a", None);
+    }
+
+    #[test]
+    fn names_are_names() {
+        assert!(name("a\\x2db@c:d_e.service").is_ok());
+        for bad in ["", "a b", "a/b", "a\nb", "a%n", "a=b", "ä", "a\\"] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -85,6 +85,8 @@ fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[Uni
         path: path.into(),
         content: Content::Text(text),
     };
+    escape::name(&service.name)?;
+    escape::name(&service.unit)?;
     let socket = service.socket_unit();
     Ok([
         text(socket.clone(), text::socket(service, host, header)?),

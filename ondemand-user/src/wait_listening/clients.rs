@@ -7,7 +7,7 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    libc,
+    sys::socket::{SockFlag, accept4},
     unistd::close,
 };
 
@@ -64,25 +64,14 @@ fn drain(socket: RawFd) -> u64 {
         return 0;
     }
     let mut count = 0;
-    loop {
-        // SAFETY: a descriptor that is open, and no address is asked for.
-        let client = unsafe {
-            libc::accept4(
-                listener.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC,
-            )
-        };
-        if client < 0 {
-            // The flag belongs to the open file, which PID 1 shares.
-            let _ = fcntl(listener, FcntlArg::F_SETFL(flags));
-            return count;
-        }
+    while let Ok(client) = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
         // Whatever it has sent is not read: it is told so by a reset.
         let _ = close(client);
         count += 1;
     }
+    // The flag belongs to the open file, which PID 1 shares.
+    let _ = fcntl(listener, FcntlArg::F_SETFL(flags));
+    count
 }
 
 #[cfg(test)]

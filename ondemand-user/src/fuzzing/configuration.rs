@@ -1,0 +1,31 @@
+//! The configuration, written by the administrator, or by a program for one.
+
+use std::path::Path;
+
+use super::units;
+use crate::config::Config;
+
+pub(super) const PATH: &str = "/etc/ondemand/ondemand.toml";
+
+/// A configuration is understood, and its units are as harmless as any; or each of its problems
+/// is said in a line of its own that a terminal can show.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return; // Refused before it is parsed.
+    };
+    match Config::parse(Path::new(PATH), text) {
+        Ok(config) => units::check(&config, &units::host(data.len() % 2 == 0)),
+        Err(error) => {
+            let shown = error.to_string();
+            let harmless = |c: char| !c.is_control() || c == '\n';
+            assert!(shown.chars().all(harmless), "{shown:?}");
+            let lines: Vec<&str> = shown.split('\n').collect();
+            assert_eq!(lines.len(), error.problems().len(), "{shown:?}");
+            assert!(lines.iter().all(|line| line.starts_with(PATH)), "{shown:?}");
+            let last = 1 + text.matches('\n').count();
+            let in_file = |line: usize| (1..=last).contains(&line);
+            let mut places = error.problems().iter().filter_map(|problem| problem.line);
+            assert!(places.all(in_file), "{shown:?}");
+        }
+    }
+}

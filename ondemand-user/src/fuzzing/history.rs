@@ -1,0 +1,116 @@
+//! A history: damaged, or of a program that is not ours.
+
+use std::{cell::RefCell, path::Path};
+
+use rusqlite::{Connection, MAIN_DB, params};
+
+use super::Numbers;
+use crate::{history::read::read_open, replay::Timeouts};
+
+const SCHEMA: &str = include_str!("../history/schema.sql");
+/// How a database begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+
+thread_local! {
+    /// An empty history, and a place for others.
+    static DATABASES: RefCell<(Connection, Connection)> = RefCell::new((
+        empty(),
+        Connection::open_in_memory().expect("a database in memory"),
+    ));
+}
+
+fn empty() -> Connection {
+    let db = Connection::open_in_memory().expect("a database in memory");
+    db.execute_batch(SCHEMA).expect("the schema");
+    db.execute_batch("PRAGMA application_id = 0x6f6e646d; PRAGMA user_version = 1")
+        .expect("the marks");
+    db
+}
+
+/// Takes the bytes of a database; or the period and then rows, each a byte for its table and
+/// numbers for its columns, which may be any.
+pub fn history(data: &[u8]) {
+    DATABASES.with_borrow_mut(|(rows, file)| {
+        if data.starts_with(MAGIC) {
+            whole(file, data);
+        } else {
+            let mut numbers = Numbers(data);
+            let (from, until) = (numbers.i64(), numbers.i64());
+            rows.execute_batch("BEGIN").expect("begin");
+            while !numbers.is_empty() {
+                // A row that the tables refuse is none.
+                let _ = insert(rows, &mut numbers);
+            }
+            let from = (from != 0).then_some(from);
+            look(rows, from, until);
+            rows.execute_batch("ROLLBACK").expect("go back");
+        }
+    });
+}
+
+fn whole(db: &mut Connection, data: &[u8]) {
+    if db
+        .deserialize_read_exact(MAIN_DB, data, data.len(), true)
+        .is_err()
+    {
+        return;
+    }
+    look(db, None, 1_800_000_000_000);
+    look(db, Some(1_799_000_000_000), 1_799_500_000_000);
+}
+
+fn look(db: &Connection, from: Option<i64>, until: i64) {
+    let timeouts = Timeouts::default();
+    let path = Path::new("/var/lib/ondemand/history.db");
+    let Ok((period, services)) = read_open(path, db, from, until, &timeouts) else {
+        return;
+    };
+    assert!(period.from <= period.until);
+    for service in services {
+        assert!(service.watched >= 0 && service.active >= 0);
+        assert!(service.timeline.iter().all(|part| *part >= 0));
+        let outcomes = service.replay.outcomes(&timeouts);
+        assert!(outcomes.is_sorted_by(|a, b| a.cold_starts >= b.cold_starts));
+    }
+}
+
+fn insert(db: &Connection, numbers: &mut Numbers<'_>) -> rusqlite::Result<usize> {
+    let (table, service) = (numbers.u8(), i64::from(numbers.u8() % 4));
+    let (a, b, c) = (numbers.i64(), numbers.i64(), numbers.i64());
+    let known = |value: i64| (value != 0).then_some(value);
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values);
+    match table % 5 {
+        0 => run(
+            "INSERT INTO service VALUES (?1, ?2, ?3)",
+            params![service, format!("service {service}"), known(a)],
+        ),
+        1 => run(
+            "INSERT INTO watch VALUES (?1, ?2, ?3)",
+            params![service, a, known(b)],
+        ),
+        2 => run(
+            "INSERT INTO gap VALUES (?1, ?2, ?3)",
+            params![a, service, known(b)],
+        ),
+        3 => run(
+            "INSERT INTO gap VALUES (?1, ?2, ?3)",
+            params![a, b, known(c)],
+        ),
+        _ => run(
+            "INSERT INTO activation VALUES (?1, ?2, ?5, ?6, ?3, ?7, ?8, ?9, ?10, ?4, ?11)",
+            params![
+                a,
+                service,
+                known(b),
+                known(c),
+                known(numbers.i64()),
+                known(numbers.i64()),
+                known(numbers.i64()),
+                numbers.i64(),
+                numbers.i64(),
+                numbers.i64(),
+                numbers.i64()
+            ],
+        ),
+    }
+}

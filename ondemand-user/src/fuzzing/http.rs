@@ -1,0 +1,97 @@
+//! The endpoint of the metrics, to which everybody may send who reaches its address.
+
+use std::{cell::RefCell, path::Path};
+
+use tokio::{runtime::Runtime, sync::mpsc};
+
+use crate::{
+    lifecycle::unit::ActiveState,
+    metrics::{Observation, Question, books::Books, record::Record, server::Server},
+};
+
+/// All that it ever says.
+const ANSWERS: [&str; 4] = [
+    "",
+    "GET and HEAD are served\n",
+    "ondemand: metrics are at /metrics\n",
+    "metrics are at /metrics\n",
+];
+const STATUS: [&str; 6] = ["200", "400", "404", "405", "414", "431"];
+
+struct Endpoint {
+    runtime: Runtime,
+    server: Server,
+    questions: mpsc::Receiver<Question>,
+}
+
+thread_local! {
+    static ENDPOINT: RefCell<Endpoint> = RefCell::new(Endpoint::new());
+}
+
+impl Endpoint {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        // Nothing is there, and nothing is written.
+        let mut books = Books::new(Record::at(Path::new("/proc/ondemand")));
+        books.configure(vec![("wiki".into(), "wiki.service".into())]);
+        let (asks, questions) = mpsc::channel(1);
+        Self {
+            runtime: runtime.expect("an event loop"),
+            server: Server::new(books, asks),
+            questions,
+        }
+    }
+}
+
+fn observations() -> Vec<Observation> {
+    vec![Observation {
+        service: "wiki".into(),
+        state: Some(ActiveState::Active),
+        sample: None,
+        open: Some(1),
+        idle: None,
+        idle_timeout: None,
+    }]
+}
+
+/// The bytes of a client: it gets nothing, or one of the answers that there are and nothing of
+/// what it sent.
+pub fn http(data: &[u8]) {
+    ENDPOINT.with_borrow_mut(|endpoint| {
+        let Endpoint {
+            runtime,
+            server,
+            questions,
+        } = endpoint;
+        let answer = runtime.block_on(async {
+            let agent = async {
+                while let Some(question) = questions.recv().await {
+                    // Whoever asked may be gone.
+                    let _ = question.send(observations());
+                }
+            };
+            tokio::select! {
+                answer = server.respond(data) => answer,
+                () = agent => unreachable!("the server asks as long as it is there"),
+            }
+        });
+        check(&answer);
+    });
+}
+
+fn check(answer: &[u8]) {
+    if answer.is_empty() {
+        return;
+    }
+    let answer = std::str::from_utf8(answer).expect("an answer is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+    let mut words = head.split([' ', '\r']);
+    let version = words.next().unwrap_or_default();
+    assert!(["HTTP/1.0", "HTTP/1.1"].contains(&version), "{head}");
+    let status = words.next().unwrap_or_default();
+    assert!(STATUS.contains(&status), "{head}");
+    let metrics = status == "200" && body.starts_with("# ") && body.contains("service=\"wiki\"");
+    assert!(metrics || ANSWERS.contains(&body), "{head}: {body:?}");
+}

@@ -1,0 +1,71 @@
+//! What the kernel and its programs give.
+
+use std::{collections::BTreeMap, path::Path};
+
+use ondemand_ebpf::SocketRecord;
+
+use crate::{
+    sampler::{
+        Slot,
+        decode::{self, Message},
+        snapshot,
+    },
+    sock_diag as netlink,
+};
+
+/// A piece of a sock_diag dump: never more sockets than messages fit in, each with an address or
+/// a path.
+pub fn sock_diag(data: &[u8]) {
+    let (tcp, unix) = netlink::decode(data);
+    // A header, and as much of a body as each has at least.
+    if let Ok(listeners) = tcp {
+        assert!(listeners.len() * (16 + 72) <= data.len());
+    }
+    if let Ok(sockets) = unix {
+        assert!(sockets.len() * (16 + 16 + 5) <= data.len());
+        assert!(sockets.iter().all(|socket| socket.path != Path::new("")));
+    }
+}
+
+/// A message of the ring buffer, or a name in the maps.
+pub fn events(data: &[u8]) {
+    match decode::message(data) {
+        None => assert!(data.len() < 16),
+        Some(Message::Event(_) | Message::Unlistened | Message::Unknown(_)) => {}
+    }
+    if let Some(name) = decode::name(data) {
+        assert!(!name.is_empty() && !name.contains('\0'));
+    }
+}
+
+/// The socket tables: each record is counted at most once.
+pub fn sockets(data: &[u8]) {
+    let size = size_of::<SocketRecord>();
+    let Ok(records) = decode::records(data) else {
+        assert_ne!(data.len() % size, 0);
+        return;
+    };
+    assert_eq!(records.len(), data.len() / size);
+    // Those of even ports are somebody's.
+    let owner = |endpoint: &ondemand_ebpf::Endpoint| {
+        (endpoint.port % 2 == 0).then(|| ondemand_ebpf::Owner {
+            slot: endpoint.port % 1024,
+            role: 1 + endpoint.address[3] % 2,
+        })
+    };
+    let snapshot = snapshot::summarize(&records, owner, 7);
+    let sockets: BTreeMap<Slot, _> = snapshot.sockets.into_iter().collect();
+    let counted: u64 = sockets
+        .values()
+        .map(|sockets| {
+            sockets.front
+                + sockets.steered
+                + sockets.back
+                + sockets.older
+                + sockets.half_open
+                + sockets.front_listeners
+                + sockets.back_listeners
+        })
+        .sum();
+    assert!(counted <= records.len() as u64);
+}

@@ -1,0 +1,66 @@
+//! What fuzzers call: for each kind of input in which somebody else has a hand, a function that
+//! takes any bytes and panics if they do harm.
+//!
+//! `fuzz/` hands them to libFuzzer (`cargo xtask fuzz`), and the tests here give each of them the
+//! seeds and some thousand mutations of these, on any compiler.
+
+mod configuration;
+mod history;
+mod http;
+mod kernel;
+mod records;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod unit_file;
+mod units;
+
+pub use configuration::configuration;
+pub use history::history;
+pub use http::http;
+pub use kernel::{events, sock_diag, sockets};
+pub use records::{holds, ledger};
+pub use trace::trace;
+pub use units::units;
+
+/// A function for fuzzers, and its name in `fuzz/`.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 10] = [
+    ("configuration", configuration),
+    ("events", events),
+    ("history", history),
+    ("holds", holds),
+    ("http", http),
+    ("ledger", ledger),
+    ("sock_diag", sock_diag),
+    ("sockets", sockets),
+    ("trace", trace),
+    ("units", units),
+];
+
+/// Takes numbers off the front of what a fuzzer gives; zero where nothing is left.
+struct Numbers<'a>(&'a [u8]);
+
+impl Numbers<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let (taken, rest) = self.0.split_at(N.min(self.0.len()));
+        bytes[..taken.len()].copy_from_slice(taken);
+        self.0 = rest;
+        bytes
+    }
+
+    fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.bytes())
+    }
+
+    fn i64(&mut self) -> i64 {
+        i64::from_le_bytes(self.bytes())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,93 @@
+//! What an agent wrote for the next one: its files may be damaged.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    holds::{self, Left, Moment},
+    ktime::Ktime,
+    lifecycle::{
+        Counter,
+        note::{StopReason, VetoReason},
+        unit::{ActiveState, Unit},
+    },
+    metrics::{Observation, record, render},
+};
+
+/// The holds: what was read once is written and read again without loss.
+pub fn holds(data: &[u8]) {
+    let boot = "3b7a4e2c";
+    let known = ["wiki", "llm", "w"];
+    let now = Moment {
+        uptime: Duration::from_secs(1_000),
+        wall: Timestamp::constant(1_800_000_000, 0),
+    };
+    let (read, problems) = holds::parse(data, &now, boot, known.into_iter());
+    let lines = String::from_utf8_lossy(data).lines().count();
+    assert!(problems.len() <= lines);
+    let text = holds::text(&read, &now, boot);
+    let (again, problems) = holds::parse(text.as_bytes(), &now, boot, known.into_iter());
+    assert!(problems.is_empty(), "{problems:?} of {text}");
+    let held = |holds: &holds::Holds| known.map(|name| holds.left(name, &now));
+    for (before, after) in held(&read).into_iter().zip(held(&again)) {
+        match (before, after) {
+            // What is written is a decimal fraction.
+            (Some(Left::For(before)), Some(Left::For(after))) => {
+                let off = before.abs_diff(after);
+                assert!(off <= before / 1_000_000 + Duration::from_millis(1));
+                // For people and for the bus.
+                let _ = (before.as_secs(), Left::For(after).until_micros(&now));
+            }
+            // So little was left that it is nothing.
+            (Some(Left::For(before)), None) => assert!(before < Duration::from_millis(1)),
+            (before, after) => assert_eq!(before, after),
+        }
+    }
+}
+
+/// The record of the metrics: whatever it says, counting goes on and a scrape gets its text.
+pub fn ledger(data: &[u8]) {
+    let Ok(mut ledger) = record::parse(data) else {
+        return;
+    };
+    let at = |seconds: u64| Some(Ktime::from_nanos(seconds * 1_000_000_000));
+    let now = Ktime::from_nanos(u64::MAX / 2);
+    let mut unit = Unit {
+        state: ActiveState::Active,
+        inactive_exit: at(4),
+        active_enter: at(5),
+        ..Unit::default()
+    };
+    ledger.set_unit("wiki.service");
+    ledger.follow(&unit, true, now);
+    ledger.listens(now);
+    ledger.count(Counter::Veto(VetoReason::HalfOpen));
+    ledger.count(Counter::Drift);
+    ledger.lease(true);
+    ledger.count(Counter::Stop(StopReason::Idle));
+    ledger.times.measured(u64::MAX);
+    (unit.state, unit.inactive_enter) = (ActiveState::Inactive, at(7));
+    ledger.follow(&unit, false, now);
+    (unit.inactive_exit, unit.active_enter, unit.inactive_enter) = (at(9), at(10), at(12));
+    ledger.follow(&unit, false, now);
+    ledger.times.advance(Ktime::from_nanos(u64::MAX));
+    let written = serde_json::to_vec(&ledger).expect("a ledger can be written");
+    assert_eq!(record::parse(&written).ok().as_ref(), Some(&ledger));
+    let row = Observation {
+        service: "wiki".into(),
+        state: Some(unit.state),
+        sample: None,
+        open: None,
+        idle: None,
+        idle_timeout: None,
+    };
+    let text = render::open_metrics(vec![(row, ledger)]).expect("a string takes everything");
+    assert!(text.ends_with("# EOF\n"));
+    for line in text.lines() {
+        assert!(
+            line.starts_with("# ") || line.starts_with("ondemand_"),
+            "{line:?}"
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! A recorded trace, from wherever somebody has it.
+
+use crate::{replay::Timeouts, trace::replay};
+
+/// A trace is replayed, and its figures agree with each other; or a message names the line.
+pub fn trace(data: &[u8]) {
+    let timeouts = Timeouts::default();
+    let trace = match replay(data, "trace", &timeouts) {
+        Ok(trace) => trace,
+        Err(error) => {
+            let shown = format!("{error:#}");
+            assert!(shown.starts_with("trace"), "{shown:?}");
+            assert!(!shown.contains(char::is_control), "{shown:?}");
+            return;
+        }
+    };
+    assert!(trace.span.0 <= trace.span.1);
+    assert!(!trace.services.is_empty());
+    for service in &trace.services {
+        let arrivals: u64 = service.week.iter().copied().map(u64::from).sum();
+        assert_eq!(arrivals, service.replay.arrivals());
+        let outcomes = service.replay.outcomes(&timeouts);
+        for (shorter, longer) in outcomes.iter().zip(&outcomes[1..]) {
+            assert!(shorter.cold_starts >= longer.cold_starts);
+            assert!(shorter.warm_idle <= longer.warm_idle);
+        }
+    }
+}

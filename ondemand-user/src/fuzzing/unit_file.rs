@@ -1,0 +1,117 @@
+//! Unit files as systemd reads them: systemd.syntax(7), and `config_parse` in
+//! src/shared/conf-parser.c where that is silent.
+
+/// Spaces of systemd (`WHITESPACE`, src/fundamental/string-util-fundamental.h).
+const SPACES: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// An assignment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub section: String,
+    pub key: String,
+    pub value: String,
+}
+
+/// All assignments of a file.
+///
+/// # Panics
+///
+/// systemd would complain of a line, or join it with the next one.
+pub fn entries(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut section = String::new();
+    // What read_line() takes for the end of a line.
+    for line in text.split(['\n', '\r', '\0']) {
+        let line = line.trim_matches(SPACES);
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let backslashes = line.len() - line.trim_end_matches('\\').len();
+        assert!(backslashes % 2 == 0, "goes on in the next line: {line:?}");
+        if let Some(name) = line.strip_prefix('[') {
+            section = name
+                .strip_suffix(']')
+                .expect("an open section header")
+                .into();
+            continue;
+        }
+        let (key, value) = line.split_once('=').expect("neither section nor key");
+        entries.push(Entry {
+            section: section.clone(),
+            key: key.trim_matches(SPACES).into(),
+            value: value.trim_matches(SPACES).into(),
+        });
+    }
+    entries
+}
+
+/// A value with its specifiers replaced (systemd.unit(5)).
+///
+/// # Panics
+///
+/// It holds a specifier other than that of the percent sign.
+pub fn without_specifiers(value: &str) -> String {
+    let mut text = String::new();
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        if c == '%' {
+            assert_eq!(chars.next(), Some('%'), "a specifier: {value:?}");
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// The words of a command line (systemd.service(5), "Command lines").
+///
+/// # Panics
+///
+/// It holds a specifier, a variable, a second command, or an open quote.
+pub fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut chars = line.chars().peekable();
+    loop {
+        while chars.next_if(|c| SPACES.contains(c)).is_some() {}
+        if chars.peek().is_none() {
+            break;
+        }
+        let mut word = String::new();
+        let mut quote = None;
+        let mut quoted = false;
+        loop {
+            match (chars.next(), quote) {
+                (None, quote) => {
+                    assert_eq!(quote, None, "an open quote: {line:?}");
+                    break;
+                }
+                (Some('\\'), _) => {
+                    let c = chars.next().expect("a backslash at the end");
+                    assert!(['\\', '"'].contains(&c), "\\{c} in {line:?}");
+                    word.push(c);
+                }
+                (Some(c), Some(end)) if c == end => quote = None,
+                (Some(c @ ('"' | '\'')), None) => {
+                    quote = Some(c);
+                    quoted = true;
+                }
+                (Some(c), None) if SPACES.contains(&c) => break,
+                (Some(c), _) => word.push(c),
+            }
+        }
+        assert!(quoted || word != ";", "a second command: {line:?}");
+        words.push(without_variables(&without_specifiers(&word)));
+    }
+    words
+}
+
+fn without_variables(word: &str) -> String {
+    let mut text = String::new();
+    let mut chars = word.chars();
+    while let Some(c) = chars.next() {
+        if c == '$' {
+            assert_eq!(chars.next(), Some('$'), "a variable: {word:?}");
+        }
+        text.push(c);
+    }
+    text
+}
