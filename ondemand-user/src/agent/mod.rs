@@ -39,7 +39,7 @@ use tokio::{
 use units::Connection;
 
 use crate::{
-    bus,
+    ablation, bus,
     config::Config,
     kernel::Kernel,
     ktime::Ktime,
@@ -115,6 +115,8 @@ struct Agent {
     announcer: Announcer,
     /// Whether the first configuration is being watched.
     began: bool,
+    /// Why it cannot go on, if so.
+    broken: Option<anyhow::Error>,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
     /// What could not be looked at the last time, so that it is said once.
@@ -175,6 +177,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         holding: Holding::open(config.services.keys().map(String::as_str)),
         announcer: Announcer::default(),
         began: false,
+        broken: None,
         next_poll: None,
         blind: None,
         poll_cost: Duration::ZERO,
@@ -187,10 +190,16 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         }
         agent.handle(event);
         agent.pass_time();
+        if agent.broken.is_some() {
+            break;
+        }
     }
     agent.notifier.stopping();
     agent.recorder.finish();
     agent.leave_holds();
+    if let Some(error) = agent.broken {
+        return Err(error.context("ends, so that the next agent loads its programs anew"));
+    }
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
 }
@@ -375,6 +384,7 @@ impl Agent {
                         Ok(readings) => {
                             self.systemd.take(readings);
                             self.look(&service, Input::Job(end));
+                            ablation::reached(ablation::Moment::Settling);
                         }
                         Err(error) => self.disconnected(&format!("{error:#}")),
                     }
@@ -406,8 +416,18 @@ impl Agent {
         }
         self.end_holds();
         self.announce();
-        self.notifier.alive(now);
+        if self.notifier.alive(now) {
+            self.still_counts();
+        }
         self.notifier.status(self.summary());
+    }
+
+    /// Whether the kernel still counts. If it does not, the agent ends: the next one begins anew.
+    fn still_counts(&mut self) -> bool {
+        if let Err(error) = self.sampler.check() {
+            self.broken.get_or_insert(error);
+        }
+        self.broken.is_none()
     }
 
     fn look_at_all(&mut self) {
