@@ -142,6 +142,11 @@ struct Sources {
 ///
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
+    // First of all: without them these signals end the program, and systemd takes an end by
+    // SIGHUP for one that was wanted.
+    let hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
+    let terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
     let config = Config::load(config_path)?;
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
@@ -152,9 +157,9 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         messages: message_source,
         requests: request_source,
         scrapes,
-        hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
-        terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
-        interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+        hangup,
+        terminate,
+        interrupt,
     };
     let mut agent = Agent {
         config_path: config_path.to_owned(),

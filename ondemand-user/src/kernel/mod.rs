@@ -25,7 +25,7 @@ use aya::{
 use btf::KernelTypes;
 use nix::fcntl::Flock;
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
-use pins::Pins;
+use pins::{Gone, Pins};
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -86,7 +86,7 @@ impl Kernel {
         let lock = pins::lock(&root)?;
         let home = root.join(format!("v{LAYOUT_VERSION}"));
 
-        let mut kernel = if watches(&home, netns) {
+        let mut kernel = if watches(&home, netns)? {
             Self::set_up(&home, netns, &cgroup, true)
                 .with_context(|| format!("take over the programs pinned in {}", home.display()))?
         } else {
@@ -194,19 +194,23 @@ impl Kernel {
 }
 
 /// Whether `home` holds the maps of this namespace, and all that counts in them.
-fn watches(home: &Path, netns: u64) -> bool {
+fn watches(home: &Path, netns: u64) -> Result<bool> {
     let read = || -> Result<Meta> {
         let map = Map::Array(MapData::from_pin(home.join("META"))?);
         Ok(Array::<_, Meta>::try_from(map)?.get(&0, 0)?)
     };
     if !home.is_dir() || !read().is_ok_and(|meta| meta.netns == netns) {
-        return false;
+        return Ok(false);
     }
-    let whole = open_pins(home).and_then(|pins| pins.check());
-    if let Err(error) = &whole {
-        log::warn!("what an earlier agent left does not count any more, begins anew: {error:#}");
+    match open_pins(home).and_then(|pins| pins.check()) {
+        Err(error) if error.is::<Gone>() => {
+            log::warn!(
+                "what an earlier agent left does not count any more, begins anew: {error:#}"
+            );
+            Ok(false)
+        }
+        whole => whole.map(|()| true),
     }
-    whole.is_ok()
 }
 
 fn open_pins(home: &Path) -> Result<Pins> {

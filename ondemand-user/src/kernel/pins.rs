@@ -2,6 +2,7 @@
 //! which the next agent finds them.
 
 use std::{
+    fmt,
     fs::{self, File},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
@@ -32,6 +33,18 @@ pub fn lock(directory: &Path) -> Result<Flock<File>> {
     }
 }
 
+/// A pin or an attachment is not there any more: what it belonged to does not count.
+#[derive(Debug)]
+pub struct Gone(String);
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
 /// The pins of one set of programs, and the links behind them.
 pub struct Pins {
     /// Held, so that who removes a pin under the agent's feet detaches nothing.
@@ -57,7 +70,7 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// One is missing, or cannot be opened.
+    /// One is missing, which is a [`Gone`], or cannot be opened.
     pub fn open<'a>(
         directory: &Path,
         maps: &[&str],
@@ -66,18 +79,18 @@ impl Pins {
         let mut files = Vec::new();
         for map in maps {
             let path = directory.join(map);
-            let inode = inode(&path).with_context(|| format!("find {}", path.display()))?;
-            files.push((path, inode));
+            match find(&path)? {
+                Some(inode) => files.push((path, inode)),
+                None => return Err(missing(&path)),
+            }
         }
         let mut links = Vec::new();
         for (program, required) in programs {
             let path = directory.join(format!("link_{program}"));
-            match inode(&path) {
-                Ok(inode) => files.push((path.clone(), inode)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !required => continue,
-                Err(error) => {
-                    return Err(error).with_context(|| format!("find {}", path.display()));
-                }
+            match find(&path)? {
+                Some(inode) => files.push((path.clone(), inode)),
+                None if required => return Err(missing(&path)),
+                None => continue,
             }
             links.push(Held::open(&path, program)?);
         }
@@ -89,17 +102,17 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// Says what is gone.
+    /// Says what is gone, as a [`Gone`], or what could not be looked at.
     pub fn check(&self) -> Result<()> {
         for held in &self.links {
             held.check()?;
         }
         for (path, before) in &self.files {
-            if inode(path).ok() != Some(*before) {
-                bail!(
+            if find(path)? != Some(*before) {
+                bail!(Gone(format!(
                     "{} was removed or replaced, so no other agent would find what this one counts",
                     path.display()
-                );
+                )));
             }
         }
         Ok(())
@@ -130,18 +143,27 @@ impl Held {
             .with_context(|| format!("read what the link of {} is attached to", self.program))?;
         let text = String::from_utf8_lossy(&bytes[..len]);
         if field(&text, "link_id") != Some(u64::from(self.id)) || is_detached(&text) {
-            bail!(
+            bail!(Gone(format!(
                 "the program {} is not attached any more: somebody detached it, or its cgroup or \
                  network namespace is gone",
                 self.program
-            );
+            )));
         }
         Ok(())
     }
 }
 
-fn inode(path: &Path) -> io::Result<u64> {
-    Ok(fs::symlink_metadata(path)?.ino())
+/// The number of a file's inode. `None`: there is no such file.
+fn find(path: &Path) -> Result<Option<u64>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("find {}", path.display())),
+    }
+}
+
+fn missing(path: &Path) -> anyhow::Error {
+    Gone(format!("there is no {}", path.display())).into()
 }
 
 /// The file that tells of a link of this process: aya does not give the descriptor away.

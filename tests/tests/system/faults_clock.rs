@@ -105,14 +105,14 @@ fn an_agent_whose_clock_is_behind_or_ahead() {
         .unwrap();
     let second = run_of_app(&sandbox);
     under_load(&sandbox, Duration::from_millis(100), || {
-        thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(1));
     });
     kept.ask().unwrap();
     assert_eq!(run_of_app(&sandbox), second, "it was stopped while in use");
     drop(kept);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     under_load(&sandbox, Duration::from_millis(100), || {
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_millis(1500));
     });
     drop(ahead);
     shell(&sandbox, "systemctl start ondemand.service");

@@ -132,7 +132,7 @@ fn pins_and_links_are_taken_away() {
         check(&sandbox, while_none_runs, &words);
     });
     // Who was there before all of this is known to the last of these agents.
-    thread::sleep(Duration::from_millis(2500));
+    thread::sleep(Duration::from_millis(1500));
     assert_eq!(run_of_app(&sandbox), run, "it was stopped while in use");
     kept.ask().unwrap();
     drop(kept);

@@ -80,6 +80,14 @@ fn no_descriptors_left(sandbox: &Sandbox) {
     shell(sandbox, &format!("prlimit --pid {pid} --nofile=4096:4096"));
     wait_state(sandbox, "app.service", "inactive").unwrap();
     assert_eq!(agent_pid(sandbox), pid, "the agent has ended");
+    // One that has too few from its start does not begin.
+    let line = "systemctl stop ondemand.service; prlimit --nofile=16 timeout 10 ondemand agent; \
+                echo $?; systemctl start ondemand.service";
+    let ended = sandbox.command("sh").args(["-c", line]).output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.stdout, b"1\n", "{text}");
+    eprintln!("{text}");
+    assert!(text.contains("Too many open files"), "{text}");
 }
 
 /// Neither its records nor a hold can be written: it says so, and does its work.
@@ -90,13 +98,24 @@ fn a_full_disk(sandbox: &Sandbox) {
     shell(sandbox, fill);
     ask(sandbox);
     wait_state(sandbox, "app.service", "inactive").unwrap();
-    let refused = sandbox.run(&["ondemand", "hold", "test"]);
-    eprintln!("{refused:?}");
+    let full = "No space left on device";
+    wait_said(sandbox, 1, &["counters will not outlive the agent", full]);
+    let refused = sandbox.run(&["ondemand", "hold", "test"]).unwrap_err();
+    let refused = format!("{refused:#}");
+    let what = "it will be forgotten when the agent ends: write /var/lib/ondemand/holds";
+    assert!(
+        refused.contains(what) && refused.contains(full),
+        "{refused}"
+    );
+    // Held it is, all the same.
     ask(sandbox);
-    let journal = sandbox.journal("ondemand.service");
-    eprintln!("{journal}");
+    thread::sleep(Duration::from_secs(1)); // several idle timeouts
+    assert_eq!(
+        sandbox.property("app.service", "ActiveState").unwrap(),
+        "active"
+    );
     shell(sandbox, "rm /run/ondemand/filler /var/lib/ondemand/filler");
-    let _ = sandbox.run(&["ondemand", "release", "test"]);
+    sandbox.run(&["ondemand", "release", "test"]).unwrap();
     wait_state(sandbox, "app.service", "inactive").unwrap();
 }
 

@@ -58,6 +58,7 @@ fn systemd_the_bus_and_a_hanging_agent() {
         for _ in 0..3 {
             shell(&sandbox, "systemctl daemon-reload");
         }
+        reload_with_a_wrong_configuration(&sandbox);
         shell(&sandbox, "systemctl daemon-reexec");
         wait_said(&sandbox, 1, BLIND);
         wait_said(&sandbox, 1, SEES);
@@ -84,4 +85,31 @@ fn systemd_the_bus_and_a_hanging_agent() {
     wait_state(&sandbox, "cold.service", "inactive").unwrap();
     assert_eq!(said(&sandbox, "ondemand.service", &["Watchdog timeout"]), 1);
     assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}
+
+/// Package managers reload systemd whenever they like: a mistake in the configuration must not
+/// take the front sockets away, at which clients wait.
+#[track_caller]
+fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
+    const FILE: &str = "/etc/ondemand/ondemand.toml";
+    let good = std::fs::read_to_string(sandbox.path(FILE)).unwrap();
+    let wrong = good.replace("steer = true", "stear = true");
+    sandbox.write(FILE, wrong).unwrap();
+    shell(sandbox, "systemctl daemon-reload");
+    cold_start(sandbox);
+    wait_state(sandbox, "cold.service", "inactive").unwrap();
+    // The agent that runs keeps its configuration, and says what is wrong.
+    shell(sandbox, "systemctl reload ondemand.service");
+    wait_said(
+        sandbox,
+        1,
+        &["the agent keeps the configuration", FILE, "stear"],
+    );
+    cold_start(sandbox);
+    sandbox.write(FILE, good).unwrap();
+    shell(
+        sandbox,
+        "systemctl daemon-reload; systemctl reload ondemand.service",
+    );
+    wait_said(sandbox, 1, &["configuration read again"]);
 }

@@ -11,6 +11,7 @@ mod faults;
 mod faults_backend;
 mod faults_clock;
 mod faults_kill;
+mod faults_long;
 mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
