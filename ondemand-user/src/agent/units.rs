@@ -21,7 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The connection, and what is known of the units by it.
 pub struct Connection {
     link: Option<Link>,
-    /// Counts the connections, so that what comes late over an old one is told apart.
+    /// Counts connections and their ends, so that what comes late over an old one is told apart:
+    /// taken for the present it would stay so, because positions begin anew with a connection.
     number: u64,
     watched: Vec<String>,
     known: HashMap<String, Known>,
@@ -108,6 +109,7 @@ impl Connection {
     }
 
     fn disconnect(&mut self) -> bool {
+        self.number += 1;
         self.changes += 1;
         self.known.clear();
         self.link.take().is_some()

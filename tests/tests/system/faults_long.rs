@@ -134,6 +134,12 @@ fn a_hundred_thousand_requests() {
         let loaded = sandbox.in_network(load);
         over.store(true, Ordering::Relaxed);
         loaded.unwrap();
+        for (target, (name, ..)) in targets.iter().zip(SERVICES) {
+            let lost = &target.outcome.lock().unwrap().lost;
+            if !lost.is_empty() {
+                eprintln!("{name}: lost {lost:?} after {:.0?}", start.elapsed());
+            }
+        }
         faults.join().unwrap()
     });
     wait_state(&sandbox, "ondemand.service", "active").unwrap();
