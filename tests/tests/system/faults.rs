@@ -11,9 +11,13 @@ use std::{
 use tests::{
     client::{self, Loss, Random, Request},
     sandbox::Sandbox,
-    service::{SOON, front},
+    service::front,
     wait_for,
 };
+
+/// How long anything may take until it is right again, on a machine that has much else to do.
+/// It takes seconds on one that has not.
+const RIGHT_AGAIN: Duration = Duration::from_secs(60);
 
 /// Ends the load, also when a step fails.
 struct Over<'f>(&'f AtomicBool);
@@ -83,7 +87,7 @@ pub(crate) fn said(sandbox: &Sandbox, unit: &str, words: &[&str]) -> usize {
 #[track_caller]
 pub(crate) fn wait_said(sandbox: &Sandbox, times: usize, words: &[&str]) {
     let unit = "ondemand.service";
-    wait_for(&format!("{unit} says {words:?}"), SOON, || {
+    wait_for(&format!("{unit} says {words:?}"), RIGHT_AGAIN, || {
         (said(sandbox, unit, words) >= times).then_some(())
     })
     .unwrap();
@@ -104,7 +108,7 @@ pub(crate) fn agent_pid(sandbox: &Sandbox) -> u32 {
 /// Waits until another agent than this one says that it is ready.
 #[track_caller]
 pub(crate) fn wait_next_agent(sandbox: &Sandbox, before: u32) {
-    wait_for("the next agent runs", SOON, || {
+    wait_for("the next agent runs", RIGHT_AGAIN, || {
         let state = sandbox.property("ondemand.service", "ActiveState").ok()?;
         let pid = agent_pid(sandbox);
         (state == "active" && pid != before && pid != 0).then_some(())

@@ -19,12 +19,12 @@ use crate::{
 const PINS: &str = "/sys/fs/bpf/ondemand/v1";
 
 /// The service is steered, and goes idle after a second. The agent looks after its pins with
-/// each sign of life that it gives to systemd, twice a second here.
+/// each sign of life that it gives to systemd, every 1.5 seconds here.
 fn set_up() -> Sandbox {
     let sandbox = service::installed().unwrap();
     let place = "/etc/systemd/system/ondemand.service.d/watchdog.conf";
     sandbox
-        .write(place, "[Service]\nWatchdogSec=1s\nRestartSec=200ms\n")
+        .write(place, "[Service]\nWatchdogSec=3s\nRestartSec=200ms\n")
         .unwrap();
     service::write_backend(&sandbox, "app.service", "").unwrap();
     let config = CONFIG.replace("1h", "1s");

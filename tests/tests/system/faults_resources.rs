@@ -86,8 +86,10 @@ fn no_descriptors_left(sandbox: &Sandbox) {
     let ended = sandbox.command("sh").args(["-c", line]).output().unwrap();
     let text = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.stdout, b"1\n", "{text}");
-    eprintln!("{text}");
     assert!(text.contains("Too many open files"), "{text}");
+    // And what was counted is still there.
+    let begins_anew = "does not count any more";
+    assert!(!text.contains(begins_anew), "{text}");
 }
 
 /// Neither its records nor a hold can be written: it says so, and does its work.

@@ -1,7 +1,7 @@
 //! systemd, the bus and the agent's own process have their troubles while clients come and the
 //! service is stopped again and again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::{
     client::{self, Request},
@@ -20,7 +20,7 @@ fn set_up() -> Sandbox {
     let sandbox = service::installed().unwrap();
     let place = "/etc/systemd/system/ondemand.service.d/watchdog.conf";
     sandbox
-        .write(place, "[Service]\nWatchdogSec=2s\nTimeoutAbortSec=1s\n")
+        .write(place, "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=1s\n")
         .unwrap();
     service::write_backend(&sandbox, "app.service", "").unwrap();
     service::write_backend(&sandbox, "cold.service", "--listen 127.0.0.1:8081").unwrap();
@@ -53,16 +53,21 @@ const SEES: &[&str] = &["systemd can be asked again"];
 fn systemd_the_bus_and_a_hanging_agent() {
     require_sandbox!();
     let sandbox = set_up();
+    let start = Instant::now();
+    let done = |what: &str| eprintln!("{what} after {:.1?}", start.elapsed());
     let stops = || number(&sandbox, "test", "stops").unwrap();
     under_load(&sandbox, Duration::from_millis(220), || {
         for _ in 0..3 {
             shell(&sandbox, "systemctl daemon-reload");
         }
+        done("reloaded");
         reload_with_a_wrong_configuration(&sandbox);
+        done("reloaded with a wrong configuration");
         shell(&sandbox, "systemctl daemon-reexec");
         wait_said(&sandbox, 1, BLIND);
         wait_said(&sandbox, 1, SEES);
         cold_start(&sandbox);
+        done("executed anew");
         // With the bus gone a first client is served all the same.
         wait_state(&sandbox, "cold.service", "inactive").unwrap();
         shell(&sandbox, "systemctl stop dbus.socket dbus.service");
@@ -72,6 +77,7 @@ fn systemd_the_bus_and_a_hanging_agent() {
         wait_said(&sandbox, 2, SEES);
         wait_state(&sandbox, "cold.service", "inactive").unwrap();
         assert!(stops() > 0, "it was never stopped");
+        done("bus stopped and started");
         // An agent that hangs is replaced.
         let before = agent_pid(&sandbox);
         shell(
@@ -80,10 +86,11 @@ fn systemd_the_bus_and_a_hanging_agent() {
         );
         wait_next_agent(&sandbox, before);
         cold_start(&sandbox);
+        done("agent hung");
     });
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     wait_state(&sandbox, "cold.service", "inactive").unwrap();
-    assert_eq!(said(&sandbox, "ondemand.service", &["Watchdog timeout"]), 1);
+    assert!(said(&sandbox, "ondemand.service", &["Watchdog timeout"]) >= 1);
     assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
 }
 
