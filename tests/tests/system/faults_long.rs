@@ -22,14 +22,17 @@ use tests::{
 use crate::{
     faults::said,
     require_sandbox,
-    steering_race::{MEAN_GAP, Rounds, SERVICES, Target, describe, write_services},
+    steering_race::{Rounds, SERVICES, Target, describe, write_services},
 };
 
 const REQUESTS: usize = 100_000;
-/// Many while it is warm, then some around its end.
+/// Many while it is warm, then some that come alone, mostly after a stop, then some around its end.
 const ROUNDS: Rounds = Rounds {
-    random: &[(150, Duration::from_millis(12)), (12, MEAN_GAP)],
-    aimed: 15,
+    random: &[
+        (300, Duration::from_millis(8)),
+        (16, Duration::from_millis(600)),
+    ],
+    aimed: 12,
 };
 /// From one fault to the next.
 const EVERY: Duration = Duration::from_secs(4);

@@ -43,6 +43,9 @@ fn ask(sandbox: &Sandbox) {
     try_to_ask(sandbox, "").unwrap();
 }
 
+/// Who may set the limits of a process without CAP_SYS_RESOURCE: its own user (`prlimit(2)`).
+const AS_THE_AGENT: &str = "setpriv --reuid=ondemand-agent --regid=ondemand-agent --clear-groups";
+
 #[test]
 fn too_little_of_something() {
     require_sandbox!();
@@ -62,7 +65,10 @@ fn too_little_of_something() {
 fn no_descriptors_left(sandbox: &Sandbox) {
     let pid = agent_pid(sandbox);
     ask(sandbox);
-    shell(sandbox, &format!("prlimit --pid {pid} --nofile=3:4096"));
+    shell(
+        sandbox,
+        &format!("{AS_THE_AGENT} prlimit --pid {pid} --nofile=3:4096"),
+    );
     let run = run_of_app(sandbox);
     wait_said(sandbox, 1, &["Too many open files"]);
     wait_said(
@@ -77,7 +83,10 @@ fn no_descriptors_left(sandbox: &Sandbox) {
         sandbox.property("app.service", "ActiveState").unwrap(),
         "active"
     );
-    shell(sandbox, &format!("prlimit --pid {pid} --nofile=4096:4096"));
+    shell(
+        sandbox,
+        &format!("{AS_THE_AGENT} prlimit --pid {pid} --nofile=4096:4096"),
+    );
     wait_state(sandbox, "app.service", "inactive").unwrap();
     assert_eq!(agent_pid(sandbox), pid, "the agent has ended");
     // One that has too few from its start does not begin.

@@ -30,7 +30,7 @@ use crate::require_sandbox;
 
 const REQUESTS: usize = 2_500;
 /// About the idle timeout, so that a third of the gaps end in a stop.
-pub(crate) const MEAN_GAP: Duration = Duration::from_millis(170);
+const MEAN_GAP: Duration = Duration::from_millis(170);
 /// When aimed clients come, in milliseconds before and after the idle timeout: around the
 /// agent's decision, around what PID 1 makes of it, and mostly after it.
 const AIMS: [(u64, u64); 3] = [(15, 25), (0, 70), (0, 400)];
