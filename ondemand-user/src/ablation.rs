@@ -1,7 +1,15 @@
-//! Steps of the stop protocol that a test leaves out, to show what is lost without them; and places
-//! that fail as no place should.
+//! What only tests do to the stop protocol: leave out a step of it, to show what is lost
+//! without, and kill the agent at one, to show that nothing is lost by that; and places that fail as
+//! no place should.
 //!
 //! Only a program that was built with the cargo feature `ablation` can.
+
+use std::{env, fs};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[cfg(all(feature = "ablation", not(debug_assertions)))]
 compile_error!("the feature `ablation` is for tests: it must not be in a release build");
@@ -21,12 +29,84 @@ pub fn leaves_out(step: Step) -> bool {
         Step::Gate => "gate",
         Step::HalfOpenCheck => "half-open-check",
     };
-    cfg!(feature = "ablation") && std::env::var("ONDEMAND_LEAVES_OUT").is_ok_and(|out| out == name)
+    cfg!(feature = "ablation") && env::var("ONDEMAND_LEAVES_OUT").is_ok_and(|out| out == name)
+}
+
+/// A moment at which the agent can be made to die, in the order of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The veto program has been started.
+    Asking,
+    /// The service is idle, the gate still open.
+    Idle,
+    /// The gate is closed.
+    GateClosed,
+    /// The snapshot is taken, nothing decided.
+    Looked,
+    /// The lease is to be released.
+    Releasing,
+    /// systemd has queued the release.
+    ReleaseQueued,
+    /// The lease is released, and the agent has not looked at the units since.
+    Released,
+    /// The agent waits for the backend's end.
+    Settling,
+    /// The backend is down.
+    Stopped,
+    /// The lease is to be taken again.
+    Retaking,
+    /// systemd has queued that.
+    RetakeQueued,
+    /// The lease is taken again, and the agent has not looked at the units since.
+    Retaken,
+    /// The backend is up and held, the gate still closed.
+    Opening,
+    /// The gate is open.
+    Opened,
+}
+
+impl Moment {
+    /// How a test names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Asking => "asking",
+            Self::Idle => "idle",
+            Self::GateClosed => "gate-closed",
+            Self::Looked => "looked",
+            Self::Releasing => "releasing",
+            Self::ReleaseQueued => "release-queued",
+            Self::Released => "released",
+            Self::Settling => "settling",
+            Self::Stopped => "stopped",
+            Self::Retaking => "retaking",
+            Self::RetakeQueued => "retake-queued",
+            Self::Retaken => "retaken",
+            Self::Opening => "opening",
+            Self::Opened => "opened",
+        }
+    }
+}
+
+/// Kills this process, as `kill -9` would, if the file that `ONDEMAND_DIES_AT` names holds the
+/// name of this moment. Removes that file before, so that it happens once and the test sees it.
+pub fn reached(moment: Moment) {
+    if !cfg!(feature = "ablation") {
+        return;
+    }
+    let Ok(path) = env::var("ONDEMAND_DIES_AT") else {
+        return;
+    };
+    if fs::read_to_string(&path).is_ok_and(|text| text == moment.name())
+        && fs::remove_file(&path).is_ok()
+    {
+        // It does not come back from this.
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    }
 }
 
 /// Panics if `ONDEMAND_PANICS_IN` names this place.
 pub fn panic_in(place: &str) {
-    let named = || std::env::var("ONDEMAND_PANICS_IN").is_ok_and(|named| named == place);
+    let named = || env::var("ONDEMAND_PANICS_IN").is_ok_and(|named| named == place);
     if cfg!(feature = "ablation") && named() {
         panic!("as asked, in {place}");
     }

@@ -237,3 +237,33 @@ impl Random {
         from + (to - from).mul_f64(self.unit())
     }
 }
+
+/// A client that stays connected.
+#[derive(Debug)]
+pub struct Kept(TcpStream);
+
+impl Kept {
+    /// Connects and is answered once.
+    ///
+    /// # Errors
+    ///
+    /// How that failed.
+    pub fn connect(address: SocketAddr) -> Result<Self, Loss> {
+        let mut kept = Self(connect(address)?);
+        kept.ask()?;
+        Ok(kept)
+    }
+
+    /// One more request.
+    ///
+    /// # Errors
+    ///
+    /// How it was lost.
+    pub fn ask(&mut self) -> Result<Answer, Loss> {
+        let request = Request {
+            keep_alive: true,
+            ..Request::default()
+        };
+        ask(&mut self.0, request)
+    }
+}

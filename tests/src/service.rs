@@ -163,5 +163,14 @@ pub fn wait_state(sandbox: &Sandbox, unit: &str, state: &str) -> Result<()> {
         let now = sandbox.property(unit, "ActiveState").ok()?;
         (now == state).then_some(())
     })
-    .with_context(|| sandbox.journal("ondemand.service"))
+    .with_context(|| {
+        let units = sandbox.run(&["systemctl", "list-units", "--all", "--no-pager"]);
+        let status = sandbox.run(&["ondemand", "status", "--json"]);
+        let journal = sandbox.journal("ondemand.service");
+        format!(
+            "{}\n{}\n{journal}",
+            units.unwrap_or_default(),
+            status.unwrap_or_default()
+        )
+    })
 }

@@ -91,6 +91,9 @@ enum Task {
         /// Only the tests that need no privilege
         #[arg(long)]
         skip_system: bool,
+        /// Also the long one: a hundred thousand requests while agents are killed and reloaded
+        #[arg(long, conflicts_with = "skip_system")]
+        long: bool,
         #[command(flatten)]
         install: Install,
         /// Only tests whose name contains this
@@ -224,9 +227,10 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Build { release, .. } => build(release)?,
         Task::Test {
             skip_system,
+            long,
             filter,
             ..
-        } => test(skip_system, filter.as_deref())?,
+        } => test(skip_system, long, filter.as_deref())?,
         Task::Deny { .. } => deny::deny()?,
         Task::Fuzz {
             names,
@@ -281,7 +285,7 @@ fn run_on_host(config: &Path) -> Result<()> {
     ]))
 }
 
-fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
+fn test(skip_system: bool, long: bool, filter: Option<&str>) -> Result<()> {
     let filter: Vec<&str> = filter.into_iter().collect();
     // Always the whole workspace: with other packages their dependencies would have other features,
     // and be built once more.
@@ -311,5 +315,10 @@ fn test(skip_system: bool, filter: Option<&str>) -> Result<()> {
     // One at a time: each loads the machine, and what they measure would suffer.
     let whole = ["--test", "sandbox", "--test", "system"];
     let system = Step::cargo(&workspace).args(&whole).args(&filter);
-    run(&system.args(&["--", "--test-threads=1"]))
+    let system = system.args(&["--", "--test-threads=1"]);
+    if long {
+        // Its figures are what it is run for.
+        return run(&system.args(&["--nocapture"]).env("ONDEMAND_LONG", "1"));
+    }
+    run(&system)
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Agent, Message, service::Watched, units};
 use crate::{
-    ablation,
+    ablation::{self, Moment},
     ktime::Ktime,
-    lifecycle::{Command, Input, View},
+    lifecycle::{Command, Input, View, note::Note},
     policy::{self, Facts, Verdict},
     veto,
 };
@@ -106,10 +106,16 @@ impl Agent {
                 Command::CloseGate if ablation::leaves_out(ablation::Step::Gate) => {}
                 Command::CloseGate | Command::OpenGate => {
                     let open = command == Command::OpenGate;
+                    let (before, after) = match open {
+                        true => (Moment::Opening, Moment::Opened),
+                        false => (Moment::Idle, Moment::GateClosed),
+                    };
+                    ablation::reached(before);
                     if let Err(error) = self.sampler.set_gate(watched.slot, open) {
                         log::error!("{name}: {error:#}");
                         gate_failed = true;
                     }
+                    ablation::reached(after);
                 }
                 Command::TakeSnapshot => {
                     self.measure_memory(name);
@@ -121,10 +127,12 @@ impl Agent {
                 Command::AskVeto { quiet } => self.ask_veto(name, quiet),
                 Command::ReleaseLease => {
                     self.metrics.lease(name, true);
+                    ablation::reached(Moment::Releasing);
                     self.run_job(name, false);
                 }
                 Command::TakeLease => {
                     self.metrics.lease(name, false);
+                    ablation::reached(Moment::Retaking);
                     self.run_job(name, true);
                 }
                 Command::StopProxy => self.stop_proxy(name),
@@ -136,6 +144,9 @@ impl Agent {
                 }
                 Command::Answer(reply) => self.answer_stop(name, &reply),
                 Command::Say(note) => {
+                    if matches!(note, Note::Stopped { .. }) {
+                        ablation::reached(Moment::Stopped);
+                    }
                     let more = match note.is_failure() {
                         true => format!("; see `journalctl -u {}`", watched.service.unit),
                         false => String::new(),
@@ -189,6 +200,7 @@ impl Agent {
             quiet,
         };
         tokio::spawn(async move {
+            ablation::reached(Moment::Asking);
             let reply = veto::ask(question, veto::TIMEOUT).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Veto {
@@ -246,6 +258,11 @@ impl Agent {
             } else {
                 systemd.stop(&lease).await
             };
+            ablation::reached(if start {
+                Moment::Retaken
+            } else {
+                Moment::Released
+            });
             let readings = units::read(&systemd, &all).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Job {

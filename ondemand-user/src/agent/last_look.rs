@@ -61,6 +61,7 @@ impl Agent {
     pub(super) fn lookups_over(&mut self, services: Vec<Ticket>, known: bool) {
         self.last_looks.waiting = false;
         let snapshot = self.take_snapshot();
+        ablation::reached(ablation::Moment::Looked);
         for (name, ticket) in services {
             if self.is_awaited(&name, ticket) {
                 let over = known || self.looked_up_long_ago(&name);
@@ -87,6 +88,10 @@ impl Agent {
     }
 
     fn take_snapshot(&mut self) -> Option<Snapshot> {
+        // Where nobody counts, the counters say that nobody comes.
+        if !self.still_counts() {
+            return None;
+        }
         self.sampler
             .snapshot()
             .inspect_err(|error| log::warn!("{error:#}"))

@@ -41,7 +41,7 @@ use tokio::{
 use units::{Connection, Readings};
 
 use crate::{
-    bus,
+    ablation, bus,
     config::Config,
     holds::{self, Store},
     kernel::Kernel,
@@ -128,6 +128,8 @@ struct Agent {
     permission: Permission,
     /// Whether the first configuration is being watched.
     began: bool,
+    /// Why it cannot go on, if so.
+    broken: Option<anyhow::Error>,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
     /// What could not be looked at the last time, so that it is said once.
@@ -155,6 +157,11 @@ struct Sources {
 ///
 /// The configuration is wrong, the host lacks something, or systemd cannot be reached.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
+    // First of all: without them these signals end the program, and systemd takes an end by
+    // SIGHUP for one that was wanted.
+    let hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
+    let terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
     let (config, text) = configuration::read(config_path)?;
     if let Err(error) = capabilities::keep_to_ourselves() {
         log::warn!("veto programs have the agent's capabilities: {error}");
@@ -168,9 +175,9 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         messages: message_source,
         requests: request_source,
         scrapes,
-        hangup: signal(SignalKind::hangup()).context("listen to SIGHUP")?,
-        terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
-        interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+        hangup,
+        terminate,
+        interrupt,
     };
     let mut agent = Agent {
         config_path: config_path.to_owned(),
@@ -195,6 +202,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         announcer: Announcer::default(),
         permission: Permission::default(),
         began: false,
+        broken: None,
         next_poll: None,
         blind: None,
         poll_cost: Duration::ZERO,
@@ -209,10 +217,16 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         }
         agent.handle(event);
         agent.pass_time();
+        if agent.broken.is_some() {
+            break;
+        }
     }
     agent.notifier.stopping();
     agent.recorder.finish();
     agent.leave_holds();
+    if let Some(error) = agent.broken {
+        return Err(error.context("ends, so that the next agent loads its programs anew"));
+    }
     log::info!("ends; services go on running, and the kernel goes on counting");
     Ok(())
 }
@@ -406,6 +420,7 @@ impl Agent {
                         Ok(readings) => {
                             self.systemd.take(readings);
                             self.look(&service, Input::Job(end));
+                            ablation::reached(ablation::Moment::Settling);
                         }
                         Err(error) => self.disconnected(&format!("{error:#}")),
                     }
@@ -437,8 +452,18 @@ impl Agent {
         }
         self.end_holds();
         self.announce();
-        self.notifier.alive(now);
+        if self.notifier.alive(now) {
+            self.still_counts();
+        }
         self.notifier.status(self.summary());
+    }
+
+    /// Whether the kernel still counts. If it does not, the agent ends: the next one begins anew.
+    fn still_counts(&mut self) -> bool {
+        if let Err(error) = self.sampler.check() {
+            self.broken.get_or_insert(error);
+        }
+        self.broken.is_none()
     }
 
     fn look_at_all(&mut self) {

@@ -57,14 +57,16 @@ impl Notifier {
         self.interval.map(|_| self.next)
     }
 
-    /// The loop turns. Tells systemd so when it is due.
-    pub fn alive(&mut self, now: Ktime) {
+    /// The loop turns. Tells systemd so when it is due, which is the case if it is true.
+    pub fn alive(&mut self, now: Ktime) -> bool {
         if let Some(interval) = self.interval
             && now >= self.next
         {
             send(&[NotifyState::Watchdog]);
             self.next = now + interval;
+            return true;
         }
+        false
     }
 }
 

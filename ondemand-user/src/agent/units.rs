@@ -19,12 +19,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The connection, and what is known of the units by it.
+#[derive(Default)]
 pub struct Connection {
     link: Option<Link>,
-    /// Counts the connections, so that what comes late over an old one is told apart.
+    /// Counts connections and their ends, so that what comes late over an old one is told apart:
+    /// taken for the present it would stay so, because positions begin anew with a connection.
     number: u64,
     wanted: Wanted,
     known: HashMap<String, Known>,
+    /// What was told of units whose first reading is under way: it may be newer than that.
+    early: HashMap<String, Vec<Reading>>,
     changes: u64,
 }
 
@@ -32,10 +36,7 @@ impl Connection {
     pub fn new(link: Link) -> Self {
         Self {
             link: Some(link),
-            number: 0,
-            wanted: Wanted::default(),
-            known: HashMap::new(),
-            changes: 0,
+            ..Self::default()
         }
     }
 
@@ -69,6 +70,7 @@ impl Connection {
             }
         }
         self.known.retain(|unit, _| wanted.units.contains(unit));
+        self.early.retain(|unit, _| wanted.units.contains(unit));
         self.wanted = wanted;
         if let Some(link) = &self.link {
             link.systemd.watch(self.names());
@@ -91,13 +93,17 @@ impl Connection {
     pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
         self.changes += 1;
         for (unit, reading) in readings {
-            // A change of a unit that was never read is part of the first reading.
             match self.known.get_mut(&unit) {
                 Some(known) => known.apply(&reading),
                 None if reading.is_whole() => {
-                    self.known.entry(unit).or_default().apply(&reading);
+                    let early = self.early.remove(&unit).unwrap_or_default();
+                    let known = self.known.entry(unit).or_default();
+                    known.apply(&reading);
+                    for reading in &early {
+                        known.apply(reading);
+                    }
                 }
-                None => {}
+                None => self.early.entry(unit).or_default().push(reading),
             }
         }
     }
@@ -121,8 +127,10 @@ impl Connection {
     }
 
     fn disconnect(&mut self) -> bool {
+        self.number += 1;
         self.changes += 1;
         self.known.clear();
+        self.early.clear();
         self.link.take().is_some()
     }
 }
@@ -335,5 +343,28 @@ impl Agent {
         self.ask_permission();
         // Nobody waits for it here.
         drop(self.serve_bus());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::unit::ActiveState;
+
+    #[test]
+    fn what_is_told_while_units_are_read_is_newer_than_the_reading() {
+        let unit = "wiki.service";
+        let state = |connection: &Connection| connection.known(unit).map(|known| known.unit.state);
+        let mut connection = Connection::default();
+        connection.take([(unit.to_owned(), Reading::change("active"))]);
+        assert_eq!(state(&connection), None, "nothing else is known of it");
+        connection.take([(unit.to_owned(), Reading::whole("inactive"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Active));
+        connection.take([(unit.to_owned(), Reading::change("deactivating"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Deactivating));
+        // Nothing of one connection is taken over to the next.
+        connection.disconnect();
+        connection.take([(unit.to_owned(), Reading::whole("inactive"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Inactive));
     }
 }

@@ -6,6 +6,7 @@
 
 mod btf;
 pub mod lookups;
+mod pins;
 pub mod requirements;
 
 use std::{
@@ -21,7 +22,9 @@ use aya::{
     programs::{CgroupAttachMode, Iter, SkLookup, SockOps, links::FdLink},
 };
 use btf::KernelTypes;
+use nix::fcntl::Flock;
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
+use pins::{Gone, Pins};
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -50,10 +53,16 @@ const MAPS: [&str; 11] = [
 
 /// The programs that stay attached when the agent goes.
 const ATTACHED: [&str; 2] = ["connections", "steering"];
+/// That of them without which the proxy serves.
+const OPTIONAL: &str = "steering";
 
 /// The loaded programs and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// `None` only while it is being set up, as the lock.
+    pins: Option<Pins>,
+    /// Held for as long as this agent lives.
+    lock: Option<Flock<File>>,
     /// The cookie of the network namespace that is watched.
     pub netns: u64,
     /// Whether the programs were attached by an earlier agent and counted all the time.
@@ -77,9 +86,10 @@ impl Kernel {
         let netns = requirements::netns_cookie()?;
         let cgroup = requirements::cgroup_root()?;
         fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+        let lock = pins::lock(&root)?;
         let home = root.join(format!("v{LAYOUT_VERSION}"));
 
-        let kernel = if watches(&home, netns) {
+        let mut kernel = if watches(&home, netns)? {
             Self::set_up(&home, netns, &cgroup, true)
                 .with_context(|| format!("take over the programs pinned in {}", home.display()))?
         } else {
@@ -97,7 +107,18 @@ impl Kernel {
             kernel
         };
         remove_others(&root, &home)?;
+        kernel.pins = Some(open_pins(&home)?);
+        kernel.lock = Some(lock);
         Ok(kernel)
+    }
+
+    /// Fails if the programs do not count any more, or the next agent would not find them.
+    ///
+    /// # Errors
+    ///
+    /// Says what is gone.
+    pub fn check(&self) -> Result<()> {
+        self.pins.as_ref().map_or(Ok(()), Pins::check)
     }
 
     fn set_up(pins: &Path, netns: u64, cgroup: &Path, taken_over: bool) -> Result<Self> {
@@ -118,7 +139,7 @@ impl Kernel {
                     link.pin(&pin)
                         .with_context(|| format!("pin {}", pin.display()))?;
                 }
-                Err(error) if name == "steering" => no_steering = Some(format!("{error:#}")),
+                Err(error) if name == OPTIONAL => no_steering = Some(format!("{error:#}")),
                 Err(error) => return Err(error),
             }
         }
@@ -131,6 +152,8 @@ impl Kernel {
         }
         Ok(Self {
             ebpf,
+            pins: None,
+            lock: None,
             netns,
             taken_over,
             no_steering,
@@ -173,13 +196,29 @@ impl Kernel {
     }
 }
 
-/// Whether `home` holds the maps of this namespace.
-fn watches(home: &Path, netns: u64) -> bool {
+/// Whether `home` holds the maps of this namespace, and all that counts in them.
+fn watches(home: &Path, netns: u64) -> Result<bool> {
     let read = || -> Result<Meta> {
         let map = Map::Array(MapData::from_pin(home.join("META"))?);
         Ok(Array::<_, Meta>::try_from(map)?.get(&0, 0)?)
     };
-    home.is_dir() && read().is_ok_and(|meta| meta.netns == netns)
+    if !home.is_dir() || !read().is_ok_and(|meta| meta.netns == netns) {
+        return Ok(false);
+    }
+    match open_pins(home).and_then(|pins| pins.check()) {
+        Err(error) if error.is::<Gone>() => {
+            log::warn!(
+                "what an earlier agent left does not count any more, begins anew: {error:#}"
+            );
+            Ok(false)
+        }
+        whole => whole.map(|()| true),
+    }
+}
+
+fn open_pins(home: &Path) -> Result<Pins> {
+    let programs = ATTACHED.map(|name| (name, name != OPTIONAL));
+    Pins::open(home, &MAPS, programs)
 }
 
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {

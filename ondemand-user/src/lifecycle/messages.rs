@@ -8,7 +8,7 @@ use super::{
     unit::Units,
 };
 use crate::{
-    config::Service,
+    config::{Endpoint, Service},
     ktime::Ktime,
     policy::Verdict,
     sampler::{Sample, Sockets},
@@ -25,6 +25,8 @@ pub struct Options {
     pub dry_run: bool,
     /// How long the proxy stays up without clients.
     pub proxy_stays: Duration,
+    /// Whether the front socket is one of those that a snapshot shows.
+    pub tcp_front: bool,
 }
 
 impl Options {
@@ -35,6 +37,10 @@ impl Options {
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::units::exit_idle_time(service),
+            tcp_front: service
+                .listen
+                .iter()
+                .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_))),
         }
     }
 }

@@ -319,6 +319,13 @@ impl Lifecycle {
             let what = "its sockets could not be looked at".to_owned();
             return self.keep(view, Cause::Unknown(what), commands);
         };
+        if self.options.tcp_front && sockets.front_listeners == 0 {
+            let what =
+                "the front socket is not among the sockets of the agent's network namespace, \
+                        so its clients are not either"
+                    .to_owned();
+            return self.keep(view, Cause::Unknown(what), commands);
+        }
         if moved(first, &after) {
             let came = after.accepted().saturating_sub(first.accepted());
             return self.keep(view, Cause::Activity(came), commands);

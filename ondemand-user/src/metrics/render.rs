@@ -347,7 +347,6 @@ mod tests {
             closed: 5,
             received_bytes: 100,
             sent_bytes: 200,
-            ..Leg::default()
         };
         let sample = Sample {
             at: Ktime::default(),

@@ -20,8 +20,8 @@ use crate::{
 pub const USER: &str = "ondemand-agent";
 
 /// Where polkitd looks for rules in every version that knows them (polkit(8), 0.106 and later).
-/// /run/polkit-1 is read by newer ones alone, and a generator could not write here at all: since
-/// 254 systemd lets it write to its own directories only.
+/// /run/polkit-1 is read by newer ones alone. A generator could not write here: newer versions of
+/// systemd let it write to its own directories only.
 const RULES: &str = "/etc/polkit-1/rules.d";
 /// The file there.
 pub const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";

@@ -5,10 +5,7 @@ use std::{
     io,
     os::{
         fd::AsRawFd as _,
-        unix::fs::{
-            DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-            lchown,
-        },
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown},
     },
     path::{Path, PathBuf},
 };
@@ -39,10 +36,8 @@ pub(super) fn give(bpffs: &Path, name: &str, uid: Uid, gid: Gid) -> Result<()> {
 
 fn own(path: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
     let directory = open(path)?;
-    let now = directory.metadata()?;
-    if (now.uid(), now.gid()) != (uid.as_raw(), gid.as_raw()) {
-        give_away(&directory, uid, gid)?;
-    }
+    // Also if it is that user's own: root may have run an agent by hand, and left its pins there.
+    give_away(&directory, uid, gid)?;
     directory.set_permissions(Permissions::from_mode(0o700))
 }
 
@@ -72,7 +67,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use nix::unistd::geteuid;
 
@@ -105,6 +100,10 @@ mod tests {
                 assert_eq!(of(&root.join(inside)).0, 4321, "{inside}");
             }
             assert_eq!((of(&other).0, of(&other.join("file")).0), (0, 0));
+            // What another user's agent adds changes hands the next time.
+            fs::write(root.join("v1/map"), "").unwrap();
+            lchown(root.join("v1"), Some(0), Some(0)).unwrap();
+            lchown(root.join("v1/map"), Some(0), Some(0)).unwrap();
         }
         // A link in its place is not followed.
         fs::remove_dir_all(&root).unwrap();

@@ -88,6 +88,15 @@ impl Sampler {
         self.kernel.no_steering.as_deref()
     }
 
+    /// Fails if the kernel does not count any more, or the next agent would not find what it counts.
+    ///
+    /// # Errors
+    ///
+    /// Says what is gone.
+    pub fn check(&self) -> Result<()> {
+        self.kernel.check()
+    }
+
     /// Makes these services the watched ones, keeps the counters of those known by name,
     /// and finds the listeners and connections that are older than the watch.
     ///

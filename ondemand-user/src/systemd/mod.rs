@@ -25,7 +25,10 @@ use zbus::{
     Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder,
 };
 
-use crate::lifecycle::JobEnd;
+use crate::{
+    ablation::{self, Moment},
+    lifecycle::JobEnd,
+};
 
 const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -264,6 +267,10 @@ impl Systemd {
             MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
         let reply = self.manager(method, &(unit, mode)).await?;
         let job: OwnedObjectPath = reply.body().deserialize()?;
+        ablation::reached(match method {
+            "StopUnit" => Moment::ReleaseQueued,
+            _ => Moment::RetakeQueued,
+        });
         while let Some(message) = ends.next().await {
             let message = message?;
             let body = message.body();

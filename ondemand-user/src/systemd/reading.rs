@@ -35,6 +35,28 @@ impl Reading {
     }
 }
 
+#[cfg(test)]
+impl Reading {
+    /// A change of `ActiveState`.
+    pub fn change(state: &str) -> Self {
+        Self {
+            position: Sequence::default(),
+            properties: Properties {
+                active_state: Some(state.to_owned()),
+                ..Properties::default()
+            },
+        }
+    }
+
+    /// A reading of a unit in this state.
+    pub fn whole(state: &str) -> Self {
+        let mut reading = Self::change(state);
+        reading.properties.load_state = Some("loaded".into());
+        reading.properties.stop_when_unneeded = Some(true);
+        reading
+    }
+}
+
 /// What is known of a unit.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -95,17 +117,6 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn state(text: &str) -> Reading {
-        let active_state = Some(text.to_owned());
-        Reading {
-            position: Sequence::default(),
-            properties: Properties {
-                active_state,
-                ..Properties::default()
-            },
-        }
-    }
-
     #[test]
     fn a_change_leaves_the_rest_as_it_was() {
         let mut known = Known::default();
@@ -121,7 +132,7 @@ mod tests {
                 ..Properties::default()
             },
         });
-        known.apply(&state("deactivating"));
+        known.apply(&Reading::change("deactivating"));
         assert_eq!(known.unit.state, ActiveState::Deactivating);
         assert!(known.unit.job && known.stop_when_unneeded);
         assert_eq!(known.unit.active_enter, Some(Ktime::from_micros(5)));

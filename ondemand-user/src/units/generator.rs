@@ -25,29 +25,39 @@ pub const NAME: &str = "ondemand-generator";
 /// The configuration is wrong, whatever came in its place, or a file cannot be written. Then nothing
 /// is left in `directory`.
 pub fn run(directory: &Path) -> Result<()> {
-    let path = Path::new(DEFAULT_PATH);
+    let copies = last_good::PLACES.map(Path::new);
+    run_for(Path::new(DEFAULT_PATH), copies, directory)
+}
+
+pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Result<()> {
+    let [run, _] = copies;
     if path
         .symlink_metadata()
         .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
     {
-        last_good::forget();
+        last_good::forget(run);
         return Ok(());
     }
     let read = config::text(path).and_then(|text| Ok((Config::parse(path, &text)?, text)));
     let (config, text) = match read {
         Ok(read) => read,
-        Err(error) => return Err(fall_back(error.into(), path, directory)),
+        Err(error) => return Err(fall_back(error.into(), path, copies, directory)),
     };
     generate(&config, directory)?;
-    if let Err(error) = last_good::keep(&text) {
+    if let Err(error) = last_good::keep(run, &text) {
         complain(&anyhow!("keep a copy of {}: {error}", path.display()));
     }
     Ok(())
 }
 
 /// Makes the units of the last configuration that was right, and says so with what is wrong.
-fn fall_back(error: anyhow::Error, path: &Path, directory: &Path) -> anyhow::Error {
-    let Some(copy) = last_good::find(path) else {
+fn fall_back(
+    error: anyhow::Error,
+    path: &Path,
+    copies: [&Path; 2],
+    directory: &Path,
+) -> anyhow::Error {
+    let Some(copy) = last_good::find_in(copies, path) else {
         return error.context("there are no units, because the configuration is wrong");
     };
     match generate(&copy.config, directory) {

@@ -19,10 +19,8 @@ use crate::config::{self, Config};
 
 /// Its name wherever it is kept.
 pub const FILE: &str = "last-good.toml";
-/// Where a generator keeps it, and root alone writes.
-const RUN: &str = "/run/ondemand-generator";
-/// Where the agent does.
-const STATE: &str = "/var/lib/ondemand";
+/// Where a generator keeps it, and root alone writes; and where the agent does.
+pub(super) const PLACES: [&str; 2] = ["/run/ondemand-generator", "/var/lib/ondemand"];
 
 /// A copy that was found.
 pub struct Copy {
@@ -49,11 +47,7 @@ impl Copy {
 /// # Errors
 ///
 /// It cannot be written; the copy is as it was.
-pub fn keep(text: &str) -> io::Result<()> {
-    keep_in(Path::new(RUN), text)
-}
-
-fn keep_in(directory: &Path, text: &str) -> io::Result<()> {
+pub(super) fn keep(directory: &Path, text: &str) -> io::Result<()> {
     let file = directory.join(FILE);
     if fs::read(&file).is_ok_and(|kept| kept == text.as_bytes()) {
         return Ok(());
@@ -75,18 +69,18 @@ fn keep_in(directory: &Path, text: &str) -> io::Result<()> {
 }
 
 /// There is no configuration any more: that is no mistake.
-pub fn forget() {
+pub(super) fn forget(directory: &Path) {
     // Most often there is none.
-    let _ = fs::remove_file(Path::new(RUN).join(FILE));
+    let _ = fs::remove_file(directory.join(FILE));
 }
 
 /// The youngest copy that is still right. Its path is `original`, whose place it takes.
 pub fn find(original: &Path) -> Option<Copy> {
-    find_in(&[Path::new(RUN), Path::new(STATE)], original)
+    find_in(PLACES.map(Path::new), original)
 }
 
-fn find_in(directories: &[&Path], original: &Path) -> Option<Copy> {
-    directories.iter().find_map(|directory| {
+pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> {
+    directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);
         // It may be of a version that knew other keys.
         let config = Config::parse(original, &config::text(&file).ok()?).ok()?;
@@ -109,7 +103,7 @@ mod tests {
         let [run, state] = ["run", "state"].map(|name| directory.path().join(name));
         let original = Path::new("/etc/ondemand/ondemand.toml");
         let found = || {
-            let copy = find_in(&[&run, &state], original)?;
+            let copy = find_in([&run, &state], original)?;
             assert_eq!(copy.config.path, original);
             assert!(
                 copy.words().contains("last-good.toml of 20"),
@@ -121,13 +115,13 @@ mod tests {
         assert_eq!(found(), None);
         let one = "[service.a]\nlisten = [\"127.0.0.1:1\"]\nbackend = \"127.0.0.1:2\"\n\
                    unit = \"a.service\"\n";
-        keep_in(&state, one).unwrap();
+        keep(&state, one).unwrap();
         assert_eq!(found(), Some((1, state.join(FILE))));
-        keep_in(&run, "").unwrap();
+        keep(&run, "").unwrap();
         assert_eq!(found(), Some((0, run.join(FILE))));
-        keep_in(&run, "[service.a]\nof = \"another version\"\n").unwrap();
+        keep(&run, "[service.a]\nof = \"another version\"\n").unwrap();
         assert_eq!(found(), Some((1, state.join(FILE))));
-        keep_in(&run, one).unwrap();
+        keep(&run, one).unwrap();
         assert_eq!(found(), Some((1, run.join(FILE))));
         assert_eq!(
             fs::read_dir(&run).unwrap().count(),
@@ -135,6 +129,6 @@ mod tests {
             "nothing is left over"
         );
         // Nothing can be kept in a file.
-        assert!(keep_in(&run.join(FILE), one).is_err());
+        assert!(keep(&run.join(FILE), one).is_err());
     }
 }

@@ -258,6 +258,48 @@ fn a_generator_that_fails_leaves_nothing() {
     assert_eq!(walk(dir.path()), [dir.path().join("wiki.service.d")]);
 }
 
+#[test]
+fn a_configuration_that_becomes_wrong_changes_no_unit() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, kept, state, units] =
+        ["wiki.toml", "kept", "state", "units"].map(|name| dir.path().join(name));
+    let generate = || generator::run_for(&path, [&kept, &state], &units);
+    let run = |text: &str| {
+        fs::write(&path, text).unwrap();
+        // As systemd does before each run.
+        let _ = fs::remove_dir_all(&units);
+        let result = generate();
+        let files = match units.is_dir() {
+            true => walk(&units),
+            false => Vec::new(),
+        };
+        let texts = files
+            .iter()
+            .map(|file| fs::read_to_string(file).unwrap_or_default());
+        (result, texts.collect::<Vec<_>>())
+    };
+    let good = "[service.wiki]\nlisten = \"127.0.0.1:80\"\nbackend = \"127.0.0.1:8080\"\n\
+                unit = \"wiki.service\"\n";
+    let wrong = good.replace("unit", "units");
+    let (result, texts) = run(&wrong);
+    let error = format!("{:#}", result.unwrap_err());
+    assert!(error.contains("there are no units"), "{error}");
+    assert!(texts.is_empty(), "nothing is known: {texts:?}");
+    let (result, before) = run(good);
+    assert!(result.is_ok() && before.len() >= 4, "{before:?}");
+    let (result, texts) = run(&wrong);
+    let error = format!("{:#}", result.unwrap_err());
+    let copy = kept.join(last_good::FILE);
+    assert!(error.contains("those of an OLDER configuration"), "{error}");
+    assert!(error.contains(&copy.display().to_string()), "{error}");
+    assert!(error.contains("wiki.toml:"), "{error}");
+    assert_eq!(texts, before);
+    fs::remove_file(&path).unwrap();
+    let _ = fs::remove_dir_all(&units);
+    generate().unwrap();
+    assert!(!copy.exists() && !units.exists(), "nothing is wanted");
+}
+
 /// Runs `systemd-analyze`; `None` where there is none.
 pub(super) fn systemd_analyze(arguments: &[&str], units: &Path) -> Option<(bool, String)> {
     let mut command = Command::new("systemd-analyze");

@@ -4,7 +4,7 @@
 //! read and thrown away. `X-Peer` is the client's address as the server saw it, `X-Worker` the
 //! number of the listener that accepted it; `X-Started` and `X-Listened` are when the program
 //! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
-//! and `?reopen=MS` opens it again after a while.
+//! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory.
 
 use std::{
     env,
@@ -44,6 +44,10 @@ fn main() {
     if flag("--crash") {
         eprintln!("test-backend: crashing, as asked");
         exit(3);
+    }
+    if flag("--deaf") {
+        // SAFETY: no handler is set.
+        unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.expect("ignore SIGTERM");
     }
     STOP_DELAY.store(option("--stop-delay-ms", 0), Ordering::Relaxed);
     if option("--stop-delay-ms", 0) > 0 {
@@ -304,6 +308,10 @@ fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Door>) {
             }
         }
         sleep_ms(header(&text, "wait=").unwrap_or(0));
+        if let Some(mebibytes) = header::<usize>(&text, "eat=") {
+            // Every page is written to: it is memory, not only addresses.
+            std::hint::black_box(vec![1u8; mebibytes << 20]);
+        }
         let mut left = header(&text, "bytes=").unwrap_or(1024usize);
         let keep = !text.contains("connection: close") && !text.contains(" http/1.0");
         let answer = format!(

@@ -249,12 +249,9 @@ fn a_stopped_agent_leaves_the_service_working() {
         sandbox.property("app.service", "ActiveState").unwrap(),
         "active"
     );
-    assert!(
-        sandbox
-            .path("/sys/fs/bpf/ondemand")
-            .join("v1/link_connections")
-            .exists()
-    );
+    let layout = format!("v{}", ondemand_ebpf::LAYOUT_VERSION);
+    let pins = sandbox.path("/sys/fs/bpf/ondemand").join(layout);
+    assert!(pins.join("link_connections").exists());
     service::start_agent(&sandbox).unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap();
 }

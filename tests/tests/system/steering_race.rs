@@ -35,8 +35,22 @@ const MEAN_GAP: Duration = Duration::from_millis(170);
 /// agent's decision, around what PID 1 makes of it, and mostly after it.
 const AIMS: [(u64, u64); 3] = [(15, 25), (0, 70), (0, 400)];
 
+/// How clients come, round after round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounds {
+    /// So many at random times, with so much from one to the next on average.
+    pub(crate) random: &'static [(u32, Duration)],
+    /// Then so many times one to three that are aimed.
+    pub(crate) aimed: usize,
+}
+
+const ROUNDS: Rounds = Rounds {
+    random: &[(12, MEAN_GAP)],
+    aimed: 15,
+};
+
 /// Name, options of the backend, idle timeout in milliseconds.
-const SERVICES: [(&str, &str, u64); 6] = [
+pub(crate) const SERVICES: [(&str, &str, u64); 6] = [
     ("plain", "", 200),
     ("workers", "--workers 4", 210),
     ("deferred", "--defer-accept 1", 220),
@@ -46,24 +60,37 @@ const SERVICES: [(&str, &str, u64); 6] = [
 ];
 
 /// One service under load, and what became of its clients.
-struct Target {
+pub(crate) struct Target {
     address: SocketAddr,
     idle: Duration,
+    rounds: Rounds,
     in_flight: AtomicUsize,
     last_done: Mutex<Instant>,
-    outcome: Mutex<Outcome>,
+    pub(crate) outcome: Mutex<Outcome>,
 }
 
 #[derive(Default)]
-struct Outcome {
-    connections: u64,
-    latencies: Vec<Duration>,
+pub(crate) struct Outcome {
+    pub(crate) connections: u64,
+    pub(crate) latencies: Vec<Duration>,
     /// By the kind of client and how it was lost.
-    lost: BTreeMap<(&'static str, Loss), u32>,
+    pub(crate) lost: BTreeMap<(&'static str, Loss), u32>,
 }
 
 impl Target {
-    fn requests(&self) -> usize {
+    /// That of the service of this number, which goes idle after so many milliseconds.
+    pub(crate) fn new(index: usize, idle: u64, rounds: Rounds) -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16)),
+            idle: Duration::from_millis(idle),
+            rounds,
+            in_flight: AtomicUsize::new(0),
+            last_done: Mutex::new(Instant::now()),
+            outcome: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
         self.outcome.lock().unwrap().latencies.len()
     }
 
@@ -130,7 +157,7 @@ impl Target {
 
     /// Rounds of random arrivals, then of aimed ones, until there were so many requests, or until
     /// it is told to end.
-    fn load(&self, requests: usize, seed: u64, end: &AtomicBool) {
+    pub(crate) fn load(&self, requests: usize, seed: u64, end: &AtomicBool) {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut clients = 0;
         thread::scope(|scope| {
@@ -142,12 +169,14 @@ impl Target {
             };
             while self.requests() < requests && !end.load(Ordering::Relaxed) {
                 let mut next = Instant::now();
-                for _ in 0..12 {
-                    next += random.gap(MEAN_GAP);
-                    thread::sleep(next.saturating_duration_since(Instant::now()));
-                    arrive();
+                for (count, gap) in self.rounds.random {
+                    for _ in 0..*count {
+                        next += random.gap(*gap);
+                        thread::sleep(next.saturating_duration_since(Instant::now()));
+                        arrive();
+                    }
                 }
-                for (before, after) in AIMS.into_iter().cycle().take(15) {
+                for (before, after) in AIMS.into_iter().cycle().take(self.rounds.aimed) {
                     let early = self.idle - Duration::from_millis(before);
                     let late = self.idle + Duration::from_millis(after);
                     let at = self.wait_quiet() + random.between(early, late);
@@ -172,12 +201,21 @@ fn set_up(without: Option<&str>) -> Sandbox {
         let drop_in = "/etc/systemd/system/ondemand.service.d/ablation.conf";
         sandbox.write(drop_in, environment).unwrap();
     }
+    let text = write_services(&sandbox);
+    service::write_config(&sandbox, &text).unwrap();
+    service::reload(&sandbox, &SERVICES.map(|(name, _, _)| name)).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    sandbox
+}
+
+/// Writes the units of all the services; gives their configuration.
+pub(crate) fn write_services(sandbox: &Sandbox) -> String {
     let mut text = String::new();
     for (index, (name, options, idle)) in SERVICES.iter().enumerate() {
         let (front, back) = (8000 + index, 8100 + index);
         let unit = format!("app-{name}.service");
         service::write_backend(
-            &sandbox,
+            sandbox,
             &unit,
             &format!("--listen 127.0.0.1:{back} {options}"),
         )
@@ -188,10 +226,7 @@ fn set_up(without: Option<&str>) -> Sandbox {
              min_uptime = \"0s\"\nstart_timeout = \"30s\"\nsteer = true\n\n"
         );
     }
-    service::write_config(&sandbox, &text).unwrap();
-    service::reload(&sandbox, &SERVICES.map(|(name, _, _)| name)).unwrap();
-    service::start_agent(&sandbox).unwrap();
-    sandbox
+    text
 }
 
 /// The value below which so many thousandths of the sorted values lie.
@@ -203,7 +238,7 @@ fn quantile(sorted: &[Duration], thousandths: usize) -> Duration {
         .unwrap_or_default()
 }
 
-fn describe(mut latencies: Vec<Duration>) -> String {
+pub(crate) fn describe(mut latencies: Vec<Duration>) -> String {
     latencies.sort();
     let [p50, p99, p999] = [500, 990, 999].map(|part| quantile(&latencies, part));
     format!("p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}")
@@ -230,13 +265,7 @@ fn race(sandbox: &Sandbox, total: usize, until_lost: bool) -> Race {
     let targets: Vec<Target> = SERVICES
         .iter()
         .enumerate()
-        .map(|(index, (_, _, idle))| Target {
-            address: SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16)),
-            idle: Duration::from_millis(*idle),
-            in_flight: AtomicUsize::new(0),
-            last_done: Mutex::new(start),
-            outcome: Mutex::default(),
-        })
+        .map(|(index, (_, _, idle))| Target::new(index, *idle, ROUNDS))
         .collect();
     let end = AtomicBool::new(false);
     let cold_start = sandbox

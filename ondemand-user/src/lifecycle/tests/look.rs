@@ -255,7 +255,10 @@ fn step_3_looks_again() {
     );
 
     let sockets = |change: fn(&mut Sockets)| {
-        let mut sockets = Sockets::default();
+        let mut sockets = Sockets {
+            front_listeners: 1,
+            ..Sockets::default()
+        };
         change(&mut sockets);
         Input::Snapshot(Some(sockets))
     };
@@ -274,6 +277,20 @@ fn step_3_looks_again() {
 
     // Nothing is known: nothing is stopped.
     look(idle(), Input::Snapshot(None), &vetoed("unknown"), "rest");
+    // An agent in another network namespace sees neither the front socket nor its clients.
+    let elsewhere = sockets(|s| s.front_listeners = 0);
+    look(idle(), elsewhere.clone(), &vetoed("unknown"), "rest");
+    let unix_front = Options {
+        tcp_front: false,
+        ..STEERED
+    };
+    check(
+        looking(unix_front),
+        idle(),
+        elsewhere,
+        "release",
+        "releasing",
+    );
     let blind = View {
         sample: None,
         verdict: Verdict::Unknown(Reason::NoSample),

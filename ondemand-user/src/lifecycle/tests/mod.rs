@@ -25,6 +25,7 @@ const STEERED: Options = Options {
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
+    tcp_front: true,
 };
 const PROXIED: Options = Options {
     steer: false,

@@ -231,6 +231,7 @@ fn pauses_grow_and_a_client_ends_them() {
     let half_open = || {
         Input::Snapshot(Some(Sockets {
             half_open: 1,
+            front_listeners: 1,
             ..Sockets::default()
         }))
     };
@@ -280,6 +281,7 @@ fn pauses_grow_and_a_client_ends_them() {
 fn a_half_open_handshake_keeps_the_gate_closed_until_a_client_has_come() {
     let half_open = Some(Sockets {
         half_open: 1,
+        front_listeners: 1,
         ..Sockets::default()
     });
     let vetoed = || {

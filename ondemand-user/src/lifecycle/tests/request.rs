@@ -230,6 +230,7 @@ fn a_request_is_refused() {
     looking.step(&idle(), Input::Changed);
     let sockets = Sockets {
         half_open: 1,
+        front_listeners: 1,
         ..Sockets::default()
     };
     check(

@@ -1,0 +1,120 @@
+//! An agent whose clock is not the kernel's: in a time namespace it is behind, or ahead.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use tests::{
+    client::{Kept, Request},
+    sandbox::Sandbox,
+    service::{self, SOON, front, wait_state},
+    wait_for,
+};
+
+use crate::{
+    faults::{run_of_app, shell, under_load},
+    require_sandbox,
+    steering::{CONFIG, ask_with},
+};
+
+/// An agent that is not a unit, with what it says in a file.
+struct Agent {
+    child: Child,
+    said: std::path::PathBuf,
+}
+
+impl Agent {
+    /// `seconds`: how much its CLOCK_MONOTONIC and CLOCK_BOOTTIME are ahead.
+    fn start(sandbox: &Sandbox, seconds: i32) -> Self {
+        let said = sandbox.path(&format!("/run/said{seconds}"));
+        let mut command = sandbox.command("unshare");
+        command
+            .args(["--time", "--monotonic", &seconds.to_string()])
+            .args(["--boottime", &seconds.to_string()])
+            .args(["--fork", "--kill-child", "ondemand", "agent"])
+            .stderr(File::create(&said).unwrap())
+            .stdout(Stdio::null());
+        let agent = Self {
+            child: command.spawn().unwrap(),
+            said,
+        };
+        agent.wait_said("watches 1 service");
+        agent
+    }
+
+    fn said(&self) -> String {
+        let mut text = String::new();
+        File::open(&self.said)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        text
+    }
+
+    #[track_caller]
+    fn wait_said(&self, words: &str) {
+        wait_for(&format!("the agent says {words:?}"), SOON, || {
+            self.said().contains(words).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", self.said()));
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_agent_whose_clock_is_behind_or_ahead() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    let config = CONFIG.replace("1h", "300ms");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    let ask = || ask_with(&sandbox, front(), Request::default()).unwrap();
+
+    // Everything that it sees happens in its future: it stops nothing until its clock has come
+    // to where it was, and the next regular look.
+    let behind = Agent::start(&sandbox, -4);
+    ask();
+    behind.wait_said("kept, because nobody can tell whether it is used: the clock ran backwards");
+    let first = run_of_app(&sandbox);
+    thread::sleep(Duration::from_secs(1)); // several idle timeouts
+    assert_eq!(run_of_app(&sandbox), first);
+    assert_eq!(
+        sandbox.property("app.service", "ActiveState").unwrap(),
+        "active"
+    );
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    drop(behind);
+
+    // Everything was long ago: what is open is open all the same, and nobody is lost.
+    let ahead = Agent::start(&sandbox, 86_400);
+    ask();
+    let mut kept = sandbox
+        .in_network(|| Kept::connect(front()))
+        .unwrap()
+        .unwrap();
+    let second = run_of_app(&sandbox);
+    under_load(&sandbox, Duration::from_millis(100), || {
+        thread::sleep(Duration::from_secs(1));
+    });
+    kept.ask().unwrap();
+    assert_eq!(run_of_app(&sandbox), second, "it was stopped while in use");
+    drop(kept);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    under_load(&sandbox, Duration::from_millis(100), || {
+        thread::sleep(Duration::from_millis(1500));
+    });
+    drop(ahead);
+    shell(&sandbox, "systemctl start ondemand.service");
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}

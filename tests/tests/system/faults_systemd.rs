@@ -1,0 +1,122 @@
+//! systemd, the bus and the agent's own process have their troubles while clients come and the
+//! service is stopped again and again.
+
+use std::time::{Duration, Instant};
+
+use tests::{
+    client::{self, Request},
+    sandbox::Sandbox,
+    service::{self, number, wait_state},
+};
+
+use crate::{
+    faults::{agent_pid, said, shell, under_load, wait_next_agent, wait_said},
+    require_sandbox,
+    steering::{CONFIG, parse},
+};
+
+/// A service under load, and one that nobody uses but at a moment of the test's choice.
+fn set_up() -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    let place = "/etc/systemd/system/ondemand.service.d/watchdog.conf";
+    sandbox
+        .write(place, "[Service]\nWatchdogSec=4s\nTimeoutAbortSec=1s\n")
+        .unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    service::write_backend(&sandbox, "cold.service", "--listen 127.0.0.1:8081").unwrap();
+    let config = CONFIG.replace("1h", "200ms");
+    let cold = config
+        .replace("8000", "8001")
+        .replace("8080", "8081")
+        .replace("app.service", "cold.service");
+    let config = format!("[service.test]\n{config}\n[service.cold]\n{cold}");
+    service::write_config(&sandbox, &config).unwrap();
+    service::reload(&sandbox, &["test", "cold"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    sandbox
+}
+
+/// A first client of the service that is down.
+#[track_caller]
+fn cold_start(sandbox: &Sandbox) {
+    wait_state(sandbox, "cold.service", "inactive").unwrap();
+    let answer = sandbox
+        .in_network(|| client::get(parse("127.0.0.1:8001"), Request::default()))
+        .unwrap();
+    answer.unwrap();
+}
+
+const BLIND: &[&str] = &["systemd cannot be asked, nothing is stopped until it can"];
+const SEES: &[&str] = &["systemd can be asked again"];
+
+#[test]
+fn systemd_the_bus_and_a_hanging_agent() {
+    require_sandbox!();
+    let sandbox = set_up();
+    let start = Instant::now();
+    let done = |what: &str| eprintln!("{what} after {:.1?}", start.elapsed());
+    let stops = || number(&sandbox, "test", "stops").unwrap();
+    under_load(&sandbox, Duration::from_millis(220), || {
+        for _ in 0..3 {
+            shell(&sandbox, "systemctl daemon-reload");
+        }
+        done("reloaded");
+        reload_with_a_wrong_configuration(&sandbox);
+        done("reloaded with a wrong configuration");
+        shell(&sandbox, "systemctl daemon-reexec");
+        wait_said(&sandbox, 1, BLIND);
+        wait_said(&sandbox, 1, SEES);
+        cold_start(&sandbox);
+        done("executed anew");
+        // With the bus gone a first client is served all the same.
+        wait_state(&sandbox, "cold.service", "inactive").unwrap();
+        shell(&sandbox, "systemctl stop dbus.socket dbus.service");
+        wait_said(&sandbox, 2, BLIND);
+        cold_start(&sandbox);
+        shell(&sandbox, "systemctl start dbus.socket dbus.service");
+        wait_said(&sandbox, 2, SEES);
+        wait_state(&sandbox, "cold.service", "inactive").unwrap();
+        assert!(stops() > 0, "it was never stopped");
+        done("bus stopped and started");
+        // An agent that hangs is replaced.
+        let before = agent_pid(&sandbox);
+        shell(
+            &sandbox,
+            "systemctl kill --kill-who=main --signal=STOP ondemand.service",
+        );
+        wait_next_agent(&sandbox, before);
+        cold_start(&sandbox);
+        done("agent hung");
+    });
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    wait_state(&sandbox, "cold.service", "inactive").unwrap();
+    assert!(said(&sandbox, "ondemand.service", &["Watchdog timeout"]) >= 1);
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}
+
+/// Package managers reload systemd whenever they like: a mistake in the configuration must not
+/// take the front sockets away, at which clients wait.
+#[track_caller]
+fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
+    const FILE: &str = "/etc/ondemand/ondemand.toml";
+    let good = std::fs::read_to_string(sandbox.path(FILE)).unwrap();
+    let wrong = good.replace("steer = true", "stear = true");
+    sandbox.write(FILE, wrong).unwrap();
+    shell(sandbox, "systemctl daemon-reload");
+    cold_start(sandbox);
+    wait_state(sandbox, "cold.service", "inactive").unwrap();
+    // The agent that runs keeps its configuration, and says what is wrong.
+    shell(sandbox, "systemctl reload ondemand.service");
+    wait_said(
+        sandbox,
+        1,
+        &["the agent keeps the configuration", FILE, "stear"],
+    );
+    cold_start(sandbox);
+    sandbox.write(FILE, good).unwrap();
+    shell(
+        sandbox,
+        "systemctl daemon-reload; systemctl reload ondemand.service",
+    );
+    wait_said(sandbox, 1, &["configuration read again"]);
+}
