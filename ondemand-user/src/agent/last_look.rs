@@ -1,6 +1,6 @@
 //! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
 
-use super::{Agent, Message};
+use super::{Agent, Message, timing::timed};
 use crate::{
     ablation,
     kernel::lookups,
@@ -87,8 +87,7 @@ impl Agent {
     }
 
     fn take_snapshot(&mut self) -> Option<Snapshot> {
-        self.sampler
-            .snapshot()
+        timed("snapshot", || self.sampler.snapshot())
             .inspect_err(|error| log::warn!("{error:#}"))
             .ok()
     }

@@ -16,6 +16,7 @@ mod polls;
 mod recorder;
 mod report;
 mod service;
+mod timing;
 mod units;
 
 use std::{

@@ -112,6 +112,18 @@ impl Target {
 }
 
 impl Report {
+    /// The median of a figure, if there is one.
+    pub fn median(&self, what: &str, of: &str) -> Option<f64> {
+        let mut figures = self.figures.iter();
+        let figure = figures.find(|figure| figure.what == what && figure.of == of)?;
+        Some(figure.series.median()).filter(|median| !median.is_nan())
+    }
+
+    /// Whether a target is so far off that no noise explains it.
+    pub fn is_absurd(&self) -> bool {
+        self.targets.iter().any(Target::is_absurd)
+    }
+
     /// Prints it; what is missed is red on a terminal.
     pub fn print(&self, machine: &Machine) {
         println!("{}: {}", self.name, self.title);
