@@ -205,7 +205,7 @@ impl Agent {
         }
         self.apply(config)?;
         self.began = true;
-        let readings = self.systemd.read_all().await?;
+        let readings = self.systemd.read_all(|| self.notifier.starting()).await?;
         self.systemd.take(readings);
         if self.dry_run {
             log::warn!("dry run: nothing is stopped");

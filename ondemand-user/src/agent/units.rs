@@ -4,6 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
 use super::{Agent, Message, service, service::Watched};
@@ -93,12 +94,16 @@ impl Connection {
         self.known.get(unit)
     }
 
-    /// Reads all units of interest.
-    pub async fn read_all(&self) -> Result<Vec<(String, Reading)>> {
-        match self.caller() {
-            Some(systemd) => read(&systemd, &self.watched).await,
-            None => Ok(Vec::new()),
+    /// Reads all units of interest. `going_on` is called now and then.
+    pub async fn read_all(&self, going_on: impl Fn()) -> Result<Vec<(String, Reading)>> {
+        let mut readings = Vec::with_capacity(self.watched.len());
+        if let Some(systemd) = self.caller() {
+            for some in self.watched.chunks(BETWEEN_SIGNS) {
+                going_on();
+                readings.extend(read(&systemd, some).await?);
+            }
         }
+        Ok(readings)
     }
 
     fn connect(&mut self, link: Link) {
@@ -114,13 +119,27 @@ impl Connection {
     }
 }
 
-/// One unit after the other: nobody waits for it, and it keeps the replies out of memory.
+/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
+/// machine; of all at once, the replies would take memory.
+const AT_ONCE: usize = 16;
+/// Units that are read between two signs that it goes on.
+const BETWEEN_SIGNS: usize = 128;
+
+/// The units' state, in their order.
 pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
-    let mut readings = Vec::with_capacity(units.len());
-    for unit in units {
-        readings.push((unit.clone(), systemd.read(unit).await?));
-    }
-    Ok(readings)
+    let read = |unit: &String| {
+        let (systemd, unit) = (systemd.clone(), unit.clone());
+        async move {
+            let reading = systemd.read(&unit).await?;
+            Ok((unit, reading))
+        }
+    };
+    // Collected, because a stream that borrows the names would not be `Send`.
+    let questions: Vec<_> = units.iter().map(read).collect();
+    stream::iter(questions)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 /// Adds what only systemd knows and answers.

@@ -333,3 +333,11 @@ fn report(values: &Values, rounds: u32) -> Report {
         targets,
     }
 }
+
+/// All but the slowest requests of a single second, which are those that something else got in
+/// the way of.
+pub fn checks(report: &Report) -> Vec<Target> {
+    let mut checks = report.targets.clone();
+    checks.retain(|target| !target.what.ends_with(Kind::Slow.name()));
+    checks
+}

@@ -51,7 +51,8 @@ pub enum Scale {
 
 /// Pixels of a panel; two stand side by side.
 const WIDTH: u32 = 440;
-const LEAST_HEIGHT: u32 = 240;
+/// Of lines, without their legend.
+const HEIGHT: u32 = 240;
 /// Of a bar with its name above.
 const BAR: i32 = 32;
 const MARGIN: i32 = 14;
@@ -108,7 +109,7 @@ pub fn bars(report: &Report) -> Vec<Plot> {
 ///
 /// There is nothing to be drawn.
 pub fn svg(label: &str, plots: &[Plot]) -> Result<String> {
-    let height = plots.iter().map(height).max().unwrap_or(LEAST_HEIGHT);
+    let height = plots.iter().map(height).max().unwrap_or(HEIGHT);
     let rows = plots.len().div_ceil(2).max(1);
     let mut text = String::new();
     {
@@ -136,9 +137,9 @@ fn height(plot: &Plot) -> u32 {
     match plot {
         Plot::Bars(bars) => {
             let bars = BAR * bars.bars.len() as i32;
-            ((TITLE + bars + MARGIN) as u32).max(LEAST_HEIGHT)
+            (TITLE + bars + MARGIN) as u32
         }
-        Plot::Lines(lines) => LEAST_HEIGHT + LEGEND as u32 * lines.lines.len() as u32,
+        Plot::Lines(lines) => HEIGHT + LEGEND as u32 * lines.lines.len() as u32,
     }
 }
 
@@ -265,7 +266,7 @@ fn draw_lines(area: &Area<'_>, lines: &Lines) -> Result<()> {
         Scale::Logarithmic => {
             let x = least(&mut points().map(|point| point.0)).min(right / 2.0);
             let y = least(&mut points().map(|point| point.1)).min(top / 2.0);
-            let ranges = ((x..right).log_scale(), (y / 1.5..top * 1.5).log_scale());
+            let ranges = ((x..right).log_scale(), (y / 3.0..top * 3.0).log_scale());
             let chart = builder(&chart).build_cartesian_2d(ranges.0, ranges.1);
             draw_series(chart.map_err(drawing)?, lines)
         }

@@ -97,7 +97,10 @@ pub fn plots(report: &Report) -> Vec<Plot> {
         sizes.sort();
         sizes.dedup();
         let point = |size: Size| {
-            let median = report.median(kind.name(), &size.name())?;
+            let median = report.series(kind.name(), &size.name()).median();
+            if median.is_nan() {
+                return None;
+            }
             let x = match over_services {
                 true => f64::from(size.services),
                 false => f64::from(size.connections),
