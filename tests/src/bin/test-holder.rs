@@ -32,6 +32,10 @@ use nix::{
 /// How long a byte may take there and back: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Connections that are opened before the first of them is to be answered: one after the other,
+/// each would wait for two processes to get their turn.
+const AT_ONCE: usize = 64;
+
 fn main() {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
     setrlimit(Resource::RLIMIT_NOFILE, limit.1, limit.1).expect("raise the limit of descriptors");
@@ -111,17 +115,19 @@ fn hold() {
         .expect("--connections N");
     let from = option("--from").expect("--from ADDRESS");
     let from = SocketAddrV4::new(from.parse().expect("an address"), 0);
-    let mut held = Vec::with_capacity(count);
-    for target in targets.iter().cycle().take(count) {
-        match open(from, *target) {
-            Ok(stream) => held.push(stream),
-            Err(error) => {
-                eprintln!(
-                    "test-holder: connection {} to {target}: {error}",
-                    held.len()
-                );
-                exit(1);
-            }
+    let mut held: Vec<TcpStream> = Vec::with_capacity(count);
+    let targets: Vec<SocketAddrV4> = targets.iter().cycle().take(count).copied().collect();
+    for some in targets.chunks(AT_ONCE) {
+        let before = held.len();
+        let opened = some.iter().try_for_each(|target| {
+            held.push(open(from, *target)?);
+            Ok(())
+        });
+        let mut new = held[before..].iter_mut();
+        let answered = new.try_for_each(|stream| stream.read_exact(&mut [0]));
+        if let Err(error) = opened.and(answered) {
+            eprintln!("test-holder: connections {before} and on, to {some:?}: {error}");
+            exit(1);
         }
     }
     println!("held");
@@ -138,7 +144,7 @@ fn hold() {
     }
 }
 
-/// A connection with one byte there and back.
+/// A connection on which a byte was sent.
 fn open(from: SocketAddrV4, to: SocketAddrV4) -> std::io::Result<TcpStream> {
     let socket: OwnedFd = socket(
         AddressFamily::Inet,
@@ -151,7 +157,6 @@ fn open(from: SocketAddrV4, to: SocketAddrV4) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"x")?;
-    stream.read_exact(&mut [0])?;
     Ok(stream)
 }
 
