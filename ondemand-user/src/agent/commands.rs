@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Agent, Message, service::Watched, units};
+use super::{Agent, Message, service::Watched, timing::timed, units};
 use crate::{
     ablation::{self, Moment},
     ktime::Ktime,
@@ -18,7 +18,7 @@ impl Agent {
     /// Everything that is known of a service now. `None`: its units are not known.
     pub(super) fn view(&self, watched: &Watched) -> Option<View> {
         let units = self.units_of(watched)?;
-        let sample = match self.sampler.sample(watched.slot) {
+        let sample = match timed("sample", || self.sampler.sample(watched.slot)) {
             Ok(sample) => Some(sample),
             Err(error) => {
                 log::debug!("{}: {error:#}", watched.service.name);

@@ -1,6 +1,6 @@
 //! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
 
-use super::{Agent, Message};
+use super::{Agent, Message, timing::timed};
 use crate::{
     ablation,
     kernel::lookups,
@@ -92,8 +92,7 @@ impl Agent {
         if !self.still_counts() {
             return None;
         }
-        self.sampler
-            .snapshot()
+        timed("snapshot", || self.sampler.snapshot())
             .inspect_err(|error| log::warn!("{error:#}"))
             .ok()
     }

@@ -17,6 +17,7 @@ mod polls;
 mod recorder;
 mod report;
 mod service;
+mod timing;
 mod units;
 
 use std::{
@@ -240,7 +241,7 @@ impl Agent {
         }
         self.apply(config)?;
         self.began = true;
-        let readings = self.systemd.read_all().await?;
+        let readings = self.systemd.read_all(|| self.notifier.starting()).await?;
         self.take_readings(readings);
         if self.dry_run {
             log::warn!("dry run: nothing is stopped");

@@ -6,6 +6,9 @@ use sd_notify::NotifyState;
 
 use crate::ktime::Ktime;
 
+/// How long one step of the start may take, at most.
+const STEP: Duration = Duration::from_secs(90);
+
 /// The watchdog and the status line.
 #[derive(Debug)]
 pub struct Notifier {
@@ -24,6 +27,13 @@ impl Notifier {
             next: Ktime::now(),
             status: String::new(),
         }
+    }
+
+    /// The start goes on: a thousand services on a busy machine take longer than systemd waits by
+    /// itself.
+    pub fn starting(&self) {
+        let longer = u32::try_from(STEP.as_micros()).unwrap_or(u32::MAX);
+        send(&[NotifyState::ExtendTimeoutUsec(longer)]);
     }
 
     /// The agent watches.

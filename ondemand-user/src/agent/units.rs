@@ -4,6 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
 use super::{Agent, Message, service, service::Watched};
@@ -112,10 +113,10 @@ impl Connection {
         self.known.get(unit)
     }
 
-    /// Reads all that is of interest.
-    pub async fn read_all(&self) -> Result<Readings> {
+    /// Reads all that is of interest. `going_on` is called now and then.
+    pub async fn read_all(&self, going_on: impl Fn()) -> Result<Readings> {
         match self.caller() {
-            Some(systemd) => self.wanted.read(&systemd).await,
+            Some(systemd) => self.wanted.read(&systemd, going_on).await,
             None => Ok(Readings::default()),
         }
     }
@@ -135,13 +136,27 @@ impl Connection {
     }
 }
 
-/// One unit after the other: nobody waits for it, and it keeps the replies out of memory.
+/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
+/// machine; of all at once, the replies would take memory.
+const AT_ONCE: usize = 16;
+/// Units that are read between two signs that it goes on.
+const BETWEEN_SIGNS: usize = 128;
+
+/// The units' state, in their order.
 pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
-    let mut readings = Vec::with_capacity(units.len());
-    for unit in units {
-        readings.push((unit.clone(), systemd.read(unit).await?));
-    }
-    Ok(readings)
+    let read = |unit: &String| {
+        let (systemd, unit) = (systemd.clone(), unit.clone());
+        async move {
+            let reading = systemd.read(&unit).await?;
+            Ok((unit, reading))
+        }
+    };
+    // Collected, because a stream that borrows the names would not be `Send`.
+    let questions: Vec<_> = units.iter().map(read).collect();
+    stream::iter(questions)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 /// All that is read of the units.
@@ -161,12 +176,19 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Reads it.
-    pub async fn read(&self, systemd: &Systemd) -> Result<Readings> {
-        let units = read(systemd, &self.units).await?;
+    /// Reads it. `going_on` is called now and then.
+    pub async fn read(&self, systemd: &Systemd, going_on: impl Fn()) -> Result<Readings> {
+        let mut units = Vec::with_capacity(self.units.len());
+        for some in self.units.chunks(BETWEEN_SIGNS) {
+            going_on();
+            units.extend(read(systemd, some).await?);
+        }
         let mut rules = Vec::with_capacity(self.steered.len());
         let mut slices = Slices::default();
-        for (name, [socket, backend]) in &self.steered {
+        for (at, (name, [socket, backend])) in self.steered.iter().enumerate() {
+            if at.is_multiple_of(BETWEEN_SIGNS) {
+                going_on();
+            }
             let mut place = systemd.address_rules(socket, &mut slices).await?;
             if place.is_none() {
                 place = systemd.address_rules(backend, &mut slices).await?;
@@ -299,7 +321,7 @@ impl Agent {
         let (connection, messages) = (self.systemd.number(), self.messages.clone());
         let wanted = self.systemd.wanted.clone();
         tokio::spawn(async move {
-            let readings = wanted.read(&systemd).await;
+            let readings = wanted.read(&systemd, || {}).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Units {
                 connection,

@@ -277,6 +277,10 @@ fn figures(start: u64, answer: &Answer, end: u64) -> Result<Vec<(Kind, f64)>> {
     ])
 }
 
+fn figure_of(way: Way, delay: u64) -> String {
+    format!("{}, {delay} ms", way.name())
+}
+
 fn report(values: &Values, rounds: u32) -> Report {
     let series = |kind, way, delay| {
         let found = values.get(&(kind, way, delay));
@@ -321,7 +325,7 @@ fn report(values: &Values, rounds: u32) -> Report {
     }
     let figures = values.iter().map(|((kind, way, delay), series)| Figure {
         what: kind.name().to_owned(),
-        of: format!("{}, {delay} ms", way.name()),
+        of: figure_of(*way, *delay),
         series: series.clone(),
     });
     Report {
@@ -338,4 +342,22 @@ fn report(values: &Values, rounds: u32) -> Report {
         table,
         targets,
     }
+}
+
+/// On a busy machine milliseconds say nothing, but what polls is as slow as the machine.
+pub fn checks(report: &Report) -> Vec<Target> {
+    let checks = DELAYS.map(|delay| {
+        let of = |way: Way| report.series(Kind::OverOwn.name(), &figure_of(way, delay));
+        Target {
+            what: format!(
+                "over the application's own {delay} ms, {} / {}",
+                Way::Ondemand.name(),
+                Way::Polling.name()
+            ),
+            series: of(Way::Ondemand).ratio_to(&of(Way::Polling)),
+            limit: Limit::AtMost(1.5),
+            digits: 2,
+        }
+    });
+    checks.into()
 }

@@ -104,8 +104,8 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let rounds = settings.rounds.unwrap_or(ROUNDS);
     let size = if settings.is_short() {
         Size {
-            idle: &[1, 50],
-            busy: &[1, 10],
+            idle: &[1, 20],
+            busy: &[5],
             window: WINDOW / 5,
         }
     } else {
@@ -259,7 +259,7 @@ fn ticks(
     let members: Vec<&Member> = members.iter().collect();
     let ticks = match (script, members.len()) {
         (Script::Each, 500..) => 1,
-        (Script::Each, 50..) => 4,
+        (Script::Each, 5..) => 4,
         _ => 20,
     };
     let cost = checker::measure(sandbox, script, ticks, &members, others)?;

@@ -1,14 +1,17 @@
 //! Many services at once, in one private systemd.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use tests::{sandbox::Sandbox, service};
 
 use super::machine::cpu_microseconds;
 
 /// Where the agent reads which of them it watches: [`watch`] writes it.
 const WATCHED: &str = "/etc/ondemand/watched.toml";
+/// Variables of the agent, of its next start.
+pub const ENVIRONMENT: &str = "/etc/ondemand/environment";
 /// The agent's cgroup.
 const AGENT: &str = "system.slice/ondemand.service";
 /// Units in one call of systemctl: the kernel's limit is far above.
@@ -77,7 +80,10 @@ pub fn boot(ondemand: &Path, program: &str, members: &[Member]) -> Result<Sandbo
     }
     sandbox.write(
         "/etc/systemd/system/ondemand.service.d/watched.conf",
-        format!("[Service]\nExecStart=\nExecStart=/usr/bin/ondemand --config {WATCHED} agent\n"),
+        format!(
+            "[Service]\nExecStart=\nExecStart=/usr/bin/ondemand --config {WATCHED} agent\n\
+             EnvironmentFile=-{ENVIRONMENT}\n"
+        ),
     )?;
     let all: String = members.iter().map(Member::table).collect();
     service::write_config(&sandbox, &all)?;
@@ -124,6 +130,19 @@ pub fn watch<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member
         .run(&["systemctl", "restart", "ondemand.service"])
         .with_context(|| sandbox.journal("ondemand.service"))?;
     Ok(())
+}
+
+/// What `ondemand status --json` says of all services, by name.
+///
+/// # Errors
+///
+/// The agent does not answer.
+pub fn status(sandbox: &Sandbox) -> Result<BTreeMap<String, Value>> {
+    let text = sandbox.run(&["ondemand", "status", "--json"])?;
+    let value: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let services = value["services"].as_array().context("services")?;
+    let named = |service: &Value| Some((service["name"].as_str()?.to_owned(), service.clone()));
+    Ok(services.iter().filter_map(named).collect())
 }
 
 /// CPU time that the agent has used since its start, in microseconds.

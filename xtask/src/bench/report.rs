@@ -40,6 +40,7 @@ pub struct Table {
 }
 
 /// A figure and its limit.
+#[derive(Clone)]
 pub struct Target {
     /// What the figure is.
     pub what: String,
@@ -71,7 +72,7 @@ impl Limit {
 }
 
 /// Off by more than this factor is not noise.
-const ABSURD: f64 = 2.0;
+pub const ABSURD: f64 = 2.0;
 
 impl Target {
     /// Whether its median is where it should be.
@@ -79,9 +80,9 @@ impl Target {
         self.limit.holds(self.series.median(), 1.0)
     }
 
-    /// Whether it is so far off that no noise explains it.
-    pub fn is_absurd(&self) -> bool {
-        !self.limit.holds(self.series.median(), ABSURD)
+    /// Whether it is off by more than this factor.
+    pub fn is_off_by(&self, factor: f64) -> bool {
+        !self.limit.holds(self.series.median(), factor)
     }
 
     /// Whether some of the middle half of the values is where it should be.
@@ -112,6 +113,15 @@ impl Target {
 }
 
 impl Report {
+    /// The values of a figure; none if it was not measured.
+    pub fn series(&self, what: &str, of: &str) -> Series {
+        let mut figures = self.figures.iter();
+        let figure = figures.find(|figure| figure.what == what && figure.of == of);
+        figure
+            .map(|figure| figure.series.clone())
+            .unwrap_or_default()
+    }
+
     /// Prints it; what is missed is red on a terminal.
     pub fn print(&self, machine: &Machine) {
         println!("{}: {}", self.name, self.title);
@@ -248,7 +258,7 @@ mod tests {
             digits: 2,
         };
         assert_eq!(target.row().last().map(String::as_str), Some(verdict));
-        assert_eq!(target.is_absurd(), absurd);
+        assert_eq!(target.is_off_by(ABSURD), absurd);
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! The agent's maps, as anybody sees them who may open what is pinned: their memory, and how
+//! many entries they have.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc;
+use tests::sandbox::Sandbox;
+
+use super::process::field;
+
+// Commands and types of include/uapi/linux/bpf.h.
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const OBJ_GET: libc::c_long = 7;
+/// The types whose entries come and go: hashes, with all their variants. All others are arrays
+/// and buffers, which are full from the begin, and storage that hangs on sockets.
+const HASHES: [u32; 6] = [1, 5, 9, 10, 13, 18];
+
+/// All maps together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Maps {
+    /// How many there are.
+    pub count: u32,
+    /// Bytes of kernel memory, by the kernel's own account. Storage that hangs on a socket is
+    /// not in it.
+    pub memory: f64,
+    /// Entries of those whose entries come and go.
+    pub entries: u64,
+}
+
+/// Looks at the maps that are pinned.
+///
+/// # Errors
+///
+/// None is, or one cannot be read.
+pub fn maps(sandbox: &Sandbox) -> Result<Maps> {
+    let root = sandbox.path("/sys/fs/bpf/ondemand");
+    let list = |path: &Path| -> Result<Vec<_>> {
+        let entries = fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
+        let entries: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+        entries.with_context(|| format!("list {}", path.display()))
+    };
+    let mut all = Maps::default();
+    for layout in list(&root)? {
+        for pin in list(&layout)? {
+            let look = look(&pin).with_context(|| format!("look at {}", pin.display()))?;
+            if let Some((memory, entries)) = look {
+                all.count += 1;
+                all.memory += memory;
+                all.entries += entries;
+            }
+        }
+    }
+    ensure!(all.count > 0, "no map is pinned in {}", root.display());
+    Ok(all)
+}
+
+/// Bytes and entries of a map. `None`: something else is pinned there.
+fn look(pin: &Path) -> Result<Option<(f64, u64)>> {
+    let fd = open(pin)?;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let Some(kind) = field(&text, "map_type") else {
+        return Ok(None);
+    };
+    let number = |name| -> Result<usize> {
+        let value = field(&text, name).with_context(|| format!("{name} in {path}"))?;
+        value.parse().with_context(|| format!("{name} in {path}"))
+    };
+    let kind = kind.parse().context("the map's type")?;
+    let entries = match HASHES.contains(&kind) {
+        true => entries(&fd, number("key_size")?, number("max_entries")?)?,
+        false => 0,
+    };
+    Ok(Some((number("memlock")? as f64, entries)))
+}
+
+fn open(pin: &Path) -> Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attributes = Attributes {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attributes of this command, without padding; the path lives until after it.
+    let fd = unsafe { bpf(OBJ_GET, &mut attributes) }?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Walks the keys. Where entries come and go meanwhile it is about their number; it ends
+/// nevertheless.
+fn entries(map: &OwnedFd, key_size: usize, most: usize) -> Result<u64> {
+    #[repr(C)]
+    struct Attributes {
+        map: u32,
+        pad: u32,
+        key: u64,
+        next: u64,
+    }
+    let (mut key, mut next) = (vec![0u8; key_size], vec![0u8; key_size]);
+    for found in 0..=most {
+        let mut attributes = Attributes {
+            map: map.as_raw_fd() as u32,
+            pad: 0,
+            // Without a key it is the first one.
+            key: if found == 0 { 0 } else { key.as_ptr() as u64 },
+            next: next.as_mut_ptr() as u64,
+        };
+        // SAFETY: the attributes of this command; both keys are as long as the map's are.
+        match unsafe { bpf(MAP_GET_NEXT_KEY, &mut attributes) } {
+            Ok(_) => std::mem::swap(&mut key, &mut next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found as u64),
+            Err(error) => return Err(error).context("read the keys"),
+        }
+    }
+    Ok(most as u64)
+}
+
+/// One command of bpf(2).
+///
+/// # Safety
+///
+/// `attributes` is what this command expects, without padding; pointers in it are valid.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
+    let pointer: *mut T = attributes;
+    // SAFETY: the caller's promise; the kernel takes a shorter union as one that ends in zeros.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
