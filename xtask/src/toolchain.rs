@@ -5,6 +5,7 @@
 //! rustc-web with a prebuilt `core`, which takes seconds to install.
 
 use std::{
+    borrow::Cow,
     env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,26 +14,33 @@ use std::{
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
-use crate::command::{Step, run};
+use crate::{
+    command::{Step, run},
+    vm,
+};
 
 /// The linker that works with both compilers.
 const LINKER_VERSION: &str = "0.13.0";
 
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Purpose<'a> {
     /// To build and run.
     Run,
     /// The tests, too.
     Test,
     /// The benches, too.
     Bench,
+    /// To build, and to run tests on these kernels.
+    Vm(&'a [String]),
 }
 
 /// Something that is needed and not there.
-struct Missing {
-    what: &'static str,
-    how: Vec<Step>,
+pub struct Missing {
+    /// What it is.
+    pub what: Cow<'static, str>,
+    /// How to install it.
+    pub how: Vec<Step>,
 }
 
 /// Installs what is missing for this purpose; with `no_install` only lists it. Gives whether all
@@ -76,8 +84,8 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
         }
     }
     // What apt installed may not be what was looked for: say so here, not in a later error.
-    let still: Vec<&str> = self::missing(purpose)
-        .iter()
+    let still: Vec<_> = self::missing(purpose)
+        .into_iter()
         .map(|item| item.what)
         .collect();
     if !still.is_empty() {
@@ -87,7 +95,10 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
 }
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
-    let mut missing = Vec::new();
+    let mut missing = match purpose {
+        Purpose::Vm(kernels) => vm::missing(kernels),
+        _ => Vec::new(),
+    };
     let servers = [
         ("nginx", "nginx, the server for the benches"),
         ("haproxy", "HAProxy, a peer in the benches"),
@@ -101,17 +112,20 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         if Path::new("/run/systemd/system").is_dir() {
             how.push(Step::new(&["systemctl", "disable", "--now", name]));
         }
-        missing.push(Missing { what, how });
+        missing.push(Missing {
+            what: what.into(),
+            how,
+        });
     }
     if purpose == Purpose::Bench && !is_there("wrk") {
         missing.push(Missing {
-            what: "wrk, the load for the benches",
+            what: "wrk, the load for the benches".into(),
             how: vec![apt(&["wrk"])],
         });
     }
     if purpose == Purpose::Test && !is_there("chromium") {
         missing.push(Missing {
-            what: "Chromium, in which tests look at the page of a report",
+            what: "Chromium, in which tests look at the page of a report".into(),
             how: vec![apt(&["chromium"])],
         });
     }
@@ -125,20 +139,20 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     for (program, what, package) in programs {
         if !is_there(program) {
             missing.push(Missing {
-                what,
+                what: what.into(),
                 how: vec![apt(&[package])],
             });
         }
     }
     if tests::prometheus::program("prometheus").is_err() {
         missing.push(Missing {
-            what: "Prometheus and promtool, for the tests of the metrics",
+            what: "Prometheus and promtool, for the tests of the metrics".into(),
             how: vec![prometheus()],
         });
     }
     if !has_bpf_compiler() {
         missing.push(Missing {
-            what: "a Rust compiler for BPF",
+            what: "a Rust compiler for BPF".into(),
             how: vec![bpf_compiler()],
         });
     }
@@ -161,7 +175,7 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             .env("LLVM_PREFIX", llvm),
         );
         missing.push(Missing {
-            what: "bpf-linker",
+            what: "bpf-linker".into(),
             how,
         });
     }
@@ -230,7 +244,7 @@ fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
 }
 
 /// Whether a program is at this path, or in a directory of `PATH`.
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }
