@@ -14,6 +14,7 @@
 # MODE:  unified (cgroup2 alone) or hybrid (cgroup v1 for the controllers, which is where a
 #        host with v1 has its memory accounting).
 # SANDBOX_NO_OVERLAY=1 does without overlayfs, as on a kernel that has none.
+# ONDEMAND_TEST_PATIENCE=N gives it N minutes to boot, as on an emulated machine.
 set -euo pipefail
 shopt -s nullglob
 
@@ -215,7 +216,7 @@ fail() {
 }
 
 boot() {
-    local group file outer tries
+    local group file outer tries patience=${ONDEMAND_TEST_PATIENCE:-1}
     mkdir -p "$state/root"
     trap clean_up EXIT
     trap 'exit 1' TERM INT
@@ -236,7 +237,7 @@ boot() {
     for ((tries = 0; ; tries++)); do
         read -r -t 0.5 -u 4 _ && break
         [ -d /proc/$outer ] || fail "PID 1 ended"
-        [ $tries -lt 120 ] || fail "not ready after 60 s"
+        [ $tries -lt $((120 * patience)) ] || fail "not ready after $((60 * patience)) s"
     done
     echo "ready $(cat "$state/pid")"
 

@@ -26,6 +26,7 @@ pub mod policy;
 pub mod proxy;
 pub mod replay;
 pub mod report;
+mod runtime;
 pub mod sampler;
 mod sock_diag;
 pub mod status;

@@ -8,7 +8,9 @@ use std::{
 };
 
 /// How long a client waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub fn patience() -> Duration {
+    Duration::from_secs(30) * crate::patience()
+}
 
 /// How a request was lost.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,16 +103,16 @@ pub fn monotonic_nanos() -> u64 {
 ///
 /// How it failed.
 pub fn connect(address: SocketAddr) -> Result<TcpStream, Loss> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)
+    let stream = TcpStream::connect_timeout(&address, patience())
         .map_err(|error| Loss::Connect(error.kind()))?;
     stream
         .set_nodelay(true)
         .map_err(|error| Loss::Connect(error.kind()))?;
     stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(patience()))
         .map_err(|error| Loss::Connect(error.kind()))?;
     stream
-        .set_write_timeout(Some(PATIENCE))
+        .set_write_timeout(Some(patience()))
         .map_err(|error| Loss::Connect(error.kind()))?;
     Ok(stream)
 }

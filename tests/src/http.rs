@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{client::PATIENCE, sandbox::Sandbox};
+use crate::{client::patience, sandbox::Sandbox};
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -41,8 +41,8 @@ pub fn get(sandbox: &Sandbox, address: SocketAddr, path: &str, header: &str) -> 
 /// As for [`get`].
 pub fn send(sandbox: &Sandbox, address: SocketAddr, text: &str) -> Result<Reply> {
     sandbox.in_network(|| {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&address, patience()).context("connect")?;
+        stream.set_read_timeout(Some(patience()))?;
         // Who closes early may have answered already.
         let sent = stream.write_all(text.as_bytes());
         let mut answer = Vec::new();

@@ -60,16 +60,27 @@ pub fn built(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// How many times as long as usual things may take, as on an emulated machine: the number in
+/// `ONDEMAND_TEST_PATIENCE`, by default 1.
+pub fn patience() -> u32 {
+    let set = std::env::var("ONDEMAND_TEST_PATIENCE");
+    set.ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1)
+        .max(1)
+}
+
 /// Calls `probe` until it gives something. Waits for events that cannot be listened to.
 ///
 /// # Errors
 ///
-/// It did not happen in time; the message says what was waited for.
+/// It did not happen in time (see [`patience`]); the message says what was waited for.
 pub fn wait_for<T>(
     what: &str,
     deadline: Duration,
     mut probe: impl FnMut() -> Option<T>,
 ) -> Result<T> {
+    let deadline = deadline * patience();
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{built, sandbox::Sandbox, wait_for};
+use crate::{built, patience, sandbox::Sandbox, wait_for};
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -70,13 +70,16 @@ pub fn write_backend(sandbox: &Sandbox, unit: &str, options: &str) -> Result<()>
     )
 }
 
-/// Writes the configuration; `services` holds `[service.…]` tables.
+/// Writes the configuration; `services` holds `[service.…]` tables. The usual start timeout is
+/// longer where everything is (see [`patience`]).
 ///
 /// # Errors
 ///
 /// It cannot be written.
 pub fn write_config(sandbox: &Sandbox, services: &str) -> Result<()> {
     let agent = "[agent]\nmetrics = \"\"\nhistory = \"\"\n\n";
+    let timeout = format!("start_timeout = \"{}s\"", 10 * patience());
+    let services = services.replace("start_timeout = \"10s\"", &timeout);
     sandbox.write("/etc/ondemand/ondemand.toml", format!("{agent}{services}"))
 }
 

@@ -7,6 +7,7 @@ mod fuzz;
 mod household;
 mod story;
 mod toolchain;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -65,6 +66,9 @@ enum Task {
         /// The configuration for --host
         #[arg(long, value_name = "FILE", requires = "host")]
         config: Option<PathBuf>,
+        /// Look for no tools and build nothing: everything is there, as in a virtual machine
+        #[arg(long, hide = true, conflicts_with_all = ["host", "report"])]
+        built: bool,
         #[command(flatten)]
         install: Install,
     },
@@ -94,6 +98,15 @@ enum Task {
         /// Also the long one: a hundred thousand requests while agents are killed and reloaded
         #[arg(long, conflicts_with = "skip_system")]
         long: bool,
+        /// The main story and the tests of steering on Debian's kernels, in an emulated machine
+        ///
+        /// QEMU and the kernels are unpacked into target/vm, nothing is installed; the logs are
+        /// there, too. Ten minutes and more for each kernel, without KVM. With a filter, those
+        /// tests of whole systems instead of the ones of steering.
+        #[arg(long, value_name = "KERNEL,...", num_args = 0..=1, require_equals = true,
+              default_missing_value = "6.1,6.12", value_delimiter = ',',
+              conflicts_with = "skip_system")]
+        vm: Vec<String>,
         #[command(flatten)]
         install: Install,
         /// Only tests whose name contains this
@@ -210,11 +223,13 @@ fn perform(task: Task) -> Result<ExitCode> {
     };
     let purpose = match &task {
         Task::Run { .. } | Task::Build { .. } | Task::Deny { .. } => Purpose::Run,
+        Task::Test { vm, .. } if !vm.is_empty() => Purpose::Vm(vm),
         Task::Setup { .. } | Task::Test { .. } | Task::Pictures { .. } => Purpose::Test,
         Task::Fuzz { .. } => Purpose::Fuzz,
         Task::Bench { .. } => Purpose::Bench,
     };
-    if !toolchain::ensure(install.no_install, purpose)? {
+    let built = matches!(task, Task::Run { built: true, .. });
+    if !built && !toolchain::ensure(install.no_install, purpose)? {
         return Ok(ExitCode::from(2));
     }
     match task {
@@ -230,12 +245,15 @@ fn perform(task: Task) -> Result<ExitCode> {
             build(false)?;
             household::pictures()?;
         }
-        Task::Run { keep, .. } => {
-            build(false)?;
+        Task::Run { keep, built, .. } => {
+            if !built {
+                build(false)?;
+            }
             story::tell(keep)?;
         }
         Task::Setup { .. } => println!("everything that is needed is there"),
         Task::Build { release, .. } => build(release)?,
+        Task::Test { vm, filter, .. } if !vm.is_empty() => vm::test(&vm, filter.as_deref())?,
         Task::Test {
             skip_system,
             long,

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tests::{
     built,
     client::{self, Answer, Request},
+    patience,
     sandbox::{Cgroups, Sandbox},
     service, source_tree, wait_for,
 };
@@ -213,7 +214,9 @@ fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     let unit = fs::read(examples.join(UNIT)).context("read the example's unit")?;
     sandbox.write(&format!("/etc/systemd/system/{UNIT}"), unit)?;
     sandbox.install(&examples.join("wiki.py"), "/usr/local/bin/wiki.py")?;
-    sandbox.write("/etc/ondemand/ondemand.toml", CONFIG)?;
+    let timeout = format!("start_timeout = \"{}s\"", 30 * patience());
+    let config = CONFIG.replace("start_timeout = \"30s\"", &timeout);
+    sandbox.write("/etc/ondemand/ondemand.toml", config)?;
     sandbox.run(&["systemctl", "daemon-reload"])?;
     sandbox.run(&["systemctl", "start", "ondemand-wiki.socket"])?;
     sandbox.run(&["systemctl", "enable", "--now", "ondemand.service"])?;

@@ -5,6 +5,7 @@
 //! rustc-web with a prebuilt `core`, which takes seconds to install.
 
 use std::{
+    borrow::Cow,
     env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,7 +14,10 @@ use std::{
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
-use crate::command::{Step, run};
+use crate::{
+    command::{Step, run},
+    vm,
+};
 
 /// The linker that works with both compilers.
 const LINKER_VERSION: &str = "0.13.0";
@@ -23,7 +27,7 @@ const FUZZ_VERSION: &str = "0.13.2";
 
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Purpose<'a> {
     /// To build and run.
     Run,
     /// The tests, too.
@@ -32,12 +36,16 @@ pub enum Purpose {
     Bench,
     /// Fuzzing, too.
     Fuzz,
+    /// To build, and to run tests on these kernels.
+    Vm(&'a [String]),
 }
 
 /// Something that is needed and not there.
-struct Missing {
-    what: &'static str,
-    how: Vec<Step>,
+pub struct Missing {
+    /// What it is.
+    pub what: Cow<'static, str>,
+    /// How to install it.
+    pub how: Vec<Step>,
 }
 
 /// Installs what is missing for this purpose; with `no_install` only lists it. Gives whether all
@@ -81,8 +89,8 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
         }
     }
     // What apt installed may not be what was looked for: say so here, not in a later error.
-    let still: Vec<&str> = self::missing(purpose)
-        .iter()
+    let still: Vec<_> = self::missing(purpose)
+        .into_iter()
         .map(|item| item.what)
         .collect();
     if !still.is_empty() {
@@ -92,7 +100,10 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
 }
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
-    let mut missing = Vec::new();
+    let mut missing = match purpose {
+        Purpose::Vm(kernels) => vm::missing(kernels),
+        _ => Vec::new(),
+    };
     let servers = [
         ("nginx", "nginx, the server for the benches"),
         ("haproxy", "HAProxy, a peer in the benches"),
@@ -106,36 +117,39 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         if Path::new("/run/systemd/system").is_dir() {
             how.push(Step::new(&["systemctl", "disable", "--now", name]));
         }
-        missing.push(Missing { what, how });
+        missing.push(Missing {
+            what: what.into(),
+            how,
+        });
     }
     if purpose == Purpose::Bench && !is_there("wrk") {
         missing.push(Missing {
-            what: "wrk, the load for the benches",
+            what: "wrk, the load for the benches".into(),
             how: vec![apt(&["wrk"])],
         });
     }
     if purpose == Purpose::Test && !is_there("chromium") {
         missing.push(Missing {
-            what: "Chromium, in which tests look at the page of a report",
+            what: "Chromium, in which tests look at the page of a report".into(),
             how: vec![apt(&["chromium"])],
         });
     }
     if purpose == Purpose::Test && !is_there("/usr/lib/polkit-1/polkitd") {
         missing.push(Missing {
-            what: "polkit, for the test of who may act (it starts when it is asked)",
+            what: "polkit, for the test of who may act (it starts when it is asked)".into(),
             how: vec![apt(&["polkitd"])],
         });
     }
     if purpose == Purpose::Fuzz && !is_there("cargo-fuzz") {
         let install = ["cargo", "install", "cargo-fuzz", "--locked", "--version"];
         missing.push(Missing {
-            what: "cargo-fuzz",
+            what: "cargo-fuzz".into(),
             how: vec![Step::new(&install).args(&[FUZZ_VERSION])],
         });
     }
     if purpose == Purpose::Fuzz && !is_there("c++") {
         missing.push(Missing {
-            what: "a C++ compiler, for libFuzzer",
+            what: "a C++ compiler, for libFuzzer".into(),
             how: vec![apt(&["g++"])],
         });
     }
@@ -150,20 +164,20 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     for (program, what, package) in programs {
         if !is_there(program) {
             missing.push(Missing {
-                what,
+                what: what.into(),
                 how: vec![apt(&[package])],
             });
         }
     }
     if tests::prometheus::program("prometheus").is_err() {
         missing.push(Missing {
-            what: "Prometheus and promtool, for the tests of the metrics",
+            what: "Prometheus and promtool, for the tests of the metrics".into(),
             how: vec![prometheus()],
         });
     }
     if !has_bpf_compiler() {
         missing.push(Missing {
-            what: "a Rust compiler for BPF",
+            what: "a Rust compiler for BPF".into(),
             how: vec![bpf_compiler()],
         });
     }
@@ -186,7 +200,7 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             .env("LLVM_PREFIX", llvm),
         );
         missing.push(Missing {
-            what: "bpf-linker",
+            what: "bpf-linker".into(),
             how,
         });
     }
@@ -255,7 +269,7 @@ fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
 }
 
 /// Whether a program is at this path, or in a directory of `PATH`.
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }

@@ -14,7 +14,7 @@ pub fn configuration(data: &[u8]) {
         return; // Refused before it is parsed.
     };
     match Config::parse(Path::new(PATH), text) {
-        Ok(config) => units::check(&config, &units::host(data.len() % 2 == 0)),
+        Ok(config) => units::check(&config, &units::host(data.len().is_multiple_of(2))),
         Err(error) => {
             let shown = error.to_string();
             let harmless = |c: char| !c.is_control() || c == '\n';

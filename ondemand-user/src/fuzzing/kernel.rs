@@ -48,10 +48,13 @@ pub fn sockets(data: &[u8]) {
     assert_eq!(records.len(), data.len() / size);
     // Those of even ports are somebody's.
     let owner = |endpoint: &ondemand_ebpf::Endpoint| {
-        (endpoint.port % 2 == 0).then(|| ondemand_ebpf::Owner {
-            slot: endpoint.port % 1024,
-            role: 1 + endpoint.address[3] % 2,
-        })
+        endpoint
+            .port
+            .is_multiple_of(2)
+            .then(|| ondemand_ebpf::Owner {
+                slot: endpoint.port % 1024,
+                role: 1 + endpoint.address[3] % 2,
+            })
     };
     let snapshot = snapshot::summarize(&records, owner, 7);
     let sockets: BTreeMap<Slot, _> = snapshot.sockets.into_iter().collect();

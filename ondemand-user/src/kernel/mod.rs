@@ -8,6 +8,7 @@ mod btf;
 pub mod lookups;
 mod pins;
 pub mod requirements;
+mod verifier;
 
 use std::{
     env,
@@ -148,7 +149,7 @@ impl Kernel {
             let program: &mut Iter = program(&mut ebpf, name)?;
             program
                 .load("tcp", &btf)
-                .with_context(|| format!("load the iterator {name}"))?;
+                .map_err(|error| verifier::refused(name, error))?;
         }
         Ok(Self {
             ebpf,
@@ -293,7 +294,9 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
     match name {
         "connections" => {
             let program: &mut SockOps = program(ebpf, name)?;
-            program.load().with_context(what)?;
+            program
+                .load()
+                .map_err(|error| verifier::refused(name, error))?;
             let link = program
                 .attach(cgroup, CgroupAttachMode::Single)
                 .with_context(what)?;
@@ -301,7 +304,9 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
         }
         "steering" => {
             let program: &mut SkLookup = program(ebpf, name)?;
-            program.load().with_context(what)?;
+            program
+                .load()
+                .map_err(|error| verifier::refused(name, error))?;
             let namespace = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
             let link = program.attach(namespace).with_context(what)?;
             Ok(program.take_link(link)?.into())

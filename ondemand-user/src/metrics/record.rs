@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::ledger::Ledger;
+use crate::runtime;
 
 /// A file that is larger than this is not ours. Bytes.
 const LARGEST: u64 = 64 << 10;
@@ -22,12 +23,7 @@ pub struct Record {
 impl Record {
     /// In the runtime directory that systemd gave the agent, or where it would be.
     pub fn here() -> Self {
-        let runtime = std::env::var_os("RUNTIME_DIRECTORY")
-            // With several directories it is a list (systemd.exec(5)).
-            .and_then(|list| list.to_str()?.split(':').next().map(PathBuf::from))
-            .filter(|path| path.is_absolute())
-            .unwrap_or_else(|| "/run/ondemand".into());
-        Self::at(&runtime.join("metrics"))
+        Self::at(&runtime::directory().join("metrics"))
     }
 
     /// In this directory, which need not be there.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use counts::Counts;
 pub use report::plots;
 use serde_json::Value;
-use tests::{client::PATIENCE, metrics, sandbox::Sandbox, service, wait_for};
+use tests::{client::patience, metrics, sandbox::Sandbox, service, wait_for};
 
 use super::{
     Measured, Settings,
@@ -297,8 +297,8 @@ fn scrapes(sandbox: &Sandbox) -> Result<Series> {
     let scrape = || -> Result<f64> {
         thread::sleep(SCRAPE_GAP);
         let begin = Instant::now();
-        let mut stream = TcpStream::connect_timeout(&metrics::address(), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&metrics::address(), patience())?;
+        stream.set_read_timeout(Some(patience()))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

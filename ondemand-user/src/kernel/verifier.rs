@@ -1,0 +1,103 @@
+//! What the kernel's verifier says of a program that it refuses: pages of it, for who works on
+//! the program. They go to a file; people are told where.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Error, anyhow};
+use aya::programs::ProgramError;
+
+use crate::runtime;
+
+/// The error of a load, with the verifier's log saved in the runtime directory if there is one.
+pub fn refused(program: &str, error: ProgramError) -> Error {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => saved(
+            &runtime::directory(),
+            program,
+            &io_error,
+            &verifier_log.to_string(),
+        ),
+        error => Error::from(error).context(format!("load the program {program}")),
+    }
+}
+
+fn saved(directory: &Path, program: &str, error: &io::Error, log: &str) -> Error {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let refusal = format!(
+        "Linux {} refuses the program {program}: {error}",
+        release.trim()
+    );
+    if log.is_empty() {
+        return anyhow!(refusal);
+    }
+    let path = directory.join(format!("verifier-{program}.log"));
+    let version = env!("CARGO_PKG_VERSION");
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&path, format!("ondemand {version}: {refusal}\n{log}\n")));
+    match written {
+        Ok(()) => anyhow!(
+            "{refusal}; what its verifier says is in {}: please report it",
+            path.display()
+        ),
+        Err(error) => anyhow!(
+            "{refusal}; what its verifier says could not be written to {}: {error}",
+            path.display()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::{EbpfLoader, programs::SockOps};
+
+    use super::*;
+    use crate::kernel::{OBJECT, program, requirements};
+
+    /// Where the member of another kernel's struct might be: the verifier knows better.
+    const NOWHERE: u32 = 1_000_000;
+
+    #[test]
+    fn a_real_refusal_is_saved_and_told_in_one_line() {
+        if let Err(reason) = requirements::privilege() {
+            eprintln!("skipped: {reason:#}");
+            return;
+        }
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSET_FLAGS", &NOWHERE, true)
+            .load(OBJECT)
+            .unwrap();
+        let connections: &mut SockOps = program(&mut ebpf, "connections").unwrap();
+        let error = connections.load().unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        // Not there yet, as where the agent is run by hand.
+        let runtime = directory.path().join("ondemand");
+        let ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        let log = verifier_log.to_string();
+        let text = format!("{:#}", saved(&runtime, "connections", &io_error, &log));
+        let path = runtime.join("verifier-connections.log");
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(!text.contains('\n') && text.len() < 400, "{text}");
+        let log = fs::read_to_string(&path).unwrap();
+        assert!(log.contains("1000000"), "{log}");
+        assert!(log.lines().count() > 10, "{log}");
+    }
+
+    #[test]
+    fn what_cannot_be_saved_is_said() {
+        let error = io::ErrorKind::PermissionDenied.into();
+        let directory = Path::new("/dev/null/ondemand");
+        let text = format!("{:#}", saved(directory, "steering", &error, "R1 invalid"));
+        let expected = "could not be written to /dev/null/ondemand/verifier-steering.log: ";
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("R1"), "{text}");
+    }
+}
