@@ -17,14 +17,14 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use ondemand_ebpf::{
     Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
-    Endpoint, LEG_BACK, LEG_FRONT, LEG_LISTENER, LEG_STEERED, LEGS, ListenerKey, ROLE_BACKEND,
-    ROLE_FRONT, Tag,
+    Endpoint, GATE_IGNORE, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED, LEGS,
+    LIST_IGNORE, ListenerKey, ROLE_BACKEND, ROLE_FRONT, Tag,
 };
 
 use crate::{
     maps::{
         ALARMS, COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, atomic_exchange,
-        emit, is_watched, set_tag, tag,
+        emit, gate, is_listed, is_watched, set_tag, tag,
     },
     traffic,
 };
@@ -88,6 +88,25 @@ macro_rules! local_address {
     }};
 }
 pub(crate) use local_address;
+
+/// As [`local_address`], of the other end.
+macro_rules! remote_address {
+    ($context:expr, $family:expr) => {{
+        let v4 = word!($context, remote_ip4);
+        let v6 = [
+            word!($context, remote_ip6[0]),
+            word!($context, remote_ip6[1]),
+            word!($context, remote_ip6[2]),
+            word!($context, remote_ip6[3]),
+        ];
+        if $family == INET6 {
+            v6
+        } else {
+            [0, 0, MAPPED, v4]
+        }
+    }};
+}
+pub(crate) use remote_address;
 
 fn listening(ctx: &SockOpsContext) {
     let port = ctx.local_port();
@@ -228,8 +247,14 @@ fn established(ctx: &SockOpsContext) {
     let address = local_address!(ctx.ops, word!(ctx.ops, family));
     // SAFETY: checked against null; whoever else writes it holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
-    let leg = leg_of(tag, ctx.local_port(), address);
     let slot = tag.slot;
+    let mut leg = leg_of(tag, ctx.local_port(), address);
+    if leg == LEG_STEERED && gate(slot) & GATE_IGNORE != 0 {
+        let remote = remote_address!(ctx.ops, word!(ctx.ops, family));
+        if is_listed(slot, LIST_IGNORE, remote) {
+            leg = LEG_IGNORED;
+        }
+    }
     let (Some(counters), Some(alarm)) = (COUNTERS.get_ptr_mut(slot), ALARMS.get_ptr_mut(slot))
     else {
         return;
@@ -243,7 +268,7 @@ fn established(ctx: &SockOpsContext) {
             core::ptr::read_volatile(&raw const (*alarm).answered),
         )
     };
-    if answered != 0 && leg != LEG_BACK {
+    if answered != 0 && leg != LEG_BACK && leg != LEG_IGNORED {
         wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
     }
     // Without the flag no close would be counted: then it must not be counted as open.
@@ -251,11 +276,14 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     tag.leg = leg;
+    count(counters, leg, true);
+    debug!(ctx, "slot {}: connection on leg {}", slot, leg);
+    if leg == LEG_IGNORED {
+        return;
+    }
     let now = now();
     // SAFETY: a valid map value.
     unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
-    count(counters, leg, true);
-    debug!(ctx, "slot {}: connection on leg {}", slot, leg);
     // SAFETY: as above.
     if opened != 0 && unsafe { atomic_exchange(&raw mut (*alarm).opened, 0) } != 0 {
         emit(EVENT_OPENED, slot, now);
@@ -292,23 +320,22 @@ fn acknowledged(ctx: &SockOpsContext) {
     }
 }
 
-/// The legs are spelled out because the verifier wants constant offsets with atomics.
+/// A leg as an index that the verifier knows to be below [`LEGS`]. The compiler, which knows it too,
+/// would take the mask out.
+#[inline(always)]
+pub fn index(leg: u32) -> usize {
+    const { assert!(LEGS == 4) };
+    core::hint::black_box(leg) as usize & 3
+}
+
 #[inline(always)]
 fn count(counters: *mut Counters, leg: u32, opened: bool) {
     // SAFETY: a valid map value, see the callers.
     let (accepted, closed) =
         unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };
     let array = (if opened { accepted } else { closed }).cast::<u64>();
-    // SAFETY: the index is below LEGS.
-    let place = unsafe {
-        match leg {
-            LEG_FRONT => array,
-            LEG_STEERED => array.add(LEG_STEERED as usize),
-            _ => array.add(LEG_BACK as usize),
-        }
-    };
     // SAFETY: inside the map's value. Ordered: the agent reads closed before accepted.
-    unsafe { atomic_add_ordered(place, 1) };
+    unsafe { atomic_add_ordered(array.add(index(leg)), 1) };
 }
 
 fn state_changed(ctx: &SockOpsContext) {
@@ -343,11 +370,14 @@ fn state_changed(ctx: &SockOpsContext) {
     traffic::add_last(ctx, socket.cast(), tag, counters, old);
     // A socket can be closed only once: accept() after a disconnect does not exist.
     tag.leg = LEG_LISTENER;
+    count(counters, leg, false);
+    debug!(ctx, "slot {}: connection on leg {} closed", slot, leg);
+    if leg == LEG_IGNORED {
+        return;
+    }
     let now = now();
     // SAFETY: the pointer is a valid map value.
     unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
-    count(counters, leg, false);
-    debug!(ctx, "slot {}: connection on leg {} closed", slot, leg);
     last_closed(counters, slot, now);
 }
 

@@ -15,6 +15,8 @@ pub const MAX_SERVICES: u32 = 1024;
 pub const MAX_ENDPOINTS: u32 = 16_384;
 /// Listening sockets that connections can be steered to: a service has one for each family.
 pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
+/// Networks in the lists of all services at most ([`Network`]).
+pub const MAX_NETWORKS: u32 = 16_384;
 /// Bytes of the event ring buffer.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Ports, and words of the map that says what is known of each ([`PORT_WATCHED`]).
@@ -70,10 +72,43 @@ pub const LEG_FRONT: u32 = 0;
 pub const LEG_STEERED: u32 = 1;
 /// To the backend's own address: the proxy's connection, or a client's.
 pub const LEG_BACK: u32 = 2;
+/// As [`LEG_STEERED`], by a client whose use does not keep the service up ([`GATE_IGNORE`]).
+pub const LEG_IGNORED: u32 = 3;
 /// Number of legs.
-pub const LEGS: u32 = 3;
+pub const LEGS: u32 = 4;
 /// A listener, not a connection.
-pub const LEG_LISTENER: u32 = 3;
+pub const LEG_LISTENER: u32 = 4;
+
+/// Bit of a service's gate: new connections to the front address go straight to the backend.
+pub const GATE_OPEN: u64 = 1 << 0;
+/// Bit of a service's gate: it is up, so clients that may not wake it are served, too.
+pub const GATE_ADMIT: u64 = 1 << 1;
+/// Bit of a service's gate: it has a list of who may wake it.
+pub const GATE_WAKE: u64 = 1 << 2;
+/// Bit of a service's gate: it has a list of whose use does not keep it up.
+pub const GATE_IGNORE: u64 = 1 << 3;
+
+/// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
+/// longest prefix of an address is the list's word on it, 1 for yes and 0 for no.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    /// The service's slot.
+    pub slot: u32,
+    /// [`LIST_WAKE`] or [`LIST_IGNORE`].
+    pub list: u32,
+    /// As [`Endpoint::address`].
+    pub address: [u32; 4],
+}
+const _: () = assert!(size_of::<Network>() == 24);
+/// Bits of a [`Network`] before its address.
+pub const NETWORK_BITS: u32 = 64;
+/// Bits of a [`Network`] with the whole address.
+pub const ADDRESS_BITS: u32 = NETWORK_BITS + 128;
+/// Who may wake a service.
+pub const LIST_WAKE: u32 = 1;
+/// Whose use does not keep a service up.
+pub const LIST_IGNORE: u32 = 2;
 
 /// What is known about a socket, in socket-local storage. Set on a listener; the accepted
 /// sockets inherit a copy (`BPF_F_CLONE`).
@@ -106,21 +141,25 @@ pub struct Counters {
     pub closed: [u64; LEGS as usize],
     /// Connections established, by leg.
     pub accepted: [u64; LEGS as usize],
-    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last one that was established or closed.
+    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last one that was established or closed,
+    /// [`LEG_IGNORED`] left out.
     pub last_change: u64,
-    /// Look-ups of the front address by arriving SYNs.
+    /// Look-ups of the front address by arriving SYNs, those of ignored clients left out.
     pub lookups: u64,
     /// When the last look-up was, on the same clock.
     pub last_lookup: u64,
     /// Backend listeners that could not be put where steering finds them.
     pub listener_errors: u64,
+    /// Arriving SYNs that were refused because the service was down and their senders may not wake
+    /// it.
+    pub refused: u64,
     /// Payload bytes received, by leg. TCP's own count: retransmissions are not in it. Those of an
     /// open connection are in it up to the last time somebody looked.
     pub received_bytes: [u64; LEGS as usize],
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
 }
-const _: () = assert!(size_of::<Counters>() == 128);
+const _: () = assert!(size_of::<Counters>() == 168);
 
 /// What the agent wants to be woken for; the program takes a wish back as it fulfils it.
 #[repr(C)]
@@ -228,6 +267,7 @@ mod pod {
         ListenerKey,
         Meta,
         Name,
+        Network,
         Owner,
         SocketRecord
     );

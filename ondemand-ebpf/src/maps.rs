@@ -3,14 +3,16 @@
 use core::{ffi::c_void, intrinsics};
 
 use aya_ebpf::{
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    bindings::{
+        BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+    },
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, RingBuf, SockHash, lpm_trie::Key},
 };
 use ondemand_ebpf::{
-    Alarm, Counters, EVENTS_BYTES, Endpoint, Event, ListenerKey, MAX_ENDPOINTS, MAX_LISTENERS,
-    MAX_SERVICES, Meta, Name, Owner, PORT_WATCHED, Tag,
+    ADDRESS_BITS, Alarm, Counters, EVENTS_BYTES, Endpoint, Event, ListenerKey, MAX_ENDPOINTS,
+    MAX_LISTENERS, MAX_NETWORKS, MAX_SERVICES, Meta, Name, Network, Owner, PORT_WATCHED, Tag,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -22,11 +24,15 @@ pub static ENDPOINTS: HashMap<Endpoint, Owner> = HashMap::with_max_entries(MAX_E
 pub static COUNTERS: Array<Counters> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
-/// Not zero: new connections to the front address go straight to the backend.
+/// By slot, the bits `GATE_`.
 #[map]
 pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(MAX_LISTENERS, 0);
+/// Who may wake a service, and who does not keep it up.
+#[map]
+pub static NETWORKS: LpmTrie<Network, u32> =
+    LpmTrie::with_max_entries(MAX_NETWORKS, BPF_F_NO_PREALLOC);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 /// Names by slot. Only the agent reads and writes it.
@@ -70,6 +76,28 @@ pub fn port_word(port: u32) -> u32 {
 #[inline(always)]
 pub fn is_watched(port: u32) -> bool {
     port_word(port) & PORT_WATCHED != 0
+}
+
+/// The gate of `slot`: the bits `GATE_`. Read anew at each call.
+#[inline(always)]
+pub fn gate(slot: u32) -> u64 {
+    // SAFETY: a valid map value; the agent only ever stores whole words.
+    GATES
+        .get_ptr(slot)
+        .map_or(0, |gate| unsafe { core::ptr::read_volatile(gate) })
+}
+
+/// Whether `address` (as in `Endpoint`) is in a service's list.
+#[inline(always)]
+pub fn is_listed(slot: u32, list: u32, address: [u32; 4]) -> bool {
+    let network = Network {
+        slot,
+        list,
+        address,
+    };
+    NETWORKS
+        .get(&Key::new(ADDRESS_BITS, network))
+        .is_some_and(|listed| *listed != 0)
 }
 
 /// The tag of `socket`, or null.

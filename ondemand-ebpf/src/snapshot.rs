@@ -14,12 +14,13 @@ use aya_ebpf::{
     },
 };
 use ondemand_ebpf::{
-    Endpoint, LEG_LISTENER, LEGS, ListenerKey, NO_SLOT, ROLE_BACKEND, SocketRecord, Tag,
+    Endpoint, GATE_IGNORE, LEG_LISTENER, LEGS, LIST_IGNORE, ListenerKey, NO_SLOT, ROLE_BACKEND,
+    SocketRecord, Tag,
 };
 
 use crate::{
     connections::{CLOSE_WAIT, EEXIST, ESTABLISHED, INET, INET6, LISTEN, MAPPED, NETNS, families},
-    maps::{COUNTERS, ENDPOINTS, LISTENERS, atomic_add, is_watched, set_tag, tag},
+    maps::{COUNTERS, ENDPOINTS, LISTENERS, atomic_add, gate, is_listed, is_watched, set_tag, tag},
     traffic::{self, field},
 };
 
@@ -37,6 +38,11 @@ static OFFSET_PORT: Global<u32> = Global::new(14);
 static OFFSET_ADDRESS4: Global<u32> = Global::new(4);
 #[unsafe(no_mangle)]
 static OFFSET_ADDRESS6: Global<u32> = Global::new(72);
+/// The peer's address.
+#[unsafe(no_mangle)]
+static OFFSET_PEER4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_PEER6: Global<u32> = Global::new(56);
 /// `skc_listener` of a request socket.
 #[unsafe(no_mangle)]
 static OFFSET_LISTENER: Global<u32> = Global::new(0);
@@ -301,7 +307,30 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
         record.slot = owner.slot;
         record.role = owner.role;
     }
+    if gate(record.slot) & GATE_IGNORE != 0 && is_ignored(request, record.slot) {
+        return None;
+    }
     Some(record)
+}
+
+/// Whether the peer of a half-open handshake is one whose use does not keep the service up.
+#[inline(always)]
+fn is_ignored(request: *mut c_void, slot: u32) -> bool {
+    // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
+    let peer = unsafe {
+        if u32::from(field::<u16>(request, OFFSET_FAMILY.load())) == INET6 {
+            let first = OFFSET_PEER6.load();
+            [
+                field(request, first),
+                field(request, first + 4),
+                field(request, first + 8),
+                field(request, first + 12),
+            ]
+        } else {
+            [0, 0, MAPPED, field(request, OFFSET_PEER4.load())]
+        }
+    };
+    is_listed(slot, LIST_IGNORE, peer)
 }
 
 /// The local address in the form of [`Endpoint::address`].

@@ -1,56 +1,72 @@
 //! sk_lookup: while a service's gate is open, new connections to its front address go
-//! straight to the backend's own listening socket.
+//! straight to the backend's own listening socket; while it is down, those who may not wake it are
+//! refused.
 
 use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::sk_lookup,
     programs::SkLookupContext,
 };
-use ondemand_ebpf::{Endpoint, ListenerKey, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT};
+use ondemand_ebpf::{
+    Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, LIST_IGNORE, LIST_WAKE, ListenerKey,
+    Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT,
+};
 
 use crate::{
-    connections::{INET6, MAPPED, NETNS, local_address, now, word},
-    maps::{COUNTERS, ENDPOINTS, GATES, LISTENERS, atomic_add_ordered, port_word},
+    connections::{INET6, MAPPED, NETNS, local_address, now, remote_address, word},
+    maps::{
+        COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
+    },
 };
 
 /// `IPPROTO_TCP`
 const TCP: u32 = 6;
 /// `SK_PASS`: with no socket chosen, the ordinary lookup goes on.
 const PASS: u32 = 1;
+/// `SK_DROP`: as if nobody listened; the client is refused (`inet_lookup_run_sk_lookup`).
+const DROP: u32 = 0;
 
 #[sk_lookup]
 pub fn steering(ctx: SkLookupContext) -> u32 {
-    steer(&ctx);
-    PASS
+    steer(&ctx)
 }
 
 #[inline(always)]
-fn steer(ctx: &SkLookupContext) {
+fn steer(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     let (port, family) = (word!(lookup, local_port), word!(lookup, family));
     let known = port_word(port);
     if known & PORT_FRONT == 0 || word!(lookup, protocol) != TCP {
-        return;
+        return PASS;
     }
     let Some(slot) = front_slot(ctx, known, family, port) else {
-        return;
+        return PASS;
     };
     let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
-        return;
+        return PASS;
     };
+    let mut keeps_up = true;
+    let lists = gate(slot);
+    if lists & (GATE_WAKE | GATE_IGNORE) != 0 {
+        let remote = remote_address!(lookup, family);
+        if lists & (GATE_WAKE | GATE_ADMIT) == GATE_WAKE && !is_listed(slot, LIST_WAKE, remote) {
+            // SAFETY: a valid map value.
+            unsafe { atomic_add(&raw mut (*counters).refused, 1) };
+            return DROP;
+        }
+        keeps_up = lists & GATE_IGNORE == 0 || !is_listed(slot, LIST_IGNORE, remote);
+    }
     // Raised before the gate is read: an agent that closes the gate and finds the counter
     // unchanged knows that nobody slipped through.
-    // SAFETY: a valid map value.
-    unsafe {
-        core::ptr::write_volatile(&raw mut (*counters).last_lookup, now());
-        atomic_add_ordered(&raw mut (*counters).lookups, 1);
+    if keeps_up {
+        // SAFETY: a valid map value.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*counters).last_lookup, now());
+            atomic_add_ordered(&raw mut (*counters).lookups, 1);
+        }
     }
-    let Some(gate) = GATES.get_ptr(slot) else {
-        return;
-    };
-    // SAFETY: a valid map value.
-    if unsafe { core::ptr::read_volatile(gate) } == 0 {
-        return;
+    if gate(slot) & GATE_OPEN == 0 {
+        return PASS;
     }
     let key = ListenerKey { slot, family };
     // SAFETY: map and key are valid; a socket that was found is released again. If it cannot take
@@ -65,6 +81,7 @@ fn steer(ctx: &SkLookupContext) {
             bpf_sk_release(socket);
         }
     }
+    PASS
 }
 
 /// The slot of the front socket at the destination. Mostly the port alone tells.

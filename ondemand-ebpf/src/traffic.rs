@@ -7,9 +7,12 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock, programs::SockOpsContext};
-use ondemand_ebpf::{Counters, LEG_FRONT, LEG_STEERED, Tag};
+use ondemand_ebpf::{Counters, Tag};
 
-use crate::{connections::word, maps::atomic_add};
+use crate::{
+    connections::{index, word},
+    maps::atomic_add,
+};
 
 // TCP states, include/net/tcp_states.h.
 const FIN_WAIT2: u32 = 5;
@@ -112,27 +115,14 @@ pub unsafe fn field<T: Copy>(object: *mut c_void, offset: u32) -> T {
 /// Adds what is new in `total`, and notes in the tag that it was added.
 #[inline(always)]
 fn add(total: &Total, tag: &mut Tag, counters: *mut Counters) {
-    // The verifier wants constant offsets with atomics.
-    match tag.leg {
-        LEG_FRONT => add_to::<0>(total, tag, counters),
-        LEG_STEERED => add_to::<1>(total, tag, counters),
-        _ => add_to::<2>(total, tag, counters),
+    let leg = index(tag.leg);
+    // SAFETY: a valid map value, and the index is below LEGS.
+    unsafe {
+        let received = (&raw mut (*counters).received_bytes).cast::<u64>();
+        let sent = (&raw mut (*counters).sent_bytes).cast::<u64>();
+        atomic_add(received.add(leg), total.received.wrapping_sub(tag.received));
+        atomic_add(sent.add(leg), total.sent.wrapping_sub(tag.sent));
     }
     tag.received = total.received;
     tag.sent = total.sent;
-}
-
-#[inline(always)]
-fn add_to<const LEG: usize>(total: &Total, tag: &Tag, counters: *mut Counters) {
-    // SAFETY: a valid map value, and LEG is below LEGS.
-    unsafe {
-        atomic_add(
-            &raw mut (*counters).received_bytes[LEG],
-            total.received.wrapping_sub(tag.received),
-        );
-        atomic_add(
-            &raw mut (*counters).sent_bytes[LEG],
-            total.sent.wrapping_sub(tag.sent),
-        );
-    }
 }

@@ -208,6 +208,8 @@ mod tests {
             front: Leg::default(),
             steered: Leg::default(),
             back: Leg::default(),
+            ignored: Leg::default(),
+            refused: 0,
             older: 0,
             last_activity: None,
             lookups: 0,

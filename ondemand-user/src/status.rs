@@ -67,6 +67,10 @@ pub struct Service {
     pub steered: Counts,
     /// Connections to the backend's own address: the proxy's and others.
     pub back: Counts,
+    /// Clients that do not keep it up, not among all the others here.
+    pub ignored: Counts,
+    /// Attempts of clients that may not wake it, while it was down.
+    pub refused_connections: u64,
     /// Open connections that are older than the counting.
     pub older_connections: u64,
     /// How often the counters and the kernel's socket tables differed.

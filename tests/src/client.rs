@@ -3,8 +3,14 @@
 use std::{
     fmt,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
 };
 
 /// How long a client waits for anything.
@@ -105,6 +111,30 @@ pub fn monotonic_nanos() -> u64 {
 pub fn connect(address: SocketAddr) -> Result<TcpStream, Loss> {
     let stream = TcpStream::connect_timeout(&address, patience())
         .map_err(|error| Loss::Connect(error.kind()))?;
+    prepare(stream)
+}
+
+/// Connects from one of several addresses of this host.
+///
+/// # Errors
+///
+/// How it failed.
+pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<TcpStream, Loss> {
+    let failed = |errno: Errno| Loss::Connect(std::io::Error::from(errno).kind());
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let socket = socket.map_err(failed)?;
+    let source = SockaddrStorage::from(SocketAddr::new(source, 0));
+    socket::bind(socket.as_raw_fd(), &source).map_err(failed)?;
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(failed)?;
+    prepare(TcpStream::from(socket))
+}
+
+fn prepare(stream: TcpStream) -> Result<TcpStream, Loss> {
     stream
         .set_nodelay(true)
         .map_err(|error| Loss::Connect(error.kind()))?;

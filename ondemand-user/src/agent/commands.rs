@@ -117,6 +117,11 @@ impl Agent {
                     }
                     ablation::reached(after);
                 }
+                Command::Admit(admits) => {
+                    if let Err(error) = self.sampler.set_admission(watched.slot, admits) {
+                        log::error!("{name}: {error:#}");
+                    }
+                }
                 Command::TakeSnapshot => {
                     self.measure_memory(name);
                     next = match gate_failed {

@@ -43,7 +43,7 @@ use units::{Connection, Readings};
 
 use crate::{
     ablation, bus,
-    config::Config,
+    config::{Config, Service},
     holds::{self, Store},
     kernel::Kernel,
     ktime::Ktime,
@@ -238,6 +238,16 @@ impl Agent {
             && config.services.values().any(|service| service.steer)
         {
             log::warn!("connections cannot be steered here, the proxy carries them: {why}");
+            let listed = |service: &&Service| {
+                !service.wake_from.is_absent() || !service.ignore_from.is_absent()
+            };
+            for service in config.services.values().filter(listed) {
+                log::warn!(
+                    "{}: so its wake_from and ignore_from have no effect: all clients wake it and \
+                     keep it up",
+                    service.name
+                );
+            }
         }
         self.apply(config)?;
         self.began = true;

@@ -135,6 +135,10 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
             .map(|sample| sample.steered.into())
             .unwrap_or_default(),
         back: sample.map(|sample| sample.back.into()).unwrap_or_default(),
+        ignored: sample
+            .map(|sample| sample.ignored.into())
+            .unwrap_or_default(),
+        refused_connections: sample.map_or(0, |sample| sample.refused),
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,
         memory_bytes: None,

@@ -65,7 +65,8 @@ fn steering() -> Finding {
         Ok(true) => Finding::ok(WHAT, "connections can be steered"),
         Ok(false) => Finding::warning(
             WHAT,
-            "this kernel has no sk_lookup programs: the proxy carries all clients",
+            "this kernel has no sk_lookup programs: the proxy carries all clients, and wake_from and \
+             ignore_from have no effect",
             "set steer = false, so that nobody expects it",
         ),
         Err(error) => Finding::unknown(WHAT, &error.into()),

@@ -72,6 +72,25 @@ pub async fn look(
     found.extend(addresses::look(service, &units));
     found.extend(service.veto.as_deref().map(veto));
     found.extend(steering(service, systemd).await);
+    found.extend(lists(service));
+    found
+}
+
+/// What the lists of clients mean.
+fn lists(service: &Service) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !service.wake_from.is_absent() {
+        let who = service.wake_from.words();
+        let message =
+            format!("only clients of {who} start it; others are refused while it is down");
+        found.push(Finding::ok("wake", message));
+    }
+    if !service.ignore_from.is_absent() {
+        let who = service.ignore_from.words();
+        let message =
+            format!("clients of {who} do not keep it up: their connections end when it is stopped");
+        found.push(Finding::ok("ignore", message));
+    }
     found
 }
 

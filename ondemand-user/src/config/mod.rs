@@ -13,6 +13,7 @@ use std::{
 mod endpoint;
 mod error;
 mod names;
+mod networks;
 mod overlaps;
 mod parse;
 mod table;
@@ -21,6 +22,7 @@ mod tests;
 mod timespan;
 
 pub use error::{Error, Problem};
+pub use networks::List;
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
@@ -73,6 +75,11 @@ pub struct Service {
     pub start_timeout: Duration,
     /// Whether the kernel hands new connections straight to the backend while it is warm.
     pub steer: bool,
+    /// Who may wake it. Others are served while it is up, and refused while it is down. Empty:
+    /// everybody.
+    pub wake_from: List,
+    /// Whose use does not keep it up. Empty: nobody's.
+    pub ignore_from: List,
     /// A program asked before a stop: an exit status other than zero keeps the service up.
     pub veto: Option<PathBuf>,
 }

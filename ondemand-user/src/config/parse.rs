@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, endpoint,
     error::Problem,
-    names, overlaps,
+    names, networks, overlaps,
     table::{Lines, Place, Section, Value},
     timespan,
 };
@@ -22,6 +22,8 @@ const SERVICE_KEYS: &[&str] = &[
     "min_uptime",
     "start_timeout",
     "steer",
+    "wake_from",
+    "ignore_from",
     "veto",
 ];
 
@@ -211,6 +213,16 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         None => Some(None),
         Some(value) => problems.keep(veto(&value)),
     };
+    let mut list = |key: &'static str| {
+        let value = section.take(key)?;
+        let kernel_knows = KernelKnows {
+            steer,
+            listen: listen.as_ref().map(|(all, _)| all.as_slice()),
+        };
+        problems.0.extend(kernel_knows.problem(&value));
+        networks::list(&value, &mut problems.0)
+    };
+    let (wake_from, ignore_from) = (list("wake_from"), list("ignore_from"));
     problems.0.extend(section.unknown());
     if problems.0.len() > before {
         return None;
@@ -227,6 +239,8 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         steer: steer?,
+        wake_from: wake_from.unwrap_or_default(),
+        ignore_from: ignore_from.unwrap_or_default(),
         veto: veto?,
     };
     Some(Parsed {
@@ -287,6 +301,26 @@ fn listen_addresses(
         })
         .collect();
     (good.len() == count).then(|| good.into_iter().unzip())
+}
+
+/// What a list of clients' networks needs: the kernel looks at it where it steers.
+struct KernelKnows<'l> {
+    steer: Option<bool>,
+    listen: Option<&'l [Endpoint]>,
+}
+
+impl KernelKnows<'_> {
+    fn problem(&self, value: &Value<'_>) -> Option<Problem> {
+        let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
+        let message = if self.steer == Some(false) {
+            "needs steer = true: the program that steers connections looks at the list"
+        } else if self.listen.is_some_and(|all| !all.iter().any(is_tcp)) {
+            "needs a TCP address in `listen`: clients of a Unix socket have none"
+        } else {
+            return None;
+        };
+        Some(value.place.problem(message))
+    }
 }
 
 fn backend_address(value: &Value<'_>) -> Result<Endpoint, Problem> {

@@ -67,6 +67,8 @@ fn a_short_file_gets_the_documented_defaults() {
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         steer: true,
+        wake_from: List::default(),
+        ignore_from: List::default(),
         veto: None,
     };
     assert_eq!(config.services["wiki"], expected);

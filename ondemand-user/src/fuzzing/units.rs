@@ -8,7 +8,7 @@ use std::{
 
 use super::{Numbers, configuration, unit_file};
 use crate::{
-    config::{Agent, Config, Endpoint, Service},
+    config::{Agent, Config, Endpoint, List, Service},
     units::{Content, Host, UnitFile, exit_idle_time, files},
 };
 
@@ -78,6 +78,8 @@ pub fn units(data: &[u8]) {
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         steer: is_on(0),
+        wake_from: List::default(),
+        ignore_from: List::default(),
         veto: None,
     };
     let config = Config {

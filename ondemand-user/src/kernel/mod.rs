@@ -38,12 +38,13 @@ const PINS: &str = "ONDEMAND_PINS";
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 12] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
     "ALARMS",
     "GATES",
+    "NETWORKS",
     "LISTENERS",
     "EVENTS",
     "NAMES",
@@ -256,6 +257,11 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
         (
             "OFFSET_ADDRESS6",
             types.offset_of("sock_common", "skc_v6_rcv_saddr")?,
+        ),
+        ("OFFSET_PEER4", types.offset_of("sock_common", "skc_daddr")?),
+        (
+            "OFFSET_PEER6",
+            types.offset_of("sock_common", "skc_v6_daddr")?,
         ),
         (
             "OFFSET_LISTENER",

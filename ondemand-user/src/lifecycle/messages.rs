@@ -19,6 +19,8 @@ use crate::{
 pub struct Options {
     /// Whether there is a gate.
     pub steer: bool,
+    /// Whether some clients may not wake it.
+    pub wake_list: bool,
     /// Whether a program is asked before a stop.
     pub ask: bool,
     /// Say what would be stopped, and stop nothing.
@@ -34,6 +36,7 @@ impl Options {
     pub fn new(service: &Service, dry_run: bool) -> Self {
         Self {
             steer: service.steer,
+            wake_list: !service.wake_from.is_absent(),
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::units::exit_idle_time(service),
@@ -102,6 +105,9 @@ pub enum Command {
     CloseGate,
     /// New connections go to the backend.
     OpenGate,
+    /// Clients that may not wake the service are served from now on (true), or refused. What fails
+    /// is left as it was.
+    Admit(bool),
     /// Run the veto program, answer with [`Input::Veto`].
     AskVeto {
         /// How long nobody has used it.

@@ -107,6 +107,8 @@ pub struct Lifecycle {
     step: Step,
     /// `None`: what an earlier agent left, which may be either.
     gate: Option<bool>,
+    /// Whether clients that may not wake it are served. `None`: as with the gate.
+    admits: Option<bool>,
     pause: Pause,
     /// Failed attempts to take the lease, in a row.
     retakes: u32,
@@ -124,6 +126,7 @@ impl Lifecycle {
             options,
             step: Step::Rest,
             gate: None,
+            admits: None,
             pause: Pause::default(),
             retakes: 0,
             runs: Runs::default(),
@@ -199,6 +202,7 @@ impl Lifecycle {
             self.judge_request(view, &mut commands);
         }
         self.end_orphan(view, &mut commands);
+        self.set_admission(view, &mut commands);
         self.set_gate(view, &mut commands);
         let wake = match self.request {
             // This view's verdict still waits for a timeout.
@@ -389,6 +393,17 @@ impl Lifecycle {
         self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
         commands.push(Command::Say(self.pause.veto(view, cause)));
         self.step = Step::Rest;
+    }
+
+    /// Clients that may not wake it are served while it is up and no stop is under way: then none of
+    /// them is at the front socket when it has stopped.
+    fn set_admission(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let admits = view.units.held() && matches!(self.step, Step::Rest | Step::Asking);
+        if self.options.wake_list && self.admits != Some(admits) {
+            self.admits = Some(admits);
+            let place = if admits { commands.len() } else { 0 };
+            commands.insert(place, Command::Admit(admits));
+        }
     }
 
     /// Step 5. Closing comes before everything else, opening after it.

@@ -118,6 +118,18 @@ impl Collector for Rows {
         )?
         .counters(|row, _| row.sample.map(|sample| sample.accepted()))?;
         all.counter(
+            "ondemand_ignored",
+            Some(&connections),
+            "Connections of clients that do not keep the service up (ignore_from).",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.ignored.accepted))?;
+        all.counter(
+            "ondemand_refused",
+            Some(&connections),
+            "Attempts of clients that may not wake the service while it was down (wake_from).",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.refused))?;
+        all.counter(
             "ondemand_received",
             Some(&bytes),
             "Payload that clients sent over TCP.",
@@ -353,6 +365,8 @@ mod tests {
             front: leg,
             steered: Leg::default(),
             back: leg,
+            ignored: leg,
+            refused: 4,
             older: 0,
             last_activity: None,
             lookups: 0,

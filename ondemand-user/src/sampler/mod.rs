@@ -1,6 +1,7 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
 pub(crate) mod decode;
+mod networks;
 mod sample;
 pub(crate) mod snapshot;
 mod watchlist;
@@ -11,11 +12,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf, SockHash};
+use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, MapData, RingBuf, SockHash, lpm_trie::Key};
 use decode::Message;
 use ondemand_ebpf::{
-    Alarm, Counters, Endpoint, LEG_BACK, LEG_FRONT, LEG_STEERED, ListenerKey, MAX_NAME,
-    MAX_SERVICES, Name, Owner, SocketRecord,
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, LEG_BACK, LEG_FRONT,
+    LEG_IGNORED, LEG_STEERED, ListenerKey, MAX_NAME, MAX_SERVICES, Name, Network, Owner,
+    SocketRecord,
 };
 pub use sample::{KernelEvent, Leg, Sample, Slot, Snapshot, Sockets};
 use tokio::io::unix::AsyncFd;
@@ -35,6 +37,7 @@ pub struct Sampler {
     counters: Array<MapData, Counters>,
     alarms: Array<MapData, Alarm>,
     gates: Array<MapData, u64>,
+    networks: LpmTrie<MapData, Network, u32>,
     listeners: SockHash<MapData, ListenerKey>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
@@ -64,6 +67,7 @@ impl Sampler {
             counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
+            networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
             listeners: SockHash::try_from(kernel.take_map("LISTENERS")?)?,
             names,
             // SAFETY: both own their descriptor and give the same one for as long as they live.
@@ -130,6 +134,7 @@ impl Sampler {
             slots.insert(service.name.clone(), slot);
         }
         self.write_endpoints()?;
+        self.write_networks(services, &slots)?;
         self.adopt()?;
         Ok(slots)
     }
@@ -188,6 +193,43 @@ impl Sampler {
         Ok(())
     }
 
+    /// Brings the lists of clients to what is configured: additions first and removals last, so that
+    /// an address that stays in a list is never missing from it.
+    fn write_networks(
+        &mut self,
+        services: &[&Service],
+        slots: &HashMap<String, Slot>,
+    ) -> Result<()> {
+        let lists = networks::table(services.iter().filter_map(|service| {
+            let slot = slots.get(&service.name)?;
+            Some((*slot, *service))
+        }));
+        let present: Vec<Key<Network>> = self
+            .networks
+            .keys()
+            .collect::<Result<_, _>>()
+            .context("read the lists of clients")?;
+        for ((prefix, network), listed) in &lists.networks {
+            self.networks
+                .insert(&Key::new(*prefix, *network), u32::from(*listed), 0)
+                .context("write a list of clients")?;
+        }
+        let known: Vec<Slot> = self.known.keys().copied().collect();
+        for slot in known {
+            let bits = lists.bits.get(&slot).copied().unwrap_or(0);
+            self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE, bits)
+                .context("say which lists of clients there are")?;
+        }
+        for key in present {
+            if !lists.networks.contains_key(&(key.prefix_len(), key.data())) {
+                self.networks
+                    .remove(&key)
+                    .context("shorten a list of clients")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tags listeners that are older than the watch, then counts the connections that are.
     fn adopt(&mut self) -> Result<()> {
         self.records("adopt")?;
@@ -217,6 +259,8 @@ impl Sampler {
             front: leg(LEG_FRONT),
             steered: leg(LEG_STEERED),
             back: leg(LEG_BACK),
+            ignored: leg(LEG_IGNORED),
+            refused: counters.refused,
             older: self.older.get(&slot).copied().unwrap_or(0),
             last_activity: moment(counters.last_change),
             lookups: counters.lookups,
@@ -278,9 +322,24 @@ impl Sampler {
     /// The map cannot be written.
     pub fn set_gate(&mut self, slot: Slot, open: bool) -> Result<()> {
         let what = if open { "open" } else { "close" };
-        self.gates
-            .set(slot.0, u64::from(open), 0)
+        self.set_gate_bits(slot, GATE_OPEN, if open { GATE_OPEN } else { 0 })
             .with_context(|| format!("{what} the gate of slot {}", slot.0))
+    }
+
+    /// Whether clients that may not wake the service are served.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn set_admission(&mut self, slot: Slot, admits: bool) -> Result<()> {
+        self.set_gate_bits(slot, GATE_ADMIT, if admits { GATE_ADMIT } else { 0 })
+            .with_context(|| format!("change who is admitted to slot {}", slot.0))
+    }
+
+    /// The agent alone writes gates, so nothing comes between the reading and the writing.
+    fn set_gate_bits(&mut self, slot: Slot, mask: u64, bits: u64) -> Result<()> {
+        let before = self.gates.get(&slot.0, 0)?;
+        Ok(self.gates.set(slot.0, (before & !mask) | bits, 0)?)
     }
 
     /// The services with a listener that connections can be steered to.

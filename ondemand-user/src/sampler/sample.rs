@@ -40,6 +40,11 @@ pub struct Sample {
     pub steered: Leg,
     /// Connections to the backend's own port: the proxy's, or a client's.
     pub back: Leg,
+    /// Clients handed straight to the backend whose use does not keep it up. Not among the sums
+    /// below.
+    pub ignored: Leg,
+    /// SYNs that were refused: the service was down, and the clients may not wake it.
+    pub refused: u64,
     /// Connections that are older than the counting, as the last snapshot saw them.
     pub older: u64,
     /// When the last counted connection was established or closed. `None`: there was none yet.

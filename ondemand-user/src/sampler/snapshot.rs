@@ -1,8 +1,8 @@
 //! Socket records of the kernel's iterator, counted by service.
 
 use ondemand_ebpf::{
-    Endpoint, LEG_BACK, LEG_FRONT, LEG_STEERED, NO_SLOT, Owner, ROLE_BACKEND, ROLE_FRONT,
-    SocketRecord,
+    Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, NO_SLOT, Owner, ROLE_BACKEND,
+    ROLE_FRONT, SocketRecord,
 };
 
 use super::{Slot, Snapshot, watchlist};
@@ -53,6 +53,8 @@ pub(crate) fn summarize(
             (_, LEG_FRONT) => sockets.front += 1,
             (_, LEG_STEERED) => sockets.steered += 1,
             (_, LEG_BACK) => sockets.back += 1,
+            // They end with the service.
+            (_, LEG_IGNORED) => {}
             _ => sockets.older += 1,
         }
     }

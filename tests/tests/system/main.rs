@@ -6,6 +6,7 @@
 mod actions;
 mod asked_race;
 mod bus;
+mod client_lists;
 mod counts;
 mod faults;
 mod faults_backend;

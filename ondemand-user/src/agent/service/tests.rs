@@ -1,7 +1,7 @@
 //! What is known of one service, and what follows.
 
 use super::*;
-use crate::lifecycle::unit::ActiveState;
+use crate::{config::List, lifecycle::unit::ActiveState};
 
 const fn ms(ms: u64) -> Ktime {
     Ktime::from_nanos(ms * 1_000_000)
@@ -101,6 +101,8 @@ fn service(listen: &str) -> Service {
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         steer: false,
+        wake_from: List::default(),
+        ignore_from: List::default(),
         veto: None,
     }
 }

@@ -4,6 +4,57 @@ use super::*;
 use crate::policy::Reason;
 
 #[test]
+fn who_may_not_wake_it_is_served_while_it_is_up() {
+    #[track_caller]
+    fn next(lifecycle: Lifecycle, view: View, input: Input, commands: &str, step: &str) {
+        check(lifecycle, view, input, commands, step);
+    }
+    let new = || Lifecycle::new(LISTED);
+    next(new(), stopped(), Input::Changed, "close refuse", "rest");
+    next(new(), busy(), Input::Changed, "admit open @120000", "rest");
+    let warm = || warm(LISTED);
+    next(
+        warm(),
+        idle(),
+        Input::Changed,
+        "close refuse snapshot",
+        "looking",
+    );
+    next(
+        warm(),
+        stopped(),
+        Input::Changed,
+        "close refuse +stop:external say",
+        "rest",
+    );
+    // After a half-open handshake the gate stays closed, but it is up.
+    let half_open = Input::Snapshot(Some(Sockets {
+        half_open: 1,
+        front_listeners: 1,
+        ..Sockets::default()
+    }));
+    next(
+        looking(LISTED),
+        idle(),
+        half_open,
+        "+veto:half-open say admit @60250",
+        "rest",
+    );
+    // Clients that are proxied are admitted just the same.
+    let proxied = Options {
+        steer: false,
+        ..LISTED
+    };
+    next(
+        Lifecycle::new(proxied),
+        busy(),
+        Input::Changed,
+        "admit @120000",
+        "rest",
+    );
+}
+
+#[test]
 fn the_agent_comes_to_any_state() {
     #[track_caller]
     fn first(view: View, commands: &str, step: &str) {

@@ -22,6 +22,7 @@ const fn ms(ms: u64) -> Ktime {
 
 const STEERED: Options = Options {
     steer: true,
+    wake_list: false,
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
@@ -29,6 +30,10 @@ const STEERED: Options = Options {
 };
 const PROXIED: Options = Options {
     steer: false,
+    ..STEERED
+};
+const LISTED: Options = Options {
+    wake_list: true,
     ..STEERED
 };
 const ASKED: Options = Options {
@@ -51,6 +56,8 @@ fn sample(accepted: u64) -> Sample {
         front: Leg::default(),
         steered: leg,
         back: Leg::default(),
+        ignored: Leg::default(),
+        refused: 0,
         older: 0,
         last_activity: Some(ms(SINCE)),
         lookups: accepted,
@@ -191,6 +198,8 @@ fn words(command: &Command) -> String {
     match command {
         Command::CloseGate => "close".into(),
         Command::OpenGate => "open".into(),
+        Command::Admit(true) => "admit".into(),
+        Command::Admit(false) => "refuse".into(),
         Command::AskVeto { .. } => "ask".into(),
         Command::TakeSnapshot => "snapshot".into(),
         Command::ReleaseLease => "release".into(),
