@@ -17,6 +17,7 @@ mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
 mod history;
+mod hostile;
 mod idle_stop;
 mod metrics;
 mod metrics_clients;

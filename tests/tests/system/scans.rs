@@ -29,7 +29,7 @@ const SILENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const RESETS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 
 /// A TCP header with SYN alone, from a port that nobody has, and its checksum (RFC 9293).
-fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) -> [u8; 20] {
+pub(crate) fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) -> [u8; 20] {
     let mut header = [0; 20];
     header[0..2].copy_from_slice(&from_port.to_be_bytes());
     header[2..4].copy_from_slice(&to_port.to_be_bytes());
@@ -80,12 +80,9 @@ fn scan(sandbox: &Sandbox, from: Ipv4Addr, every: Duration, end: &AtomicBool, se
         .unwrap();
 }
 
-/// A scan from `from` must not keep the service up, though it goes on.
+/// Makes a network one that swallows whatever is sent to it.
 #[track_caller]
-fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
-    let config = CONFIG.replace("1h", "300ms");
-    let sandbox = warm(&config, "");
-    wait_state(&sandbox, "app.service", "inactive").unwrap();
+pub(crate) fn swallow(sandbox: &Sandbox, network: &str) {
     // A half-open handshake lives for about three seconds, and its answer may leave the
     // loopback. (These files are those of the reader's network namespace.)
     sandbox
@@ -97,14 +94,22 @@ fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
         })
         .unwrap()
         .unwrap();
-    let blackhole = format!("{SILENT}/32");
     sandbox
         .run(&["ip", "link", "add", "hole", "type", "veth"])
         .unwrap();
     sandbox.run(&["ip", "link", "set", "hole", "up"]).unwrap();
     sandbox
-        .run(&["ip", "route", "add", &blackhole, "dev", "hole"])
+        .run(&["ip", "route", "add", network, "dev", "hole"])
         .unwrap();
+}
+
+/// A scan from `from` must not keep the service up, though it goes on.
+#[track_caller]
+fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
+    let config = CONFIG.replace("1h", "300ms");
+    let sandbox = warm(&config, "");
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    swallow(&sandbox, &format!("{SILENT}/32"));
     let (end, sent) = (AtomicBool::new(false), AtomicU32::new(0));
     let vetoes = thread::scope(|scope| {
         scope.spawn(|| scan(&sandbox, from, every, &end, &sent));

@@ -1,0 +1,249 @@
+//! Clients that mean harm: counts stay right, memory stays bounded, others are served, and no more is
+//! started or kept up than SECURITY.md says.
+
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    libc,
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto,
+        setsockopt, socket, sockopt,
+    },
+};
+use tests::{
+    client::{self, Request},
+    sandbox::Sandbox,
+    service::{SOON, front, number, on_demand, status, wait_state},
+    wait_for,
+};
+
+use crate::{
+    counts,
+    faults::agent_pid,
+    require_sandbox,
+    scans::{swallow, syn},
+    steering::{CONFIG, is_steered, wait_route, warm},
+};
+
+const ABORTED: u64 = 50_000;
+/// What the agent's memory may differ by: the allocator's own habits.
+const SLACK_KIB: u64 = 4 << 10;
+/// The senders of a flood: addresses that swallow what is sent to them (RFC 5737).
+const FLOOD_FROM: &str = "198.51.100.0/24";
+
+/// Memory of the agent. KiB.
+fn resident(sandbox: &Sandbox) -> u64 {
+    let status = sandbox.path(&format!("/proc/{}/status", agent_pid(sandbox)));
+    let text = std::fs::read_to_string(&status).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+}
+
+/// Opens a connection and resets it.
+fn abort(source: IpAddr) {
+    let stream = client::connect_from(source, front()).unwrap();
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
+}
+
+#[test]
+fn fifty_thousand_aborted_connections() {
+    require_sandbox!();
+    // Longer than TCP waits before it sends a SYN again that met a full queue.
+    let sandbox = warm(&CONFIG.replace("1h", "3s"), "");
+    let (before, run) = (
+        resident(&sandbox),
+        sandbox.property("app.service", "InvocationID").unwrap(),
+    );
+    let next = AtomicU64::new(0);
+    sandbox
+        .in_network(|| {
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        // Not all from one address: it has 28,000 ports.
+                        loop {
+                            let number = next.fetch_add(1, Ordering::Relaxed);
+                            if number >= ABORTED {
+                                break;
+                            }
+                            let last = 1 + (number % 8) as u8;
+                            abort(Ipv4Addr::new(127, 0, 1, last).into());
+                        }
+                    });
+                }
+            });
+        })
+        .unwrap();
+    // They are clients like others: it was in use all the time.
+    assert_eq!(
+        sandbox.property("app.service", "InvocationID").unwrap(),
+        run
+    );
+    let now = counts::settled(&sandbox);
+    // Some were never established: their last ACK met a full queue, and their reset came then.
+    let accepted = now["steered"]["accepted"].as_u64().unwrap();
+    assert!(
+        (ABORTED - ABORTED / 50..=ABORTED).contains(&accepted),
+        "{now}"
+    );
+    assert_eq!(now["steered"]["closed"], accepted, "{now}");
+    assert!(is_steered(&sandbox, front()));
+    let after = resident(&sandbox);
+    assert!(
+        after <= before + SLACK_KIB,
+        "{before} KiB, then {after} KiB"
+    );
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}
+
+/// Sends SYNs from many addresses as fast as it can until it is told to end, at most so many.
+fn flood(sandbox: &Sandbox, most: u64, end: &AtomicBool, sent: &AtomicU64) {
+    sandbox
+        .in_network(|| {
+            let senders: Vec<(Ipv4Addr, OwnedFd)> = (1..=100)
+                .map(|last| {
+                    let from = Ipv4Addr::new(198, 51, 100, last);
+                    let raw = socket(
+                        AddressFamily::Inet,
+                        SockType::Raw,
+                        SockFlag::SOCK_CLOEXEC,
+                        SockProtocol::Tcp,
+                    )
+                    .unwrap();
+                    setsockopt(&raw, sockopt::IpTransparent, &true).unwrap();
+                    let [a, b, c, d] = from.octets();
+                    bind(raw.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+                    (from, raw)
+                })
+                .collect();
+            let to = SockaddrIn::new(127, 0, 0, 1, 0);
+            for number in 0..most {
+                if end.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (from, raw) = &senders[(number % 100) as usize];
+                let port = 2_000 + (number / 100 % 50_000) as u16;
+                let packet = syn(*from, port, Ipv4Addr::LOCALHOST, front().port());
+                // A full queue of the device is no error of the test's.
+                let _ = sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty());
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+        .unwrap();
+}
+
+/// Runs `clients` under a flood.
+fn under_a_flood<T>(sandbox: &Sandbox, most: u64, clients: impl FnOnce() -> T) -> T {
+    let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| flood(sandbox, most, &end, &sent));
+        wait_for("the flood", SOON, || {
+            (sent.load(Ordering::Relaxed) > 1_000).then_some(())
+        })
+        .unwrap();
+        let done = clients();
+        end.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+#[test]
+fn a_flood_of_syns_wakes_nothing_and_others_are_served() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    swallow(&sandbox, FLOOD_FROM);
+    let before = resident(&sandbox);
+    // While it is down: none of them completes a handshake, so nothing is started.
+    let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    flood(&sandbox, 20_000, &end, &sent);
+    assert_eq!(sent.load(Ordering::Relaxed), 20_000);
+    assert_eq!(
+        sandbox
+            .property("app.service", "ActiveEnterTimestamp")
+            .unwrap(),
+        ""
+    );
+    let served = under_a_flood(&sandbox, 2_000_000, || {
+        is_steered(&sandbox, front());
+        wait_route(&sandbox, "steered");
+        (0..50).filter(|_| is_steered(&sandbox, front())).count()
+    });
+    assert_eq!(served, 50);
+    let now = counts::settled(&sandbox);
+    assert_eq!(now["accepted_connections"], 51, "{now}");
+    let after = resident(&sandbox);
+    assert!(
+        after <= before + SLACK_KIB,
+        "{before} KiB, then {after} KiB"
+    );
+}
+
+#[test]
+fn a_flood_from_an_ignored_network_keeps_nothing_up() {
+    require_sandbox!();
+    let config = CONFIG.replace("1h", "1s") + &format!("ignore_from = \"{FLOOD_FROM}\"");
+    let sandbox = warm(&config, "");
+    swallow(&sandbox, FLOOD_FROM);
+    under_a_flood(&sandbox, 5_000_000, || {
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+    });
+    is_steered(&sandbox, front());
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}
+
+#[test]
+fn clients_that_never_finish_their_request() {
+    require_sandbox!();
+    let config = CONFIG.replace("1h", "1s") + "ignore_from = \"127.0.0.9\"";
+    let sandbox = warm(&config, "");
+    let before = resident(&sandbox);
+    // An open connection is use, however slow: everybody else's is counted, and keeps it up.
+    let slow = |source: &str, count: usize| -> Vec<TcpStream> {
+        let source: IpAddr = source.parse().unwrap();
+        let connect = || {
+            let mut stream = client::connect_from(source, front()).unwrap();
+            stream.write_all(b"GET / HT").unwrap();
+            stream
+        };
+        sandbox
+            .in_network(|| (0..count).map(|_| connect()).collect())
+            .unwrap()
+    };
+    let held = slow("127.0.0.8", 300);
+    wait_for("they are counted", SOON, || {
+        (number(&sandbox, "test", "open_connections").ok()? == 300).then_some(())
+    })
+    .unwrap();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(3) {
+        assert!(is_steered(&sandbox, front()), "others are served");
+    }
+    assert!(resident(&sandbox) <= before + SLACK_KIB);
+    let ignored = slow("127.0.0.9", 300);
+    drop(held);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    drop(ignored);
+    wait_for("all are closed", SOON, || {
+        let now = status(&sandbox, "test").ok()?;
+        (now["ignored"]["closed"] == 300).then_some(())
+    })
+    .unwrap();
+    sandbox
+        .in_network(|| client::get(front(), Request::default()))
+        .unwrap()
+        .unwrap();
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+}
