@@ -11,7 +11,7 @@ set -euo pipefail
 shopt -s nullglob
 
 # Debian's names; what they depend on comes along.
-packages=(bash coreutils dash dbus findutils grep hostname iproute2 libc-bin mount procps python3 sed
+packages=(bash coreutils dash dbus findutils grep hostname iproute2 libc-bin mount polkitd procps python3 sed
     systemd util-linux)
 # Directories and files below lib/modules/VERSION/kernel: a disk on virtio, and sock_diag(7).
 modules=(drivers/virtio 'drivers/block/virtio_blk.*' fs/ext4 fs/jbd2 'fs/mbcache.*' fs/overlayfs

@@ -200,7 +200,8 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         ("StopUnit", "ss ondemand-test.socket replace"),
         ("StartUnit", "ss ondemand-test.service replace"),
         ("RestartUnit", "ss ondemand-test.target replace"),
-        ("KillUnit", "ssi ondemand-test.service all 9"),
+        ("KillUnit", "ssi app.service all 9"),
+        ("KillUnit", "ssi ondemand-test.target all 9"),
         (
             "SetUnitProperties",
             "'sba(sv)' app.service true 1 CPUWeight t 1",
@@ -236,6 +237,13 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     ] {
         check(&sandbox, &call("ondemand-agent", method, words), 0, &[]);
     }
+    // A proxy may be told to leave; there is none now.
+    let leave = call(
+        "ondemand-agent",
+        "KillUnit",
+        "ssi ondemand-test.service main 28",
+    );
+    check(&sandbox, &leave, 1, &["No main process"]);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
 
     // A new service is in the rule when the agent reads of it.
