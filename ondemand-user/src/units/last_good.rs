@@ -82,6 +82,8 @@ pub fn find(original: &Path) -> Option<Copy> {
 pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> {
     directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);
+        // The agent's copy is not root's: no link to what is, and no pipe that a boot would wait for.
+        fs::symlink_metadata(&file).ok().filter(|data| data.is_file())?;
         // It may be of a version that knew other keys.
         let config = Config::parse(original, &config::text(&file).ok()?).ok()?;
         let written = fs::metadata(&file).and_then(|data| data.modified()).ok();
@@ -128,7 +130,11 @@ mod tests {
             1,
             "nothing is left over"
         );
+        fs::remove_file(state.join(FILE)).unwrap();
+        std::os::unix::fs::symlink(run.join(FILE), state.join(FILE)).unwrap();
+        fs::rename(run.join(FILE), run.join("elsewhere")).unwrap();
+        assert_eq!(found(), None, "a link is not followed");
         // Nothing can be kept in a file.
-        assert!(keep(&run.join(FILE), one).is_err());
+        assert!(keep(&run.join("elsewhere"), one).is_err());
     }
 }
