@@ -51,7 +51,7 @@ disk() {
     mkdir -p "$tree"/{dev,mnt,proc,root,run,sys,tmp,var/tmp,var/log,var/lib}
     chmod 1777 "$tree"/{tmp,var/tmp}
     ln -sfn ../run "$tree"/var/run
-    for name in passwd group shadow gshadow nsswitch.conf ld.so.cache localtime protocols services; do
+    for name in passwd group shadow gshadow polkit-1 nsswitch.conf ld.so.cache localtime protocols services; do
         [ ! -e /etc/$name ] || cp -a /etc/$name "$tree"/etc/
     done
     # The generators would make units of this machine's packages and of its fstab.
