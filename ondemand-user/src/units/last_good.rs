@@ -83,7 +83,9 @@ pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> 
     directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);
         // The agent's copy is not root's: no link to what is, and no pipe that a boot would wait for.
-        fs::symlink_metadata(&file).ok().filter(|data| data.is_file())?;
+        fs::symlink_metadata(&file)
+            .ok()
+            .filter(|data| data.is_file())?;
         // It may be of a version that knew other keys.
         let config = Config::parse(original, &config::text(&file).ok()?).ok()?;
         let written = fs::metadata(&file).and_then(|data| data.modified()).ok();
