@@ -570,6 +570,6 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
         let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-        assert_eq!(helps.count(), 16);
+        assert_eq!(helps.count(), 18);
     }
 }
