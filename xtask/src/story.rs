@@ -19,7 +19,6 @@ use tests::{
 const FRONT: &str = "127.0.0.1:80";
 const UNIT: &str = "wiki.service";
 const WARM_REQUESTS: u64 = 200;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For what should happen soon.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -36,6 +35,11 @@ idle_timeout = "3s"
 min_uptime = "0s"
 start_timeout = "30s"
 "#;
+
+/// A slow machine takes longer for the steps in between.
+fn idle_timeout() -> Duration {
+    Duration::from_secs(3) * patience().min(10)
+}
 
 /// Lines with the time since the beginning in front.
 struct Timeline {
@@ -133,14 +137,18 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     let memory = memory(sandbox)?;
     timeline.say(
         '·',
-        &format!("nobody asks any more; the idle timeout is {IDLE_TIMEOUT:?}"),
+        &format!(
+            "nobody asks any more; the idle timeout is {:?}",
+            idle_timeout()
+        ),
     );
     let quiet = Instant::now();
     service::wait_state(sandbox, UNIT, "inactive")?;
     let after = quiet.elapsed();
     ensure!(
-        after + Duration::from_millis(100) >= IDLE_TIMEOUT,
-        "stopped {after:?} after the last request, before its idle timeout of {IDLE_TIMEOUT:?}"
+        after + Duration::from_millis(100) >= idle_timeout(),
+        "stopped {after:?} after the last request, before its idle timeout of {:?}",
+        idle_timeout()
     );
     let stops = status(sandbox)?["stops"].as_u64();
     ensure!(
@@ -215,7 +223,10 @@ fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     sandbox.write(&format!("/etc/systemd/system/{UNIT}"), unit)?;
     sandbox.install(&examples.join("wiki.py"), "/usr/local/bin/wiki.py")?;
     let timeout = format!("start_timeout = \"{}s\"", 30 * patience());
-    let config = CONFIG.replace("start_timeout = \"30s\"", &timeout);
+    let idle = format!("idle_timeout = \"{}s\"", idle_timeout().as_secs());
+    let config = CONFIG
+        .replace("start_timeout = \"30s\"", &timeout)
+        .replace("idle_timeout = \"3s\"", &idle);
     sandbox.write("/etc/ondemand/ondemand.toml", config)?;
     sandbox.run(&["systemctl", "daemon-reload"])?;
     sandbox.run(&["systemctl", "start", "ondemand-wiki.socket"])?;
