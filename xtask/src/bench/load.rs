@@ -265,6 +265,8 @@ pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
         }
     }
     if wanted == Attached::Steering {
+        // The agent holds the links, and would attach what is missing.
+        sandbox.run(&["systemctl", "stop", "ondemand.service"])?;
         sandbox.run(&["rm", pin("connections").to_string_lossy().as_ref()])?;
     }
     let expected = u32::from(wanted == Attached::All);
