@@ -180,12 +180,17 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     })
 }
 
+/// What a changed configuration has begun is over after that time: the questions to polkit, its threads
+/// and the agent's. They belong to the change.
+const RELOADED: Duration = Duration::from_secs(3);
+
 /// CPU seconds and processes an hour while nobody comes.
 fn idle(sandbox: &Sandbox, way: Way, members: &[Member], window: Duration) -> Result<(f64, f64)> {
     match way.script() {
         Some(script) => ticks(sandbox, script, members, || 0),
         None => {
             fleet::watch(sandbox, members)?;
+            thread::sleep(RELOADED);
             agent(sandbox, window, || 0)
         }
     }
@@ -195,6 +200,7 @@ fn idle(sandbox: &Sandbox, way: Way, members: &[Member], window: Duration) -> Re
 fn busy(sandbox: &Sandbox, way: Way, members: &[Member], window: Duration) -> Result<(f64, f64)> {
     if way == Way::Ondemand {
         fleet::watch(sandbox, members)?;
+        thread::sleep(RELOADED);
     }
     let (end, clients) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
