@@ -70,15 +70,15 @@ macro_rules! word {
 }
 pub(crate) use word;
 
-/// The local address of a context in the form of [`Endpoint::address`].
-macro_rules! local_address {
-    ($context:expr, $family:expr) => {{
-        let v4 = word!($context, local_ip4);
+/// The address of one end of a context in the form of [`Endpoint::address`].
+macro_rules! address {
+    ($context:expr, $family:expr, $v4:ident, $v6:ident) => {{
+        let v4 = word!($context, $v4);
         let v6 = [
-            word!($context, local_ip6[0]),
-            word!($context, local_ip6[1]),
-            word!($context, local_ip6[2]),
-            word!($context, local_ip6[3]),
+            word!($context, $v6[0]),
+            word!($context, $v6[1]),
+            word!($context, $v6[2]),
+            word!($context, $v6[3]),
         ];
         if $family == INET6 {
             v6
@@ -87,24 +87,21 @@ macro_rules! local_address {
         }
     }};
 }
+pub(crate) use address;
+
+/// The local end's [`address!`].
+macro_rules! local_address {
+    ($context:expr, $family:expr) => {
+        $crate::connections::address!($context, $family, local_ip4, local_ip6)
+    };
+}
 pub(crate) use local_address;
 
-/// As [`local_address`], of the other end.
+/// The other end's [`address!`].
 macro_rules! remote_address {
-    ($context:expr, $family:expr) => {{
-        let v4 = word!($context, remote_ip4);
-        let v6 = [
-            word!($context, remote_ip6[0]),
-            word!($context, remote_ip6[1]),
-            word!($context, remote_ip6[2]),
-            word!($context, remote_ip6[3]),
-        ];
-        if $family == INET6 {
-            v6
-        } else {
-            [0, 0, MAPPED, v4]
-        }
-    }};
+    ($context:expr, $family:expr) => {
+        $crate::connections::address!($context, $family, remote_ip4, remote_ip6)
+    };
 }
 pub(crate) use remote_address;
 

@@ -81,10 +81,11 @@ pub fn is_watched(port: u32) -> bool {
 /// The gate of `slot`: the bits `GATE_`. Read anew at each call.
 #[inline(always)]
 pub fn gate(slot: u32) -> u64 {
+    let Some(gate) = GATES.get_ptr(slot) else {
+        return 0;
+    };
     // SAFETY: a valid map value; the agent only ever stores whole words.
-    GATES
-        .get_ptr(slot)
-        .map_or(0, |gate| unsafe { core::ptr::read_volatile(gate) })
+    unsafe { core::ptr::read_volatile(gate) }
 }
 
 /// Whether `address` (as in `Endpoint`) is in a service's list.

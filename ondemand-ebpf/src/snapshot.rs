@@ -237,7 +237,14 @@ fn record(socket: *mut c_void) -> Option<SocketRecord> {
         return None;
     }
     // SAFETY: as above.
-    record.address = unsafe { address(socket, family) };
+    record.address = unsafe {
+        address(
+            socket,
+            family,
+            OFFSET_ADDRESS4.load(),
+            OFFSET_ADDRESS6.load(),
+        )
+    };
     // SAFETY: a trusted socket pointer; null for TIME_WAIT sockets.
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
     if !tcp.is_null() {
@@ -318,40 +325,30 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
 fn is_ignored(request: *mut c_void, slot: u32) -> bool {
     // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
     let peer = unsafe {
-        if u32::from(field::<u16>(request, OFFSET_FAMILY.load())) == INET6 {
-            let first = OFFSET_PEER6.load();
-            [
-                field(request, first),
-                field(request, first + 4),
-                field(request, first + 8),
-                field(request, first + 12),
-            ]
-        } else {
-            [0, 0, MAPPED, field(request, OFFSET_PEER4.load())]
-        }
+        let family = u32::from(field::<u16>(request, OFFSET_FAMILY.load()));
+        address(request, family, OFFSET_PEER4.load(), OFFSET_PEER6.load())
     };
     is_listed(slot, LIST_IGNORE, peer)
 }
 
-/// The local address in the form of [`Endpoint::address`].
+/// One end's address, which is at `v4` or `v6`, in the form of [`Endpoint::address`].
 ///
 /// # Safety
 ///
-/// `socket` is a BTF pointer to a `struct sock_common`.
+/// `socket` is a BTF pointer to a `struct sock_common`, and the offsets are those of its addresses.
 #[inline(always)]
-unsafe fn address(socket: *mut c_void, family: u32) -> [u32; 4] {
+unsafe fn address(socket: *mut c_void, family: u32, v4: u32, v6: u32) -> [u32; 4] {
     // SAFETY: the caller's promise.
     unsafe {
         if family == INET6 {
-            let first = OFFSET_ADDRESS6.load();
             [
-                field(socket, first),
-                field(socket, first + 4),
-                field(socket, first + 8),
-                field(socket, first + 12),
+                field(socket, v6),
+                field(socket, v6 + 4),
+                field(socket, v6 + 8),
+                field(socket, v6 + 12),
             ]
         } else {
-            [0, 0, MAPPED, field(socket, OFFSET_ADDRESS4.load())]
+            [0, 0, MAPPED, field(socket, v4)]
         }
     }
 }

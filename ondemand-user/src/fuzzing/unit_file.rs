@@ -51,11 +51,16 @@ pub fn entries(text: &str) -> Vec<Entry> {
 ///
 /// It holds a specifier other than that of the percent sign.
 pub fn without_specifiers(value: &str) -> String {
+    single(value, '%', "a specifier")
+}
+
+/// Each pair of `sign` as one; by itself it would begin `what`.
+fn single(value: &str, sign: char, what: &str) -> String {
     let mut text = String::new();
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
-        if c == '%' {
-            assert_eq!(chars.next(), Some('%'), "a specifier: {value:?}");
+        if c == sign {
+            assert_eq!(chars.next(), Some(sign), "{what}: {value:?}");
         }
         text.push(c);
     }
@@ -99,19 +104,7 @@ pub fn words(line: &str) -> Vec<String> {
             }
         }
         assert!(quoted || word != ";", "a second command: {line:?}");
-        words.push(without_variables(&without_specifiers(&word)));
+        words.push(single(&without_specifiers(&word), '$', "a variable"));
     }
     words
-}
-
-fn without_variables(word: &str) -> String {
-    let mut text = String::new();
-    let mut chars = word.chars();
-    while let Some(c) = chars.next() {
-        if c == '$' {
-            assert_eq!(chars.next(), Some('$'), "a variable: {word:?}");
-        }
-        text.push(c);
-    }
-    text
 }

@@ -12,10 +12,7 @@ use std::{
 
 use nix::{
     libc,
-    sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto,
-        setsockopt, socket, sockopt,
-    },
+    sys::socket::{MsgFlags, SockaddrIn, sendto, setsockopt, sockopt},
 };
 use tests::{
     client::{self, Request},
@@ -28,7 +25,7 @@ use crate::{
     counts,
     faults::agent_pid,
     require_sandbox,
-    scans::{swallow, syn},
+    scans::{sender, swallow, syn},
     steering::{CONFIG, is_steered, wait_route, warm},
 };
 
@@ -116,17 +113,7 @@ fn flood(sandbox: &Sandbox, most: u64, end: &AtomicBool, sent: &AtomicU64) {
             let senders: Vec<(Ipv4Addr, OwnedFd)> = (1..=100)
                 .map(|last| {
                     let from = Ipv4Addr::new(198, 51, 100, last);
-                    let raw = socket(
-                        AddressFamily::Inet,
-                        SockType::Raw,
-                        SockFlag::SOCK_CLOEXEC,
-                        SockProtocol::Tcp,
-                    )
-                    .unwrap();
-                    setsockopt(&raw, sockopt::IpTransparent, &true).unwrap();
-                    let [a, b, c, d] = from.octets();
-                    bind(raw.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-                    (from, raw)
+                    (from, sender(from))
                 })
                 .collect();
             let to = SockaddrIn::new(127, 0, 0, 1, 0);

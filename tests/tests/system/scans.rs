@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -51,20 +51,26 @@ pub(crate) fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) ->
     header
 }
 
+/// A raw socket that sends as `from`, whoever has that address.
+pub(crate) fn sender(from: Ipv4Addr) -> OwnedFd {
+    let raw = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Tcp,
+    )
+    .unwrap();
+    setsockopt(&raw, sockopt::IpTransparent, &true).unwrap();
+    let [a, b, c, d] = from.octets();
+    bind(raw.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    raw
+}
+
 /// Sends a SYN each so often until it is told to end. At most half a minute.
 fn scan(sandbox: &Sandbox, from: Ipv4Addr, every: Duration, end: &AtomicBool, sent: &AtomicU32) {
     sandbox
         .in_network(|| {
-            let raw = socket(
-                AddressFamily::Inet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::Tcp,
-            )
-            .unwrap();
-            setsockopt(&raw, sockopt::IpTransparent, &true).unwrap();
-            let [a, b, c, d] = from.octets();
-            bind(raw.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+            let raw = sender(from);
             let to = SockaddrIn::new(127, 0, 0, 1, 0);
             let start = Instant::now();
             for port in (2_000..60_000).cycle() {

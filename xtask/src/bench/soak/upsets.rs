@@ -36,17 +36,8 @@ pub enum Upset {
     Look,
 }
 
-/// An agent lives through these.
-const CALM: [Upset; 6] = [
-    Upset::Reload,
-    Upset::DaemonReload,
-    Upset::Stop,
-    Upset::Start,
-    Upset::Hold,
-    Upset::Look,
-];
-/// Not through the first two of these.
-const ROUGH: [Upset; 8] = [
+/// The first [`ENDING`] end the agent.
+const ALL: [Upset; 8] = [
     Upset::Kill,
     Upset::Restart,
     Upset::Reload,
@@ -56,6 +47,7 @@ const ROUGH: [Upset; 8] = [
     Upset::Hold,
     Upset::Look,
 ];
+const ENDING: usize = 2;
 
 /// How often each was done.
 pub type Upsets = BTreeMap<Upset, u64>;
@@ -78,8 +70,8 @@ pub fn upset(sandbox: &Sandbox, rough: bool, seed: u64, end: Instant) -> Result<
         let upset = match rough {
             // However short it is, one agent is killed.
             true if done.is_empty() => Upset::Kill,
-            true => ROUGH[choose(ROUGH.len())],
-            false => CALM[choose(CALM.len())],
+            true => ALL[choose(ALL.len())],
+            false => ALL[ENDING + choose(ALL.len() - ENDING)],
         };
         let name = SERVICES[choose(SERVICES.len())].name;
         let changed = choose(4);
