@@ -133,8 +133,8 @@ mod tests {
             "nothing is left over"
         );
         fs::remove_file(state.join(FILE)).unwrap();
-        std::os::unix::fs::symlink(run.join(FILE), state.join(FILE)).unwrap();
         fs::rename(run.join(FILE), run.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(run.join("elsewhere"), state.join(FILE)).unwrap();
         assert_eq!(found(), None, "a link is not followed");
         // Nothing can be kept in a file.
         assert!(keep(&run.join("elsewhere"), one).is_err());
