@@ -5,6 +5,7 @@ pub mod classic;
 pub mod client;
 pub mod http;
 pub mod metrics;
+pub mod process;
 pub mod prometheus;
 pub mod sandbox;
 pub mod service;

@@ -7,9 +7,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tests::sandbox::Sandbox;
 
-/// A process of the sandbox, by the number that this machine gives it.
+use crate::sandbox::Sandbox;
+
+/// A process of a sandbox, by the number that this machine gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(i32);
 
@@ -63,6 +64,22 @@ impl Process {
             peak: bytes("VmHWM")?,
             anonymous: bytes("RssAnon")?,
         })
+    }
+
+    /// The n-th field of proc_pid_stat(5), counted from 1; one behind the name, which is the second.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or that field is no number.
+    pub fn stat(self, field: usize) -> Result<u64> {
+        let path = format!("/proc/{}/stat", self.0);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        // The name is in brackets, and may hold spaces.
+        let value = text.rsplit_once(')').and_then(|(_, rest)| {
+            let place = field.checked_sub(3)?;
+            rest.split_whitespace().nth(place)?.parse().ok()
+        });
+        value.with_context(|| format!("field {field} in {path}"))
     }
 
     /// How many descriptors are open.

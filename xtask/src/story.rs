@@ -12,6 +12,7 @@ use tests::{
     built,
     client::{self, Answer, Request},
     patience,
+    process::field,
     sandbox::{Cgroups, Sandbox},
     service, source_tree, wait_for,
 };
@@ -303,15 +304,8 @@ fn memory(sandbox: &Sandbox) -> Result<u64> {
     }
     let pid = sandbox.property(UNIT, "MainPID")?;
     let status = sandbox.run(&["cat", &format!("/proc/{pid}/status")])?;
-    let kib: u64 = status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
+    let kib: u64 = field(&status, "VmRSS")
+        .and_then(|value| value.trim_end_matches("kB").trim().parse().ok())
         .with_context(|| format!("the memory of process {pid}"))?;
     Ok(kib * 1024)
 }

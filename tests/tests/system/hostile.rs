@@ -16,15 +16,14 @@ use nix::{
 };
 use tests::{
     client::{self, Request},
+    process::Process,
     sandbox::Sandbox,
     service::{SOON, front, number, on_demand, status, wait_state},
     wait_for,
 };
 
 use crate::{
-    counts,
-    faults::agent_pid,
-    require_sandbox,
+    counts, require_sandbox,
     scans::{sender, swallow, syn},
     steering::{CONFIG, is_steered, wait_route, warm},
 };
@@ -37,11 +36,8 @@ const FLOOD_FROM: &str = "198.51.100.0/24";
 
 /// Memory of the agent. KiB.
 fn resident(sandbox: &Sandbox) -> u64 {
-    let status = sandbox.path(&format!("/proc/{}/status", agent_pid(sandbox)));
-    let text = std::fs::read_to_string(&status).unwrap();
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+    let memory = Process::agent(sandbox).and_then(Process::memory).unwrap();
+    memory.resident as u64 / 1024
 }
 
 /// Opens a connection and resets it.

@@ -13,7 +13,6 @@ mod machine;
 mod peers;
 mod pins;
 mod plot;
-mod process;
 mod progress;
 mod report;
 mod scale;

@@ -13,9 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
-use tests::sandbox::Sandbox;
-
-use super::process::field;
+use tests::{process::field, sandbox::Sandbox};
 
 // Commands and types of include/uapi/linux/bpf.h.
 const MAP_GET_NEXT_KEY: libc::c_long = 4;

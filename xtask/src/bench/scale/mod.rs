@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use counts::Counts;
 pub use report::plots;
 use serde_json::Value;
-use tests::{client::patience, metrics, sandbox::Sandbox, service, wait_for};
+use tests::{client::patience, metrics, process::Process, sandbox::Sandbox, service, wait_for};
 
 use super::{
     Measured, Settings,
@@ -24,7 +24,6 @@ use super::{
     holders::Holders,
     machine::{Machine, Usage},
     pins,
-    process::Process,
     progress::Progress,
     stats::Series,
 };

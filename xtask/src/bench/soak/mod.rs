@@ -15,14 +15,13 @@ use anyhow::{Context as _, Result};
 use clients::Tally;
 pub use report::plots;
 use serde_json::Value;
-use tests::{metrics, sandbox::Sandbox, service, wait_for};
+use tests::{metrics, process::Process, sandbox::Sandbox, service, wait_for};
 use upsets::{Upset, Upsets};
 
 use super::{
     Measured, Settings, fleet,
     machine::{Machine, Usage},
     pins,
-    process::Process,
     progress::Progress,
 };
 

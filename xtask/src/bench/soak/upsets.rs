@@ -7,10 +7,9 @@ use std::{
 };
 
 use anyhow::Result;
-use tests::{client::Random, sandbox::Sandbox};
+use tests::{client::Random, process::Process, sandbox::Sandbox};
 
 use super::{SERVICES, configure};
-use crate::bench::process::Process;
 
 /// From one to the next, on average.
 const GAP: Duration = Duration::from_millis(700);
