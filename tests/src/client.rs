@@ -9,8 +9,8 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
-    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
+    libc,
+    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
 };
 
 /// How long a client waits for anything.
@@ -120,18 +120,39 @@ pub fn connect(address: SocketAddr) -> Result<TcpStream, Loss> {
 ///
 /// How it failed.
 pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<TcpStream, Loss> {
-    let failed = |errno: Errno| Loss::Connect(std::io::Error::from(errno).kind());
+    let stream = open_from(source, address).map_err(|error| Loss::Connect(error.kind()))?;
+    prepare(stream)
+}
+
+/// The same, with nothing set.
+///
+/// # Errors
+///
+/// It cannot be bound or connected.
+pub fn open_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
     let family = if address.is_ipv4() {
         AddressFamily::Inet
     } else {
         AddressFamily::Inet6
     };
-    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let socket = socket.map_err(failed)?;
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let source = SockaddrStorage::from(SocketAddr::new(source, 0));
-    socket::bind(socket.as_raw_fd(), &source).map_err(failed)?;
-    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).map_err(failed)?;
-    prepare(TcpStream::from(socket))
+    socket::bind(socket.as_raw_fd(), &source)?;
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(TcpStream::from(socket))
+}
+
+/// Makes the end of a connection a reset, which leaves no TIME_WAIT behind (socket(7), SO_LINGER).
+///
+/// # Errors
+///
+/// The kernel refuses the option.
+pub fn reset_at_end(stream: &TcpStream) -> std::io::Result<()> {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    Ok(socket::setsockopt(stream, sockopt::Linger, &at_once)?)
 }
 
 fn prepare(stream: TcpStream) -> Result<TcpStream, Loss> {

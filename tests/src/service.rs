@@ -1,6 +1,6 @@
 //! A service under test in a sandbox: its unit, its configuration, its agent.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -130,17 +130,22 @@ pub fn start_agent(sandbox: &Sandbox) -> Result<()> {
 ///
 /// The agent does not answer, or does not know the service.
 pub fn status(sandbox: &Sandbox, name: &str) -> Result<Value> {
+    let mut all = statuses(sandbox)?;
+    all.remove(name)
+        .with_context(|| format!("no service {name} in {all:?}"))
+}
+
+/// The same of all services, by name.
+///
+/// # Errors
+///
+/// The agent does not answer.
+pub fn statuses(sandbox: &Sandbox) -> Result<BTreeMap<String, Value>> {
     let text = sandbox.run(&["ondemand", "status", "--json"])?;
     let value: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-    let services = value
-        .get("services")
-        .and_then(Value::as_array)
-        .context("services")?;
-    services
-        .iter()
-        .find(|service| service.get("name").and_then(Value::as_str) == Some(name))
-        .cloned()
-        .with_context(|| format!("no service {name} in {text}"))
+    let services = value["services"].as_array().context("services")?;
+    let named = |service: &Value| Some((service["name"].as_str()?.to_owned(), service.clone()));
+    Ok(services.iter().filter_map(named).collect())
 }
 
 /// A number of a service's status.

@@ -11,23 +11,18 @@ use std::{
     collections::HashMap,
     env,
     io::{ErrorKind, Read as _, Write as _, stdin},
-    net::{SocketAddrV4, TcpListener, TcpStream},
-    os::fd::{AsRawFd as _, OwnedFd, RawFd},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, RawFd},
     process::exit,
     time::Duration,
 };
 
-use nix::{
-    libc,
-    sys::{
-        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        resource::{Resource, getrlimit, setrlimit},
-        socket::{
-            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen,
-            setsockopt, socket, sockopt,
-        },
-    },
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{Backlog, listen},
 };
+use tests::client;
 
 /// How long a byte may take there and back: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,7 +109,7 @@ fn hold() {
         .and_then(|text| text.parse().ok())
         .expect("--connections N");
     let from = option("--from").expect("--from ADDRESS");
-    let from = SocketAddrV4::new(from.parse().expect("an address"), 0);
+    let from = from.parse().expect("an address");
     let mut held: Vec<TcpStream> = Vec::with_capacity(count);
     let targets: Vec<SocketAddrV4> = targets.iter().cycle().take(count).copied().collect();
     for some in targets.chunks(AT_ONCE) {
@@ -135,26 +130,14 @@ fn hold() {
     let lost = held.iter().filter(|stream| !is_there(stream)).count();
     println!("lost {lost}");
     for stream in held {
-        let now = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
         // One that is lost cannot be reset.
-        let _ = setsockopt(&stream, sockopt::Linger, &now);
+        let _ = client::reset_at_end(&stream);
     }
 }
 
 /// A connection on which a byte was sent.
-fn open(from: SocketAddrV4, to: SocketAddrV4) -> std::io::Result<TcpStream> {
-    let socket: OwnedFd = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    bind(socket.as_raw_fd(), &SockaddrIn::from(from))?;
-    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
-    let mut stream = TcpStream::from(socket);
+fn open(from: Ipv4Addr, to: SocketAddrV4) -> std::io::Result<TcpStream> {
+    let mut stream = client::open_from(from.into(), to.into())?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"x")?;
     Ok(stream)

@@ -10,10 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    libc,
-    sys::socket::{MsgFlags, SockaddrIn, sendto, setsockopt, sockopt},
-};
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use tests::{
     client::{self, Request},
     process::Process,
@@ -43,11 +40,7 @@ fn resident(sandbox: &Sandbox) -> u64 {
 /// Opens a connection and resets it.
 fn abort(source: IpAddr) {
     let stream = client::connect_from(source, front()).unwrap();
-    let at_once = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
+    client::reset_at_end(&stream).unwrap();
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! Many services at once, in one private systemd.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 use tests::{sandbox::Sandbox, service};
 
 use super::machine::cpu_microseconds;
@@ -130,19 +129,6 @@ pub fn watch<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member
         .run(&["systemctl", "restart", "ondemand.service"])
         .with_context(|| sandbox.journal("ondemand.service"))?;
     Ok(())
-}
-
-/// What `ondemand status --json` says of all services, by name.
-///
-/// # Errors
-///
-/// The agent does not answer.
-pub fn status(sandbox: &Sandbox) -> Result<BTreeMap<String, Value>> {
-    let text = sandbox.run(&["ondemand", "status", "--json"])?;
-    let value: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-    let services = value["services"].as_array().context("services")?;
-    let named = |service: &Value| Some((service["name"].as_str()?.to_owned(), service.clone()));
-    Ok(services.iter().filter_map(named).collect())
 }
 
 /// CPU time that the agent has used since its start, in microseconds.

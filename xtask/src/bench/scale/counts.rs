@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tests::sandbox::Sandbox;
+use tests::{sandbox::Sandbox, service};
 
-use crate::bench::fleet::{self, Member};
+use crate::bench::fleet::Member;
 
 /// What the agent says of each of the services.
 pub struct Counts(Vec<Count>);
@@ -24,7 +24,7 @@ impl Counts {
     ///
     /// The agent does not answer, or does not know one of them.
     pub fn read(sandbox: &Sandbox, members: &[Member]) -> Result<Self> {
-        let status = fleet::status(sandbox)?;
+        let status = service::statuses(sandbox)?;
         let count = |member: &Member| -> Result<Count> {
             let of = status.get(&member.name);
             let number = |key: &str| {

@@ -194,7 +194,7 @@ fn one(
     let all = || members.iter().chain([stopped]);
     watch(sandbox, all(), true)?;
     wait_for("connections are steered", service::SOON, || {
-        let status = fleet::status(sandbox).ok()?;
+        let status = service::statuses(sandbox).ok()?;
         let steered = |service: &Value| service["route"] == "steered";
         status.values().all(steered).then_some(())
     })?;

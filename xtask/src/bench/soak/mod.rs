@@ -19,7 +19,7 @@ use tests::{metrics, process::Process, sandbox::Sandbox, service, wait_for};
 use upsets::{Upset, Upsets};
 
 use super::{
-    Measured, Settings, fleet,
+    Measured, Settings,
     machine::{Machine, Usage},
     pins,
     progress::Progress,
@@ -230,17 +230,17 @@ fn rest(sandbox: &Sandbox) -> Result<()> {
     configure(sandbox, false, false)?;
     wait_for("the agent takes its configuration", service::SOON, || {
         let reload = sandbox.run(&["ondemand", "reload"]);
-        let services = reload.and_then(|_| fleet::status(sandbox)).ok()?;
+        let services = reload.and_then(|_| service::statuses(sandbox)).ok()?;
         (services.len() == SERVICES.len()).then_some(())
     })?;
     wait_for("all services are stopped", REST, || {
-        let services = fleet::status(sandbox).ok()?;
+        let services = service::statuses(sandbox).ok()?;
         let stopped = |service: &Value| {
             service["state"] == "inactive" && service["open_connections"].as_u64() == Some(0)
         };
         services.values().all(stopped).then_some(())
     })
-    .with_context(|| format!("{:#?}", fleet::status(sandbox)))
+    .with_context(|| format!("{:#?}", service::statuses(sandbox)))
 }
 
 /// Clients for a while, then nobody, then a look.
@@ -319,7 +319,7 @@ struct Look {
 
 impl Look {
     fn of(sandbox: &Sandbox) -> Result<Self> {
-        let status = fleet::status(sandbox)?;
+        let status = service::statuses(sandbox)?;
         let count = |service: &Service| -> Result<[u64; 3]> {
             let of = status.get(service.name);
             let number = |key: &str| {
