@@ -150,7 +150,7 @@ fix, under a name that says what it is.")]
     /// target/bench/NAME.md, NAME.json and NAME.svg, a picture.
     ///
     /// data-path: requests, connections, bytes, latency and CPU time, straight to an nginx,
-    /// steered, through ondemand's proxy, systemd-socket-proxyd and HAProxy. Four minutes.
+    /// steered, through ondemand's proxy, systemd-socket-proxyd and HAProxy. Nine minutes.
     ///
     /// counting: nanoseconds of each eBPF program for a packet and for a connection, of watched
     /// ports and of others, by the kernel's own measure. About a minute.

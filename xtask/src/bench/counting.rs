@@ -175,7 +175,7 @@ fn observe(sandbox: &Sandbox, programs: &[Program], load: Load, port: Port) -> R
         }
         Ok(looks)
     };
-    let wrk = load::command(sandbox, Place::Outside, load, port.address(), SECONDS)
+    let wrk = load::command(sandbox, Place::Outside, load, port.address(), SECONDS)?
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -15,8 +15,10 @@ use super::{
     stats::Series,
 };
 
-/// About two minutes.
 const ROUNDS: u32 = 5;
+/// How often a round measures the ways that are compared with each other to a few percent. Single
+/// seconds differ by a third, whatever they measure; their median in a round seldom does.
+const SLICES: u32 = 5;
 
 /// How a client reaches the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +70,11 @@ impl Way {
             Self::SocketProxyd => peers::SOCKET_PROXYD,
             Self::HaProxy => peers::HAPROXY,
         }
+    }
+
+    /// Whether the others are so far from it that one slice a round tells.
+    fn is_far(self) -> bool {
+        matches!(self, Self::Proxied | Self::SocketProxyd | Self::HaProxy)
     }
 
     /// The service whose clients they are, and the leg on which they must be counted.
@@ -153,8 +160,11 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         Load::OneByOne,
         Load::Bulk,
     ];
-    let all_rounds = rounds + u32::from(!settings.is_short());
-    let steps = all_rounds * WAYS.len() as u32 * loads.len() as u32;
+    let slices = if settings.is_short() { 1 } else { SLICES };
+    let far = WAYS.iter().filter(|way| way.is_far()).count() as u32;
+    let slices_of_round = (WAYS.len() as u32 - far) * slices + far;
+    let warm_up = u32::from(!settings.is_short()) * WAYS.len() as u32;
+    let steps = (rounds * slices_of_round + warm_up) * loads.len() as u32;
     let mut progress = Progress::new("data-path", steps);
     progress.step("starting a private systemd, two nginx and the agent");
     let sandbox = load::set_up(&settings.ondemand)?;
@@ -164,13 +174,23 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     // The first is not counted: it starts the proxy and fills the caches.
     for round in u32::from(settings.is_short())..=rounds {
         let mut unused = Values::new();
-        let into = if round == 0 { &mut unused } else { &mut values };
+        let (into, slices) = if round == 0 {
+            (&mut unused, 1)
+        } else {
+            (&mut values, slices)
+        };
         for (attached, ways) in order(round) {
             load::attach(&sandbox, attached)?;
             for load in loads {
-                for way in &ways {
-                    progress.step(&format!("round {round} of {rounds}: {}", way.name()));
-                    one(&sandbox, *way, load, into)?;
+                let mut these = Values::new();
+                for slice in 0..slices {
+                    for way in turn(&ways, slice) {
+                        progress.step(&format!("round {round} of {rounds}: {}", way.name()));
+                        one(&sandbox, way, load, &mut these)?;
+                    }
+                }
+                for (key, series) in these {
+                    into.entry(key).or_default().0.push(series.median());
                 }
             }
         }
@@ -201,6 +221,17 @@ fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
         counted.reverse();
         vec![bare, uncounted, (Attached::All, counted)]
     }
+}
+
+/// The ways that a slice of a round measures, forwards and backwards in turn: whoever comes second
+/// finds the machine as the first has left it.
+fn turn(ways: &[Way], slice: u32) -> Vec<Way> {
+    let mut ways = ways.to_vec();
+    ways.retain(|way| slice == 0 || !way.is_far());
+    if !slice.is_multiple_of(2) {
+        ways.reverse();
+    }
+    ways
 }
 
 /// One second of one load on one way.
@@ -313,11 +344,12 @@ fn report(values: &Values, rounds: u32) -> Report {
         name: "data-path",
         title: "what stands between a client and the application",
         method: format!(
-            "Medians of {rounds} rounds of one second each, in alternating order; ± is half the \
-             spread of their middle half, (x) the median of the ratios to `direct` of the same \
-             round. wrk with one thread and 16 connections (latency, download: 1), nginx with \
-             one worker, HAProxy with one thread, on the loopback of a private systemd, all with \
-             real-time priority so that other load matters less. CPU is that of client, server and \
+            "Medians of {rounds} rounds in alternating order, each the median of {SLICES} seconds, \
+             direct and steered in turn (of one second for the proxies); ± is half the spread of \
+             their middle half, (x) the median of the ratios to `direct` of the same round. wrk \
+             with one thread and 16 connections (latency, download: 1) on the last core, nginx \
+             with one worker on the first, HAProxy with one thread, on the loopback of a private \
+             systemd, all with real-time priority so that other load matters less. CPU is that of client, server and \
              proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` \
              goes to the backend's own port while everything is attached, `direct, not counted` to \
              the same port with nothing of ondemand in the kernel; for `steered, not counted` the \

@@ -7,6 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
 use tests::{sandbox::Sandbox, service};
 
 /// Address of the front socket whose clients are steered.
@@ -91,6 +95,7 @@ pub struct Outcome {
 pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     let sandbox = Sandbox::boot()?;
     sandbox.install_ondemand(ondemand)?;
+    let (server, _) = cores()?;
     for (unit, listen) in [("steered", "8080 8090"), ("proxied", "8081 8091")] {
         let listen: String = listen
             .split(' ')
@@ -101,7 +106,7 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
         sandbox.write(
             &format!("/etc/systemd/system/{unit}-nginx.service"),
             format!(
-                "[Service]\nExecStart=/usr/sbin/nginx -e stderr -c {file}\n{FIRST}\
+                "[Service]\nCPUAffinity={server}\nExecStart=/usr/sbin/nginx -e stderr -c {file}\n{FIRST}\
                  LimitNOFILE=65536\n"
             ),
         )?;
@@ -159,19 +164,24 @@ pub fn run(
     address: &str,
     seconds: u32,
 ) -> Result<Outcome> {
-    let mut command = command(sandbox, place, load, address, seconds);
+    let mut command = command(sandbox, place, load, address, seconds)?;
     let output = command.output().context("run wrk")?;
     parse(&output).with_context(|| format!("{load:?} at {address}"))
 }
 
 /// The command for [`run`].
+///
+/// # Errors
+///
+/// Nobody knows which cores may be used.
 pub fn command(
     sandbox: &Sandbox,
     place: Place,
     load: Load,
     address: &str,
     seconds: u32,
-) -> Command {
+) -> Result<Command> {
+    let (_, client) = cores()?;
     let mut command = match place {
         Place::Inside => sandbox.command("chrt"),
         Place::Outside => {
@@ -189,7 +199,8 @@ pub fn command(
         Load::Bulk => ("1", false, "/large"),
     };
     command
-        .args(["--rr", "1", "wrk", "--threads", "1", "--timeout", "10s"])
+        .args(["--rr", "1", "taskset", "--cpu-list", &client.to_string()])
+        .args(["wrk", "--threads", "1", "--timeout", "10s"])
         .args(["--script", "/etc/bench/wrk.lua"])
         .args(["--connections", connections])
         .args(["--duration", &format!("{seconds}s")])
@@ -201,7 +212,20 @@ pub fn command(
         )
         .arg(format!("http://{address}{path}"))
         .stdin(Stdio::null());
-    command
+    Ok(command)
+}
+
+/// The first and the last core that may be used. With one core for the client and one for the server
+/// they do not move about, which is what makes one second differ from the next.
+///
+/// # Errors
+///
+/// sched_getaffinity(2) fails.
+fn cores() -> Result<(usize, usize)> {
+    let cores = sched_getaffinity(Pid::from_raw(0)).context("ask which cores may be used")?;
+    let mut usable = (0..CpuSet::count()).filter(|core| cores.is_set(*core).unwrap_or(false));
+    let first = usable.next().context("no core may be used")?;
+    Ok((first, usable.next_back().unwrap_or(first)))
 }
 
 /// What wrk found.
