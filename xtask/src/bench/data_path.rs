@@ -15,10 +15,10 @@ use super::{
     stats::Series,
 };
 
-const ROUNDS: u32 = 5;
+const ROUNDS: u32 = 7;
 /// How often a round measures the ways that are compared with each other to a few percent. Single
 /// seconds differ by a third, whatever they measure; their median in a round seldom does.
-const SLICES: u32 = 5;
+const SLICES: u32 = 3;
 
 /// How a client reaches the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,20 +179,20 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         } else {
             (&mut values, slices)
         };
-        for (attached, ways) in order(round) {
-            load::attach(&sandbox, attached)?;
-            for load in loads {
-                let mut these = Values::new();
-                for slice in 0..slices {
-                    for way in turn(&ways, slice) {
+        let mut these = Values::new();
+        for slice in 0..slices {
+            for (attached, ways) in order(round + slice) {
+                load::attach(&sandbox, attached)?;
+                for load in loads {
+                    for way in ways.iter().filter(|way| slice == 0 || !way.is_far()) {
                         progress.step(&format!("round {round} of {rounds}: {}", way.name()));
-                        one(&sandbox, way, load, &mut these)?;
+                        one(&sandbox, *way, load, &mut these)?;
                     }
                 }
-                for (key, series) in these {
-                    into.entry(key).or_default().0.push(series.median());
-                }
             }
+        }
+        for (key, series) in these {
+            into.entry(key).or_default().0.push(series.median());
         }
     }
     drop(progress);
@@ -204,8 +204,8 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     })
 }
 
-/// Each round goes the way of the last one backwards, so that a drift cancels out.
-fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
+/// Each slice goes the way of the last one backwards, so that a drift cancels out.
+fn order(slice: u32) -> Vec<(Attached, Vec<Way>)> {
     let mut counted = vec![
         Way::Direct,
         Way::Steered,
@@ -215,23 +215,12 @@ fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
     ];
     let bare = (Attached::Nothing, vec![Way::Bare]);
     let uncounted = (Attached::Steering, vec![Way::SteeredUncounted]);
-    if round.is_multiple_of(2) {
+    if slice.is_multiple_of(2) {
         vec![(Attached::All, counted), uncounted, bare]
     } else {
         counted.reverse();
         vec![bare, uncounted, (Attached::All, counted)]
     }
-}
-
-/// The ways that a slice of a round measures, forwards and backwards in turn: whoever comes second
-/// finds the machine as the first has left it.
-fn turn(ways: &[Way], slice: u32) -> Vec<Way> {
-    let mut ways = ways.to_vec();
-    ways.retain(|way| slice == 0 || !way.is_far());
-    if !slice.is_multiple_of(2) {
-        ways.reverse();
-    }
-    ways
 }
 
 /// One second of one load on one way.
@@ -345,11 +334,12 @@ fn report(values: &Values, rounds: u32) -> Report {
         title: "what stands between a client and the application",
         method: format!(
             "Medians of {rounds} rounds in alternating order, each the median of {SLICES} seconds, \
-             direct and steered in turn (of one second for the proxies); ± is half the spread of \
+             direct and steered in turn (of one for the proxies); ± is half the spread of \
              their middle half, (x) the median of the ratios to `direct` of the same round. wrk \
-             with one thread and 16 connections (latency, download: 1) on the last core, nginx \
-             with one worker on the first, HAProxy with one thread, on the loopback of a private \
-             systemd, all with real-time priority so that other load matters less. CPU is that of client, server and \
+             with one thread and 16 connections (latency, download: 1), nginx with one worker, \
+             HAProxy with one thread, on the loopback of a private systemd, all with real-time \
+             priority so that other load matters less; without a proxy client and server stay on a \
+             core each. CPU is that of client, server and \
              proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` \
              goes to the backend's own port while everything is attached, `direct, not counted` to \
              the same port with nothing of ondemand in the kernel; for `steered, not counted` the \

@@ -95,8 +95,13 @@ pub struct Outcome {
 pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     let sandbox = Sandbox::boot()?;
     sandbox.install_ondemand(ondemand)?;
+    // Behind a proxy it shares the cores with that.
     let (server, _) = cores()?;
-    for (unit, listen) in [("steered", "8080 8090"), ("proxied", "8081 8091")] {
+    let stays = format!("CPUAffinity={server}\n");
+    for (unit, listen, stays) in [
+        ("steered", "8080 8090", stays.as_str()),
+        ("proxied", "8081 8091", ""),
+    ] {
         let listen: String = listen
             .split(' ')
             .map(|port| format!("listen 127.0.0.1:{port} backlog=4096; "))
@@ -106,7 +111,7 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
         sandbox.write(
             &format!("/etc/systemd/system/{unit}-nginx.service"),
             format!(
-                "[Service]\nCPUAffinity={server}\nExecStart=/usr/sbin/nginx -e stderr -c {file}\n{FIRST}\
+                "[Service]\n{stays}ExecStart=/usr/sbin/nginx -e stderr -c {file}\n{FIRST}\
                  LimitNOFILE=65536\n"
             ),
         )?;
@@ -181,7 +186,11 @@ pub fn command(
     address: &str,
     seconds: u32,
 ) -> Result<Command> {
-    let (_, client) = cores()?;
+    let (first, last) = cores()?;
+    let cores = match address {
+        STEERED | DIRECT | UNWATCHED => last.to_string(),
+        _ => format!("{first}-{last}"),
+    };
     let mut command = match place {
         Place::Inside => sandbox.command("chrt"),
         Place::Outside => {
@@ -199,7 +208,7 @@ pub fn command(
         Load::Bulk => ("1", false, "/large"),
     };
     command
-        .args(["--rr", "1", "taskset", "--cpu-list", &client.to_string()])
+        .args(["--rr", "1", "taskset", "--cpu-list", &cores])
         .args(["wrk", "--threads", "1", "--timeout", "10s"])
         .args(["--script", "/etc/bench/wrk.lua"])
         .args(["--connections", connections])
