@@ -15,16 +15,18 @@ use super::{
     stats::Series,
 };
 
-const ROUNDS: u32 = 7;
+const ROUNDS: u32 = 5;
 /// How often a round measures the ways that are compared with each other to a few percent. Single
 /// seconds differ by a third, whatever they measure; their median in a round seldom does.
-const SLICES: u32 = 3;
+const SLICES: u32 = 5;
 
 /// How a client reaches the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     /// Straight, and nothing of ondemand is in the kernel.
     Bare,
+    /// Straight and not counted, while others are steered.
+    DirectUncounted,
     /// Straight to the backend's own port, counted.
     Direct,
     /// Through the front address, steered and counted.
@@ -39,10 +41,11 @@ enum Way {
     HaProxy,
 }
 
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 8] = [
     Way::Bare,
-    Way::Direct,
+    Way::DirectUncounted,
     Way::SteeredUncounted,
+    Way::Direct,
     Way::Steered,
     Way::Proxied,
     Way::SocketProxyd,
@@ -52,7 +55,8 @@ const WAYS: [Way; 7] = [
 impl Way {
     fn name(self) -> &'static str {
         match self {
-            Self::Bare => "direct, not counted",
+            Self::Bare => "without ondemand",
+            Self::DirectUncounted => "direct, not counted",
             Self::Direct => "direct",
             Self::Steered => "steered",
             Self::SteeredUncounted => "steered, not counted",
@@ -64,7 +68,7 @@ impl Way {
 
     fn address(self) -> &'static str {
         match self {
-            Self::Bare | Self::Direct => load::DIRECT,
+            Self::Bare | Self::DirectUncounted | Self::Direct => load::DIRECT,
             Self::Steered | Self::SteeredUncounted => load::STEERED,
             Self::Proxied => load::PROXIED,
             Self::SocketProxyd => peers::SOCKET_PROXYD,
@@ -72,15 +76,19 @@ impl Way {
         }
     }
 
-    /// Whether the others are so far from it that one slice a round tells.
-    fn is_far(self) -> bool {
-        matches!(self, Self::Proxied | Self::SocketProxyd | Self::HaProxy)
+    /// One of those that are compared with each other to a few percent.
+    fn is_close(self) -> bool {
+        matches!(
+            self,
+            Self::DirectUncounted | Self::SteeredUncounted | Self::Direct | Self::Steered
+        )
     }
 
     /// The service whose clients they are, and the leg on which they must be counted.
     fn counted_as(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Bare | Self::SteeredUncounted | Self::SocketProxyd | Self::HaProxy => None,
+            Self::Bare | Self::DirectUncounted | Self::SteeredUncounted => None,
+            Self::SocketProxyd | Self::HaProxy => None,
             Self::Direct => Some(("steered", "back")),
             Self::Steered => Some(("steered", "steered")),
             Self::Proxied => Some(("proxied", "front")),
@@ -161,9 +169,10 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         Load::Bulk,
     ];
     let slices = if settings.is_short() { 1 } else { SLICES };
-    let far = WAYS.iter().filter(|way| way.is_far()).count() as u32;
-    let slices_of_round = (WAYS.len() as u32 - far) * slices + far;
-    let warm_up = u32::from(!settings.is_short()) * WAYS.len() as u32;
+    let all = WAYS.len() as u32;
+    let close = WAYS.iter().filter(|way| way.is_close()).count() as u32;
+    let slices_of_round = all - close + close * slices;
+    let warm_up = u32::from(!settings.is_short()) * all;
     let steps = (rounds * slices_of_round + warm_up) * loads.len() as u32;
     let mut progress = Progress::new("data-path", steps);
     progress.step("starting a private systemd, two nginx and the agent");
@@ -179,20 +188,20 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         } else {
             (&mut values, slices)
         };
-        let mut these = Values::new();
-        for slice in 0..slices {
-            for (attached, ways) in order(round + slice) {
-                load::attach(&sandbox, attached)?;
-                for load in loads {
-                    for way in ways.iter().filter(|way| slice == 0 || !way.is_far()) {
+        for (attached, ways) in order(round) {
+            load::attach(&sandbox, attached)?;
+            for load in loads {
+                let mut these = Values::new();
+                for slice in 0..slices {
+                    for way in turn(&ways, slice) {
                         progress.step(&format!("round {round} of {rounds}: {}", way.name()));
-                        one(&sandbox, *way, load, &mut these)?;
+                        one(&sandbox, way, load, &mut these)?;
                     }
                 }
+                for (key, series) in these {
+                    into.entry(key).or_default().0.push(series.median());
+                }
             }
-        }
-        for (key, series) in these {
-            into.entry(key).or_default().0.push(series.median());
         }
     }
     drop(progress);
@@ -204,8 +213,8 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     })
 }
 
-/// Each slice goes the way of the last one backwards, so that a drift cancels out.
-fn order(slice: u32) -> Vec<(Attached, Vec<Way>)> {
+/// Each round goes the way of the last one backwards, so that a drift cancels out.
+fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
     let mut counted = vec![
         Way::Direct,
         Way::Steered,
@@ -214,13 +223,32 @@ fn order(slice: u32) -> Vec<(Attached, Vec<Way>)> {
         Way::HaProxy,
     ];
     let bare = (Attached::Nothing, vec![Way::Bare]);
-    let uncounted = (Attached::Steering, vec![Way::SteeredUncounted]);
-    if slice.is_multiple_of(2) {
-        vec![(Attached::All, counted), uncounted, bare]
-    } else {
+    let mut uncounted = vec![Way::DirectUncounted, Way::SteeredUncounted];
+    let forwards = round.is_multiple_of(2);
+    if !forwards {
         counted.reverse();
-        vec![bare, uncounted, (Attached::All, counted)]
+        uncounted.reverse();
     }
+    let mut order = vec![
+        (Attached::All, counted),
+        (Attached::Steering, uncounted),
+        bare,
+    ];
+    if !forwards {
+        order.reverse();
+    }
+    order
+}
+
+/// The ways that a slice of a round measures, forwards and backwards in turn: whoever comes second
+/// finds the machine as the first has left it.
+fn turn(ways: &[Way], slice: u32) -> Vec<Way> {
+    let mut ways = ways.to_vec();
+    ways.retain(|way| slice == 0 || way.is_close());
+    if !slice.is_multiple_of(2) {
+        ways.reverse();
+    }
+    ways
 }
 
 /// One second of one load on one way.
@@ -304,7 +332,11 @@ fn report(values: &Values, rounds: u32) -> Report {
         table.rows.push(row);
         let pairs = [
             ("steered / direct", Way::Steered, Way::Direct),
-            ("the same, not counted", Way::SteeredUncounted, Way::Bare),
+            (
+                "the same, not counted",
+                Way::SteeredUncounted,
+                Way::DirectUncounted,
+            ),
         ];
         for (name, way, other) in pairs {
             if let Some(limit) = kind.limit() {
@@ -333,17 +365,15 @@ fn report(values: &Values, rounds: u32) -> Report {
         name: "data-path",
         title: "what stands between a client and the application",
         method: format!(
-            "Medians of {rounds} rounds in alternating order, each the median of {SLICES} seconds, \
-             direct and steered in turn (of one for the proxies); ± is half the spread of \
-             their middle half, (x) the median of the ratios to `direct` of the same round. wrk \
-             with one thread and 16 connections (latency, download: 1), nginx with one worker, \
-             HAProxy with one thread, on the loopback of a private systemd, all with real-time \
-             priority so that other load matters less; without a proxy client and server stay on a \
-             core each. CPU is that of client, server and \
-             proxy together. `proxied` is ondemand's own proxy, as with `steer = false`. `direct` \
-             goes to the backend's own port while everything is attached, `direct, not counted` to \
-             the same port with nothing of ondemand in the kernel; for `steered, not counted` the \
-             program that counts connections is detached."
+            "Medians of {rounds} rounds in alternating order, each the median of {SLICES} seconds of \
+             direct and steered in turn, and of one second of the others; ± is half the spread of \
+             their middle half, (x) the median of the ratios to `direct` of the same round. wrk with \
+             one thread and 16 connections (latency, download: 1), nginx with one worker, HAProxy \
+             with one thread, on the loopback of a private systemd, all with real-time priority so \
+             that other load matters less; without a proxy client and server stay on a core each. \
+             CPU is that of client, server and proxy together. `proxied` is ondemand's own proxy, \
+             as with `steer = false`. `direct` goes to the backend's own port while everything is \
+             attached; where it says `not counted` the program that counts connections is detached."
         ),
         figures: figures.collect(),
         table,
