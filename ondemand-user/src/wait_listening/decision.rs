@@ -11,12 +11,20 @@ use crate::{
 /// start together with the proxy's, but between a crash and an automatic restart, say, there
 /// may be a moment without either.
 pub const DOWN_GRACE: Duration = Duration::from_millis(100);
+/// While systemd cannot be asked, a listener that was there from the beginning may be that of a
+/// backend which is being stopped: it is trusted after so long only. A bus that was killed is back
+/// much sooner.
+pub const BLIND_GRACE: Duration = Duration::from_secs(3);
 
 /// What is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     /// Somebody listens at the backend's address.
     pub listening: bool,
+    /// At an earlier look nobody did.
+    pub was_silent: bool,
+    /// How long systemd could not be asked, up to now.
+    pub blind: Duration,
     /// The backend's unit; `None` if systemd cannot be asked.
     pub unit: Option<Unit>,
     /// The time since the beginning.
@@ -80,10 +88,11 @@ impl Why {
 pub fn decide(seen: &Seen, start_timeout: Duration) -> Decision {
     let late = seen.waited >= start_timeout;
     let Some(unit) = seen.unit else {
-        return match (seen.listening, late) {
-            (true, _) => Decision::Go,
-            (false, true) => Decision::GiveUp(Why::Unknown),
-            (false, false) => Decision::Wait,
+        let trusted = seen.was_silent || seen.blind >= BLIND_GRACE || late;
+        return match seen.listening {
+            true if trusted => Decision::Go,
+            false if late => Decision::GiveUp(Why::Unknown),
+            _ => Decision::Wait,
         };
     };
     if unit.state.is_up() && !unit.job && seen.listening {
@@ -123,10 +132,39 @@ mod tests {
     fn check(unit: Option<Unit>, listening: bool, seconds: f64, expected: Decision) {
         let seen = Seen {
             listening,
+            was_silent: false,
+            blind: Duration::ZERO,
             unit,
             waited: Duration::from_secs_f64(seconds),
         };
         assert_eq!(decide(&seen, TIMEOUT), expected);
+    }
+
+    #[test]
+    fn a_listener_that_may_be_of_the_last_run_is_not_trusted_blindly() {
+        let seen = Seen {
+            listening: true,
+            was_silent: false,
+            blind: BLIND_GRACE / 2,
+            unit: None,
+            waited: BLIND_GRACE * 2,
+        };
+        assert_eq!(decide(&seen, TIMEOUT), Decision::Wait);
+        let appeared = Seen {
+            was_silent: true,
+            ..seen
+        };
+        assert_eq!(decide(&appeared, TIMEOUT), Decision::Go);
+        let long = Seen {
+            blind: BLIND_GRACE,
+            ..seen
+        };
+        assert_eq!(decide(&long, TIMEOUT), Decision::Go);
+        let late = Seen {
+            waited: TIMEOUT,
+            ..seen
+        };
+        assert_eq!(decide(&late, TIMEOUT), Decision::Go);
     }
 
     #[test]
@@ -156,7 +194,7 @@ mod tests {
         check(unit("failed", false), false, 0.0, Wait);
         check(unit("failed", false), false, 1.0, GiveUp(Why::Failed));
         check(unit("inactive", false), true, 1.0, GiveUp(Why::Down));
-        check(None, true, 0.0, Go);
+        check(None, true, 0.0, Wait);
         check(None, false, 1.0, Wait);
         check(None, false, 90.0, GiveUp(Why::Unknown));
     }

@@ -108,16 +108,21 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
     let mut told = bus.tells_of_listening(name).await;
+    let mut was_silent = false;
     loop {
         // The unit's state is read after the listener was seen: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
         let listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
+        let unit_seen = bus.unit(name, unit).await;
         let seen = Seen {
             listening,
-            unit: bus.unit(name, unit).await,
+            was_silent,
+            blind: bus.blind(),
+            unit: unit_seen,
             waited: first_try.elapsed(),
         };
+        was_silent |= !listening;
         match decide(&seen, start_timeout) {
             Decision::Go => break,
             Decision::Wait => {}
@@ -163,7 +168,10 @@ type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
 #[derive(Default)]
 struct Bus {
     systemd: Option<Systemd>,
+    /// The last time that it failed.
     failed: Option<Instant>,
+    /// The first time since it last answered.
+    blind_since: Option<Instant>,
 }
 
 impl Bus {
@@ -173,18 +181,29 @@ impl Bus {
             return None;
         }
         match self.ask(unit).await {
-            Ok(known) => Some(known.unit),
+            Ok(known) => {
+                self.blind_since = None;
+                Some(known.unit)
+            }
             Err(error) => {
                 if self.failed.is_none() {
                     log::warn!(
                         "{name}: goes by its listener alone, because systemd cannot be asked: {error:#}"
                     );
                 }
+                let now = Instant::now();
                 self.systemd = None;
-                self.failed = Some(Instant::now());
+                self.failed = Some(now);
+                self.blind_since.get_or_insert(now);
                 None
             }
         }
+    }
+
+    /// How long systemd could not be asked, up to now.
+    fn blind(&self) -> Duration {
+        self.blind_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The agent's word that the backend listens, which comes with the kernel's event.

@@ -120,3 +120,42 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
     );
     wait_said(sandbox, 1, &["configuration read again"]);
 }
+
+/// A proxy that cannot ask systemd must not take the listener of an application that is being
+/// stopped for that of the next one.
+#[test]
+fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() {
+    require_sandbox!();
+    let sandbox = service::on_demand(service::CONFIG, "--stop-delay-ms 3000").unwrap();
+    let client = |request| sandbox.in_network(|| client::get(service::front(), request));
+    let before = client(Request::default()).unwrap().unwrap();
+    wait_state(&sandbox, "app.service", "deactivating").unwrap();
+    shell(&sandbox, "systemctl stop dbus.socket dbus.service");
+    let state = sandbox.property("app.service", "ActiveState").unwrap();
+    assert_eq!(state, "deactivating", "too slow to tell anything");
+    let answers = sandbox.in_network(|| {
+        let mut stream = client::connect(service::front())?;
+        let request = Request {
+            keep_alive: true,
+            ..Request::default()
+        };
+        let first = client::ask(&mut stream, request)?;
+        // Longer than the stop takes.
+        std::thread::sleep(Duration::from_millis(3500));
+        client::ask(&mut stream, request)?;
+        Ok::<_, client::Loss>(first)
+    });
+    let after = answers.unwrap().unwrap();
+    assert_ne!(
+        before.header("X-Started"),
+        after.header("X-Started"),
+        "it was served by the application that was being stopped"
+    );
+    // One that is up all along serves without the bus, too, after a while.
+    wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    client(Request::default()).unwrap().unwrap();
+    shell(&sandbox, "systemctl start dbus.socket dbus.service");
+    wait_said(&sandbox, 1, SEES);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
