@@ -171,7 +171,9 @@ impl Sandbox {
         command
             .args(["--all", "--target", &self.init.to_string(), "--"])
             .arg(program)
-            .args(arguments);
+            .args(arguments)
+            // kill(1) with the process 0, of a unit that has none, would otherwise end the caller.
+            .process_group(0);
         let output = tidy(&mut command)
             .output()
             .with_context(|| format!("run {words:?}"))?;

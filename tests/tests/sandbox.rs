@@ -139,3 +139,11 @@ fn a_kept_one_outlives_its_owner_until_it_is_ended() -> Result<()> {
     check_gone(&name, init);
     Ok(())
 }
+
+#[test]
+fn a_signal_to_no_process_ends_nobody_outside() -> Result<()> {
+    let sandbox = Sandbox::boot()?;
+    // kill(2) takes it for the caller's process group.
+    assert!(sandbox.run(&["sh", "-c", "kill -KILL 0"]).is_err());
+    Ok(())
+}
