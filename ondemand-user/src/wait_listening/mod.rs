@@ -114,12 +114,11 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
         // is being stopped must not be taken for that of the next one.
         let listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
-        let unit_seen = bus.unit(name, unit).await;
         let seen = Seen {
             listening,
             was_silent,
+            unit: bus.unit(name, unit).await,
             blind: bus.blind(),
-            unit: unit_seen,
             waited: first_try.elapsed(),
         };
         was_silent |= !listening;

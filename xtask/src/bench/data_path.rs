@@ -209,7 +209,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let machine = Machine::look(&sandbox, &programs, &usage);
     Ok(Measured {
         machine,
-        report: report(&values, rounds),
+        report: report(&values, rounds, slices),
     })
 }
 
@@ -307,7 +307,7 @@ fn cpu(sandbox: &Sandbox) -> Result<f64> {
     Ok(sum)
 }
 
-fn report(values: &Values, rounds: u32) -> Report {
+fn report(values: &Values, rounds: u32, slices: u32) -> Report {
     let series = |kind, way| values.get(&(kind, way)).cloned().unwrap_or_default();
     let mut table = Table::default();
     let head = std::iter::once("").chain(WAYS.iter().map(|way| way.name()));
@@ -365,7 +365,7 @@ fn report(values: &Values, rounds: u32) -> Report {
         name: "data-path",
         title: "what stands between a client and the application",
         method: format!(
-            "Medians of {rounds} rounds in alternating order, each the median of {SLICES} seconds of \
+            "Medians of {rounds} rounds in alternating order, each the median of {slices} seconds of \
              direct and steered in turn, and of one second of the others; ± is half the spread of \
              their middle half, (x) the median of the ratios to `direct` of the same round. wrk with \
              one thread and 16 connections (latency, download: 1), nginx with one worker, HAProxy \
