@@ -32,7 +32,7 @@ impl Process {
     ///
     /// It does not run.
     pub fn agent(sandbox: &Sandbox) -> Result<Self> {
-        let inside = sandbox.property("ondemand.service", "MainPID")?;
+        let inside = sandbox.main_pid("ondemand.service")?.to_string();
         // The kernel writes the numbers of whoever reads.
         let path = sandbox.path("/sys/fs/cgroup/system.slice/ondemand.service/cgroup.procs");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;

@@ -270,6 +270,17 @@ impl Sandbox {
         Ok(value.trim().to_owned())
     }
 
+    /// The process id of a unit's main process, as inside.
+    ///
+    /// # Errors
+    ///
+    /// systemd does not answer, or the unit has none: a signal to 0 would reach its sender.
+    pub fn main_pid(&self, unit: &str) -> Result<u32> {
+        let pid = self.property(unit, "MainPID")?.parse()?;
+        ensure!(pid != 0, "{unit} has no main process");
+        Ok(pid)
+    }
+
     /// The journal of a unit, complete up to now, messages only; empty if it cannot be read.
     pub fn journal(&self, unit: &str) -> String {
         // What the unit wrote may still be on its way. Without it there is less to read: no error.

@@ -9,7 +9,7 @@ use tests::{
     wait_for,
 };
 
-use crate::{bus::check, require_sandbox};
+use crate::{bus::check, faults::agent_pid, require_sandbox};
 
 fn ask(sandbox: &Sandbox) {
     sandbox
@@ -45,13 +45,12 @@ fn a_hold_keeps_it_up_until_it_is_released() {
     // It survives the agent's restart, and its death.
     for signal in ["TERM", "KILL"] {
         let kill = format!("--signal={signal}");
-        let before = sandbox.property("ondemand.service", "MainPID").unwrap();
+        let before = agent_pid(&sandbox);
         sandbox
             .run(&["systemctl", "kill", &kill, "ondemand.service"])
             .unwrap();
         wait_for("the agent has gone", service::SOON, || {
-            let now = sandbox.property("ondemand.service", "MainPID").ok()?;
-            (now != before).then_some(())
+            (sandbox.main_pid("ondemand.service").ok() != Some(before)).then_some(())
         })
         .unwrap();
         service::start_agent(&sandbox).unwrap();
@@ -238,9 +237,8 @@ fn a_stop_is_never_forced() {
     assert_eq!(state(&sandbox), "inactive");
     // One that does not leave, as of an older version.
     ask(&sandbox);
-    let proxy = sandbox
-        .property("ondemand-test.service", "MainPID")
-        .unwrap();
+    let proxy = sandbox.main_pid("ondemand-test.service").unwrap();
+    let proxy = proxy.to_string();
     sandbox.run(&["kill", "-STOP", &proxy]).unwrap();
     check(
         &sandbox,

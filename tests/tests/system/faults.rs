@@ -99,10 +99,10 @@ pub(crate) fn shell(sandbox: &Sandbox, line: &str) -> String {
     sandbox.run(&["sh", "-c", line]).unwrap()
 }
 
-/// The agent's process id, zero while there is none.
+/// The agent's process id.
+#[track_caller]
 pub(crate) fn agent_pid(sandbox: &Sandbox) -> u32 {
-    let pid = sandbox.property("ondemand.service", "MainPID").unwrap();
-    pid.parse().unwrap()
+    sandbox.main_pid("ondemand.service").unwrap()
 }
 
 /// Waits until another agent than this one says that it is ready.
@@ -110,8 +110,8 @@ pub(crate) fn agent_pid(sandbox: &Sandbox) -> u32 {
 pub(crate) fn wait_next_agent(sandbox: &Sandbox, before: u32) {
     wait_for("the next agent runs", RIGHT_AGAIN, || {
         let state = sandbox.property("ondemand.service", "ActiveState").ok()?;
-        let pid = agent_pid(sandbox);
-        (state == "active" && pid != before && pid != 0).then_some(())
+        let pid = sandbox.main_pid("ondemand.service").ok()?;
+        (state == "active" && pid != before).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}: {}", sandbox.journal("ondemand.service")));
 }

@@ -13,7 +13,7 @@ use tests::{
     wait_for,
 };
 
-use crate::require_sandbox;
+use crate::{faults::agent_pid, require_sandbox};
 
 const HISTORY: &str = "/var/lib/ondemand/history.db";
 
@@ -152,7 +152,7 @@ fn a_killed_agent_loses_nothing() {
         (report(&sandbox, &[])["total"]["activations"] == 2).then_some(())
     })
     .unwrap();
-    let pid = sandbox.property("ondemand.service", "MainPID").unwrap();
+    let pid = agent_pid(&sandbox).to_string();
     sandbox.run(&["kill", "-9", &pid]).unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap(); // by the agent that follows
     let after = report_with_stops(&sandbox, 2, &[]);

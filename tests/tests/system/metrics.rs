@@ -36,7 +36,6 @@ fn boot(cgroups: Cgroups, config: &str) -> Sandbox {
 
 fn kill_agent(sandbox: &Sandbox) {
     let pid = agent_pid(sandbox);
-    assert_ne!(pid, 0, "no agent runs");
     sandbox.run(&["kill", "-KILL", &pid.to_string()]).unwrap();
     wait_next_agent(sandbox, pid);
 }

@@ -26,7 +26,7 @@ fn ask(sandbox: &Sandbox) {
 
 /// proc_pid_status(5) of a unit's main process; the first of several values.
 fn process(sandbox: &Sandbox, unit: &str) -> HashMap<String, String> {
-    let pid = sandbox.property(unit, "MainPID").unwrap();
+    let pid = sandbox.main_pid(unit).unwrap();
     let text = sandbox
         .run(&["cat", &format!("/proc/{pid}/status")])
         .unwrap();

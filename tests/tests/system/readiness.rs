@@ -208,7 +208,7 @@ fn a_proxy_that_is_told_to_end_lets_its_clients_finish() {
     };
     ask("").unwrap();
     let proxy = "ondemand-test.service";
-    let first = sandbox.property(proxy, "MainPID").unwrap();
+    let first = sandbox.main_pid(proxy).unwrap();
     thread::scope(|scope| {
         let slow = scope.spawn(|| ask("wait=1500"));
         wait_for("it is being served", SOON, || {
@@ -220,6 +220,6 @@ fn a_proxy_that_is_told_to_end_lets_its_clients_finish() {
     });
     // Whoever comes next gets a proxy of its own; the application is the same.
     ask("").unwrap();
-    assert_ne!(sandbox.property(proxy, "MainPID").unwrap(), first);
+    assert_ne!(sandbox.main_pid(proxy).unwrap(), first);
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 1);
 }

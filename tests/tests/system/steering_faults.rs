@@ -14,6 +14,7 @@ use tests::{
 
 use crate::{
     counts::{self, Sums},
+    faults::agent_pid,
     require_sandbox,
     steering::{CONFIG, ask_with, is_steered, parse, wait_route, warm},
 };
@@ -225,7 +226,7 @@ fn another_network_namespace_is_left_alone() {
             }
         });
         // At the same time: each client reaches the application of its own namespace.
-        let app = sandbox.property("app.service", "MainPID").unwrap();
+        let app = sandbox.main_pid("app.service").unwrap().to_string();
         for _ in 0..50 {
             let (answer, steered) = ask_with(&sandbox, front(), Request::default()).unwrap();
             assert!(steered);
@@ -337,7 +338,7 @@ fn another_program_at_the_front_address_keeps_its_clients() {
         (listeners(&sandbox, 8080) == 1).then_some(())
     })
     .unwrap();
-    let other = sandbox.property("other.service", "MainPID").unwrap();
+    let other = sandbox.main_pid("other.service").unwrap().to_string();
     for _ in 0..20 {
         let (answer, _) = ask_with(&sandbox, front(), Request::default()).unwrap();
         assert_eq!(answer.header("X-Pid"), Some(other.as_str()));
@@ -365,7 +366,7 @@ fn another_program_at_the_front_address_keeps_its_clients() {
 fn address_rules_that_steering_would_bypass_turn_it_off() {
     require_sandbox!();
     let sandbox = warm(CONFIG, "");
-    let agent = sandbox.property("ondemand.service", "MainPID").unwrap();
+    let agent = agent_pid(&sandbox);
     // Rules of the front socket, of the application, and of a slice that both are in.
     for unit in ["ondemand-test.socket", "app.service", "system.slice"] {
         let drop_in = format!("/etc/systemd/system/{unit}.d/rules.conf");
@@ -399,10 +400,7 @@ fn address_rules_that_steering_would_bypass_turn_it_off() {
         wait_route(&sandbox, "steered");
         assert!(is_steered(&sandbox, front()), "{unit}");
     }
-    assert_ne!(
-        agent,
-        sandbox.property("ondemand.service", "MainPID").unwrap()
-    );
+    assert_ne!(agent, agent_pid(&sandbox));
     // Rules that only allow deny nothing.
     let allow = "[Socket]\nIPAddressAllow=127.0.0.0/8\n";
     sandbox
