@@ -9,6 +9,7 @@ mod announce;
 mod commands;
 mod configuration;
 mod holding;
+mod kernel_events;
 mod last_look;
 mod notify;
 mod observed;
@@ -36,7 +37,7 @@ use recorder::Recorder;
 use service::Watched;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::Instant,
 };
 use units::{Connection, Readings};
@@ -55,11 +56,8 @@ use crate::{
     systemd::{Change, Link, Reading},
     units::last_good,
     veto,
-    words::{Span, counted},
+    words::counted,
 };
-
-/// Proxies of one service that wait for its listener, at most.
-const MOST_WAITING: usize = 64;
 
 /// How long to wait for the agent's name on the bus before it is ready without.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -324,68 +322,6 @@ impl Agent {
             Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
-        }
-    }
-
-    fn kernel_event(&mut self, event: KernelEvent) {
-        let (KernelEvent::Listening(slot, _)
-        | KernelEvent::Opened(slot)
-        | KernelEvent::Closed(slot)
-        | KernelEvent::Answered(slot, _)) = event;
-        // An event of a service that is not configured any more.
-        let Some(name) = self.slots.get(&slot).cloned() else {
-            return;
-        };
-        match (event, self.services.get_mut(&name)) {
-            (KernelEvent::Listening(_, at), Some(watched)) => {
-                watched.listens = Some(at);
-                // First of all: a client waits for it.
-                for waiting in watched.waiting.drain(..) {
-                    let _ = waiting.send(()); // The caller may have gone.
-                }
-                self.metrics.listens(&name, at);
-                self.find_refusal(&name);
-            }
-            (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
-            (KernelEvent::Answered(_, at), _) => return self.recorder.answered(&name, at),
-            _ => {}
-        }
-        self.look(&name, Input::Changed);
-        if let KernelEvent::Listening(_, at) = event {
-            self.say_listening(&name);
-            self.recorder.listens(&name, at);
-        }
-    }
-
-    /// Says how long the start took. It is over when the application listens, which for
-    /// `Type=simple` systemd does not know; the kernel may tell of it before systemd tells of the
-    /// start.
-    fn say_listening(&mut self, name: &str) {
-        let watched = self.services.get(name);
-        let units = watched.and_then(|watched| self.units_of(watched));
-        if let Some((units, watched)) = units.zip(self.services.get_mut(name))
-            && let Some(took) = watched.listened(&units.backend)
-        {
-            watched.tally.last_start = Some(took);
-            log::info!("{name}: listens {} after its start began", Span(took));
-        }
-    }
-
-    /// Somebody waits for a backend's listener. One that is there already sends no event.
-    fn wait_listening(&mut self, name: &str, answer: oneshot::Sender<()>) {
-        // Dropping the answer tells the caller to look by itself.
-        let Some(watched) = self.services.get_mut(name) else {
-            return;
-        };
-        let there = crate::listening::is_listening(&watched.service.backend);
-        if there.is_ok_and(|there| there) {
-            // The caller may have gone.
-            let _ = answer.send(());
-            return;
-        }
-        watched.waiting.retain(|waiting| !waiting.is_closed());
-        if watched.waiting.len() < MOST_WAITING {
-            watched.waiting.push(answer);
         }
     }
 
