@@ -99,12 +99,11 @@ fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why
             took >= from && took <= to,
             "{options}: let go after {took:?}"
         );
-        let journal = sandbox.journal("ondemand-test.service");
-        let said = journal.matches(why).count();
-        assert!(
-            said >= attempt,
-            "{options}: {why:?} {said} times in\n{journal}"
-        );
+        wait_for(&format!("{options}: {why:?} in the journal"), SOON, || {
+            let journal = sandbox.journal("ondemand-test.service");
+            (journal.matches(why).count() >= attempt).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", sandbox.journal("ondemand-test.service")));
     }
     // The socket is still there for the next, and nothing spins.
     assert_eq!(

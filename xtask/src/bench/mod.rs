@@ -217,13 +217,12 @@ fn targets(report: &Report) -> Vec<Target> {
 /// Builds what is measured, and the clients. To see whether a bench works it is as the tests
 /// have it: to build it for release takes longer than the benches.
 fn build(check: bool) -> Result<PathBuf> {
-    run(&Step::cargo(&["build", "--package", "tests", "--bins"]))?;
-    let step = Step::cargo(&["build", "--package", "ondemand-user"]);
+    // The whole workspace: a package alone would have dependencies with other features, built anew.
+    run(&Step::cargo(&["build", "--workspace"]))?;
     if check {
-        run(&step)?;
         return tests::built("ondemand");
     }
-    run(&step.args(&["--release"]))?;
+    run(&Step::cargo(&["build", "--package", "ondemand-user", "--release"]))?;
     released("ondemand")
 }
 
