@@ -222,7 +222,12 @@ fn build(check: bool) -> Result<PathBuf> {
     if check {
         return tests::built("ondemand");
     }
-    run(&Step::cargo(&["build", "--package", "ondemand-user", "--release"]))?;
+    run(&Step::cargo(&[
+        "build",
+        "--package",
+        "ondemand-user",
+        "--release",
+    ]))?;
     released("ondemand")
 }
 
