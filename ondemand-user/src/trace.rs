@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use csv::{ByteRecord, ReaderBuilder};
+use csv_core::ReadRecordResult;
 
 use crate::{
     replay::{Replay, Timeouts},
@@ -100,7 +100,7 @@ fn unpack(file: File) -> Result<(Child, impl Read)> {
 pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts) -> Result<Trace> {
     let mut input = BufReader::with_capacity(1 << 16, input);
     let mut fleet = Fleet::new(timeouts);
-    let mut columns = None;
+    let (mut columns, mut record) = (None, Record::new());
     let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
         line.clear();
@@ -119,9 +119,9 @@ pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts) -> Result<Trace
         } else if line.trim_ascii().is_empty() {
             continue;
         } else if let Some(columns) = &columns {
-            fleet.line(&line, columns)
+            fleet.line(&line, columns, &mut record)
         } else {
-            Columns::find(&line).map(|found| columns = Some(found))
+            Columns::find(&line, &mut record).map(|found| columns = Some(found))
         };
         known.map_err(|why| anyhow!("{name}:{number}: {why}"))?;
     }
@@ -142,7 +142,7 @@ struct Columns {
 
 impl Columns {
     /// By the first line of the file.
-    fn find(line: &[u8]) -> Result<Self, String> {
+    fn find(line: &[u8], record: &mut Record) -> Result<Self, String> {
         // RFC 1952.
         if line.starts_with(b"\x1f\x8b") {
             return Err(
@@ -152,17 +152,17 @@ impl Columns {
             );
         }
         let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        let record = record(line)?;
+        record.read(line)?;
         let column = |wanted: &str| {
-            let mut fields = record.iter();
-            fields
+            record
+                .fields()
                 .position(|field| field.trim_ascii() == wanted.as_bytes())
                 .ok_or_else(|| format!("no column {wanted:?}; {}", expected()))
         };
         Ok(Self {
             time: column(TIME)?,
             service: column(SERVICE)?,
-            count: record.len(),
+            count: record.count,
         })
     }
 
@@ -176,19 +176,65 @@ impl Columns {
 }
 
 /// A line with all that CSV allows, but no field over several lines.
-fn record(line: &[u8]) -> Result<ByteRecord, String> {
-    // A quote inside of a quoted field is written twice, so they come in pairs.
-    if line.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
-        return Err("its quote is not closed".into());
+struct Record {
+    // Its tables take longer to make than a line to read.
+    reader: csv_core::Reader,
+    text: Vec<u8>,
+    ends: Vec<usize>,
+    count: usize,
+}
+
+impl Record {
+    fn new() -> Self {
+        Self {
+            reader: csv_core::Reader::new(), // `default()` makes one without its tables.
+            text: Vec::new(),
+            ends: Vec::new(),
+            count: 0,
+        }
     }
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .buffer_capacity(line.len().max(1))
-        .from_reader(line);
-    let mut record = ByteRecord::new();
-    match reader.read_byte_record(&mut record) {
-        Ok(_) => Ok(record),
-        Err(error) => Err(error.to_string()),
+
+    fn read(&mut self, line: &[u8]) -> Result<(), String> {
+        // A quote inside of a quoted field is written twice, so they come in pairs.
+        if line.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
+            return Err("its quote is not closed".into());
+        }
+        self.reader.reset();
+        // What is read is never longer, and a field has at least its comma.
+        self.text.resize(line.len() + 1, 0);
+        self.ends.resize(line.len() + 1, 0);
+        let (mut read, mut written) = (0, 0);
+        self.count = 0;
+        loop {
+            let text = &mut self.text[written..];
+            let ends = &mut self.ends[self.count..];
+            // Once all was read, the empty rest says that it is the end.
+            let (result, input, output, fields) =
+                self.reader.read_record(&line[read..], text, ends);
+            read += input;
+            written += output;
+            self.count += fields;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::Record | ReadRecordResult::End => break,
+                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
+                    return Err("it is not CSV".into());
+                }
+            }
+        }
+        if !line[read..].trim_ascii().is_empty() {
+            return Err("a carriage return stands in its middle".into());
+        }
+        Ok(())
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.count).map(|number| self.field(number))
+    }
+
+    fn field(&self, number: usize) -> &[u8] {
+        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[begin..self.ends[number]]
     }
 }
 
@@ -213,11 +259,11 @@ impl<'a> Fleet<'a> {
     }
 
     /// One line of the file. The error says what is wrong with it.
-    fn line(&mut self, line: &[u8], columns: &Columns) -> Result<(), String> {
+    fn line(&mut self, line: &[u8], columns: &Columns, record: &mut Record) -> Result<(), String> {
         if line.contains(&b'"') {
-            let record = record(line)?;
-            columns.check(record.len())?;
-            return self.arrive(&record[columns.time], &record[columns.service]);
+            record.read(line)?;
+            columns.check(record.count)?;
+            return self.arrive(record.field(columns.time), record.field(columns.service));
         }
         let (mut time, mut service, mut count) = (&[][..], &[][..], 0);
         for field in line.trim_ascii_end().split(|byte| *byte == b',') {

@@ -53,6 +53,10 @@ fn what_is_no_trace_is_refused() {
     );
     refused(&rows("0,\"a\n1,a\n"), "t.csv:2: its quote is not closed");
     refused(
+        &rows("0,\"a\"\r1,a\n"),
+        "t.csv:2: a carriage return stands in its middle",
+    );
+    refused(
         &"x".repeat(1 << 20),
         "t.csv:1: longer than 64 KiB; is it a trace?",
     );
