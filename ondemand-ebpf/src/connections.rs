@@ -8,7 +8,7 @@ use aya_ebpf::{
         BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::{
-        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_hash_update,
+        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_map_update,
         generated::bpf_ktime_get_coarse_ns,
     },
     macros::sock_ops,
@@ -17,8 +17,8 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use ondemand_ebpf::{
     Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
-    Endpoint, GATE_IGNORE, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED, LEGS,
-    LIST_IGNORE, ListenerKey, ROLE_BACKEND, ROLE_FRONT, Tag,
+    Endpoint, GATE_IGNORE, INET, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER,
+    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FRONT, Tag, listener_place,
 };
 
 use crate::{
@@ -28,11 +28,6 @@ use crate::{
     },
     traffic,
 };
-
-/// `AF_INET`
-pub const INET: u32 = 2;
-/// `AF_INET6`
-pub const INET6: u32 = 10;
 /// The third word of `::ffff:a.b.c.d` in network order.
 pub const MAPPED: u32 = u32::from_be(0xffff);
 
@@ -48,6 +43,7 @@ pub const EEXIST: i64 = -17;
 /// The cookie of the network namespace that is watched. Set by the loader.
 #[unsafe(no_mangle)]
 pub static NETNS: Global<u64> = Global::new(0);
+
 #[sock_ops]
 pub fn connections(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
@@ -172,15 +168,11 @@ fn remember_listener(ctx: &SockOpsContext, slot: u32, address: [u32; 4]) {
     let (v4, v6) = families(family, &address);
     let mut result = 0;
     if v6 {
-        let key = ListenerKey {
-            slot,
-            family: INET6,
-        };
-        result = insert_listener(ctx, key, BPF_ANY as u64);
+        result = insert_listener(ctx, listener_place(slot, INET6), BPF_ANY as u64);
     }
     if v4 {
         let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
-        let other = insert_listener(ctx, ListenerKey { slot, family: INET }, flags as u64);
+        let other = insert_listener(ctx, listener_place(slot, INET), flags as u64);
         if result == 0 && other != EEXIST {
             result = other;
         }
@@ -194,13 +186,13 @@ fn remember_listener(ctx: &SockOpsContext, slot: u32, address: [u32; 4]) {
 }
 
 #[inline(always)]
-fn insert_listener(ctx: &SockOpsContext, mut key: ListenerKey, flags: u64) -> i64 {
-    // SAFETY: the map, the key and the context are valid for the call.
+fn insert_listener(ctx: &SockOpsContext, mut place: u32, flags: u64) -> i64 {
+    // SAFETY: the map, the place and the context are valid for the call.
     unsafe {
-        bpf_sock_hash_update(
+        bpf_sock_map_update(
             ctx.ops,
             (&raw const LISTENERS).cast_mut().cast(),
-            (&raw mut key).cast(),
+            (&raw mut place).cast(),
             flags,
         )
     }

@@ -7,7 +7,7 @@
 
 /// The version of the maps' layout. It names the directory of the pins, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Services at most, and slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -174,16 +174,16 @@ pub struct Alarm {
 }
 const _: () = assert!(size_of::<Alarm>() == 24);
 
-/// Where steering finds a backend's listener.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerKey {
-    /// The service's slot.
-    pub slot: u32,
-    /// `AF_INET` or `AF_INET6`: the family of the connections that it can take.
-    pub family: u32,
+/// Where steering finds a backend's listener: its place in the map `LISTENERS`. Of a service's two
+/// the second takes connections of IPv6 (`family` is `AF_INET6`), the first those of IPv4.
+#[inline(always)]
+pub const fn listener_place(slot: u32, family: u32) -> u32 {
+    2 * slot + (family == INET6) as u32
 }
-const _: () = assert!(size_of::<ListenerKey>() == 8);
+/// `AF_INET`
+pub const INET: u32 = 2;
+/// `AF_INET6`
+pub const INET6: u32 = 10;
 
 /// A message of the ring buffer.
 #[repr(C)]
@@ -264,7 +264,6 @@ mod pod {
         Counters,
         Endpoint,
         Event,
-        ListenerKey,
         Meta,
         Name,
         Network,

@@ -14,12 +14,12 @@ use aya_ebpf::{
     },
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_IGNORE, LEG_LISTENER, LEGS, LIST_IGNORE, ListenerKey, NO_SLOT, ROLE_BACKEND,
-    SocketRecord, Tag,
+    Endpoint, GATE_IGNORE, INET, INET6, LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_BACKEND,
+    SocketRecord, Tag, listener_place,
 };
 
 use crate::{
-    connections::{CLOSE_WAIT, EEXIST, ESTABLISHED, INET, INET6, LISTEN, MAPPED, NETNS, families},
+    connections::{CLOSE_WAIT, EEXIST, ESTABLISHED, LISTEN, MAPPED, NETNS, families},
     maps::{COUNTERS, ENDPOINTS, LISTENERS, atomic_add, gate, is_listed, is_watched, set_tag, tag},
     traffic::{self, field},
 };
@@ -176,15 +176,11 @@ fn remember_listener(socket: *mut c_void, slot: u32, record: &SocketRecord) {
     let (v4, v6) = families(record.family, &record.address);
     let mut result = 0;
     if v6 {
-        let key = ListenerKey {
-            slot,
-            family: INET6,
-        };
-        result = insert_listener(socket, key, BPF_ANY as u64);
+        result = insert_listener(socket, listener_place(slot, INET6), BPF_ANY as u64);
     }
     if v4 {
         let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
-        let other = insert_listener(socket, ListenerKey { slot, family: INET }, flags as u64);
+        let other = insert_listener(socket, listener_place(slot, INET), flags as u64);
         if result == 0 && other != EEXIST {
             result = other;
         }
@@ -198,12 +194,12 @@ fn remember_listener(socket: *mut c_void, slot: u32, record: &SocketRecord) {
 }
 
 #[inline(always)]
-fn insert_listener(socket: *mut c_void, key: ListenerKey, flags: u64) -> i64 {
-    // SAFETY: map, key and socket are valid for the call.
+fn insert_listener(socket: *mut c_void, place: u32, flags: u64) -> i64 {
+    // SAFETY: map, place and socket are valid for the call.
     unsafe {
         bpf_map_update_elem(
             (&raw const LISTENERS).cast_mut().cast(),
-            (&raw const key).cast(),
+            (&raw const place).cast(),
             socket,
             flags,
         )

@@ -8,12 +8,12 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, LIST_IGNORE, LIST_WAKE, ListenerKey,
-    Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT,
+    Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, INET6, LIST_IGNORE, LIST_WAKE, Owner,
+    PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT, listener_place,
 };
 
 use crate::{
-    connections::{INET6, MAPPED, NETNS, local_address, now, remote_address, word},
+    connections::{MAPPED, NETNS, local_address, now, remote_address, word},
     maps::{
         COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
     },
@@ -68,13 +68,13 @@ fn steer(ctx: &SkLookupContext) -> u32 {
     if gate(slot) & GATE_OPEN == 0 {
         return PASS;
     }
-    let key = ListenerKey { slot, family };
-    // SAFETY: map and key are valid; a socket that was found is released again. If it cannot take
+    let place = listener_place(slot, family);
+    // SAFETY: map and place are valid; a socket that was found is released again. If it cannot take
     // the connection, the ordinary lookup goes on.
     unsafe {
         let socket = bpf_map_lookup_elem(
             (&raw const LISTENERS).cast_mut().cast(),
-            (&raw const key).cast(),
+            (&raw const place).cast(),
         );
         if !socket.is_null() {
             bpf_sk_assign(ctx.lookup.cast(), socket, 0);

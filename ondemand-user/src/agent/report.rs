@@ -1,6 +1,6 @@
 //! The agent's answer to `ondemand status`.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::sync::oneshot;
@@ -15,7 +15,6 @@ use crate::{
         unit::ActiveState,
     },
     policy::Verdict,
-    sampler::Slot,
     status::{Report, Service},
     words::{Span, counted},
 };
@@ -24,14 +23,11 @@ impl Agent {
     /// Everything about all services.
     pub(super) fn report(&mut self, answer: oneshot::Sender<String>) {
         self.count_open_bytes();
-        let steerable = self.steerable();
         let services = self.services.values();
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dry_run: self.dry_run,
-            services: services
-                .map(|watched| self.describe_one(watched, &steerable))
-                .collect(),
+            services: services.map(|watched| self.describe_one(watched)).collect(),
         };
         tokio::spawn(units::complete_report(
             self.systemd.caller(),
@@ -44,12 +40,12 @@ impl Agent {
     pub(super) fn describe(&self, name: &str) -> Service {
         let watched = self.services.get(name);
         watched
-            .map(|watched| self.describe_one(watched, &self.steerable()))
+            .map(|watched| self.describe_one(watched))
             .unwrap_or_default()
     }
 
-    fn describe_one(&self, watched: &Watched, steerable: &HashSet<Slot>) -> Service {
-        let steered = watched.lifecycle.steered() && steerable.contains(&watched.slot);
+    fn describe_one(&self, watched: &Watched) -> Service {
+        let steered = self.is_steered(watched);
         let now = Moment::now();
         let hold = self.holding.left(&watched.service.name, &now);
         let mut service = describe(watched, self.view(watched).as_ref(), steered);
@@ -72,11 +68,16 @@ impl Agent {
         service
     }
 
-    fn steerable(&self) -> HashSet<Slot> {
-        self.sampler.steerable().unwrap_or_else(|error| {
-            log::debug!("{error:#}");
-            HashSet::new()
-        })
+    /// Whether new connections go straight to the backend.
+    fn is_steered(&self, watched: &Watched) -> bool {
+        watched.lifecycle.steered()
+            && self
+                .sampler
+                .is_steerable(watched.slot)
+                .unwrap_or_else(|error| {
+                    log::debug!("{error:#}");
+                    false
+                })
     }
 }
 

@@ -7,17 +7,19 @@ pub(crate) mod snapshot;
 mod watchlist;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::Read as _,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, MapData, RingBuf, SockHash, lpm_trie::Key};
+use aya::maps::{
+    Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key,
+};
 use decode::Message;
 use ondemand_ebpf::{
-    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, LEG_BACK, LEG_FRONT,
-    LEG_IGNORED, LEG_STEERED, ListenerKey, MAX_NAME, MAX_SERVICES, Name, Network, Owner,
-    SocketRecord,
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, INET, INET6,
+    LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_NAME, MAX_SERVICES, Name, Network, Owner,
+    SocketRecord, listener_place,
 };
 pub use sample::{KernelEvent, Leg, Sample, Slot, Snapshot, Sockets};
 use tokio::io::unix::AsyncFd;
@@ -38,7 +40,8 @@ pub struct Sampler {
     alarms: Array<MapData, Alarm>,
     gates: Array<MapData, u64>,
     networks: LpmTrie<MapData, Network, u32>,
-    listeners: SockHash<MapData, ListenerKey>,
+    /// The cookies of the sockets in it.
+    listeners: Array<MapData, u64>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
     messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -68,7 +71,7 @@ impl Sampler {
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
             networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
-            listeners: SockHash::try_from(kernel.take_map("LISTENERS")?)?,
+            listeners: listeners(kernel.take_map("LISTENERS")?)?,
             names,
             // SAFETY: both own their descriptor and give the same one for as long as they live.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
@@ -342,17 +345,20 @@ impl Sampler {
         Ok(self.gates.set(slot.0, (before & !mask) | bits, 0)?)
     }
 
-    /// The services with a listener that connections can be steered to.
+    /// Whether it has a listener that connections can be steered to.
     ///
     /// # Errors
     ///
     /// The map cannot be read.
-    pub fn steerable(&self) -> Result<HashSet<Slot>> {
-        self.listeners
-            .keys()
-            .map(|key| Ok(Slot(key?.slot)))
-            .collect::<Result<_>>()
-            .context("read the listeners")
+    pub fn is_steerable(&self, slot: Slot) -> Result<bool> {
+        for family in [INET, INET6] {
+            match self.listeners.get(&listener_place(slot.0, family), 0) {
+                Ok(_) => return Ok(true),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("read the listeners"),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a listener of this backend was found since the last question that connections
@@ -436,6 +442,15 @@ async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message>
         }
         guard.clear_ready();
     }
+}
+
+/// A map of sockets as an array of their cookies, which is what it is to user space; aya's own type
+/// for it can only list all places, empty or not.
+fn listeners(map: Map) -> Result<Array<MapData, u64>> {
+    let Map::SockMap(data) = map else {
+        bail!("LISTENERS is no map of sockets");
+    };
+    Ok(Array::try_from(Map::Array(data))?)
 }
 
 fn read_names(names: &Array<MapData, Name>) -> Result<BTreeMap<Slot, String>> {
