@@ -22,6 +22,7 @@ mod idle_stop;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
+mod no_steering;
 mod privilege;
 mod prometheus;
 mod race;

@@ -1,71 +1,27 @@
-//! The few uses of bpf(2) that a bench needs: how long programs run, and an empty program to
-//! compare with.
+//! How long eBPF programs run, and an empty one to compare with.
 //!
 //! The structures are `union bpf_attr`, `struct bpf_prog_info` and `struct bpf_link_info` of
 //! include/uapi/linux/bpf.h, as far as they are used.
 
 use std::{
-    ffi::CString,
     fs::File,
     io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use nix::libc;
+pub use tests::bpf::Hook;
+use tests::bpf::{bpf, bpf_fd, pinned};
 
-const PROG_LOAD: libc::c_long = 5;
-const OBJ_GET: libc::c_long = 7;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
-const LINK_CREATE: libc::c_long = 28;
 const ENABLE_STATS: libc::c_long = 32;
 
-/// `BPF_PROG_TYPE_CGROUP_SKB`
-const CGROUP_SKB: u32 = 8;
 /// `BPF_STATS_RUN_TIME`
 const RUN_TIME: u32 = 0;
-
-/// Where a program is attached to a cgroup.
-#[derive(Clone, Copy, Debug)]
-pub enum Hook {
-    /// `BPF_CGROUP_INET_INGRESS`
-    Ingress = 0,
-    /// `BPF_CGROUP_INET_EGRESS`
-    Egress = 1,
-    /// `BPF_CGROUP_SOCK_OPS`
-    SockOps = 3,
-}
-
-/// One command of bpf(2).
-///
-/// # Safety
-///
-/// `attributes` is what this command expects, without padding; pointers in it are valid.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    let pointer: *mut T = attributes;
-    // SAFETY: the caller's promise; the kernel takes a shorter union as one that ends in zeros.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    RawFd::try_from(result).map_err(io::Error::other)
-}
-
-/// The same, for commands that give a file descriptor.
-///
-/// # Safety
-///
-/// As for [`bpf`], and the command is one of those.
-unsafe fn bpf_fd<T>(command: libc::c_long, mut attributes: T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise; the descriptor is new and nobody else's.
-    unsafe { bpf(command, &mut attributes).map(|fd| OwnedFd::from_raw_fd(fd)) }
-}
 
 /// The kernel measures how long every program runs, for as long as the result lives.
 /// It is what the sysctl `kernel.bpf_stats_enabled` does, but it cannot be left on by mistake.
@@ -124,21 +80,8 @@ impl Program {
     ///
     /// There is no link at that path.
     pub fn of_link(pin: &Path) -> Result<Self> {
-        #[repr(C)]
-        struct Attributes {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
         let what = || format!("look at the link {}", pin.display());
-        let path = CString::new(pin.as_os_str().as_bytes())?;
-        let attributes = Attributes {
-            path: path.as_ptr() as u64,
-            fd: 0,
-            flags: 0,
-        };
-        // SAFETY: the path lives until after the call.
-        let link = unsafe { bpf_fd(OBJ_GET, attributes) }.with_context(what)?;
+        let link = pinned(pin).with_context(what)?;
         let mut info = LinkInfo {
             kind: 0,
             id: 0,
@@ -157,27 +100,7 @@ impl Program {
     ///
     /// The kernel refuses.
     pub fn empty() -> Result<Self> {
-        #[repr(C)]
-        struct Attributes {
-            kind: u32,
-            instructions: u32,
-            code: u64,
-            license: u64,
-            unused: [u32; 6],
-            name: [u8; 16],
-        }
-        // r0 = 1; exit
-        let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-        let attributes = Attributes {
-            kind: CGROUP_SKB,
-            instructions: 2,
-            code: code.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            unused: [0; 6],
-            name: *b"ondemand_empty\0\0",
-        };
-        // SAFETY: the code lives until after the call.
-        let program = unsafe { bpf_fd(PROG_LOAD, attributes) };
+        let program = tests::bpf::empty(Hook::Ingress);
         Ok(Self(program.context("load an empty BPF program")?))
     }
 
@@ -187,14 +110,7 @@ impl Program {
     ///
     /// The kernel refuses.
     pub fn attach(&self, cgroup: &File, hook: Hook) -> Result<OwnedFd> {
-        let attributes = [
-            self.0.as_raw_fd() as u32,
-            cgroup.as_raw_fd() as u32,
-            hook as u32,
-            0,
-        ];
-        // SAFETY: both descriptors are open.
-        unsafe { bpf_fd(LINK_CREATE, attributes) }
+        tests::bpf::attach(&self.0, cgroup, hook)
             .with_context(|| format!("attach an empty BPF program ({hook:?})"))
     }
 

@@ -2,22 +2,21 @@
 //! many entries they have.
 
 use std::{
-    ffi::CString,
     fs, io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
-use tests::{process::field, sandbox::Sandbox};
+use tests::{
+    bpf::{bpf, pinned},
+    process::field,
+    sandbox::Sandbox,
+};
 
 // Commands and types of include/uapi/linux/bpf.h.
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
-const OBJ_GET: libc::c_long = 7;
 /// The types whose entries come and go: hashes, with all their variants. All others are arrays
 /// and buffers, which are full from the begin, and storage that hangs on sockets.
 const HASHES: [u32; 6] = [1, 5, 9, 10, 13, 18];
@@ -63,7 +62,7 @@ pub fn maps(sandbox: &Sandbox) -> Result<Maps> {
 
 /// Bytes and entries of a map. `None`: something else is pinned there.
 fn look(pin: &Path) -> Result<Option<(f64, u64)>> {
-    let fd = open(pin)?;
+    let fd = pinned(pin)?;
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let Some(kind) = field(&text, "map_type") else {
@@ -79,25 +78,6 @@ fn look(pin: &Path) -> Result<Option<(f64, u64)>> {
         false => 0,
     };
     Ok(Some((number("memlock")? as f64, entries)))
-}
-
-fn open(pin: &Path) -> Result<OwnedFd> {
-    #[repr(C)]
-    struct Attributes {
-        path: u64,
-        fd: u32,
-        flags: u32,
-    }
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attributes = Attributes {
-        path: path.as_ptr() as u64,
-        fd: 0,
-        flags: 0,
-    };
-    // SAFETY: the attributes of this command, without padding; the path lives until after it.
-    let fd = unsafe { bpf(OBJ_GET, &mut attributes) }?;
-    // SAFETY: the kernel has just opened it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Walks the keys. Where entries come and go meanwhile it is about their number; it ends
@@ -127,19 +107,4 @@ fn entries(map: &OwnedFd, key_size: usize, most: usize) -> Result<u64> {
         }
     }
     Ok(most as u64)
-}
-
-/// One command of bpf(2).
-///
-/// # Safety
-///
-/// `attributes` is what this command expects, without padding; pointers in it are valid.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
-    let pointer: *mut T = attributes;
-    // SAFETY: the caller's promise; the kernel takes a shorter union as one that ends in zeros.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, pointer, size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    i32::try_from(result).map_err(io::Error::other)
 }
