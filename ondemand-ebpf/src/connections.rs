@@ -28,6 +28,7 @@ use crate::{
     },
     traffic,
 };
+
 /// The third word of `::ffff:a.b.c.d` in network order.
 pub const MAPPED: u32 = u32::from_be(0xffff);
 
@@ -38,7 +39,7 @@ pub const CLOSE_WAIT: u32 = 8;
 pub const LISTEN: u32 = 10;
 
 /// Somebody else's listener is there already.
-pub const EEXIST: i64 = -17;
+const EEXIST: i64 = -17;
 
 /// The cookie of the network namespace that is watched. Set by the loader.
 #[unsafe(no_mangle)]
@@ -142,7 +143,11 @@ fn listening(ctx: &SockOpsContext) {
     if role != ROLE_BACKEND {
         return;
     }
-    remember_listener(ctx, slot, address);
+    // SAFETY: the context is valid for the whole program.
+    let family = unsafe { (*ctx.ops).family };
+    remember_listener(slot, family, &address, |place, flags| {
+        insert_listener(ctx, place, flags)
+    });
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     // SAFETY: the helper has no preconditions.
     emit(EVENT_LISTENING, slot, unsafe { bpf_ktime_get_ns() });
@@ -152,27 +157,31 @@ fn listening(ctx: &SockOpsContext) {
 /// wildcard of IPv6 may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
 /// (net/core/filter.c). A socket of IPv6 may be bound to an IPv4 address (ipv6(7)), as Java's are.
 #[inline(always)]
-pub fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
+fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
     let zeros = address[0] == 0 && address[1] == 0;
     let v4 = family == INET || (zeros && address[2] == MAPPED);
     let wildcard = zeros && address[2] == 0 && address[3] == 0;
     (v4 || wildcard, !v4)
 }
 
-/// Puts a backend's listener where steering finds it. One that serves IPv4 alone goes before
-/// one that serves both.
+/// Puts a backend's listener where steering finds it: `insert` takes the place and the flags. One that
+/// serves IPv4 alone goes before one that serves both. A refusal (MPTCP, say) leaves the service
+/// proxied.
 #[inline(always)]
-fn remember_listener(ctx: &SockOpsContext, slot: u32, address: [u32; 4]) {
-    // SAFETY: the context is valid for the whole program.
-    let family = unsafe { (*ctx.ops).family };
-    let (v4, v6) = families(family, &address);
+pub fn remember_listener(
+    slot: u32,
+    family: u32,
+    address: &[u32; 4],
+    insert: impl Fn(u32, u64) -> i64,
+) {
+    let (v4, v6) = families(family, address);
     let mut result = 0;
     if v6 {
-        result = insert_listener(ctx, listener_place(slot, INET6), BPF_ANY as u64);
+        result = insert(listener_place(slot, INET6), BPF_ANY as u64);
     }
     if v4 {
         let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
-        let other = insert_listener(ctx, listener_place(slot, INET), flags as u64);
+        let other = insert(listener_place(slot, INET), flags as u64);
         if result == 0 && other != EEXIST {
             result = other;
         }

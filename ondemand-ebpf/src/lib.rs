@@ -174,16 +174,17 @@ pub struct Alarm {
 }
 const _: () = assert!(size_of::<Alarm>() == 24);
 
+/// `AF_INET`
+pub const INET: u32 = 2;
+/// `AF_INET6`
+pub const INET6: u32 = 10;
+
 /// Where steering finds a backend's listener: its place in the map `LISTENERS`. Of a service's two
 /// the second takes connections of IPv6 (`family` is `AF_INET6`), the first those of IPv4.
 #[inline(always)]
 pub const fn listener_place(slot: u32, family: u32) -> u32 {
     2 * slot + (family == INET6) as u32
 }
-/// `AF_INET`
-pub const INET: u32 = 2;
-/// `AF_INET6`
-pub const INET6: u32 = 10;
 
 /// A message of the ring buffer.
 #[repr(C)]

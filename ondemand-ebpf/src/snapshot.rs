@@ -8,19 +8,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::{
         bpf_map_update_elem, bpf_probe_read_kernel, bpf_seq_write, generated::bpf_skc_to_tcp_sock,
     },
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_IGNORE, INET, INET6, LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_BACKEND,
-    SocketRecord, Tag, listener_place,
+    Endpoint, GATE_IGNORE, INET6, LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_BACKEND,
+    SocketRecord, Tag,
 };
 
 use crate::{
-    connections::{CLOSE_WAIT, EEXIST, ESTABLISHED, LISTEN, MAPPED, NETNS, families},
-    maps::{COUNTERS, ENDPOINTS, LISTENERS, atomic_add, gate, is_listed, is_watched, set_tag, tag},
+    connections::{CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, remember_listener},
+    maps::{COUNTERS, ENDPOINTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
     traffic::{self, field},
 };
 
@@ -123,7 +122,9 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     record.slot = slot;
     record.role = role;
     if role == ROLE_BACKEND {
-        remember_listener(socket, slot, &record);
+        remember_listener(slot, record.family, &record.address, |place, flags| {
+            insert_listener(socket, place, flags)
+        });
     }
     write(meta, &record);
     0
@@ -167,30 +168,6 @@ pub fn bytes(ctx: *const TcpIterator) -> i32 {
         }
     }
     0
-}
-
-/// As the program of the same name in `connections`. A refusal (MPTCP, say) leaves the
-/// service proxied.
-#[inline(always)]
-fn remember_listener(socket: *mut c_void, slot: u32, record: &SocketRecord) {
-    let (v4, v6) = families(record.family, &record.address);
-    let mut result = 0;
-    if v6 {
-        result = insert_listener(socket, listener_place(slot, INET6), BPF_ANY as u64);
-    }
-    if v4 {
-        let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
-        let other = insert_listener(socket, listener_place(slot, INET), flags as u64);
-        if result == 0 && other != EEXIST {
-            result = other;
-        }
-    }
-    if result != 0
-        && let Some(counters) = COUNTERS.get_ptr_mut(slot)
-    {
-        // SAFETY: the pointer is a valid map value.
-        unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
-    }
 }
 
 #[inline(always)]

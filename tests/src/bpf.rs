@@ -111,22 +111,20 @@ pub fn empty(hook: Hook) -> io::Result<OwnedFd> {
     }
     // r0 = 1; exit
     let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    let (kind, expected) = match hook {
+        Hook::SkLookup => (SK_LOOKUP_PROGRAM, hook as u32),
+        // A program of packets may be attached at either side.
+        _ => (CGROUP_SKB, 0),
+    };
     let attributes = Attributes {
-        kind: match hook {
-            Hook::SkLookup => SK_LOOKUP_PROGRAM,
-            _ => CGROUP_SKB,
-        },
+        kind,
         instructions: 2,
         code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         unused: [0; 6],
         name: *b"ondemand_empty\0\0",
         interface: 0,
-        // A program of packets may be attached at either side.
-        expected: match hook {
-            Hook::SkLookup => hook as u32,
-            _ => 0,
-        },
+        expected,
     };
     // SAFETY: the code lives until after the call.
     unsafe { bpf_fd(PROG_LOAD, attributes) }
