@@ -82,6 +82,7 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart=/usr/bin/ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90000ms --exit-idle-time=1000ms wiki
+Nice=1
 LimitNOFILE=65536
 TimeoutStopSec=10s
 RuntimeDirectory=ondemand-wiki

@@ -69,6 +69,10 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         "\n[Service]\nExecStart={}",
         command_line(service, host)?
     )?;
+    // Of two jobs that may run, PID 1 starts the unit of the lower nice value first, and then the
+    // one whose name sorts first (systemd's unit_compare_priority()): the application, for which
+    // both the client and the proxy wait.
+    text += "Nice=1\n";
     // Who is being served when it is told to end may finish so long.
     writeln!(text, "LimitNOFILE={DESCRIPTORS}\nTimeoutStopSec=10s")?;
     // Where it keeps since when its clients wait.

@@ -8,7 +8,7 @@ use std::{
 use tests::{
     client::{self, Loss, Request},
     sandbox::Sandbox,
-    service::{CONFIG, SOON, front, number, on_demand, status, wait_state},
+    service::{self, CONFIG, SOON, front, number, on_demand, status, wait_state},
     wait_for,
 };
 
@@ -55,6 +55,28 @@ fn the_first_client_of_a_slow_simple_service_is_answered() {
             .unwrap_or_else(|error| panic!("{options}: {error}: {:?}", status(&sandbox, "test")));
             wait_state(&sandbox, "app.service", "inactive").unwrap();
         }
+    }
+}
+
+#[test]
+fn the_application_is_started_before_the_proxy() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    // By their names alone the proxy would be the first.
+    service::write_backend(&sandbox, "wiki.service", "").unwrap();
+    let config = format!("[service.test]\n{CONFIG}").replace("app.service", "wiki.service");
+    service::write_config(&sandbox, &config).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    for _ in 0..3 {
+        ask(&sandbox).unwrap();
+        let started = |unit: &str| -> u64 {
+            let time = sandbox.property(unit, "ExecMainStartTimestampMonotonic");
+            time.unwrap().parse().unwrap()
+        };
+        let (application, proxy) = (started("wiki.service"), started("ondemand-test.service"));
+        assert!(application <= proxy, "{application} µs, {proxy} µs");
+        let stop = ["systemctl", "stop", "ondemand-test.target", "wiki.service"];
+        sandbox.run(&stop).unwrap();
     }
 }
 
