@@ -1,6 +1,6 @@
 //! `cold-start`: how long the first client waits, over what the application itself takes.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tests::{
@@ -11,7 +11,7 @@ use tests::{
 
 use super::{
     Measured, Settings,
-    machine::{Machine, Usage},
+    machine::{Machine, Usage, cpu_microseconds},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
     stats::Series,
@@ -20,6 +20,8 @@ use super::{
 const ROUNDS: u32 = 15;
 /// How long anything may take.
 const SOON: Duration = Duration::from_secs(20);
+/// For so long nearly nothing has run when a client comes.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// What starts the application for its first client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,8 +232,22 @@ fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
     )
 }
 
+/// Waits until nothing runs any more of what was just started or stopped, as before the first
+/// client after a quiet time.
+fn settle(sandbox: &Sandbox) -> Result<()> {
+    let mut before = cpu_microseconds(sandbox, "")?;
+    wait_for("a quiet sandbox", SOON, || {
+        thread::sleep(QUIET);
+        let now = cpu_microseconds(sandbox, "").ok()?;
+        let used = now - before;
+        before = now;
+        (used * 100.0 <= QUIET.as_micros() as f64).then_some(())
+    })
+}
+
 /// One first client.
 fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
+    settle(sandbox)?;
     let asked = sandbox.in_network(|| {
         let start = monotonic_nanos();
         let answer = client::get(way.front(delay), Request::default());
@@ -335,7 +351,7 @@ fn report(values: &Values, rounds: u32) -> Report {
             "Medians of {rounds} first clients each, in alternating order; ± is half the spread of \
              their middle half. The application says itself when it began and when it listened, \
              by the same clock as the client. Each is stopped by `systemctl stop` before the next \
-             one. The peers' units are those of systemd-socket-proxyd(8); without something that \
+             one, which comes when nothing has run for 0.1 s. The peers' units are those of systemd-socket-proxyd(8); without something that \
              waits, its client is let go because the application does not listen yet."
         ),
         figures: figures.collect(),
