@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Agent, Message, service::Watched, timing::timed, units};
+use super::{Agent, events::Message, service::Watched, timing::timed, units};
 use crate::{
     ablation::{self, Moment},
     ktime::Ktime,

@@ -1,6 +1,6 @@
 //! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
 
-use super::{Agent, Message, timing::timed};
+use super::{Agent, events::Message, timing::timed};
 use crate::{
     ablation,
     kernel::lookups,

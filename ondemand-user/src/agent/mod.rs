@@ -8,6 +8,7 @@ mod actions;
 mod announce;
 mod commands;
 mod configuration;
+mod events;
 mod holding;
 mod kernel_events;
 mod last_look;
@@ -29,18 +30,18 @@ use std::{
 
 use announce::Announcer;
 use anyhow::{Context as _, Result};
+use events::{Event, Message, Sources};
 use holding::Holding;
-use last_look::{LastLooks, Ticket};
+use last_look::LastLooks;
 use notify::Notifier;
 use permission::Permission;
 use recorder::Recorder;
 use service::Watched;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::Instant,
 };
-use units::{Connection, Readings};
+use units::Connection;
 
 use crate::{
     ablation, bus,
@@ -49,61 +50,17 @@ use crate::{
     kernel::Kernel,
     ktime::Ktime,
     lifecycle::{Input, JobEnd},
-    metrics::{self, Metrics},
+    metrics::Metrics,
     permission::capabilities,
-    sampler::{KernelEvent, Sampler, Slot},
+    sampler::{Sampler, Slot},
     syn_cookies::SynCookies,
-    systemd::{Change, Link, Reading},
+    systemd::{Change, Link},
     units::last_good,
-    veto,
     words::counted,
 };
 
 /// How long to wait for the agent's name on the bus before it is ready without.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Everything that can happen.
-enum Event {
-    Kernel(KernelEvent),
-    /// `None`: the connection ended.
-    Systemd(Option<Change>),
-    Message(Message),
-    Bus(bus::Request),
-    /// A scrape of the metrics.
-    Scrape(metrics::Question),
-    /// A moment that something waited for has come.
-    Time,
-    Reload,
-    Terminate,
-}
-
-/// What the agent's own tasks bring back.
-enum Message {
-    /// A new connection to systemd.
-    Connected(Box<Link>),
-    /// The units, over the connection of this number.
-    Units {
-        connection: u64,
-        readings: Result<Readings>,
-    },
-    /// The veto program's answer.
-    Veto {
-        service: String,
-        ticket: u64,
-        reply: veto::Reply,
-    },
-    /// What PID 1 would do.
-    Permission(permission::Answers),
-    /// Look-ups that these services' last looks waited for are over, if that is known.
-    LookupsOver { services: Vec<Ticket>, known: bool },
-    /// The end of a job, and the service's units after it.
-    Job {
-        service: String,
-        ticket: u64,
-        end: JobEnd,
-        readings: Result<Vec<(String, Reading)>>,
-    },
-}
 
 struct Agent {
     config_path: PathBuf,
@@ -137,16 +94,6 @@ struct Agent {
     poll_cost: Duration,
     /// When the bytes of open connections may be counted again.
     next_bytes: Ktime,
-}
-
-/// The events that come from outside the agent.
-struct Sources {
-    messages: mpsc::UnboundedReceiver<Message>,
-    requests: mpsc::UnboundedReceiver<bus::Request>,
-    scrapes: mpsc::Receiver<metrics::Question>,
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
 }
 
 /// Watches the services of the configuration until it is told to end. Ending leaves
@@ -270,32 +217,6 @@ impl Agent {
         let _ = tokio::time::timeout(BUS_PATIENCE, is_taken).await;
         self.notifier.ready();
         Ok(())
-    }
-
-    /// Waits for whatever comes first.
-    async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
-        let wakes = self.services.values().filter_map(|watched| watched.wake);
-        let others = [
-            self.next_poll,
-            self.notifier.due(),
-            self.holding.wake(),
-            self.recorder.due(),
-        ];
-        let next = wakes.chain(others.into_iter().flatten()).min();
-        let event = tokio::select! {
-            _ = sources.terminate.recv() => Event::Terminate,
-            _ = sources.interrupt.recv() => Event::Terminate,
-            _ = sources.hangup.recv() => Event::Reload,
-            event = self.sampler.next_event() => {
-                Event::Kernel(event.context("wait for the kernel")?)
-            }
-            change = self.systemd.next_change() => Event::Systemd(change),
-            Some(message) = sources.messages.recv() => Event::Message(message),
-            Some(request) = sources.requests.recv() => Event::Bus(request),
-            Some(question) = sources.scrapes.recv() => Event::Scrape(question),
-            () = sleep_until(next) => Event::Time,
-        };
-        Ok(event)
     }
 
     fn handle(&mut self, event: Event) {
@@ -450,16 +371,5 @@ impl Agent {
             text += "; systemd cannot be asked";
         }
         text
-    }
-}
-
-async fn sleep_until(moment: Option<Ktime>) {
-    match moment {
-        // Both clocks stand still while the host is suspended.
-        Some(at) => {
-            let wait = at.since(Ktime::now()).unwrap_or_default();
-            tokio::time::sleep_until(Instant::now() + wait).await;
-        }
-        None => std::future::pending().await,
     }
 }

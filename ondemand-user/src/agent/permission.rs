@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::geteuid;
 use tokio::task::AbortHandle;
 
-use super::{Agent, Message};
+use super::{Agent, events::Message};
 use crate::{lifecycle::Input, systemd::Systemd};
 
 /// polkitd may not have read yet what was written for this agent: one refusal is not believed.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
-use super::{Agent, Message, service, service::Watched};
+use super::{Agent, events::Message, service, service::Watched};
 use crate::{
     lifecycle::unit::Units,
     status::Report,

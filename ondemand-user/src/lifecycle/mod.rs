@@ -22,6 +22,7 @@
 //! It is safe to begin in any state of the units: a lease that an agent released and did not
 //! live to see settle is taken again.
 
+mod look;
 mod messages;
 pub mod note;
 pub mod pause;
@@ -37,14 +38,10 @@ use std::time::Duration;
 pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
-use request::{Refusal, Reply, Request};
+use request::Request;
 use runs::{Released, Runs};
 
-use crate::{
-    ktime::Ktime,
-    policy::Verdict,
-    sampler::{Sample, Sockets},
-};
+use crate::{ktime::Ktime, policy::Verdict, sampler::Sample};
 
 /// How long PID 1 may take to see that a backend without lease is unneeded: it looks later
 /// than it reports the job's end (the "stop when unneeded" queue, src/core/manager.c). Also
@@ -298,103 +295,6 @@ impl Lifecycle {
         }
     }
 
-    /// Steps 2 and 3: the gate follows from the step.
-    fn look(&mut self, view: &View, since: Ktime, commands: &mut Vec<Command>) {
-        match view.sample {
-            Some(first) => {
-                self.step = Step::Looking { first, since };
-                commands.push(Command::TakeSnapshot);
-            }
-            None => self.not_idle(view, commands),
-        }
-    }
-
-    /// The end of step 3. What it rests on: the counters did not move from before the gate was
-    /// closed until after the snapshot, and the snapshot shows nothing that they do not know.
-    fn looked(
-        &mut self,
-        view: &View,
-        first: &Sample,
-        since: Ktime,
-        sockets: Option<Sockets>,
-        commands: &mut Vec<Command>,
-    ) {
-        let (Some(after), Some(sockets)) = (view.sample, sockets) else {
-            let what = "its sockets could not be looked at".to_owned();
-            return self.keep(view, Cause::Unknown(what), commands);
-        };
-        if self.options.tcp_front && sockets.front_listeners == 0 {
-            let what =
-                "the front socket is not among the sockets of the agent's network namespace, \
-                        so its clients are not either"
-                    .to_owned();
-            return self.keep(view, Cause::Unknown(what), commands);
-        }
-        if moved(first, &after) {
-            let came = after.accepted().saturating_sub(first.accepted());
-            return self.keep(view, Cause::Activity(came), commands);
-        }
-        if sockets.half_open > 0 {
-            return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
-        }
-        if sockets.front + sockets.steered + sockets.back + sockets.older > 0 {
-            commands.push(Command::Count(Counter::Drift));
-            return self.keep(view, Cause::Drift(sockets), commands);
-        }
-        if !view.units.held() {
-            self.step = Step::Rest;
-            return;
-        }
-        if !view.units.proxy.is_settled_down() {
-            return self.keep(view, Cause::Proxy, commands);
-        }
-        if idle_since(view).is_none() {
-            return self.not_idle(view, commands);
-        }
-        let quiet = since_or_zero(view.now, since);
-        if self.options.dry_run {
-            commands.push(Command::Say(Note::WouldStop {
-                quiet,
-                run: self.runs.so_far(view),
-            }));
-            self.pause.hold(view, DRY_RUN_PAUSE);
-            self.step = Step::Rest;
-            self.answer(Reply::Kept(Refusal::DryRun), commands);
-            return;
-        }
-        let started = self.runs.started().flatten();
-        self.step = Step::Releasing(Stop {
-            at: view.now,
-            quiet,
-            started,
-            asked: self.is_asked(),
-        });
-        commands.push(Command::ReleaseLease);
-    }
-
-    /// What was idle is not any more.
-    fn not_idle(&mut self, view: &View, commands: &mut Vec<Command>) {
-        let cause = match view.verdict {
-            Verdict::Busy { open } => Cause::Activity(open),
-            Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
-            Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
-            // No veto: somebody wants it so.
-            Verdict::Held { .. } => {
-                self.step = Step::Rest;
-                return self.answer(Reply::Kept(Refusal::Held), commands);
-            }
-        };
-        self.keep(view, cause, commands);
-    }
-
-    /// A veto: counted, said, and followed by a pause.
-    fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
-        commands.push(Command::Count(Counter::Veto(cause.reason())));
-        self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
-        commands.push(Command::Say(self.pause.veto(view, cause)));
-        self.step = Step::Rest;
-    }
-
     /// Clients that may not wake it are served while it is up and no stop is under way: then none of
     /// them is at the front socket when it has stopped.
     fn set_admission(&mut self, view: &View, commands: &mut Vec<Command>) {
@@ -462,11 +362,4 @@ fn idle_since(view: &View) -> Option<Ktime> {
 
 fn since_or_zero(now: Ktime, earlier: Ktime) -> Duration {
     now.since(earlier).unwrap_or_default()
-}
-
-/// Whether a connection was used between two samples. Look-ups are left out: what came of those
-/// that read the gate when it was open is in the snapshot, and the others are at the front.
-fn moved(first: &Sample, after: &Sample) -> bool {
-    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);
-    counts(first) != counts(after)
 }

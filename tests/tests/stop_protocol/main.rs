@@ -1,9 +1,12 @@
 //! Checks the stop protocol against a model of everything that runs beside it, and shows
 //! that each step is needed: the model finds a lost request in every mutant.
 
+mod effects;
 mod model;
+mod possible;
+mod state;
 
-use model::{Protocol, Without};
+use state::{Protocol, Without};
 use stateright::{Checker as _, Model as _};
 
 const LOST: &str = "no request is lost";

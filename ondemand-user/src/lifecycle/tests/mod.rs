@@ -5,10 +5,11 @@ mod release;
 mod request;
 
 use super::{
+    request::{Refusal, Reply},
     unit::{ActiveState, Unit, Units},
     *,
 };
-use crate::sampler::Leg;
+use crate::sampler::{Leg, Sockets};
 
 const START: u64 = 1_000;
 /// The idle clock's begin in every row.

@@ -1,0 +1,107 @@
+//! What the event loop waits for.
+
+use anyhow::{Context as _, Result};
+use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
+
+use super::{Agent, last_look::Ticket, permission, units::Readings};
+use crate::{
+    bus,
+    ktime::Ktime,
+    lifecycle::JobEnd,
+    metrics,
+    sampler::KernelEvent,
+    systemd::{Change, Link, Reading},
+    veto,
+};
+
+/// Everything that can happen.
+pub(super) enum Event {
+    Kernel(KernelEvent),
+    /// `None`: the connection ended.
+    Systemd(Option<Change>),
+    Message(Message),
+    Bus(bus::Request),
+    /// A scrape of the metrics.
+    Scrape(metrics::Question),
+    /// A moment that something waited for has come.
+    Time,
+    Reload,
+    Terminate,
+}
+
+/// What the agent's own tasks bring back.
+pub(super) enum Message {
+    /// A new connection to systemd.
+    Connected(Box<Link>),
+    /// The units, over the connection of this number.
+    Units {
+        connection: u64,
+        readings: Result<Readings>,
+    },
+    /// The veto program's answer.
+    Veto {
+        service: String,
+        ticket: u64,
+        reply: veto::Reply,
+    },
+    /// What PID 1 would do.
+    Permission(permission::Answers),
+    /// Look-ups that these services' last looks waited for are over, if that is known.
+    LookupsOver { services: Vec<Ticket>, known: bool },
+    /// The end of a job, and the service's units after it.
+    Job {
+        service: String,
+        ticket: u64,
+        end: JobEnd,
+        readings: Result<Vec<(String, Reading)>>,
+    },
+}
+
+/// The events that come from outside the agent.
+pub(super) struct Sources {
+    pub messages: mpsc::UnboundedReceiver<Message>,
+    pub requests: mpsc::UnboundedReceiver<bus::Request>,
+    pub scrapes: mpsc::Receiver<metrics::Question>,
+    pub hangup: Signal,
+    pub terminate: Signal,
+    pub interrupt: Signal,
+}
+
+impl Agent {
+    /// Waits for whatever comes first.
+    pub(super) async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
+        let wakes = self.services.values().filter_map(|watched| watched.wake);
+        let others = [
+            self.next_poll,
+            self.notifier.due(),
+            self.holding.wake(),
+            self.recorder.due(),
+        ];
+        let next = wakes.chain(others.into_iter().flatten()).min();
+        let event = tokio::select! {
+            _ = sources.terminate.recv() => Event::Terminate,
+            _ = sources.interrupt.recv() => Event::Terminate,
+            _ = sources.hangup.recv() => Event::Reload,
+            event = self.sampler.next_event() => {
+                Event::Kernel(event.context("wait for the kernel")?)
+            }
+            change = self.systemd.next_change() => Event::Systemd(change),
+            Some(message) = sources.messages.recv() => Event::Message(message),
+            Some(request) = sources.requests.recv() => Event::Bus(request),
+            Some(question) = sources.scrapes.recv() => Event::Scrape(question),
+            () = sleep_until(next) => Event::Time,
+        };
+        Ok(event)
+    }
+}
+
+async fn sleep_until(moment: Option<Ktime>) {
+    match moment {
+        // Both clocks stand still while the host is suspended.
+        Some(at) => {
+            let wait = at.since(Ktime::now()).unwrap_or_default();
+            tokio::time::sleep_until(Instant::now() + wait).await;
+        }
+        None => std::future::pending().await,
+    }
+}
