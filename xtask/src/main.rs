@@ -14,7 +14,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use command::{Step, run};
 use toolchain::Purpose;
@@ -107,6 +107,14 @@ enum Task {
               default_missing_value = "6.1,6.12", value_delimiter = ',',
               conflicts_with = "skip_system")]
         vm: Vec<String>,
+        /// Only the tests of whole systems, on the distribution whose root is this directory: its
+        /// systemd, D-Bus, polkit and C library, this machine's kernel
+        ///
+        /// Such a root comes from `debootstrap --variant=minbase
+        /// --include=systemd,libpam-systemd,dbus,polkitd,iproute2,python3 trixie DIR`. Nothing is
+        /// changed in it, but for empty directories to mount on.
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["skip_system", "vm"])]
+        root: Option<PathBuf>,
         #[command(flatten)]
         install: Install,
         /// Only tests whose name contains this
@@ -257,9 +265,19 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test {
             skip_system,
             long,
+            root,
             filter,
             ..
-        } => test(skip_system, long, filter.as_deref())?,
+        } => {
+            if root.is_none() {
+                test_units(filter.as_deref())?;
+            }
+            if skip_system {
+                println!("skipped, as asked: the tests of whole systems");
+            } else {
+                test_systems(long, root.as_deref(), filter.as_deref())?;
+            }
+        }
         Task::Deny { .. } => deny::deny()?,
         Task::Fuzz {
             names,
@@ -316,25 +334,28 @@ fn run_on_host(config: &Path) -> Result<()> {
     ]))
 }
 
-fn test(skip_system: bool, long: bool, filter: Option<&str>) -> Result<()> {
+/// Always the whole workspace: with other packages their dependencies would have other features, and
+/// be built once more.
+const TEST: [&str; 2] = ["test", "--workspace"];
+
+fn test_units(filter: Option<&str>) -> Result<()> {
     let filter: Vec<&str> = filter.into_iter().collect();
-    // Always the whole workspace: with other packages their dependencies would have other features,
-    // and be built once more.
-    let workspace = ["test", "--workspace"];
-    run(&Step::cargo(&workspace)
-        .args(&["--lib", "--bins"])
-        .args(&filter))?;
+    run(&Step::cargo(&TEST).args(&["--lib", "--bins"]).args(&filter))?;
     // The program as it is called (a glob of cargo's), and the model of the stop protocol.
     let whole = ["--test", "report_*", "--test", "stop_protocol"];
-    run(&Step::cargo(&workspace).args(&whole).args(&filter))?;
-    if skip_system {
-        println!("skipped, as asked: the tests of whole systems");
-        return Ok(());
-    }
+    run(&Step::cargo(&TEST).args(&whole).args(&filter))
+}
+
+/// `root`: that of another distribution.
+fn test_systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result<()> {
     if let Some(reason) = tests::sandbox::unavailable() {
+        if root.is_some() {
+            bail!("the tests of whole systems cannot run: {reason}");
+        }
         println!("skipped: the tests of whole systems: {reason}");
         return Ok(());
     }
+    let runner = root.map(runner).transpose()?;
     build(false)?;
     // The tests that show what the stop protocol's steps are for.
     run(&Step::cargo(&["build", "--workspace"]).args(&[
@@ -343,14 +364,32 @@ fn test(skip_system: bool, long: bool, filter: Option<&str>) -> Result<()> {
         "--bin",
         "ondemand-ablated",
     ]))?;
+    let runner: Vec<&str> = runner.iter().flat_map(|it| ["--config", it]).collect();
     // Two at a time: most wait for something most of the time, and more would be late too often.
     let at_a_time = if long { "1" } else { "2" };
-    let whole = ["--test", "sandbox", "--test", "system"];
-    let system = Step::cargo(&workspace).args(&whole).args(&filter);
-    let system = system.args(&["--", "--test-threads", at_a_time]);
+    let filter: Vec<&str> = filter.into_iter().collect();
+    let system = Step::cargo(&TEST)
+        .args(&runner)
+        .args(&["--test", "sandbox", "--test", "system"])
+        .args(&filter)
+        .args(&["--", "--test-threads", at_a_time]);
     if long {
         // Its figures are what it is run for.
         return run(&system.args(&["--nocapture"]).env("ONDEMAND_LONG", "1"));
     }
     run(&system)
+}
+
+/// What cargo is told, to run a test in the root of another distribution.
+fn runner(root: &Path) -> Result<String> {
+    let root = root
+        .canonicalize()
+        .with_context(|| format!("the root {}", root.display()))?;
+    let script = tests::source_tree().join("tests/in-root.sh");
+    let [script, root] = [script, root].map(|path| path.display().to_string());
+    // The words as TOML strings, which have JSON's escapes.
+    Ok(format!(
+        "target.'cfg(unix)'.runner={}",
+        serde_json::json!([script, root])
+    ))
 }
