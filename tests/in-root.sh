@@ -18,9 +18,11 @@ shift 2
 
 # A test that finds no systemd is skipped, which is not what one asks for here.
 missing=()
-for file in /usr/lib/systemd/systemd /usr/bin/dbus-daemon /usr/lib/polkit-1/polkitd /usr/bin/nsenter \
-    /usr/bin/ip /usr/bin/python3; do
-    [ -x "$root$file" ] || missing+=("$file")
+for file in lib/systemd/systemd lib/polkit-1/polkitd; do
+    [ -x "$root/usr/$file" ] || missing+=("/usr/$file")
+done
+for name in dbus-daemon nsenter pivot_root ip python3; do
+    [ -x "$root/usr/bin/$name" ] || [ -x "$root/usr/sbin/$name" ] || missing+=("$name")
 done
 if [ ${#missing[@]} -gt 0 ]; then
     echo "in-root.sh: not in $root: ${missing[*]}" >&2

@@ -59,6 +59,10 @@ join() {
 # Builds the root and becomes systemd.
 init() {
     local root=$state/root file
+    if [ "$mode" = hybrid ] && [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 258 ]; then
+        echo "systemd 258 and later know no cgroup v1, which is where this machine accounts memory" >&2
+        exit 1
+    fi
     mount --make-rprivate /
     mount -t tmpfs -o mode=755 sandbox "$root"
     cd "$root"
@@ -240,6 +244,8 @@ boot() {
         [ $tries -lt $((120 * patience)) ] || fail "not ready after $((60 * patience)) s"
     done
     echo "ready $(cat "$state/pid")"
+    # Who reads that may be gone: what bash 5.3 says of jobs that were killed would end us.
+    exec >/dev/null 2>&1
 
     # Whatever comes first: PID 1 ends, or the owner wants it to end, or the owner dies.
     if [ -n "$kept" ]; then

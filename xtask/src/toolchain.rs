@@ -158,6 +158,8 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         ("dbus-daemon", "D-Bus", "dbus"),
         ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
         ("nsenter", "nsenter and unshare", "util-linux"),
+        // A part of util-linux up to Debian 13.
+        ("pivot_root", "pivot_root", "util-linux-extra"),
         ("ip", "ip", "iproute2"),
         ("python3", "Python, for the example application", "python3"),
     ];

@@ -70,6 +70,10 @@ fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
     let more: Vec<_> = whole.difference(&expected).collect();
     assert!(more.is_empty(), "open, and should not be: {more:?}");
     for (line, table) in lines.iter().zip(without) {
+        // Later versions see that others bring it along.
+        if *line == "PrivateMounts=yes" {
+            continue;
+        }
         let is_unseen = unseen.iter().any(|begin| line.starts_with(begin));
         let closes = !table.is_subset(whole);
         assert_ne!(closes, is_unseen, "without {line}: {table:?}");
