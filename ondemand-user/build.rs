@@ -125,15 +125,12 @@ fn find_toolchain() -> Result<Toolchain> {
 }
 
 fn prebuilt() -> Option<Toolchain> {
-    let rustc = PathBuf::from("/usr/bin/rustc");
+    let [rustc, cargo] = ["/usr/bin/rustc", "/usr/bin/cargo"].map(PathBuf::from);
     let has_core = sysroot(&mut Command::new(&rustc))?
         .join("lib/rustlib")
         .join(TARGET)
         .is_dir();
-    has_core.then(|| Toolchain::Prebuilt {
-        rustc,
-        cargo: "/usr/bin/cargo".into(),
-    })
+    (has_core && cargo.exists()).then_some(Toolchain::Prebuilt { rustc, cargo })
 }
 
 fn rustup(name: &str) -> Option<Toolchain> {

@@ -252,8 +252,9 @@ fn bpf_compiler() -> Step {
 }
 
 fn has_bpf_compiler() -> bool {
-    let prebuilt = sysroot("/usr/bin/rustc", &[])
-        .is_some_and(|root| root.join("lib/rustlib/bpfel-unknown-none").is_dir());
+    let prebuilt = is_there("/usr/bin/cargo")
+        && sysroot("/usr/bin/rustc", &[])
+            .is_some_and(|root| root.join("lib/rustlib/bpfel-unknown-none").is_dir());
     prebuilt
         || sysroot("rustup", &["run", "nightly", "rustc"])
             .is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
