@@ -271,11 +271,15 @@ fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(text.trim()))
 }
 
-/// Whether a program is at this path, or in a directory of `PATH`.
+/// Whether a program is at this path, or in a directory of root's `PATH`, which may be longer than
+/// that of who builds.
 pub fn is_there(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(sbin)
+        .any(|directory| directory.join(program).is_file())
 }
