@@ -182,3 +182,17 @@ pub fn wait_state(sandbox: &Sandbox, unit: &str, state: &str) -> Result<()> {
         )
     })
 }
+
+/// Waits until a unit's journal says something so many times, and gives that journal.
+///
+/// # Errors
+///
+/// It does not in time; the journal is in the message.
+pub fn wait_journal(sandbox: &Sandbox, unit: &str, words: &str, times: usize) -> Result<String> {
+    let what = format!("{words:?} in the journal of {unit}, {times} times");
+    wait_for(&what, SOON, || {
+        let journal = sandbox.journal(unit);
+        (journal.matches(words).count() >= times).then_some(journal)
+    })
+    .with_context(|| sandbox.journal(unit))
+}

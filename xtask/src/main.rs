@@ -385,6 +385,14 @@ fn runner(root: &Path) -> Result<String> {
     let root = root
         .canonicalize()
         .with_context(|| format!("the root {}", root.display()))?;
+    let missing = toolchain::packages_missing_in(&root);
+    if !missing.is_empty() {
+        bail!(
+            "install these in {}: {}",
+            root.display(),
+            missing.join(", ")
+        );
+    }
     let script = tests::source_tree().join("tests/in-root.sh");
     let [script, root] = [script, root].map(|path| path.display().to_string());
     // The words as TOML strings, which have JSON's escapes.

@@ -25,6 +25,18 @@ const LINKER_VERSION: &str = "0.13.0";
 /// Of cargo-fuzz.
 const FUZZ_VERSION: &str = "0.13.2";
 
+/// What runs in tests of whole systems: a program, what it is, its Debian package.
+const PROGRAMS: [(&str, &str, &str); 7] = [
+    ("/usr/lib/systemd/systemd", "systemd", "systemd"),
+    ("dbus-daemon", "D-Bus", "dbus"),
+    ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
+    ("nsenter", "nsenter and unshare", "util-linux"),
+    // A part of util-linux up to Debian 13.
+    ("pivot_root", "pivot_root", "util-linux-extra"),
+    ("ip", "ip", "iproute2"),
+    ("python3", "Python, for the example application", "python3"),
+];
+
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose<'a> {
@@ -153,17 +165,7 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             how: vec![apt(&["g++"])],
         });
     }
-    let programs = [
-        ("/usr/lib/systemd/systemd", "systemd", "systemd"),
-        ("dbus-daemon", "D-Bus", "dbus"),
-        ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
-        ("nsenter", "nsenter and unshare", "util-linux"),
-        // A part of util-linux up to Debian 13.
-        ("pivot_root", "pivot_root", "util-linux-extra"),
-        ("ip", "ip", "iproute2"),
-        ("python3", "Python, for the example application", "python3"),
-    ];
-    for (program, what, package) in programs {
+    for (program, what, package) in PROGRAMS {
         if !is_there(program) {
             missing.push(Missing {
                 what: what.into(),
@@ -269,6 +271,21 @@ fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
         .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(text.trim()))
+}
+
+/// The packages of [`PROGRAMS`] that the root of another distribution lacks.
+pub fn packages_missing_in(root: &Path) -> Vec<&'static str> {
+    let is_in_root = |program: &str| {
+        ["", "usr/bin", "usr/sbin"].iter().any(|directory| {
+            let program = program.trim_start_matches('/');
+            root.join(directory).join(program).is_file()
+        })
+    };
+    PROGRAMS
+        .iter()
+        .filter(|(program, ..)| !is_in_root(program))
+        .map(|(.., package)| *package)
+        .collect()
 }
 
 /// Whether a program is at this path, or in a directory of root's `PATH`, which may be longer than

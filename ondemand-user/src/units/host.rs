@@ -50,7 +50,7 @@ impl Host {
 /// The version of the systemd that is installed, by its private library `libsystemd-shared-252.so`.
 ///
 /// A generator cannot ask PID 1, which is waiting for it, and need not start a program for this.
-fn systemd_version() -> Option<u32> {
+pub(super) fn systemd_version() -> Option<u32> {
     let nested = fs::read_dir("/usr/lib")
         .into_iter()
         .flatten()

@@ -6,10 +6,6 @@ use crate::state::{
 
 impl Protocol {
     pub(super) fn client_steps(&self, state: &State, client: Client) -> Vec<ClientStep> {
-        let backend_listens = !matches!(
-            state.backend,
-            Backend::Inactive | Backend::Activating { listening: false }
-        );
         match client {
             Client::Away => vec![ClientStep::Syn],
             Client::LookingUp { gate: None } => vec![ClientStep::ReadGate],
@@ -22,7 +18,7 @@ impl Protocol {
             Client::Cookie { .. } => vec![ClientStep::FinalAck, ClientStep::Expire],
             Client::Established {
                 at: Listener::Front,
-            } if state.proxy && state.backend == Backend::Active && backend_listens => {
+            } if state.proxy && state.backend == Backend::Active => {
                 vec![ClientStep::TakenByProxy]
             }
             Client::Established {

@@ -122,11 +122,8 @@ fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why
             took >= from && took <= to,
             "{options}: let go after {took:?}"
         );
-        wait_for(&format!("{options}: {why:?} in the journal"), SOON, || {
-            let journal = sandbox.journal("ondemand-test.service");
-            (journal.matches(why).count() >= attempt).then_some(())
-        })
-        .unwrap_or_else(|error| panic!("{error}: {}", sandbox.journal("ondemand-test.service")));
+        service::wait_journal(&sandbox, "ondemand-test.service", why, attempt)
+            .unwrap_or_else(|error| panic!("{options}: {error:#}"));
     }
     // The socket is still there for the next, and nothing spins.
     assert_eq!(

@@ -131,13 +131,11 @@ fn a_backend_on_another_port_than_configured_swallows_nobody() {
             "{loss}"
         );
         // The proxy lets its clients go before it says why.
-        let journal = || sandbox.journal("ondemand-test.service");
-        wait_for("a line in the journal for each attempt", SOON, || {
-            let journal = journal();
-            let said = journal.matches("no answer for its clients").count();
-            (said == attempt && journal.contains("127.0.0.1:8080")).then_some(())
-        })
-        .unwrap_or_else(|error| panic!("{error}: {}", journal()));
+        let why = "no answer for its clients";
+        let journal =
+            service::wait_journal(&sandbox, "ondemand-test.service", why, attempt).unwrap();
+        assert_eq!(journal.matches(why).count(), attempt, "{journal}");
+        assert!(journal.contains("127.0.0.1:8080"), "{journal}");
     }
     assert_eq!(status(&sandbox, "test").unwrap()["route"], "proxied");
 }

@@ -235,12 +235,10 @@ fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
 /// Waits until nothing runs any more of what was just started or stopped, as before the first
 /// client after a quiet time.
 fn settle(sandbox: &Sandbox) -> Result<()> {
-    let mut before = cpu_microseconds(sandbox, "")?;
     wait_for("a quiet sandbox", SOON, || {
+        let before = cpu_microseconds(sandbox, "").ok()?;
         thread::sleep(QUIET);
-        let now = cpu_microseconds(sandbox, "").ok()?;
-        let used = now - before;
-        before = now;
+        let used = cpu_microseconds(sandbox, "").ok()? - before;
         (used * 100.0 <= QUIET.as_micros() as f64).then_some(())
     })
 }
@@ -351,8 +349,9 @@ fn report(values: &Values, rounds: u32) -> Report {
             "Medians of {rounds} first clients each, in alternating order; ± is half the spread of \
              their middle half. The application says itself when it began and when it listened, \
              by the same clock as the client. Each is stopped by `systemctl stop` before the next \
-             one, which comes when nothing has run for 0.1 s. The peers' units are those of systemd-socket-proxyd(8); without something that \
-             waits, its client is let go because the application does not listen yet."
+             one, which comes when nothing has run for 0.1 s. The peers' units are those of \
+             systemd-socket-proxyd(8); without something that waits, its client is let go because \
+             the application does not listen yet."
         ),
         figures: figures.collect(),
         table,
