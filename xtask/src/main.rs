@@ -360,7 +360,7 @@ fn test_systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result
     // The tests that show what the stop protocol's steps are for.
     run(&Step::cargo(&["build", "--workspace"]).args(&[
         "--features",
-        "ondemand-user/ablation",
+        "ondemand/ablation",
         "--bin",
         "ondemand-ablated",
     ]))?;

@@ -225,7 +225,7 @@ fn build(check: bool) -> Result<PathBuf> {
     run(&Step::cargo(&[
         "build",
         "--package",
-        "ondemand-user",
+        "ondemand",
         "--release",
     ]))?;
     released("ondemand")

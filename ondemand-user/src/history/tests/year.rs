@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 
-/// A measurement: `cargo test --release -p ondemand-user --lib -- --ignored a_year --nocapture`.
+/// A measurement: `cargo test --release -p ondemand --lib -- --ignored a_year --nocapture`.
 #[test]
 #[ignore = "writes 22 million records, which takes minutes"]
 fn a_year_of_a_hundred_services_is_small_and_soon_read() {
