@@ -11,14 +11,20 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use ondemand::{
-    actions, agent, check,
-    cli::{Cli, Command, WaitListening},
-    client,
-    config::{self, Config},
-    logging, permission, proxy, report, status, top,
-    units::{self, generator},
-    wait_listening,
+    agent,
+    commands::{
+        actions,
+        args::{Cli, Command, WaitListening},
+        client, report, status, top,
+    },
+    host::{config_file, logging},
+    install::{
+        check, permission,
+        units::{self, generator},
+    },
+    proxy::{self, wait},
 };
+use ondemand_core::config;
 
 /// The program was asked for something that cannot be, or the configuration is wrong.
 const USAGE: u8 = 2;
@@ -50,7 +56,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::Permit { user, print: true } => {
-            let config = Config::load(&path)?;
+            let config = config_file::load(&path)?;
             let rule = permission::rule::text(&config, &user);
             io::stdout()
                 .write_all(rule.as_bytes())
@@ -83,7 +89,7 @@ fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
-    let files = units::files(&Config::load(config)?, &units::Host::here()?)?;
+    let files = units::files(&config_file::load(config)?, &units::Host::here()?)?;
     let Some(directory) = output else {
         let generated = Path::new("/run/systemd/generator");
         return units::print(&files, generated, &mut io::stdout().lock())
@@ -109,11 +115,11 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
         command,
     } = options;
     if let (Some(unit), Some(backend), Some(start_timeout)) = (unit, backend, start_timeout) {
-        return wait_listening::run(&name, &unit, &backend, start_timeout, &command);
+        return wait::run(&name, &unit, &backend, start_timeout, &command);
     }
-    let config = Config::load(config)?;
+    let config = config_file::load(config)?;
     let service = config.service(&name)?;
-    wait_listening::run(
+    wait::run(
         &name,
         &service.unit,
         &service.backend,

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use ondemand::history::{Record, What, Writer};
+use ondemand::observe::history::{Record, What, Writer};
 use serde_json::Value;
 
 const HOUR: i64 = 3_600_000;

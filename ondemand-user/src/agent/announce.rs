@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ondemand_core::lifecycle::Counter;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Agent;
 use crate::{
     bus::{self, News},
-    holds::Moment,
-    lifecycle::Counter,
+    host::clock,
 };
 
 /// What was told.
@@ -77,7 +77,7 @@ impl Agent {
         if std::mem::replace(&mut self.announcer.seen, changes) == changes {
             return;
         }
-        let now = Moment::now();
+        let now = clock::moment();
         for (name, watched) in &self.services {
             let units = self.units_of(watched);
             let state = units.unwrap_or_default().backend.state.as_str();

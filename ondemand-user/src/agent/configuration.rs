@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-
-use super::{Agent, service::Watched};
-use crate::{
-    config::{self, Config, DEFAULT_PATH, Service},
-    ktime::Ktime,
-    sampler::Slot,
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH, Service},
+    measure::{Ktime, sample::Slot},
 };
+
+use super::{Agent, watched::Watched};
+use crate::host::{clock, config_file};
 
 /// The configuration, and its text.
 pub(super) fn read(path: &Path) -> Result<(Config, String)> {
-    let text = config::text(path)?;
-    Ok((Config::parse(path, &text)?, text))
+    let text = config_file::text(path)?;
+    Ok((config_file::parse(path, &text)?, text))
 }
 
 impl Agent {
@@ -75,7 +75,7 @@ impl Agent {
             }
         };
         let steerable = self.sampler.no_steering().is_none();
-        let now = Ktime::now();
+        let now = clock::now();
         let mut before = std::mem::take(&mut self.services);
         for (name, service) in &config.services {
             let Some(slot) = slots.get(name).copied() else {

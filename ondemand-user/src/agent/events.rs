@@ -1,17 +1,18 @@
 //! What the event loop waits for.
 
 use anyhow::{Context as _, Result};
+use ondemand_core::{
+    lifecycle::JobEnd,
+    measure::{Ktime, sample::KernelEvent},
+};
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
-use super::{Agent, last_look::Ticket, permission, units::Readings};
+use super::{Agent, connection::Readings, last_look::Ticket, may_stop};
 use crate::{
     bus,
-    ktime::Ktime,
-    lifecycle::JobEnd,
-    metrics,
-    sampler::KernelEvent,
+    host::{clock, veto},
+    observe::metrics,
     systemd::{Change, Link, Reading},
-    veto,
 };
 
 /// Everything that can happen.
@@ -45,7 +46,7 @@ pub(super) enum Message {
         reply: veto::Reply,
     },
     /// What PID 1 would do.
-    Permission(permission::Answers),
+    Permission(may_stop::Answers),
     /// Look-ups that these services' last looks waited for are over, if that is known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
@@ -99,7 +100,7 @@ async fn sleep_until(moment: Option<Ktime>) {
     match moment {
         // Both clocks stand still while the host is suspended.
         Some(at) => {
-            let wait = at.since(Ktime::now()).unwrap_or_default();
+            let wait = at.since(clock::now()).unwrap_or_default();
             tokio::time::sleep_until(Instant::now() + wait).await;
         }
         None => std::future::pending().await,

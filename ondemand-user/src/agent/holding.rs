@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use ondemand_core::{
+    holds::{self, Holds, Left, Moment},
+    lifecycle::Input,
+    measure::Ktime,
+    policy,
+};
 
 use super::Agent;
-use crate::{
-    holds::{self, Holds, Left, Moment, Store},
-    ktime::Ktime,
-    lifecycle::Input,
-    policy,
+use crate::host::{
+    atomic_file::{self, Store},
+    clock,
 };
 
 /// The holds and their file.
@@ -27,8 +31,8 @@ impl Holding {
         // Without a name it is a boot like no other: the wall clock tells.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim().to_owned();
-        let store = Store::new(holds::path());
-        let now = Moment::now();
+        let store = Store::new(atomic_file::path());
+        let now = clock::moment();
         let file = store.path().display();
         let holds = match std::fs::read(store.path()) {
             Ok(bytes) => {
@@ -73,7 +77,7 @@ impl Holding {
 
     /// The same for the policy, on its clock.
     pub fn hold(&self, service: &str, now: Ktime) -> Option<policy::Hold> {
-        let until = match self.left(service, &Moment::now())? {
+        let until = match self.left(service, &clock::moment())? {
             Left::UntilReleased => None,
             Left::For(left) => Some(now + left),
         };
@@ -99,8 +103,8 @@ impl Holding {
 
     /// When the next one ends.
     pub fn wake(&self) -> Option<Ktime> {
-        let left = self.holds.next_end(&Moment::now())?;
-        Some(Ktime::now() + left)
+        let left = self.holds.next_end(&clock::moment())?;
+        Some(clock::now() + left)
     }
 
     /// Whether there is a file, or something to write into one.
@@ -110,7 +114,7 @@ impl Holding {
 
     /// What writes the file as it is to be now.
     pub fn save(&mut self) -> impl FnOnce() -> Result<()> + Send + 'static {
-        let text = holds::text(&self.holds, &Moment::now(), &self.boot);
+        let text = holds::text(&self.holds, &clock::moment(), &self.boot);
         self.store.save(text)
     }
 }
@@ -118,7 +122,7 @@ impl Holding {
 impl Agent {
     /// Services whose hold has ended are looked at again.
     pub(super) fn end_holds(&mut self) {
-        let ended = self.holding.holds.expire(&Moment::now());
+        let ended = self.holding.holds.expire(&clock::moment());
         self.holding.changes += ended.len() as u64;
         for name in ended {
             log::info!("{name}: its hold has ended");

@@ -1,9 +1,9 @@
 //! What the kernel's programs tell: somebody listens, the first client came, the last one went.
 
+use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent, words::Span};
 use tokio::sync::oneshot;
 
 use super::Agent;
-use crate::{lifecycle::Input, sampler::KernelEvent, words::Span};
 
 /// Proxies of one service that wait for its listener, at most.
 const MOST_WAITING: usize = 64;
@@ -59,7 +59,7 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        let there = crate::listening::is_listening(&watched.service.backend);
+        let there = crate::kernel::sockets::listening::is_listening(&watched.service.backend);
         if there.is_ok_and(|there| there) {
             // The caller may have gone.
             let _ = answer.send(());

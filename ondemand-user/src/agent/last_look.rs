@@ -1,12 +1,14 @@
 //! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
 
+use ondemand_core::{
+    lifecycle::Input,
+    measure::sample::{Snapshot, Sockets},
+};
+
 use super::{Agent, events::Message, timing::timed};
 use crate::{
-    ablation,
+    host::{ablation, clock},
     kernel::lookups,
-    ktime::Ktime,
-    lifecycle::Input,
-    sampler::{Snapshot, Sockets},
 };
 
 /// The services that wait for the end of the look-ups. One wait serves all of them, because
@@ -82,7 +84,7 @@ impl Agent {
             .get(name)
             .and_then(|watched| sample(watched.slot));
         sample.is_some_and(|sample| {
-            let age = sample.last_lookup.map(|at| Ktime::now().since(at));
+            let age = sample.last_lookup.map(|at| clock::now().since(at));
             age.is_none_or(|age| age.is_some_and(|age| age >= lookups::LONGEST))
         })
     }

@@ -4,23 +4,23 @@
 //! in a task of its own and comes back as an event. So the watchdog, which is fed from the
 //! loop alone, tells the truth.
 
-mod actions;
 mod announce;
-mod commands;
 mod configuration;
+mod connection;
 mod events;
 mod holding;
 mod kernel_events;
 mod last_look;
+mod look;
+mod may_stop;
 mod notify;
-mod observed;
-mod permission;
+mod observe;
 mod polls;
 mod recorder;
-mod report;
-mod service;
+mod requests;
+mod status;
 mod timing;
-mod units;
+mod watched;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,33 +30,36 @@ use std::{
 
 use announce::Announcer;
 use anyhow::{Context as _, Result};
+use connection::Connection;
 use events::{Event, Message, Sources};
 use holding::Holding;
 use last_look::LastLooks;
+use may_stop::Permission;
 use notify::Notifier;
-use permission::Permission;
+use ondemand_core::{
+    config::{Config, Service},
+    lifecycle::{Input, JobEnd},
+    measure::{Ktime, sample::Slot},
+    words::counted,
+};
 use recorder::Recorder;
-use service::Watched;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use units::Connection;
+use watched::Watched;
 
 use crate::{
-    ablation, bus,
-    config::{Config, Service},
-    holds::{self, Store},
-    kernel::Kernel,
-    ktime::Ktime,
-    lifecycle::{Input, JobEnd},
-    metrics::Metrics,
-    permission::capabilities,
-    sampler::{Sampler, Slot},
-    syn_cookies::SynCookies,
+    bus,
+    host::{
+        ablation,
+        atomic_file::{self, Store},
+        capabilities, clock,
+    },
+    install::units::last_good,
+    kernel::{Kernel, maps::Sampler, sockets::syn_cookies::SynCookies},
+    observe::metrics::Metrics,
     systemd::{Change, Link},
-    units::last_good,
-    words::counted,
 };
 
 /// How long to wait for the agent's name on the bus before it is ready without.
@@ -144,7 +147,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
-        last_good: Store::new(holds::path().with_file_name(last_good::FILE)),
+        last_good: Store::new(atomic_file::path().with_file_name(last_good::FILE)),
         announcer: Announcer::default(),
         permission: Permission::default(),
         began: false,
@@ -305,7 +308,7 @@ impl Agent {
 
     /// Looks at whatever has come due, and tells systemd that the loop turns.
     fn pass_time(&mut self) {
-        let now = Ktime::now();
+        let now = clock::now();
         if self.next_poll.is_some_and(|at| at <= now) {
             self.poll();
         }

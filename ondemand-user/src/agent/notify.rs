@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ondemand_core::measure::Ktime;
 use sd_notify::NotifyState;
 
-use crate::ktime::Ktime;
+use crate::host::clock;
 
 /// How long one step of the start may take, at most.
 const STEP: Duration = Duration::from_secs(90);
@@ -24,7 +25,7 @@ impl Notifier {
         let interval = sd_notify::watchdog_enabled().map(|limit| limit / 2);
         Self {
             interval,
-            next: Ktime::now(),
+            next: clock::now(),
             status: String::new(),
         }
     }

@@ -3,19 +3,18 @@
 use std::path::Path;
 
 use anyhow::Result;
+use ondemand_core::{config::Endpoint, lifecycle::Input};
 
-use super::{Agent, service::Watched};
+use super::{Agent, watched::Watched};
 use crate::{
-    config::Endpoint,
-    ktime::Ktime,
-    lifecycle::Input,
-    unix_sockets::{self, Connections},
+    host::clock,
+    kernel::sockets::unix::{self, Connections},
 };
 
 impl Agent {
     /// Looks at everything that the kernel sends no event for.
     pub(super) fn poll(&mut self) {
-        let begin = Ktime::now();
+        let begin = clock::now();
         self.next_poll = None;
         self.look_at_unix_sockets(None);
         let sample = |watched: &Watched| self.sampler.sample(watched.slot).ok();
@@ -40,7 +39,7 @@ impl Agent {
             let taken = self.sampler.snapshot().map(drop);
             self.complain_once("connections older than the agent", &taken);
         }
-        self.poll_cost = Ktime::now().since(begin).unwrap_or_default();
+        self.poll_cost = clock::now().since(begin).unwrap_or_default();
         for name in names {
             self.look(&name, Input::Changed);
         }
@@ -63,13 +62,13 @@ impl Agent {
             .iter()
             .flat_map(|watched| watched.unix_paths())
             .collect();
-        let counts = unix_sockets::connections(paths);
+        let counts = unix::connections(paths);
         let names: Vec<String> = wanted
             .iter()
             .map(|watched| watched.service.name.clone())
             .collect();
         self.complain_once("connections of Unix sockets", &counts);
-        let now = Ktime::now();
+        let now = clock::now();
         for name in names {
             let Some(watched) = self.services.get_mut(&name) else {
                 continue;

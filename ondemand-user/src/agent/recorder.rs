@@ -7,22 +7,23 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Agent, service::Watched};
-use crate::{
-    history::{Record, What, Writer},
-    ktime::Ktime,
+mod usage;
+
+use ondemand_core::{
     lifecycle::{
         Command, Counter, View,
         note::{Note, StopReason},
-        unit::Unit,
     },
-    sampler::Sample,
+    measure::{Ktime, sample::Sample, unit::Unit},
+};
+use usage::Usage;
+
+use super::{Agent, watched::Watched};
+use crate::{
+    host::clock,
+    observe::history::{Record, What, Writer},
     systemd::Systemd,
 };
-
-mod usage;
-
-use usage::Usage;
 
 /// How long a question about memory may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ impl Recorder {
             self.services.entry(name.clone()).or_default();
         }
         if let Some(writer) = &mut self.writer {
-            let at = wall(Ktime::now());
+            let at = wall(clock::now());
             writer.write(Record::Watched { services, at });
         }
     }
@@ -60,7 +61,7 @@ impl Recorder {
     /// The agent ends.
     pub fn finish(&mut self) {
         if let Some(mut writer) = self.writer.take() {
-            let at = wall(Ktime::now());
+            let at = wall(clock::now());
             writer.write(Record::Ended { at });
             writer.finish();
         }
@@ -141,7 +142,7 @@ fn send(writer: &mut Writer, name: &str, what: Vec<What>) {
 
 /// Milliseconds since 1970 of a moment on the kernel's clock.
 fn wall(at: Ktime) -> i64 {
-    let (now, here) = (SystemTime::now(), Ktime::now());
+    let (now, here) = (SystemTime::now(), clock::now());
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let moment = match here.since(at) {
         Some(ago) => now.saturating_sub(ago),

@@ -7,7 +7,7 @@ use zbus::{
     message::{Flags, Header},
 };
 
-use super::{Error, NOT_AUTHENTICATED};
+use super::{Error, names::NOT_AUTHENTICATED};
 
 /// Holding, releasing, starting and stopping services.
 pub const MANAGE: &str = "org.ondemand1.manage";

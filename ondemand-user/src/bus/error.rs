@@ -8,18 +8,7 @@ use zbus::{
     names::{ErrorName, UniqueName},
 };
 
-/// The service stays up.
-pub const KEPT: &str = "org.ondemand1.Error.Kept";
-/// There is no service of that name.
-pub const NO_SUCH_SERVICE: &str = "org.ondemand1.Error.NoSuchService";
-/// The configuration cannot be used; the message names file, line and key.
-pub const WRONG_CONFIGURATION: &str = "org.ondemand1.Error.WrongConfiguration";
-/// It was tried and failed.
-pub const FAILED: &str = "org.ondemand1.Error.Failed";
-/// Whoever called may not.
-pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
-/// The same, but the user may be asked for a password, and the call does not allow it.
-pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+use super::names::{ACCESS_DENIED, FAILED};
 
 /// A name that programs branch on, and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +18,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// With one of the names of this module.
+    /// With one of the names of [`super::names`].
     pub fn new(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name,

@@ -4,16 +4,17 @@
 mod authority;
 mod error;
 mod manager;
+pub mod names;
 mod news;
+pub mod report;
 mod service;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-pub use error::{
-    ACCESS_DENIED, Error, FAILED, KEPT, NO_SUCH_SERVICE, NOT_AUTHENTICATED, WRONG_CONFIGURATION,
-};
+pub use error::Error;
 use manager::Manager;
+use names::{NAME, PATH};
 pub use news::News;
 use tokio::sync::{mpsc, oneshot};
 use zbus::{
@@ -21,18 +22,7 @@ use zbus::{
     fdo::{RequestNameFlags, RequestNameReply},
 };
 
-use crate::{status, systemd::unit_path::label};
-
-/// The agent's name on the bus.
-pub const NAME: &str = "org.ondemand1";
-/// The object that everything begins with.
-pub const PATH: &str = "/org/ondemand1";
-/// Its interface.
-pub const INTERFACE: &str = "org.ondemand1.Manager";
-/// The interface of a service's object.
-pub const SERVICE_INTERFACE: &str = "org.ondemand1.Service";
-/// In place of a number: unknown, or without an end.
-pub const NO_NUMBER: u64 = u64::MAX;
+use crate::systemd::unit_path::label;
 
 /// Where the answer to a call goes. Dropping it answers with an error.
 pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -40,7 +30,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// A call that the agent's loop answers. Whoever may not make it does not get here.
 #[derive(Debug)]
 pub enum Request {
-    /// The state of all services, a [`crate::status::Report`] in JSON.
+    /// The state of all services, a [`crate::bus::report::Report`] in JSON.
     Status(oneshot::Sender<String>),
     /// Answered when the backend of this service listens.
     Listening {
@@ -50,11 +40,11 @@ pub enum Request {
         answer: oneshot::Sender<()>,
     },
     /// The state of one service.
-    Describe(String, Reply<Box<status::Service>>),
+    Describe(String, Reply<Box<report::Service>>),
     /// Is there such a service?
     Known(String, Reply<()>),
     /// Keep it up, for so long or until it is released; until when, as
-    /// [`crate::holds::Left::until_micros`].
+    /// [`ondemand_core::holds::Left::until_micros`].
     Hold(String, Option<Duration>, Reply<u64>),
     /// End its hold; whether there was one.
     Release(String, Reply<bool>),

@@ -6,7 +6,11 @@ use tokio::sync::mpsc;
 use zbus::{Connection, Variant, object_server::SignalEmitter};
 
 use super::{
-    NO_NUMBER, PATH, Request, SERVICE_INTERFACE, manager::Manager, service::Service, service_path,
+    Request,
+    manager::Manager,
+    names::{NO_NUMBER, PATH, SERVICE_INTERFACE},
+    service::Service,
+    service_path,
 };
 
 /// What the agent's loop tells, and does not wait for.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use zbus::interface;
 
-use super::{Error, NO_NUMBER, Request, manager::ask};
-use crate::status;
+use super::{Error, Request, manager::ask, names::NO_NUMBER, report};
 
 /// The object.
 pub(super) struct Service {
@@ -20,7 +19,7 @@ impl Service {
         Self { name, requests }
     }
 
-    async fn describe(&self) -> Result<Box<status::Service>, Error> {
+    async fn describe(&self) -> Result<Box<report::Service>, Error> {
         ask(&self.requests, |answer| {
             Request::Describe(self.name.clone(), answer)
         })

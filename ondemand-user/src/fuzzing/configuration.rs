@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::units;
-use crate::config::Config;
+use crate::host::config_file;
 
 pub(super) const PATH: &str = "/etc/ondemand/ondemand.toml";
 
@@ -13,7 +13,7 @@ pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return; // Refused before it is parsed.
     };
-    match Config::parse(Path::new(PATH), text) {
+    match config_file::parse(Path::new(PATH), text) {
         Ok(config) => units::check(&config, &units::host(data.len().is_multiple_of(2))),
         Err(error) => {
             let shown = error.to_string();

@@ -2,12 +2,13 @@
 
 use std::{cell::RefCell, path::Path};
 
+use ondemand_core::replay::Timeouts;
 use rusqlite::{Connection, MAIN_DB, params};
 
 use super::Numbers;
-use crate::{history::read::read_open, replay::Timeouts};
+use crate::observe::history::read::read_open;
 
-const SCHEMA: &str = include_str!("../history/schema.sql");
+const SCHEMA: &str = include_str!("../observe/history/schema.sql");
 /// How a database begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 

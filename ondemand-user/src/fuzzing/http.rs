@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, path::Path};
 
+use ondemand_core::measure::unit::ActiveState;
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use crate::{
-    lifecycle::unit::ActiveState,
-    metrics::{Observation, Question, books::Books, record::Record, server::Server},
+use crate::observe::metrics::{
+    Observation, Question, books::Books, record::Record, server::Server,
 };
 
 /// All that it ever says.

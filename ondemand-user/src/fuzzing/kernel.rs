@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use ondemand_core::measure::sample::Slot;
 use ondemand_ebpf::SocketRecord;
 
-use crate::{
-    sampler::{
-        Slot,
+use crate::kernel::{
+    maps::{
         decode::{self, Message},
         snapshot,
     },
-    sock_diag as netlink,
+    sockets::sock_diag as netlink,
 };
 
 /// A piece of a sock_diag dump: never more sockets than messages fit in, each with an address or

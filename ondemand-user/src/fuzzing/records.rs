@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-
-use crate::{
+use ondemand_core::{
     holds::{self, Left, Moment},
-    ktime::Ktime,
     lifecycle::{
         Counter,
         note::{StopReason, VetoReason},
+    },
+    measure::{
+        Ktime,
         unit::{ActiveState, Unit},
     },
-    metrics::{Observation, record, render},
 };
+
+use crate::observe::metrics::{Observation, record, render};
 
 /// The holds: what was read once is written and read again without loss.
 pub fn holds(data: &[u8]) {

@@ -1,6 +1,8 @@
 //! A recorded trace, from wherever somebody has it.
 
-use crate::{replay::Timeouts, trace::replay};
+use ondemand_core::replay::Timeouts;
+
+use crate::commands::report::trace::replay;
 
 /// A trace is replayed, and its figures agree with each other; or a message names the line.
 pub fn trace(data: &[u8]) {

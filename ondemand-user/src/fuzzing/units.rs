@@ -6,10 +6,15 @@ use std::{
     time::Duration,
 };
 
+use ondemand_core::{
+    config::{Agent, Config, Endpoint, List, Service},
+    proxy_stay::exit_idle_time,
+};
+
 use super::{Numbers, configuration, unit_file};
 use crate::{
-    config::{Agent, Config, Endpoint, List, Service},
-    units::{Content, Host, UnitFile, exit_idle_time, files},
+    host::config_file,
+    install::units::{Content, Host, UnitFile, files},
 };
 
 /// Directories below which a backend's socket changes what its proxy is kept from.
@@ -57,7 +62,7 @@ pub fn units(data: &[u8]) {
         is_on(0)
     );
     let host = host(is_on(1));
-    if let Ok(config) = Config::parse(Path::new(configuration::PATH), &text) {
+    if let Ok(config) = config_file::parse(Path::new(configuration::PATH), &text) {
         check(&config, &host);
     }
 
@@ -118,7 +123,8 @@ fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
             ondemand: "/usr/bin/a".into(),
             ..host.clone()
         };
-        let expected = crate::units::files(&plain, &plain_host).expect("a harmless configuration");
+        let expected =
+            crate::install::units::files(&plain, &plain_host).expect("a harmless configuration");
         for (file, expected) in files.iter().zip(&expected) {
             same_shape(file, expected);
         }

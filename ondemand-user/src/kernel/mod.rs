@@ -6,8 +6,10 @@
 
 mod btf;
 pub mod lookups;
+pub mod maps;
 mod pins;
 pub mod requirements;
+pub mod sockets;
 mod verifier;
 
 use std::{

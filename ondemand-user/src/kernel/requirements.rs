@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::{BPFFS, btf::KernelTypes};
-use crate::permission::capabilities;
+use crate::host::capabilities;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;

@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 use anyhow::{Error, anyhow};
 use aya::programs::ProgramError;
 
-use crate::runtime;
+use crate::host::directories;
 
 /// The error of a load, with the verifier's log saved in the runtime directory if there is one.
 pub fn refused(program: &str, error: ProgramError) -> Error {
@@ -15,7 +15,7 @@ pub fn refused(program: &str, error: ProgramError) -> Error {
             io_error,
             verifier_log,
         } => saved(
-            &runtime::directory(),
+            &directories::directory(),
             program,
             &io_error,
             &verifier_log.to_string(),

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ondemand_core::config::Endpoint;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
     net::{TcpStream, UnixStream},
@@ -14,7 +15,6 @@ use tokio::{
 };
 
 use super::is_absent;
-use crate::config::Endpoint;
 
 /// Bytes of the buffer for each direction. Pages that nothing was read into take no memory. A download
 /// ran at 586 MB/s with 32 KiB, 702 with 128 and 770 with 256 (medians of 4).

@@ -15,7 +15,7 @@ use nix::{
 use tokio::net::{TcpListener, UnixListener};
 
 use super::carry::Stream;
-use crate::wait_listening::Clients;
+use crate::proxy::wait::Clients;
 
 enum Listener {
     Tcp(TcpListener),

@@ -8,6 +8,7 @@
 
 mod carry;
 mod listener;
+pub mod wait;
 
 use std::{path::Path, time::Duration};
 
@@ -21,12 +22,8 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{
-    cli,
-    config::Endpoint,
-    wait_listening::{self, Clients},
-    words::counted,
-};
+use ondemand_core::{config::Endpoint, words::counted};
+use wait::Clients;
 
 /// Connections at a time; more wait at the front socket. Each takes two descriptors, and
 /// `LimitNOFILE=` of the unit has room for them.
@@ -54,25 +51,6 @@ pub struct Options {
     pub exit_idle_time: Duration,
 }
 
-impl From<cli::Proxy> for Options {
-    fn from(options: cli::Proxy) -> Self {
-        let cli::Proxy {
-            name,
-            unit,
-            backend,
-            start_timeout,
-            exit_idle_time,
-        } = options;
-        Self {
-            name,
-            unit,
-            backend,
-            start_timeout,
-            exit_idle_time,
-        }
-    }
-}
-
 /// Waits until the backend listens, then serves.
 ///
 /// # Errors
@@ -94,7 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
             tokio::select! {
-                waited = wait_listening::wait_for_backend(
+                waited = wait::wait_for_backend(
                     &options.name,
                     &options.unit,
                     &options.backend,

@@ -19,16 +19,14 @@ use anyhow::{Context as _, Result, anyhow};
 pub use facts::{Facts, Resources};
 use futures_util::StreamExt as _;
 use nix::sys::signal::Signal;
+use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
 use tokio::{sync::mpsc, task::AbortHandle};
 use zbus::{
     Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder,
 };
 
-use crate::{
-    ablation::{self, Moment},
-    lifecycle::JobEnd,
-};
+use crate::host::ablation::{self, Moment};
 
 const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";

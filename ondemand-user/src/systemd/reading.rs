@@ -1,11 +1,10 @@
 //! A unit's properties as they come over the bus, and what is known of a unit by them.
 
-use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
-
-use crate::{
-    ktime::Ktime,
-    lifecycle::unit::{ActiveState, Unit},
+use ondemand_core::measure::{
+    Ktime,
+    unit::{ActiveState, Unit},
 };
+use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
 
 /// Properties of `org.freedesktop.systemd1.Unit`: all of them, or those that changed.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]

@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
+use ondemand_core::measure::unit::ActiveState;
+
 use super::{Command, Counter, Ktime, Note, StopReason, Unit, View, What, wall};
-use crate::{history::REASONS, lifecycle::unit::ActiveState};
+use crate::observe::history::REASONS;
 
 /// Nobody has to be there for so long before the kernel is asked to tell of the next one.
 const QUIET: Duration = Duration::from_secs(1);

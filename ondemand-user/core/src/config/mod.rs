@@ -1,0 +1,180 @@
+//! The configuration: raw TOML, checked once here, and the types that the rest of the program trusts.
+
+use core::net::SocketAddr;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+mod endpoint;
+mod error;
+mod names;
+mod networks;
+mod overlaps;
+mod parse;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timespan;
+
+pub use error::{Error, Problem};
+pub use networks::List;
+
+/// Where the configuration is, unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
+
+/// At most so many services: the capacity of the kernel's maps.
+pub const MAX_SERVICES: usize = 1024;
+
+/// At most so many front addresses for one service.
+pub const MAX_LISTEN: usize = 16;
+
+/// A checked configuration. No code after [`Config::parse`] checks it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from, as an absolute path, for messages and for the unit files that name it.
+    pub path: PathBuf,
+    /// `[agent]`.
+    pub agent: Agent,
+    /// `[service.NAME]`, by name.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Address of the Prometheus endpoint; `None` turns it off.
+    pub metrics: Option<SocketAddr>,
+    /// The history database; `None` turns it off.
+    pub history: Option<PathBuf>,
+}
+
+/// `[service.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The key in the file: letters, digits, `-`, `_`, `.`; at most 63 bytes.
+    pub name: String,
+    /// The front socket's addresses. `[::]` here means IPv6 alone; IPv4 has its own `0.0.0.0`.
+    pub listen: Vec<Endpoint>,
+    /// Where the application listens. Never a wildcard address.
+    pub backend: Endpoint,
+    /// The application's own unit, `.service`.
+    pub unit: String,
+    /// Quiet for so long means idle. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Never stopped sooner after its start.
+    pub min_uptime: Duration,
+    /// How long the first client is held while the backend starts.
+    pub start_timeout: Duration,
+    /// Whether the kernel hands new connections straight to the backend while it is warm.
+    pub steer: bool,
+    /// Who may wake it. Others are served while it is up, and refused while it is down. Empty:
+    /// everybody.
+    pub wake_from: List,
+    /// Whose use does not keep it up. Empty: nobody's.
+    pub ignore_from: List,
+    /// A program asked before a stop: an exit status other than zero keeps the service up.
+    pub veto: Option<PathBuf>,
+}
+
+/// Where a socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A TCP address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// As it is written in the configuration. The error says what to write instead.
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        endpoint::parse(text)
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Whether who has the one keeps somebody else from the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        endpoint::overlap(self, other, false)
+    }
+}
+
+impl Service {
+    /// `ondemand-NAME.socket`, the front socket.
+    pub fn socket_unit(&self) -> String {
+        format!("ondemand-{}.socket", self.name)
+    }
+
+    /// `ondemand-NAME.service`, the proxy.
+    pub fn proxy_unit(&self) -> String {
+        format!("ondemand-{}.service", self.name)
+    }
+
+    /// `ondemand-NAME.target`, the lease.
+    pub fn lease_unit(&self) -> String {
+        format!("ondemand-{}.target", self.name)
+    }
+}
+
+impl Config {
+    /// Checks `text`, which was read from `path`: an absolute path, unless it is for messages alone.
+    ///
+    /// # Errors
+    ///
+    /// The message names the file, the line and the key, one line for each problem.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        let (agent, services) =
+            parse::document(text).map_err(|problems| Error::new(path, problems))?;
+        Ok(Self {
+            path: path.to_owned(),
+            agent,
+            services,
+        })
+    }
+
+    /// The service called `name`.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] that names the services there are.
+    pub fn service(&self, name: &str) -> Result<&Service, Error> {
+        self.services.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.services.keys().map(String::as_str).collect();
+            let hint = match table::nearest(name, &known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None if known.is_empty() => "the file has no [service.NAME] yet".into(),
+                None => format!("there are: {}", known.join(", ")),
+            };
+            Error::new(
+                &self.path,
+                vec![Problem::file(format!("no service {name:?}; {hint}"))],
+            )
+        })
+    }
+}
+
+/// A time span as it is written in the configuration (systemd.time(7)), `infinity` excepted.
+///
+/// # Errors
+///
+/// It is none; the message shows how to write one.
+pub fn time_span(text: &str) -> Result<Duration, String> {
+    timespan::parse(text)
+        .ok_or_else(|| format!("{text:?} is not a time span; write it like \"90s\" or \"500ms\""))
+}

@@ -1,0 +1,406 @@
+//! From TOML to [`Service`]s: every key read once, and all problems of a file found in one go.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, endpoint,
+    error::Problem,
+    names, networks, overlaps,
+    table::{Lines, Place, Section, Value},
+    timespan,
+};
+
+const ROOT_KEYS: &[&str] = &["agent", "service"];
+const AGENT_KEYS: &[&str] = &["metrics", "history"];
+const SERVICE_KEYS: &[&str] = &[
+    "listen",
+    "backend",
+    "unit",
+    "idle_timeout",
+    "min_uptime",
+    "start_timeout",
+    "steer",
+    "wake_from",
+    "ignore_from",
+    "veto",
+];
+
+const DEFAULT_METRICS: &str = "127.0.0.1:9464";
+const DEFAULT_HISTORY: &str = "/var/lib/ondemand/history.db";
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_MIN_UPTIME: Duration = Duration::from_secs(30);
+const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Below this the kernel's time stamps (one scheduler tick) and a cold start are the larger part.
+const MIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
+
+const LISTEN_EXAMPLE: &str = r#"["0.0.0.0:80", "[::]:80"]"#;
+
+/// A service and where its values stand.
+pub(super) struct Parsed {
+    pub service: Service,
+    /// As long as `service.listen`.
+    pub listen: Vec<Place>,
+    pub backend: Place,
+    pub unit: Place,
+}
+
+/// The problems found so far.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The value, or `None` with its problem noted.
+    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
+}
+
+/// Reads and checks a whole file.
+pub(super) fn document(text: &str) -> Result<(Agent, BTreeMap<String, Service>), Vec<Problem>> {
+    let lines = Lines::new(text);
+    let table = DeTable::parse(text).map_err(|err| vec![syntax(&lines, &err)])?;
+    let table = DeValue::Table(table.into_inner());
+    let mut problems = Problems::default();
+    let (agent, metrics, services) = sections(&Value::root(&lines, &table), &mut problems);
+    // A service that could not be read cannot be compared: its own problem comes first.
+    problems
+        .0
+        .extend(overlaps::check(&services, metrics.as_ref()));
+    if problems.0.is_empty() {
+        let by_name = services
+            .into_iter()
+            .map(|parsed| (parsed.service.name.clone(), parsed.service));
+        Ok((agent, by_name.collect()))
+    } else {
+        Err(problems.0)
+    }
+}
+
+fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
+    let line = err.span().map(|span| lines.at(span.start));
+    let message = err.message().replace('\n', ", ");
+    Problem {
+        line,
+        key: String::new(),
+        message: format!("not valid TOML: {message}"),
+    }
+}
+
+type Sections = (Agent, Option<(Endpoint, Place)>, Vec<Parsed>);
+
+fn sections(root: &Value<'_>, problems: &mut Problems) -> Sections {
+    let mut services = Vec::new();
+    let mut agent_table = None;
+    if let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) {
+        agent_table = root.take("agent");
+        let table = root.take("service");
+        problems.0.extend(root.unknown());
+        if let Some(table) = table {
+            services = all_services(&table, problems);
+        }
+    }
+    let (agent, metrics) = agent(agent_table, problems);
+    (agent, metrics, services)
+}
+
+fn all_services(table: &Value<'_>, problems: &mut Problems) -> Vec<Parsed> {
+    let Some(entries) = problems.keep(table.table()) else {
+        return Vec::new();
+    };
+    if entries.len() > MAX_SERVICES {
+        let message = format!(
+            "{} services; at most {MAX_SERVICES} are possible",
+            entries.len()
+        );
+        problems.0.push(table.place.problem(message));
+        return Vec::new();
+    }
+    entries
+        .iter()
+        .filter_map(|(name, value)| service(name, value, problems))
+        .collect()
+}
+
+fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(Endpoint, Place)>) {
+    let mut section = table.and_then(|table| problems.keep(Section::open(&table, AGENT_KEYS)));
+    let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
+    let (metrics, history) = (take("metrics"), take("history"));
+
+    let parsed = match &metrics {
+        None => endpoint::tcp(DEFAULT_METRICS).ok(),
+        Some(value) => problems.keep(metrics_address(value)).flatten(),
+    };
+    let history = match &history {
+        None => Some(PathBuf::from(DEFAULT_HISTORY)),
+        Some(value) => problems.keep(history_path(value)).flatten(),
+    };
+    problems
+        .0
+        .extend(section.map(Section::unknown).unwrap_or_default());
+    // The default address claims nothing: a service that wants it is told so when the agent binds it.
+    let claim = metrics
+        .zip(parsed)
+        .map(|(value, address)| (Endpoint::Tcp(address), value.place));
+    (
+        Agent {
+            metrics: parsed,
+            history,
+        },
+        claim,
+    )
+}
+
+fn metrics_address(value: &Value<'_>) -> Result<Option<core::net::SocketAddr>, Problem> {
+    match value.string(&format!("{DEFAULT_METRICS:?}, or \"\" for none"))? {
+        "" => Ok(None),
+        text => endpoint::tcp(text)
+            .map(Some)
+            .map_err(|message| value.place.problem(message)),
+    }
+}
+
+fn history_path(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
+    match value.string(&format!("{DEFAULT_HISTORY:?}, or \"\" for none"))? {
+        "" => Ok(None),
+        text => names::absolute_path(text)
+            .map(Some)
+            .map_err(|message| value.place.problem(message)),
+    }
+}
+
+fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Parsed> {
+    let before = problems.0.len();
+    problems.keep(names::service(name).map_err(|message| table.place.problem(message)));
+    let mut section = problems.keep(Section::open(table, SERVICE_KEYS))?;
+
+    let listen = required(&mut section, "listen", LISTEN_EXAMPLE, problems);
+    let listen = listen.and_then(|value| listen_addresses(&value, problems));
+    let backend = required(&mut section, "backend", "\"127.0.0.1:8080\"", problems);
+    let backend =
+        backend.and_then(|value| Some((problems.keep(backend_address(&value))?, value.place)));
+    let unit = required(
+        &mut section,
+        "unit",
+        &format!("{:?}", format!("{name}.service")),
+        problems,
+    );
+    let unit = unit.and_then(|value| Some((problems.keep(unit_name(&value))?, value.place)));
+
+    let mut optional = |key: &str| section.take(key);
+    let idle_timeout = match optional("idle_timeout") {
+        None => Some(Some(DEFAULT_IDLE_TIMEOUT)),
+        Some(value) => problems.keep(idle_timeout(&value)),
+    };
+    let min_uptime = match optional("min_uptime") {
+        None => Some(DEFAULT_MIN_UPTIME),
+        Some(value) => problems.keep(finite(
+            &value,
+            "for a service that is never stopped write idle_timeout = \"infinity\"",
+        )),
+    };
+    let start_timeout = match optional("start_timeout") {
+        None => Some(DEFAULT_START_TIMEOUT),
+        Some(value) => problems.keep(start_timeout(&value)),
+    };
+    let steer = match optional("steer") {
+        None => Some(true),
+        Some(value) => problems.keep(value.boolean()),
+    };
+    let veto = match optional("veto") {
+        None => Some(None),
+        Some(value) => problems.keep(veto(&value)),
+    };
+    let mut list = |key: &'static str| {
+        let value = section.take(key)?;
+        let kernel_knows = KernelKnows {
+            steer,
+            listen: listen.as_ref().map(|(all, _)| all.as_slice()),
+        };
+        problems.0.extend(kernel_knows.problem(&value));
+        networks::list(&value, &mut problems.0)
+    };
+    let (wake_from, ignore_from) = (list("wake_from"), list("ignore_from"));
+    problems.0.extend(section.unknown());
+    if problems.0.len() > before {
+        return None;
+    }
+
+    let ((listen, listen_places), (backend, backend_place), (unit, unit_place)) =
+        (listen?, backend?, unit?);
+    let service = Service {
+        name: name.to_owned(),
+        listen,
+        backend,
+        unit,
+        idle_timeout: idle_timeout?,
+        min_uptime: min_uptime?,
+        start_timeout: start_timeout?,
+        steer: steer?,
+        wake_from: wake_from.unwrap_or_default(),
+        ignore_from: ignore_from.unwrap_or_default(),
+        veto: veto?,
+    };
+    Some(Parsed {
+        service,
+        listen: listen_places,
+        backend: backend_place,
+        unit: unit_place,
+    })
+}
+
+fn required<'t>(
+    section: &mut Section<'t>,
+    key: &str,
+    example: &str,
+    problems: &mut Problems,
+) -> Option<Value<'t>> {
+    let value = section.take(key);
+    if value.is_none() {
+        let Place { line, key: above } = &section.place;
+        let place = Place {
+            line: *line,
+            key: format!("{above}.{key}"),
+        };
+        problems
+            .0
+            .push(place.problem(format!("missing; add {key} = {example}")));
+    }
+    value
+}
+
+fn listen_addresses(
+    value: &Value<'_>,
+    problems: &mut Problems,
+) -> Option<(Vec<Endpoint>, Vec<Place>)> {
+    let texts = problems.keep(value.strings(LISTEN_EXAMPLE))?;
+    if texts.is_empty() {
+        problems.0.push(
+            value
+                .place
+                .problem(format!("no address; write it like {LISTEN_EXAMPLE}")),
+        );
+        return None;
+    }
+    if texts.len() > MAX_LISTEN {
+        let message = format!(
+            "{} addresses; at most {MAX_LISTEN} are possible",
+            texts.len()
+        );
+        problems.0.push(value.place.problem(message));
+        return None;
+    }
+    let count = texts.len();
+    let good: Vec<_> = texts
+        .into_iter()
+        .filter_map(|(place, text)| {
+            let parsed = endpoint::parse(text).map_err(|message| place.problem(message));
+            Some((problems.keep(parsed)?, place))
+        })
+        .collect();
+    (good.len() == count).then(|| good.into_iter().unzip())
+}
+
+/// What a list of clients' networks needs: the kernel looks at it where it steers.
+struct KernelKnows<'l> {
+    steer: Option<bool>,
+    listen: Option<&'l [Endpoint]>,
+}
+
+impl KernelKnows<'_> {
+    fn problem(&self, value: &Value<'_>) -> Option<Problem> {
+        let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
+        let message = if self.steer == Some(false) {
+            "needs steer = true: the program that steers connections looks at the list"
+        } else if self.listen.is_some_and(|all| !all.iter().any(is_tcp)) {
+            "needs a TCP address in `listen`: clients of a Unix socket have none"
+        } else {
+            return None;
+        };
+        Some(value.place.problem(message))
+    }
+}
+
+fn backend_address(value: &Value<'_>) -> Result<Endpoint, Problem> {
+    let text = value.string("\"127.0.0.1:8080\"")?;
+    let backend = endpoint::parse(text).map_err(|message| value.place.problem(message))?;
+    if let Endpoint::Tcp(address) = &backend
+        && address.ip().is_unspecified()
+    {
+        let (own, port) = (
+            if address.is_ipv4() {
+                "127.0.0.1"
+            } else {
+                "[::1]"
+            },
+            address.port(),
+        );
+        return Err(value.place.problem(format!(
+            "{text:?} means every address, and clients could go around the front socket; let the application listen on \"{own}:{port}\" and write that"
+        )));
+    }
+    Ok(backend)
+}
+
+fn unit_name(value: &Value<'_>) -> Result<String, Problem> {
+    let name = value.string("\"wiki.service\"")?;
+    names::unit(name).map_err(|message| value.place.problem(message))?;
+    Ok(name.to_owned())
+}
+
+fn veto(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
+    let path = value.string("\"/usr/local/bin/checker\"")?;
+    names::absolute_path(path).map(Some).map_err(|message| {
+        value.place.problem(format!(
+            "{message} (it is one program, without arguments; leave the key out for none)"
+        ))
+    })
+}
+
+/// A time span; `None` is `infinity`.
+fn span(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
+    let text = value.string_or_integer("\"10min\", \"1h 30min\" or 90 (seconds)")?;
+    if matches!(text, "infinity" | "inf") {
+        return Ok(None);
+    }
+    timespan::parse(text).map(Some).ok_or_else(|| {
+        let longest = timespan::MAX.as_secs() / 31_557_600;
+        value.place.problem(format!(
+            "{text:?} is not a time span of at most {longest} years; write it like \"10min\", \"1h 30min\", \"500ms\" or 90 (seconds)"
+        ))
+    })
+}
+
+fn finite(value: &Value<'_>, instead: &str) -> Result<Duration, Problem> {
+    span(value)?.ok_or_else(|| {
+        value
+            .place
+            .problem(format!("cannot be infinite; {instead}"))
+    })
+}
+
+fn idle_timeout(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
+    let span = span(value)?;
+    match span {
+        Some(Duration::ZERO) => Err(value.place.problem(
+            "0 would stop the service at once, again and again; write a time span such as \"10min\", or \"infinity\" to never stop it",
+        )),
+        Some(span) if span < MIN_IDLE_TIMEOUT => Err(value.place.problem(format!(
+            "{span:?} is too short to tell idle from busy; write at least \"{}ms\"",
+            MIN_IDLE_TIMEOUT.as_millis()
+        ))),
+        span => Ok(span),
+    }
+}
+
+fn start_timeout(value: &Value<'_>) -> Result<Duration, Problem> {
+    let instead = "the first client would be held for ever; write a time span such as \"90s\"";
+    match finite(value, instead)? {
+        Duration::ZERO => Err(value.place.problem(
+            "0 would turn the first client away before the service could start; write a time span such as \"90s\"",
+        )),
+        span => Ok(span),
+    }
+}

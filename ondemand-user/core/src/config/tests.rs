@@ -1,0 +1,422 @@
+use super::*;
+
+/// A file with one good service; `extra` goes on below its keys.
+pub(super) fn wiki(extra: &str) -> String {
+    format!(
+        "[service.wiki]\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n{extra}"
+    )
+}
+
+pub(super) fn parse(text: &str) -> Result<Config, Error> {
+    Config::parse(Path::new("/etc/o.toml"), text)
+}
+
+/// `text` is refused, and the message holds `expected`.
+#[track_caller]
+pub(super) fn check(text: &str, expected: &str) {
+    let message = match parse(text) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(err) => err.to_string(),
+    };
+    assert!(
+        message.contains(expected),
+        "expected: {expected}\nfound: {message}"
+    );
+}
+
+/// `line` below a good service's four lines is refused.
+#[track_caller]
+fn check_key(line: &str, expected: &str) {
+    check(&wiki(line), &format!("/etc/o.toml:5: {expected}"));
+}
+
+/// As `check_key`, with `key` of the good service replaced.
+#[track_caller]
+pub(super) fn check_instead(key: &str, line: &str, expected: &str) {
+    let text: Vec<_> = wiki("")
+        .lines()
+        .map(|old| {
+            if old.starts_with(key) {
+                line.to_owned()
+            } else {
+                old.to_owned()
+            }
+        })
+        .collect();
+    check(&text.join("\n"), expected);
+}
+
+#[track_caller]
+fn check_service(extra: &str, expected: impl Fn(&Service) -> bool) {
+    let config = parse(&wiki(extra)).unwrap();
+    assert!(expected(&config.services["wiki"]), "{config:?}");
+}
+
+#[test]
+fn a_short_file_gets_the_documented_defaults() {
+    let config = parse(&wiki("")).unwrap();
+    let expected = Service {
+        name: "wiki".into(),
+        listen: vec![
+            Endpoint::Tcp("0.0.0.0:80".parse().unwrap()),
+            Endpoint::Tcp("[::]:80".parse().unwrap()),
+        ],
+        backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
+        unit: "wiki.service".into(),
+        idle_timeout: Some(Duration::from_secs(600)),
+        min_uptime: Duration::from_secs(30),
+        start_timeout: Duration::from_secs(90),
+        steer: true,
+        wake_from: List::default(),
+        ignore_from: List::default(),
+        veto: None,
+    };
+    assert_eq!(config.services["wiki"], expected);
+    assert_eq!(
+        config.agent.metrics,
+        Some("127.0.0.1:9464".parse().unwrap())
+    );
+    assert_eq!(
+        config.agent.history,
+        Some("/var/lib/ondemand/history.db".into())
+    );
+    assert_eq!(config.path, Path::new("/etc/o.toml"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let secs = Duration::from_secs;
+    check_service("idle_timeout = \"1h 30min\"", |s| {
+        s.idle_timeout == Some(secs(5400))
+    });
+    check_service("idle_timeout = 90", |s| s.idle_timeout == Some(secs(90)));
+    check_service("idle_timeout = 1_000", |s| {
+        s.idle_timeout == Some(secs(1000))
+    });
+    check_service("idle_timeout = \"90\"", |s| {
+        s.idle_timeout == Some(secs(90))
+    });
+    check_service("idle_timeout = \"0.2s\"", |s| {
+        s.idle_timeout == Some(Duration::from_millis(200))
+    });
+    check_service("idle_timeout = \"100ms\"", |s| {
+        s.idle_timeout == Some(Duration::from_millis(100))
+    });
+    check_service("idle_timeout = \"infinity\"", |s| s.idle_timeout.is_none());
+    check_service("min_uptime = 0", |s| s.min_uptime == Duration::ZERO);
+    check_service("min_uptime = \"2d\"", |s| s.min_uptime == secs(172_800));
+    check_service("start_timeout = \"500ms\"", |s| {
+        s.start_timeout == Duration::from_millis(500)
+    });
+    check_service("steer = false", |s| !s.steer);
+    check_service("veto = \"/usr/local/bin/a b\"", |s| {
+        s.veto == Some("/usr/local/bin/a b".into())
+    });
+    check_service("[agent]\nmetrics = \"\"\nhistory = \"\"", |_| true);
+    let config = parse("agent = { metrics = \"\", history = \"\" }").unwrap();
+    assert_eq!(
+        config.agent,
+        Agent {
+            metrics: None,
+            history: None
+        }
+    );
+    assert!(config.services.is_empty());
+    let config = parse("[agent]\nmetrics = \"0.0.0.0:1\"\nhistory = \"/x.db\"").unwrap();
+    assert_eq!(config.agent.metrics, Some("0.0.0.0:1".parse().unwrap()));
+    assert_eq!(config.agent.history, Some("/x.db".into()));
+    assert!(parse("").unwrap().services.is_empty());
+}
+
+#[test]
+fn one_address_needs_no_array_and_paths_are_unix_sockets() {
+    let text =
+        "[service.a]\nlisten = \"/run/a.sock\"\nbackend = \"/run/b.sock\"\nunit = \"a@1.service\"";
+    let service = &parse(text).unwrap().services["a"];
+    assert_eq!(service.listen, [Endpoint::Unix("/run/a.sock".into())]);
+    assert_eq!(service.backend, Endpoint::Unix("/run/b.sock".into()));
+}
+
+#[test]
+fn what_is_not_toml_names_its_line() {
+    check("[agent\n", "/etc/o.toml:1: not valid TOML: ");
+    check("\n\nx = \n", "/etc/o.toml:3: not valid TOML: ");
+    check(
+        &wiki("steer = true\nsteer = true"),
+        "/etc/o.toml:6: not valid TOML: duplicate key",
+    );
+    check(
+        &wiki("[service.wiki]"),
+        "/etc/o.toml:5: not valid TOML: duplicate key",
+    );
+    check(&wiki("steer = yes"), "/etc/o.toml:5: not valid TOML: ");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest() {
+    check_key(
+        "idle_timout = 5",
+        "service.wiki.idle_timout: unknown key; did you mean `idle_timeout`?",
+    );
+    check_key(
+        "idle-timeout = 5",
+        "service.wiki.idle-timeout: unknown key; did you mean `idle_timeout`?",
+    );
+    check_key(
+        "Steer = true",
+        "service.wiki.Steer: unknown key; did you mean `steer`?",
+    );
+    check_key(
+        "color = 5",
+        "service.wiki.color: unknown key; known here: listen, backend, unit, idle_timeout",
+    );
+    check_key("sub.x = 5", "service.wiki.sub: unknown key");
+    check(
+        "[services.x]",
+        "/etc/o.toml:1: services: unknown key; did you mean `service`?",
+    );
+    check(
+        "\"a b\" = 1",
+        "/etc/o.toml:1: \"a b\": unknown key; known here: agent, service",
+    );
+    check(
+        "[agent]\nmetric = \"\"",
+        "/etc/o.toml:2: agent.metric: unknown key; did you mean `metrics`?",
+    );
+}
+
+#[test]
+fn wrong_types_say_what_is_expected() {
+    check_key(
+        "steer = \"yes\"",
+        "service.wiki.steer: expected true or false, found a string",
+    );
+    check_key(
+        "steer = 1",
+        "service.wiki.steer: expected true or false, found an integer",
+    );
+    check_key(
+        "idle_timeout = true",
+        "service.wiki.idle_timeout: expected a string, found a boolean; write it like \"10min\"",
+    );
+    check_key(
+        "idle_timeout = 1.5",
+        "service.wiki.idle_timeout: expected a string, found a float",
+    );
+    check_key(
+        "idle_timeout = 0x10",
+        "service.wiki.idle_timeout: expected a string, found an integer",
+    );
+    check_key(
+        "min_uptime = []",
+        "service.wiki.min_uptime: expected a string, found an array",
+    );
+    check_key(
+        "start_timeout = 07:32:00",
+        "service.wiki.start_timeout: expected a string, found a date",
+    );
+    check_key(
+        "veto = [\"/bin/x\", \"y\"]",
+        "service.wiki.veto: expected a string, found an array",
+    );
+    check_instead(
+        "listen",
+        "listen = 80",
+        "/etc/o.toml:2: service.wiki.listen: expected an array of strings, found an integer; write it like [\"0.0.0.0:80\"",
+    );
+    check_instead(
+        "listen",
+        "listen = [80]",
+        "/etc/o.toml:2: service.wiki.listen: expected a string, found an integer",
+    );
+    check_instead(
+        "backend",
+        "backend = [\"127.0.0.1:1\"]",
+        "/etc/o.toml:3: service.wiki.backend: expected a string, found an array",
+    );
+    check_instead(
+        "unit",
+        "unit = false",
+        "/etc/o.toml:4: service.wiki.unit: expected a string, found a boolean",
+    );
+    check(
+        "service = 5",
+        "/etc/o.toml:1: service: expected a table, found an integer; write it like [service]",
+    );
+    check(
+        "[service]\nwiki = 5",
+        "/etc/o.toml:2: service.wiki: expected a table, found an integer; write it like [service.wiki]",
+    );
+    check(
+        "[[service]]",
+        "/etc/o.toml:1: service: expected a table, found an array",
+    );
+    check("agent = []", "/etc/o.toml:1: agent: expected a table");
+    check(
+        "[agent]\nmetrics = 9464",
+        "/etc/o.toml:2: agent.metrics: expected a string, found an integer; write it like \"127.0.0.1:9464\"",
+    );
+    check(
+        "[agent]\nhistory = false",
+        "/etc/o.toml:2: agent.history: expected a string, found a boolean",
+    );
+}
+
+#[test]
+fn missing_keys_say_what_to_add() {
+    check(
+        "\n[service.a]\n",
+        "/etc/o.toml:2: service.a.listen: missing; add listen = [",
+    );
+    check(
+        "\n[service.a]\n",
+        "/etc/o.toml:2: service.a.backend: missing; add backend = \"127.0.0.1:8080\"",
+    );
+    check(
+        "\n[service.a]\n",
+        "/etc/o.toml:2: service.a.unit: missing; add unit = \"a.service\"",
+    );
+}
+
+#[test]
+fn bad_values_name_line_and_key() {
+    check_key(
+        "idle_timeout = 0",
+        "service.wiki.idle_timeout: 0 would stop the service at once",
+    );
+    check_key(
+        "idle_timeout = \"0s\"",
+        "service.wiki.idle_timeout: 0 would stop",
+    );
+    check_key(
+        "idle_timeout = \"99ms\"",
+        "service.wiki.idle_timeout: 99ms is too short",
+    );
+    check_key(
+        "idle_timeout = -5",
+        "service.wiki.idle_timeout: \"-5\" is not a time span",
+    );
+    check_key(
+        "idle_timeout = \"soon\"",
+        "service.wiki.idle_timeout: \"soon\" is not a time span",
+    );
+    check_key(
+        "idle_timeout = \"\"",
+        "service.wiki.idle_timeout: \"\" is not a time span",
+    );
+    check_key(
+        "idle_timeout = \"500 years\"",
+        "service.wiki.idle_timeout: \"500 years\" is not a time span of at most 100 years",
+    );
+    check_key(
+        "min_uptime = \"infinity\"",
+        "service.wiki.min_uptime: cannot be infinite; for a service that is never",
+    );
+    check_key(
+        "start_timeout = 0",
+        "service.wiki.start_timeout: 0 would turn the first client away",
+    );
+    check_key(
+        "start_timeout = \"infinity\"",
+        "service.wiki.start_timeout: cannot be infinite; the first client",
+    );
+    check_key(
+        "veto = \"checker\"",
+        "service.wiki.veto: not an absolute path",
+    );
+    check_key("veto = \"\"", "service.wiki.veto: not an absolute path");
+    check_key(
+        "veto = \"/bin/x\\nExecStart=/bin/sh\"",
+        "service.wiki.veto: the path holds '\\n'",
+    );
+    check_instead(
+        "listen",
+        "listen = []",
+        "/etc/o.toml:2: service.wiki.listen: no address",
+    );
+    check_instead(
+        "listen",
+        "listen = [\n\"0.0.0.0:80\",\n\"80\"]",
+        "/etc/o.toml:4: service.wiki.listen: \"80\" is a port without an address",
+    );
+    check_instead(
+        "listen",
+        "listen = [\"localhost:80\"]",
+        "/etc/o.toml:2: service.wiki.listen: \"localhost:80\" is a host name",
+    );
+    check_instead(
+        "backend",
+        "backend = \"0.0.0.0:81\"",
+        "/etc/o.toml:3: service.wiki.backend: \"0.0.0.0:81\" means every address",
+    );
+    check_instead(
+        "backend",
+        "backend = \"[::]:81\"",
+        "let the application listen on \"[::1]:81\"",
+    );
+    check_instead(
+        "backend",
+        "backend = \"/run/a\\nExecStart=/bin/sh\"",
+        "/etc/o.toml:3: service.wiki.backend: the path holds '\\n'",
+    );
+    check(
+        "[agent]\nmetrics = \"localhost:1\"",
+        "/etc/o.toml:2: agent.metrics: \"localhost:1\" is a host name",
+    );
+    check(
+        "[agent]\nmetrics = \"/run/x\"",
+        "/etc/o.toml:2: agent.metrics: \"/run/x\" is not an address",
+    );
+    check(
+        "[agent]\nhistory = \"x.db\"",
+        "/etc/o.toml:2: agent.history: not an absolute path",
+    );
+}
+
+#[test]
+fn all_problems_are_told_in_the_files_order() {
+    let text = wiki("steer = 1\nidle_timeout = 0\ncolor = 1\n[agent]\nx = 1\n");
+    let err = parse(&text).unwrap_err();
+    let lines: Vec<_> = err
+        .problems()
+        .iter()
+        .map(|problem| problem.line.unwrap())
+        .collect();
+    assert_eq!(lines, [5, 6, 7, 9]);
+    assert_eq!(err.to_string().lines().count(), 4);
+}
+
+#[test]
+fn there_are_limits() {
+    let listen: Vec<_> = (1..=17).map(|port| format!("127.0.0.1:{port}")).collect();
+    check_instead(
+        "listen",
+        &format!("listen = {listen:?}"),
+        "service.wiki.listen: 17 addresses; at most 16",
+    );
+    let many = |count: usize| -> String {
+        (0..count)
+            .map(|i| format!("[service.s{i}]\nlisten = \"/run/f{i}\"\nbackend = \"/run/b{i}\"\nunit = \"s{i}.service\"\n"))
+            .collect()
+    };
+    assert_eq!(parse(&many(1024)).unwrap().services.len(), 1024);
+    check(
+        &many(1025),
+        "/etc/o.toml:1: service: 1025 services; at most 1024",
+    );
+}
+
+#[test]
+fn an_unknown_service_is_named_with_what_there_is() {
+    let config = parse(&wiki("")).unwrap();
+    assert_eq!(config.service("wiki").unwrap().name, "wiki");
+    let message = |name: &str| config.service(name).unwrap_err().to_string();
+    assert_eq!(
+        message("wikki"),
+        "/etc/o.toml: no service \"wikki\"; did you mean \"wiki\"?"
+    );
+    assert_eq!(
+        message("shop"),
+        "/etc/o.toml: no service \"shop\"; there are: wiki"
+    );
+}

@@ -1,0 +1,121 @@
+//! The last look before a stop: is what was idle still so, behind the closed gate?
+
+use super::{
+    Command, Counter, DRY_RUN_PAUSE, Lifecycle, Step, Stop, View, idle_since,
+    note::{Cause, Note},
+    request::{Refusal, Reply},
+    since_or_zero,
+};
+use crate::{
+    measure::{
+        Ktime,
+        sample::{Sample, Sockets},
+    },
+    policy::Verdict,
+};
+
+impl Lifecycle {
+    /// Steps 2 and 3: the gate follows from the step.
+    pub(super) fn look(&mut self, view: &View, since: Ktime, commands: &mut Vec<Command>) {
+        match view.sample {
+            Some(first) => {
+                self.step = Step::Looking { first, since };
+                commands.push(Command::TakeSnapshot);
+            }
+            None => self.not_idle(view, commands),
+        }
+    }
+
+    /// The end of step 3. What it rests on: the counters did not move from before the gate was
+    /// closed until after the snapshot, and the snapshot shows nothing that they do not know.
+    pub(super) fn looked(
+        &mut self,
+        view: &View,
+        first: &Sample,
+        since: Ktime,
+        sockets: Option<Sockets>,
+        commands: &mut Vec<Command>,
+    ) {
+        let (Some(after), Some(sockets)) = (view.sample, sockets) else {
+            let what = "its sockets could not be looked at".to_owned();
+            return self.keep(view, Cause::Unknown(what), commands);
+        };
+        if self.options.tcp_front && sockets.front_listeners == 0 {
+            let what =
+                "the front socket is not among the sockets of the agent's network namespace, \
+                        so its clients are not either"
+                    .to_owned();
+            return self.keep(view, Cause::Unknown(what), commands);
+        }
+        if moved(first, &after) {
+            let came = after.accepted().saturating_sub(first.accepted());
+            return self.keep(view, Cause::Activity(came), commands);
+        }
+        if sockets.half_open > 0 {
+            return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
+        }
+        if sockets.front + sockets.steered + sockets.back + sockets.older > 0 {
+            commands.push(Command::Count(Counter::Drift));
+            return self.keep(view, Cause::Drift(sockets), commands);
+        }
+        if !view.units.held() {
+            self.step = Step::Rest;
+            return;
+        }
+        if !view.units.proxy.is_settled_down() {
+            return self.keep(view, Cause::Proxy, commands);
+        }
+        if idle_since(view).is_none() {
+            return self.not_idle(view, commands);
+        }
+        let quiet = since_or_zero(view.now, since);
+        if self.options.dry_run {
+            commands.push(Command::Say(Note::WouldStop {
+                quiet,
+                run: self.runs.so_far(view),
+            }));
+            self.pause.hold(view, DRY_RUN_PAUSE);
+            self.step = Step::Rest;
+            self.answer(Reply::Kept(Refusal::DryRun), commands);
+            return;
+        }
+        let started = self.runs.started().flatten();
+        self.step = Step::Releasing(Stop {
+            at: view.now,
+            quiet,
+            started,
+            asked: self.is_asked(),
+        });
+        commands.push(Command::ReleaseLease);
+    }
+
+    /// What was idle is not any more.
+    pub(super) fn not_idle(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let cause = match view.verdict {
+            Verdict::Busy { open } => Cause::Activity(open),
+            Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
+            Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
+            // No veto: somebody wants it so.
+            Verdict::Held { .. } => {
+                self.step = Step::Rest;
+                return self.answer(Reply::Kept(Refusal::Held), commands);
+            }
+        };
+        self.keep(view, cause, commands);
+    }
+
+    /// A veto: counted, said, and followed by a pause.
+    pub(super) fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
+        commands.push(Command::Count(Counter::Veto(cause.reason())));
+        self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
+        commands.push(Command::Say(self.pause.veto(view, cause)));
+        self.step = Step::Rest;
+    }
+}
+
+/// Whether a connection was used between two samples. Look-ups are left out: what came of those
+/// that read the gate when it was open is in the snapshot, and the others are at the front.
+fn moved(first: &Sample, after: &Sample) -> bool {
+    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);
+    counts(first) != counts(after)
+}

@@ -1,0 +1,151 @@
+//! What goes into the protocol and what comes out of it.
+
+use std::time::Duration;
+
+use super::{
+    note::{Note, StopReason, VetoReason},
+    request::Reply,
+};
+use crate::{
+    config::{Endpoint, Service},
+    measure::{
+        Ktime,
+        sample::{Sample, Sockets},
+        unit::Units,
+    },
+    policy::Verdict,
+};
+
+/// What the configuration says about the protocol of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether there is a gate.
+    pub steer: bool,
+    /// Whether some clients may not wake it.
+    pub wake_list: bool,
+    /// Whether a program is asked before a stop.
+    pub ask: bool,
+    /// Say what would be stopped, and stop nothing.
+    pub dry_run: bool,
+    /// How long the proxy stays up without clients.
+    pub proxy_stays: Duration,
+    /// Whether the front socket is one of those that a snapshot shows.
+    pub tcp_front: bool,
+}
+
+impl Options {
+    /// The options of `service`.
+    pub fn new(service: &Service, dry_run: bool) -> Self {
+        Self {
+            steer: service.steer,
+            wake_list: !service.wake_from.is_absent(),
+            ask: service.veto.is_some(),
+            dry_run,
+            proxy_stays: crate::proxy_stay::exit_idle_time(service),
+            tcp_front: service
+                .listen
+                .iter()
+                .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_))),
+        }
+    }
+}
+
+/// Everything that is known at the moment of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// The present.
+    pub now: Ktime,
+    /// The kernel's counters, just read. `None`: they could not be.
+    pub sample: Option<Sample>,
+    /// What the policy says about them.
+    pub verdict: Verdict,
+    /// The service's units.
+    pub units: Units,
+}
+
+/// What brought a step about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Something may have changed, or time has passed.
+    Changed,
+    /// The veto program's answer.
+    Veto(Answer),
+    /// What [`Command::TakeSnapshot`] saw, `None` if it failed. The view is younger than it.
+    Snapshot(Option<Sockets>),
+    /// The end of [`Command::ReleaseLease`] or [`Command::TakeLease`]. The view is younger.
+    Job(JobEnd),
+    /// Somebody asks for a stop now: answered with one [`Command::Answer`]. The next view's verdict
+    /// is to wait for no timeout, as [`super::Lifecycle::is_asked`] tells.
+    Stop,
+}
+
+/// What the veto program said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It may be stopped.
+    Allow,
+    /// Keep it up, and why.
+    Keep(String),
+}
+
+/// How a job of systemd ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// `done`.
+    Done,
+    /// Another job took its place. It may have had its effect all the same.
+    Canceled,
+    /// It was refused or failed, and why.
+    Failed(String),
+}
+
+/// What the agent is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// New connections go to the front socket. If it fails, answer the following
+    /// `TakeSnapshot` with `None`.
+    CloseGate,
+    /// New connections go to the backend.
+    OpenGate,
+    /// Clients that may not wake the service are served from now on (true), or refused. What fails
+    /// is left as it was.
+    Admit(bool),
+    /// Run the veto program, answer with [`Input::Veto`].
+    AskVeto {
+        /// How long nobody has used it.
+        quiet: Duration,
+    },
+    /// Wait for the look-ups that began before, where there is a gate, then look at the sockets
+    /// and answer with [`Input::Snapshot`].
+    TakeSnapshot,
+    /// Stop the lease's unit, answer with [`Input::Job`].
+    ReleaseLease,
+    /// Start the lease's unit, answer with [`Input::Job`].
+    TakeLease,
+    /// Stop the proxy's unit; nobody waits for the end.
+    StopProxy,
+    /// Tell the proxy to leave now if it has no connection; nobody waits for the end.
+    DismissProxy,
+    /// Count it.
+    Count(Counter),
+    /// Log it.
+    Say(Note),
+    /// Tell whoever asked for a stop how it ended.
+    Answer(Reply),
+    /// Step again then, or sooner. It replaces the wish of the step before; a step without
+    /// it waits for an event alone.
+    WaitUntil(Ktime),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// A start, and how long it took.
+    Start(Option<Duration>),
+    /// The end of a run.
+    Stop(StopReason),
+    /// A stop that was not carried through.
+    Veto(VetoReason),
+    /// The counters and the socket tables differed.
+    Drift,
+}

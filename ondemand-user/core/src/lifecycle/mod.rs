@@ -1,0 +1,367 @@
+//! The stop protocol, as a pure state machine: it reads no clock, does no input or output
+//! and cannot fail.
+//!
+//! The agent calls [`Lifecycle::step`] whenever something may have changed and carries out
+//! the commands that it returns, in their order. The protocol's steps:
+//!
+//! 1. [`Step::Rest`]: wait until the service is idle, the proxy is down and no job is queued.
+//!    Where a veto program is configured, ask it ([`Step::Asking`]): it may take its time, so
+//!    everything that the release rests on is measured after its answer.
+//! 2. Close the gate (where connections are steered): new ones queue at the front socket.
+//! 3. [`Step::Looking`]: wait until the look-ups that may have seen the gate open are over, take
+//!    a snapshot of the sockets, and read the counters once more. Changed since step 1, a
+//!    half-open handshake, or a difference between the two: keep it.
+//! 4. [`Step::Releasing`]: release the lease, wait for the job's end, then
+//!    [`Step::Settling`]: wait until the backend is down. Does somebody need it, take the
+//!    lease again ([`Step::Retaking`]).
+//! 5. The gate is open only while the backend is active, the lease is held, neither has a
+//!    job and no step between 2 and 4 is under way. After a half-open handshake it stays closed
+//!    until a client has come: what is half open at the backend then ends or expires, and a
+//!    scan, which goes on at the front socket, cannot keep the service up.
+//!
+//! It is safe to begin in any state of the units: a lease that an agent released and did not
+//! live to see settle is taken again.
+
+mod look;
+mod messages;
+pub mod note;
+pub mod pause;
+pub mod request;
+mod runs;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
+use note::{Cause, Note, VetoReason};
+use pause::Pause;
+use request::Request;
+use runs::{Released, Runs};
+
+use crate::{
+    measure::{Ktime, sample::Sample},
+    policy::Verdict,
+};
+
+/// How long PID 1 may take to see that a backend without lease is unneeded: it looks later
+/// than it reports the job's end (the "stop when unneeded" queue, src/core/manager.c). Also
+/// how long somebody who stops the lease by hand is left alone.
+pub const SETTLE: Duration = Duration::from_secs(1);
+/// How often to look though an event is expected, in case it got lost.
+pub const RECHECK: Duration = Duration::from_secs(60);
+/// How long a dry run keeps quiet about a service that it has spoken of, unless somebody comes.
+pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a proxy may be up without its backend: while it waits for its listener it looks
+/// after itself.
+pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);
+/// How soon to look again after something could not be measured.
+pub const RETRY: Duration = Duration::from_secs(10);
+
+/// Where in the protocol a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing is under way.
+    Rest,
+    /// The veto program is being asked.
+    Asking,
+    /// The gate is closed and a snapshot is being taken.
+    Looking {
+        /// The counters on which the decision rests.
+        first: Sample,
+        /// When the idle clock began.
+        since: Ktime,
+    },
+    /// The lease is being released.
+    Releasing(Stop),
+    /// The lease is released, the backend still up.
+    Settling {
+        /// Take the lease again then.
+        until: Ktime,
+        /// The stop; `None` if somebody else released the lease, an earlier agent for example.
+        stop: Option<Stop>,
+    },
+    /// The lease is being taken.
+    Retaking,
+}
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// When the lease was released.
+    pub at: Ktime,
+    /// How long nobody had used the service.
+    pub quiet: Duration,
+    /// The backend's start that it is about.
+    pub started: Option<Ktime>,
+    /// Whether somebody asked for it.
+    pub asked: bool,
+}
+
+/// The state of one service.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    options: Options,
+    step: Step,
+    /// `None`: what an earlier agent left, which may be either.
+    gate: Option<bool>,
+    /// Whether clients that may not wake it are served. `None`: as with the gate.
+    admits: Option<bool>,
+    pause: Pause,
+    /// Failed attempts to take the lease, in a row.
+    retakes: u32,
+    runs: Runs,
+    /// A stop that somebody asked for.
+    request: Option<Request>,
+    /// Since when the proxy has been up without its backend.
+    orphaned: Option<Ktime>,
+}
+
+impl Lifecycle {
+    /// A service of which nothing is known yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            step: Step::Rest,
+            gate: None,
+            admits: None,
+            pause: Pause::default(),
+            retakes: 0,
+            runs: Runs::default(),
+            request: None,
+            orphaned: None,
+        }
+    }
+
+    /// Where in the protocol it is.
+    pub fn current(&self) -> &Step {
+        &self.step
+    }
+
+    /// Whether connections are steered while the backend is up.
+    pub fn has_gate(&self) -> bool {
+        self.options.steer
+    }
+
+    /// Whether new connections go straight to the backend.
+    pub fn steered(&self) -> bool {
+        self.gate == Some(true)
+    }
+
+    /// The gate was closed from outside of the protocol.
+    pub fn gate_is_closed(&mut self) {
+        self.gate = Some(false);
+    }
+
+    /// Until when no stop is attempted because of a veto, and which.
+    pub fn paused(&self) -> Option<(Ktime, Option<VetoReason>)> {
+        (self.pause.until > Ktime::default()).then_some((self.pause.until, self.pause.reason))
+    }
+
+    /// The configuration changed. Takes effect with the next step.
+    pub fn set_options(&mut self, options: Options) {
+        if self.options.ask != options.ask && self.step == Step::Asking {
+            self.step = Step::Rest;
+        }
+        self.options = options;
+    }
+
+    /// systemd cannot be asked any more: whatever was under way is left as it is, and judged
+    /// anew by the units' states when they are known again.
+    /// A stop that somebody asked for is forgotten without an answer.
+    pub fn interrupt(&mut self) {
+        self.step = Step::Rest;
+        self.request = None;
+    }
+
+    /// One step.
+    pub fn step(&mut self, view: &View, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let released = match self.step {
+            Step::Releasing(stop)
+            | Step::Settling {
+                stop: Some(stop), ..
+            } => Some(Released {
+                quiet: stop.quiet,
+                asked: stop.asked,
+            }),
+            _ => None,
+        };
+        self.runs.follow(view, released, &mut commands);
+        self.pause.end_with_clients(view);
+        if view.units.backend.is_settled_down() {
+            self.pause = Pause::default();
+        }
+        let asked_now = input == Input::Stop;
+        if asked_now {
+            self.take_request(view, &mut commands);
+        } else {
+            self.advance(view, input, &mut commands);
+            self.judge_request(view, &mut commands);
+        }
+        self.end_orphan(view, &mut commands);
+        self.set_admission(view, &mut commands);
+        self.set_gate(view, &mut commands);
+        let wake = match self.request {
+            // This view's verdict still waits for a timeout.
+            Some(_) if asked_now => Some(view.now),
+            _ => self.wake_at(view),
+        };
+        if let Some(at) = wake {
+            commands.push(Command::WaitUntil(at));
+        }
+        commands
+    }
+
+    fn advance(&mut self, view: &View, input: Input, commands: &mut Vec<Command>) {
+        match (self.step.clone(), input) {
+            (Step::Asking, _) if !view.units.held() => self.step = Step::Rest,
+            (Step::Asking, Input::Veto(Answer::Keep(why))) => {
+                self.keep(view, Cause::Program(why), commands);
+            }
+            // Somebody may have come while the program ran.
+            (Step::Asking, Input::Veto(Answer::Allow)) => match idle_since(view) {
+                Some(since) => self.look(view, since, commands),
+                None => self.not_idle(view, commands),
+            },
+            (Step::Looking { first, since }, Input::Snapshot(sockets)) => {
+                self.looked(view, &first, since, sockets, commands);
+            }
+            (Step::Releasing(_), Input::Job(JobEnd::Failed(why))) => {
+                self.keep(view, Cause::Refused(why), commands);
+            }
+            (Step::Releasing(stop), Input::Job(JobEnd::Done | JobEnd::Canceled)) => {
+                self.settle(view, view.now + SETTLE, Some(stop), commands);
+            }
+            (Step::Settling { until, stop }, _) => self.settle(view, until, stop, commands),
+            (Step::Retaking, Input::Job(end)) => {
+                self.step = Step::Rest;
+                if let JobEnd::Failed(why) = end {
+                    commands.push(Command::Say(Note::LeaseRefused(why)));
+                }
+            }
+            _ => {}
+        }
+        if self.step == Step::Rest {
+            self.rest(view, commands);
+        }
+    }
+
+    /// Nothing is under way: is there something to begin?
+    fn rest(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let units = &view.units;
+        if units.lease.state.is_up() {
+            self.retakes = 0;
+        }
+        if units.held() {
+            let Some(since) = idle_since(view) else {
+                return;
+            };
+            if !units.proxy.is_settled_down() || view.now < self.pause.until {
+                return;
+            }
+            if self.options.ask {
+                self.step = Step::Asking;
+                commands.push(Command::AskVeto {
+                    quiet: since_or_zero(view.now, since),
+                });
+            } else {
+                self.look(view, since, commands);
+            }
+        } else if units.backend.is_settled_up() && units.lease.is_settled_down() {
+            // Released by hand, or by an agent that is gone. PID 1 may be about to stop it.
+            let wait = SETTLE * 2_u32.pow(self.retakes.min(5));
+            self.step = Step::Settling {
+                until: view.now + wait,
+                stop: None,
+            };
+        }
+    }
+
+    /// A proxy that outlives its backend, which crashed, has nobody to carry connections to,
+    /// and keeps PID 1 from starting the backend for the next client. It is the one case in
+    /// which the agent stops a proxy.
+    fn end_orphan(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let units = &view.units;
+        let is_orphan = units.backend.is_settled_down() && units.proxy.is_settled_up();
+        if !is_orphan {
+            self.orphaned = None;
+            return;
+        }
+        let since = *self.orphaned.get_or_insert(view.now);
+        if view.now >= since + ORPHAN_GRACE {
+            self.orphaned = Some(view.now);
+            commands.push(Command::Say(Note::OrphanedProxy));
+            commands.push(Command::StopProxy);
+        }
+    }
+
+    /// Clients that may not wake it are served while it is up and no stop is under way: then none of
+    /// them is at the front socket when it has stopped.
+    fn set_admission(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let admits = view.units.held() && matches!(self.step, Step::Rest | Step::Asking);
+        if self.options.wake_list && self.admits != Some(admits) {
+            self.admits = Some(admits);
+            let place = if admits { commands.len() } else { 0 };
+            commands.insert(place, Command::Admit(admits));
+        }
+    }
+
+    /// Step 5. Closing comes before everything else, opening after it.
+    fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let open = self.options.steer
+            && view.units.held()
+            && matches!(self.step, Step::Rest | Step::Asking)
+            && self.pause.reason != Some(VetoReason::HalfOpen);
+        // Without steering there is no gate, unless the configuration just took it away.
+        if self.gate == Some(open) || (!self.options.steer && self.gate.is_none()) {
+            return;
+        }
+        self.gate = Some(open);
+        if open {
+            commands.push(Command::OpenGate);
+        } else {
+            commands.insert(0, Command::CloseGate);
+        }
+    }
+
+    fn wake_at(&self, view: &View) -> Option<Ktime> {
+        let until = self.request.map(|request| request.until);
+        let until = until.filter(|until| *until > view.now);
+        self.next_change(view).into_iter().chain(until).min()
+    }
+
+    fn next_change(&self, view: &View) -> Option<Ktime> {
+        match self.step {
+            Step::Rest if self.orphaned.is_some() => {
+                self.orphaned.map(|since| since + ORPHAN_GRACE)
+            }
+            Step::Settling { until, .. } => view.units.backend.is_settled_up().then_some(until),
+            Step::Rest if view.units.held() => match view.verdict {
+                Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),
+                Verdict::Idle { .. } if view.now < self.pause.until => Some(self.pause.until),
+                // A hold may end while the host is suspended, which this clock does not count.
+                Verdict::Held {
+                    until: Some(at), ..
+                } => Some(at.min(view.now + RECHECK)),
+                Verdict::Held { until: None, .. } => None,
+                // The end of the last connection or of the proxy is an event.
+                Verdict::Busy { .. } | Verdict::Idle { .. } => Some(view.now + RECHECK),
+                Verdict::Unknown(_) => Some(view.now + RETRY),
+            },
+            _ => None,
+        }
+    }
+}
+
+fn idle_since(view: &View) -> Option<Ktime> {
+    match view.verdict {
+        Verdict::Idle { since } => Some(since),
+        _ => None,
+    }
+}
+
+fn since_or_zero(now: Ktime, earlier: Ktime) -> Duration {
+    now.since(earlier).unwrap_or_default()
+}

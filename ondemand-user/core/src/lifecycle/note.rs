@@ -1,0 +1,393 @@
+//! What the agent decided, in words for people.
+
+use std::{fmt, time::Duration};
+
+use log::Level;
+
+use crate::{
+    measure::sample::Sockets,
+    words::{Bytes, Span, counted},
+};
+
+/// Why a run of the backend ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopReason {
+    /// Nobody used it: the agent released the lease.
+    Idle,
+    /// Somebody asked the agent for it.
+    Requested,
+    /// Somebody else stopped it, or it ended by itself.
+    External,
+    /// It failed.
+    Failed,
+}
+
+impl StopReason {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 4] = [Self::Idle, Self::Requested, Self::External, Self::Failed];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Requested => "requested",
+            Self::External => "external",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a stop was not carried through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VetoReason {
+    /// Somebody came between the first look and the last.
+    Activity,
+    /// A handshake is half done.
+    HalfOpen,
+    /// The kernel's counters and its socket tables differ.
+    Drift,
+    /// The program of `veto =` said so.
+    Program,
+    /// The proxy was started while the lease was released.
+    Proxy,
+    /// Something else needs the backend.
+    Needed,
+    /// systemd did not carry out the job.
+    Refused,
+    /// Something could not be measured.
+    Unknown,
+}
+
+impl VetoReason {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 8] = [
+        Self::Activity,
+        Self::HalfOpen,
+        Self::Drift,
+        Self::Program,
+        Self::Proxy,
+        Self::Needed,
+        Self::Refused,
+        Self::Unknown,
+    ];
+
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Activity => "activity",
+            Self::HalfOpen => "half-open",
+            Self::Drift => "drift",
+            Self::Program => "program",
+            Self::Proxy => "proxy",
+            Self::Needed => "needed",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What keeps a service up, with the figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// So many connections came; zero if it was only a packet or a SYN.
+    Activity(u64),
+    /// So many handshakes are half done.
+    HalfOpen(u64),
+    /// What the socket tables show while the counters say that nothing is open.
+    Drift(Sockets),
+    /// The first line that the veto program wrote, or why it could not be asked.
+    Program(String),
+    /// The proxy was started.
+    Proxy,
+    /// The backend did not stop, this long after the lease's release.
+    Needed(Duration),
+    /// systemd's answer.
+    Refused(String),
+    /// What could not be measured.
+    Unknown(String),
+}
+
+impl Cause {
+    /// Its name.
+    pub fn reason(&self) -> VetoReason {
+        match self {
+            Self::Activity(_) => VetoReason::Activity,
+            Self::HalfOpen(_) => VetoReason::HalfOpen,
+            Self::Drift(_) => VetoReason::Drift,
+            Self::Program(_) => VetoReason::Program,
+            Self::Proxy => VetoReason::Proxy,
+            Self::Needed(_) => VetoReason::Needed,
+            Self::Refused(_) => VetoReason::Refused,
+            Self::Unknown(_) => VetoReason::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Activity(0) => f.write_str("somebody spoke to it while stopping"),
+            Self::Activity(count) => {
+                write!(f, "{} came while stopping", counted(*count, "connection"))
+            }
+            Self::HalfOpen(count) => write!(f, "{} half done", counted(*count, "handshake")),
+            Self::Drift(sockets) => write!(
+                f,
+                "the counters say that nothing is open, the socket tables show {} at the front, \
+                 {} steered, {} at the backend, {} uncounted",
+                sockets.front, sockets.steered, sockets.back, sockets.older
+            ),
+            Self::Program(line) => write!(f, "{line}"),
+            Self::Proxy => f.write_str("the proxy was started while stopping"),
+            Self::Needed(after) => write!(
+                f,
+                "it still runs {} after its lease was released, so another unit needs it or its \
+                 drop-in is missing",
+                Span(*after)
+            ),
+            Self::Refused(why) => write!(f, "systemd did not release its lease: {why}"),
+            Self::Unknown(what) => f.write_str(what),
+        }
+    }
+}
+
+/// What the kernel counted during one run of the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Clients accepted.
+    pub connections: u64,
+    /// Payload bytes to clients.
+    pub sent_bytes: u64,
+    /// How long it has been up.
+    pub up: Duration,
+    /// False: it was up already when the agent came, and the counts begin there.
+    pub whole: bool,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {} out since {} {} ago",
+            counted(self.connections, "connection"),
+            Bytes(self.sent_bytes),
+            if self.whole {
+                "its start"
+            } else {
+                "it was first seen; started"
+            },
+            Span(self.up)
+        )
+    }
+}
+
+/// One decision, or one thing that happened to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The backend became active.
+    Started {
+        /// From the begin of its start.
+        took: Option<Duration>,
+    },
+    /// The backend did not start.
+    StartFailed,
+    /// The proxy is stopped, because its backend is gone.
+    OrphanedProxy,
+    /// The agent's stop was carried through.
+    Stopped {
+        /// How long nobody had used it.
+        quiet: Duration,
+        /// Whether somebody asked for it.
+        asked: bool,
+        /// What it did before.
+        run: Run,
+        /// Whether its unit ended as failed.
+        failed: bool,
+    },
+    /// Stopped, but not by the agent.
+    Ended {
+        /// Whether it failed.
+        failed: bool,
+        /// What it did before.
+        run: Run,
+    },
+    /// Idle, and kept up nevertheless.
+    Kept {
+        /// Why.
+        cause: Cause,
+        /// Not tried again sooner.
+        again: Duration,
+        /// The same cause as the last time, and nobody came since.
+        repeated: bool,
+    },
+    /// What a dry run would have done.
+    WouldStop {
+        /// How long nobody has used it.
+        quiet: Duration,
+        /// What it did so far.
+        run: Run,
+    },
+    /// The backend runs without its lease, which is taken now.
+    TakingLease,
+    /// The lease could not be taken.
+    LeaseRefused(String),
+}
+
+impl Note {
+    /// Whether the unit's own log says more.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::StartFailed | Self::Ended { failed: true, .. })
+            || matches!(self, Self::Stopped { failed: true, .. })
+    }
+
+    /// How loud to say it.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Kept { repeated: true, .. } => Level::Debug,
+            Self::Kept {
+                cause: Cause::Drift(_) | Cause::Refused(_),
+                ..
+            }
+            | Self::StartFailed
+            | Self::LeaseRefused(_)
+            | Self::Ended { failed: true, .. } => Level::Warn,
+            _ => Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Type=simple is active as soon as its process exists: that is no figure.
+            Self::Started { took: Some(took) } if *took >= Duration::from_millis(5) => {
+                write!(f, "started in {}", Span(*took))
+            }
+            Self::Started { .. } => f.write_str("started"),
+            Self::StartFailed => f.write_str("did not start, its unit has failed"),
+            Self::OrphanedProxy => f.write_str(
+                "is gone and its proxy is not: ends the proxy, the next client starts both",
+            ),
+            Self::Stopped {
+                quiet,
+                asked,
+                run,
+                failed,
+            } => {
+                let why = if *asked { " as asked," } else { "" };
+                write!(f, "stopped{why} after {} quiet ({run})", Span(*quiet))?;
+                if *failed {
+                    f.write_str("; its unit ended as failed")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::Ended { failed: false, run } => {
+                write!(f, "was stopped, not by this agent ({run})")
+            }
+            Self::Ended { failed: true, run } => write!(f, "failed ({run})"),
+            Self::Kept { cause, again, .. } => write!(
+                f,
+                "kept: {cause} (veto: {}); no new attempt for {}",
+                cause.reason().as_str(),
+                Span(*again)
+            ),
+            Self::WouldStop { quiet, run } => {
+                write!(
+                    f,
+                    "would be stopped after {} quiet ({run}); dry run",
+                    Span(*quiet)
+                )
+            }
+            Self::TakingLease => f.write_str("runs without its lease, takes it again"),
+            Self::LeaseRefused(why) => write!(f, "its lease could not be taken: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(value: impl fmt::Display, expected: &str) {
+        assert_eq!(value.to_string(), expected);
+    }
+
+    #[test]
+    fn decisions() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let run = Run {
+            connections: 12,
+            sent_bytes: 3_400_000,
+            up: minutes(60),
+            whole: true,
+        };
+        check(
+            Note::Started {
+                took: Some(Duration::from_millis(840)),
+            },
+            "started in 840 ms",
+        );
+        check(
+            Note::Stopped {
+                quiet: minutes(10),
+                asked: false,
+                run,
+                failed: false,
+            },
+            "stopped after 10 min quiet (12 connections, 3.4 MB out since its start 1 h ago)",
+        );
+        check(
+            Note::Stopped {
+                quiet: minutes(1),
+                asked: true,
+                run,
+                failed: false,
+            },
+            "stopped as asked, after 1 min quiet (12 connections, 3.4 MB out since its start 1 h \
+             ago)",
+        );
+        check(
+            Note::Stopped {
+                quiet: minutes(10),
+                asked: false,
+                run: Run {
+                    whole: false,
+                    ..run
+                },
+                failed: true,
+            },
+            "stopped after 10 min quiet (12 connections, 3.4 MB out since it was first seen; \
+             started 1 h ago); its unit ended as failed",
+        );
+        check(
+            Note::WouldStop {
+                quiet: minutes(10),
+                run: Run {
+                    connections: 1,
+                    ..run
+                },
+            },
+            "would be stopped after 10 min quiet (1 connection, 3.4 MB out since its start 1 h \
+             ago); dry run",
+        );
+        let kept = |cause| Note::Kept {
+            cause,
+            again: Duration::from_millis(250),
+            repeated: false,
+        };
+        check(
+            kept(Cause::Activity(1)),
+            "kept: 1 connection came while stopping (veto: activity); no new attempt for 250 ms",
+        );
+        check(
+            kept(Cause::HalfOpen(2)),
+            "kept: 2 handshakes half done (veto: half-open); no new attempt for 250 ms",
+        );
+        check(
+            kept(Cause::Program("a backup runs".into())),
+            "kept: a backup runs (veto: program); no new attempt for 250 ms",
+        );
+    }
+}

@@ -1,0 +1,197 @@
+//! A stop that somebody asked for: the same protocol as for an idle service, only that no
+//! timeout is waited for. It ends with one [`Command::Answer`].
+
+use std::{fmt, time::Duration};
+
+use super::{
+    Lifecycle, Step, idle_since,
+    messages::{Command, View},
+    note::Cause,
+    pause::Pause,
+};
+use crate::{
+    measure::{Ktime, unit::ActiveState},
+    policy::Verdict,
+    words::{Span, counted},
+};
+
+/// How long a request waits for what is about to end by itself: a proxy without clients, a job,
+/// the last packets.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// Answered until then, unless an attempt is under way.
+    pub(super) until: Ktime,
+    /// The backend's run that it is about.
+    run: Option<Option<Ktime>>,
+    /// Since when the service was idle when its proxy was told to leave. Whoever comes at that
+    /// moment keeps it, so it is told again after him.
+    dismissed: Option<Ktime>,
+}
+
+/// How a stop that somebody asked for ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is down.
+    Stopped,
+    /// It was down already.
+    NotRunning,
+    /// It stays up.
+    Kept(Refusal),
+}
+
+/// Why it stays up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// So many connections are open.
+    Open(u64),
+    /// It is held.
+    Held,
+    /// It is starting.
+    Starting,
+    /// Its proxy is up, and without clients stays for so long.
+    Proxy(Duration),
+    /// Nobody can tell whether it is used, and why.
+    Unknown(String),
+    /// The agent stops nothing; it would have been stopped.
+    DryRun,
+    /// What was waited for did not come.
+    Slow,
+    /// The protocol's own veto.
+    Vetoed(Cause),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(1) => f.write_str("1 connection is open"),
+            Self::Open(open) => write!(f, "{} are open", counted(*open, "connection")),
+            Self::Held => f.write_str("it is held; release it first (`ondemand release`)"),
+            Self::Starting => f.write_str("it is starting; try again when it is up"),
+            Self::Proxy(stays) => write!(
+                f,
+                "its proxy is still up; it ends {} after its last client",
+                Span(*stays)
+            ),
+            Self::Unknown(why) => write!(f, "nobody can tell whether it is used: {why}"),
+            Self::DryRun => f.write_str("the agent runs dry; it would be stopped now"),
+            Self::Slow => write!(
+                f,
+                "its units did not settle within {}; `ondemand status` says more",
+                Span(PATIENCE)
+            ),
+            Self::Vetoed(cause @ Cause::Program(_)) => write!(f, "its veto program says: {cause}"),
+            Self::Vetoed(cause) => write!(f, "{cause}"),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Whether a stop was asked for and is not answered: the verdict is to wait for nothing then
+    /// ([`crate::policy::Rules::AT_ONCE`]).
+    pub fn is_asked(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Takes a request. The next step, which is wished for at once, has the right verdict.
+    pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
+        if view.units.backend.is_settled_down() {
+            commands.push(Command::Answer(Reply::NotRunning));
+            return;
+        }
+        // Whoever asks does not wait for the pause after an earlier veto.
+        self.pause = Pause::default();
+        self.request = Some(Request {
+            until: view.now + PATIENCE,
+            run: self.runs.started(),
+            dismissed: None,
+        });
+    }
+
+    /// Answers a request that has come to its end, or cannot be met.
+    pub(super) fn judge_request(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let Some(request) = self.request else {
+            return;
+        };
+        if self.runs.started() != request.run || view.units.backend.is_settled_down() {
+            // A next client may have started it again.
+            self.answer(Reply::Stopped, commands);
+            return;
+        }
+        let under_way = !matches!(
+            self.step,
+            Step::Rest | Step::Settling { stop: None, .. } | Step::Retaking
+        );
+        if under_way {
+            return;
+        }
+        let deactivating = view.units.backend.state == ActiveState::Deactivating;
+        let refusal = self.refusal(view).or_else(|| {
+            let late = view.now >= request.until && !deactivating;
+            late.then(|| self.late(view))
+        });
+        match refusal {
+            Some(refusal) => self.answer(Reply::Kept(refusal), commands),
+            None => self.dismiss_proxy(view, commands),
+        }
+    }
+
+    /// An unsteered service's proxy stays for long without clients. It leaves sooner if it is told
+    /// to, which loses nobody: whoever has come meanwhile keeps it, and whoever comes next is at the
+    /// front socket, where PID 1 starts the next one.
+    fn dismiss_proxy(&mut self, view: &View, commands: &mut Vec<Command>) {
+        let proxy = &view.units.proxy;
+        let stays = view.units.held() && proxy.is_settled_up() && !self.options.dry_run;
+        if let Some(request) = &mut self.request
+            && stays
+            && let Some(since) = idle_since(view)
+            && request.dismissed != Some(since)
+        {
+            request.dismissed = Some(since);
+            commands.push(Command::DismissProxy);
+        }
+    }
+
+    /// What did not come in time.
+    fn late(&self, view: &View) -> Refusal {
+        match view.units.proxy.is_settled_up() {
+            true => Refusal::Proxy(self.options.proxy_stays),
+            false => Refusal::Slow,
+        }
+    }
+
+    /// Why no attempt can be made. `None`: there is nothing against it, or it may pass.
+    fn refusal(&self, view: &View) -> Option<Refusal> {
+        let units = &view.units;
+        match units.backend.state {
+            ActiveState::Activating => return Some(Refusal::Starting),
+            ActiveState::Unknown => {
+                return Some(Refusal::Unknown("its state is unknown".into()));
+            }
+            // Somebody else stops it.
+            ActiveState::Deactivating | ActiveState::Inactive | ActiveState::Failed => return None,
+            ActiveState::Active | ActiveState::Reloading => {}
+        }
+        match view.verdict {
+            Verdict::Busy { open } => Some(Refusal::Open(open)),
+            Verdict::Held { .. } => Some(Refusal::Held),
+            Verdict::Unknown(reason) => Some(Refusal::Unknown(reason.to_string())),
+            Verdict::Quiet { .. } | Verdict::Idle { .. } => {
+                let stays = self.options.proxy_stays;
+                let comes = units.proxy.state == ActiveState::Activating || units.proxy.job;
+                // A dry run does not tell it to leave.
+                let waits = comes || (stays > PATIENCE && self.options.dry_run);
+                (!units.proxy.is_settled_down() && waits).then_some(Refusal::Proxy(stays))
+            }
+        }
+    }
+
+    /// Answers the request, if there is one.
+    pub(super) fn answer(&mut self, reply: Reply, commands: &mut Vec<Command>) {
+        if self.request.take().is_some() {
+            commands.push(Command::Answer(reply));
+        }
+    }
+}

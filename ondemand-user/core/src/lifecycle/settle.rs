@@ -1,0 +1,74 @@
+//! Step 4: the lease is released; does the backend stop?
+
+use super::{
+    Lifecycle, Step, Stop,
+    messages::{Command, View},
+    note::{Cause, Note},
+    since_or_zero,
+};
+use crate::measure::{Ktime, unit::ActiveState};
+
+impl Lifecycle {
+    /// Step 4, after the lease's release.
+    pub(super) fn settle(
+        &mut self,
+        view: &View,
+        until: Ktime,
+        stop: Option<Stop>,
+        commands: &mut Vec<Command>,
+    ) {
+        let units = &view.units;
+        let same_run = |stop: &Stop| self.runs.started() == Some(stop.started);
+        let deactivating = units.backend.state == ActiveState::Deactivating;
+        if stop.as_ref().is_some_and(|stop| !same_run(stop))
+            || !(units.backend.state.is_up() || deactivating)
+        {
+            // Stopped, which `Runs` has reported, and perhaps started again.
+            self.step = Step::Rest;
+            return;
+        }
+        self.step = Step::Settling { until, stop };
+        if deactivating || units.backend.job {
+            return; // Its end is an event.
+        }
+        let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
+        if !units.lease.is_settled_down() {
+            if units.lease.job || !units.lease.state.is_up() {
+                return; // So is the lease's.
+            }
+            // Taken by whoever needed the backend.
+            self.step = Step::Rest;
+            if let Some(stop) = stop {
+                let cause = needed(view, &stop, proxy_came);
+                self.keep(view, cause, commands);
+            }
+            return;
+        }
+        match stop {
+            Some(stop) if proxy_came || view.now >= until => {
+                let cause = needed(view, &stop, proxy_came);
+                self.keep(view, cause, commands);
+                self.take_lease(commands);
+            }
+            None if view.now >= until => {
+                commands.push(Command::Say(Note::TakingLease));
+                self.take_lease(commands);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn take_lease(&mut self, commands: &mut Vec<Command>) {
+        self.retakes += 1;
+        self.step = Step::Retaking;
+        commands.push(Command::TakeLease);
+    }
+}
+
+fn needed(view: &View, stop: &Stop, proxy_came: bool) -> Cause {
+    if proxy_came {
+        Cause::Proxy
+    } else {
+        Cause::Needed(since_or_zero(view.now, stop.at))
+    }
+}

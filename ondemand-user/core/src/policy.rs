@@ -1,0 +1,196 @@
+//! Is a service idle? Pure: time and measurements are arguments, and it cannot fail.
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    config::Service,
+    measure::{Ktime, sample::Sample},
+};
+
+/// How much older than the truth the kernel's stamps may be. They come from the coarse clock, which
+/// moves once a tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
+pub const STAMP_SLACK: Duration = Duration::from_millis(10);
+
+/// How long a look-up keeps a service up where SYN cookies were sent lately: a cookie leaves
+/// no request socket behind, so only time can tell that nobody is about to finish its handshake.
+pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
+
+/// For how many idle timeouts after the last connection look-ups alone keep a service up. A
+/// look-up without a connection behind it is a port scan, or a client whose handshake takes
+/// long, which the half-open check sees behind the closed gate: a scan must not keep a service
+/// up for ever.
+pub const LOOKUP_CAP: u32 = 4;
+
+/// What the configuration says about stopping one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Quiet for so long means idle. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Never stopped sooner after its start.
+    pub min_uptime: Duration,
+}
+
+impl Rules {
+    /// For a stop that somebody asked for: nothing is waited for, but what the last packets
+    /// cannot rule out.
+    pub const AT_ONCE: Self = Self {
+        idle_timeout: Some(Duration::ZERO),
+        min_uptime: Duration::ZERO,
+    };
+}
+
+impl From<&Service> for Rules {
+    fn from(service: &Service) -> Self {
+        Self {
+            idle_timeout: service.idle_timeout,
+            min_uptime: service.min_uptime,
+        }
+    }
+}
+
+/// What is known besides the kernel's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// When the backend became active (systemd's `ActiveEnterTimestampMonotonic`).
+    pub started: Option<Ktime>,
+    /// Connections open now that the counters do not know: those of Unix sockets.
+    pub uncounted: u64,
+    /// Until when such a connection, or one older than the counting, may have been active.
+    pub uncounted_until: Option<Ktime>,
+    /// Whether the kernel sent SYN cookies lately (`TcpExt: SyncookiesSent`).
+    pub syn_cookies: bool,
+    /// Whether somebody wants it kept up.
+    pub hold: Option<Hold>,
+}
+
+/// Somebody wants a service kept up, however idle it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Until then. `None`: until it is released.
+    pub until: Option<Ktime>,
+}
+
+/// Whether anybody uses a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Connections are open.
+    Busy {
+        /// How many.
+        open: u64,
+    },
+    /// No connection is open, but not for long enough.
+    Quiet {
+        /// When the idle clock began.
+        since: Ktime,
+        /// When it becomes idle. `None`: never, its idle timeout is infinite.
+        idle_at: Option<Ktime>,
+    },
+    /// Nobody has used it for its idle timeout.
+    Idle {
+        /// When the idle clock began.
+        since: Ktime,
+    },
+    /// No connection is open, and somebody wants it kept up.
+    Held {
+        /// When the idle clock began.
+        since: Ktime,
+        /// Until then. `None`: until it is released.
+        until: Option<Ktime>,
+    },
+    /// Nobody can tell. It stops nothing.
+    Unknown(Reason),
+}
+
+/// Why nobody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The kernel's counters could not be read.
+    NoSample,
+    /// More connections closed than were accepted.
+    NegativeOpen,
+    /// A stamp lies in the future.
+    Clock,
+    /// systemd does not say when the backend started.
+    NoStart,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSample => "the kernel's counters could not be read",
+            Self::NegativeOpen => "the kernel counted more connections closed than accepted",
+            Self::Clock => "the clock ran backwards",
+            Self::NoStart => "systemd does not say when it started",
+        })
+    }
+}
+
+/// Says whether anybody uses a service whose backend is up.
+///
+/// The idle clock begins at the latest of the last packet or change of a connection, the last
+/// look-up and the backend's start: a service that was started by hand and that nobody connects
+/// to is idle too, its idle timeout after the start.
+pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
+    let Some(sample) = sample else {
+        return Verdict::Unknown(Reason::NoSample);
+    };
+    let Some(counted) = sample.open() else {
+        return Verdict::Unknown(Reason::NegativeOpen);
+    };
+    // A client of a Unix front has a TCP connection behind it where the backend is TCP: the
+    // larger number counts each of them once.
+    let open = counted.max(facts.uncounted);
+    if open > 0 {
+        return Verdict::Busy { open };
+    }
+    let Some(started) = facts.started else {
+        return Verdict::Unknown(Reason::NoStart);
+    };
+    let stamps = [
+        Some(started),
+        sample.last_activity,
+        sample.last_lookup,
+        facts.uncounted_until,
+    ];
+    let since = stamps.into_iter().flatten().max().unwrap_or(started);
+    if since > now || sample.at > now {
+        return Verdict::Unknown(Reason::Clock);
+    }
+    if let Some(Hold { until }) = facts.hold {
+        return Verdict::Held { since, until };
+    }
+    let Some(idle_timeout) = rules.idle_timeout else {
+        return Verdict::Quiet {
+            since,
+            idle_at: None,
+        };
+    };
+    let last_use = sample.last_activity.map_or(started, |at| at.max(started));
+    let cap = last_use + idle_timeout.saturating_mul(LOOKUP_CAP);
+    let looked_up = |at: Ktime| {
+        let postponed = (at + STAMP_SLACK + idle_timeout).min(cap);
+        // A cookie leaves no trace but this one: it is not capped.
+        let cookie = facts.syn_cookies.then(|| at + STAMP_SLACK + COOKIE_GRACE);
+        cookie.map_or(postponed, |cookie| postponed.max(cookie))
+    };
+    let idle_at = [
+        Some(started + idle_timeout.max(rules.min_uptime)),
+        sample
+            .last_activity
+            .map(|at| at + STAMP_SLACK + idle_timeout),
+        sample.last_lookup.map(looked_up),
+        facts.uncounted_until.map(|at| at + idle_timeout),
+    ];
+    let idle_at = idle_at.into_iter().flatten().max().unwrap_or(now);
+    if now >= idle_at {
+        Verdict::Idle { since }
+    } else {
+        Verdict::Quiet {
+            since,
+            idle_at: Some(idle_at),
+        }
+    }
+}

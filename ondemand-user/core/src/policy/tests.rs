@@ -1,0 +1,377 @@
+use super::*;
+use crate::measure::sample::Leg;
+
+const fn ms(ms: u64) -> Ktime {
+    Ktime::from_nanos(ms * 1_000_000)
+}
+
+const RULES: Rules = Rules {
+    idle_timeout: Some(Duration::from_secs(10)),
+    min_uptime: Duration::ZERO,
+};
+
+fn sample() -> Sample {
+    Sample {
+        at: ms(0),
+        front: Leg::default(),
+        steered: Leg::default(),
+        back: Leg::default(),
+        ignored: Leg::default(),
+        refused: 0,
+        older: 0,
+        last_activity: None,
+        lookups: 0,
+        last_lookup: None,
+    }
+}
+
+fn leg(accepted: u64, closed: u64) -> Leg {
+    Leg {
+        accepted,
+        closed,
+        ..Leg::default()
+    }
+}
+
+fn facts() -> Facts {
+    Facts {
+        started: Some(ms(1_000)),
+        ..Facts::default()
+    }
+}
+
+#[track_caller]
+fn check(rules: Rules, now: u64, sample: Option<Sample>, facts: Facts, expected: Verdict) {
+    assert_eq!(decide(&rules, ms(now), sample.as_ref(), &facts), expected);
+}
+
+fn quiet(since: u64, idle_at: u64) -> Verdict {
+    Verdict::Quiet {
+        since: ms(since),
+        idle_at: Some(ms(idle_at)),
+    }
+}
+
+fn idle(since: u64) -> Verdict {
+    Verdict::Idle { since: ms(since) }
+}
+
+#[test]
+fn connections_keep_it_up() {
+    let busy = |open| Verdict::Busy { open };
+    let late = 99_000;
+    check(
+        RULES,
+        late,
+        Some(Sample {
+            front: leg(3, 2),
+            ..sample()
+        }),
+        facts(),
+        busy(1),
+    );
+    check(
+        RULES,
+        late,
+        Some(Sample {
+            steered: leg(3, 2),
+            ..sample()
+        }),
+        facts(),
+        busy(1),
+    );
+    check(
+        RULES,
+        late,
+        Some(Sample {
+            back: leg(3, 2),
+            ..sample()
+        }),
+        facts(),
+        busy(1),
+    );
+    check(
+        RULES,
+        late,
+        Some(Sample {
+            older: 2,
+            ..sample()
+        }),
+        facts(),
+        busy(2),
+    );
+    // A proxied client has two legs and is one client.
+    let both = Sample {
+        front: leg(3, 1),
+        back: leg(9, 8),
+        steered: leg(5, 4),
+        ..sample()
+    };
+    check(RULES, late, Some(both), facts(), busy(3));
+    let unix = Facts {
+        uncounted: 4,
+        ..facts()
+    };
+    check(
+        RULES,
+        late,
+        Some(Sample {
+            back: leg(3, 1),
+            ..sample()
+        }),
+        unix,
+        busy(4),
+    );
+    check(RULES, late, Some(sample()), unix, busy(4));
+    // However silent they are.
+    let silent = Sample {
+        front: leg(1, 0),
+        last_activity: Some(ms(1)),
+        ..sample()
+    };
+    check(RULES, late, Some(silent), facts(), busy(1));
+    // Not knowing when it started does not matter while a client is there.
+    check(RULES, late, Some(silent), Facts::default(), busy(1));
+}
+
+#[test]
+fn the_clock_begins_at_the_latest_sign_of_life() {
+    // Started by hand and never used.
+    check(RULES, 10_999, Some(sample()), facts(), quiet(1_000, 11_000));
+    check(RULES, 11_000, Some(sample()), facts(), idle(1_000));
+    // The last packet; its stamp may be a tick older than the truth.
+    let used = Sample {
+        front: leg(1, 1),
+        last_activity: Some(ms(5_000)),
+        ..sample()
+    };
+    check(RULES, 15_009, Some(used), facts(), quiet(5_000, 15_010));
+    check(RULES, 15_010, Some(used), facts(), idle(5_000));
+    // A SYN that no connection followed yet.
+    let lookup = Sample {
+        last_lookup: Some(ms(7_000)),
+        ..used
+    };
+    check(RULES, 17_009, Some(lookup), facts(), quiet(7_000, 17_010));
+    check(RULES, 17_010, Some(lookup), facts(), idle(7_000));
+    // A connection that nobody counts, seen last at 8 s.
+    let uncounted = Facts {
+        uncounted_until: Some(ms(8_000)),
+        ..facts()
+    };
+    check(RULES, 17_999, Some(lookup), uncounted, quiet(8_000, 18_000));
+    check(RULES, 18_000, Some(lookup), uncounted, idle(8_000));
+    // Activity before the start belongs to the run before.
+    let before = Sample {
+        last_activity: Some(ms(300)),
+        ..sample()
+    };
+    check(RULES, 11_000, Some(before), facts(), idle(1_000));
+}
+
+#[test]
+fn min_uptime_counts_from_the_start() {
+    let rules = Rules {
+        min_uptime: Duration::from_secs(30),
+        ..RULES
+    };
+    let used = Sample {
+        last_activity: Some(ms(2_000)),
+        ..sample()
+    };
+    check(rules, 30_999, Some(used), facts(), quiet(2_000, 31_000));
+    check(rules, 31_000, Some(used), facts(), idle(2_000));
+    let later = Sample {
+        last_activity: Some(ms(40_000)),
+        ..sample()
+    };
+    check(rules, 50_009, Some(later), facts(), quiet(40_000, 50_010));
+    check(rules, 50_010, Some(later), facts(), idle(40_000));
+}
+
+#[test]
+fn syn_cookies_lengthen_a_short_timeout_for_lookups_alone() {
+    let rules = Rules {
+        idle_timeout: Some(Duration::from_millis(200)),
+        ..RULES
+    };
+    let cookies = Facts {
+        syn_cookies: true,
+        ..facts()
+    };
+    let lookup = Sample {
+        last_lookup: Some(ms(5_000)),
+        ..sample()
+    };
+    check(rules, 5_210, Some(lookup), facts(), idle(5_000));
+    check(rules, 5_210, Some(lookup), cookies, quiet(5_000, 7_010));
+    check(rules, 7_010, Some(lookup), cookies, idle(5_000));
+    let packet = Sample {
+        last_activity: Some(ms(5_000)),
+        ..sample()
+    };
+    check(rules, 5_210, Some(packet), cookies, idle(5_000));
+    let lookup = Sample {
+        last_lookup: Some(ms(5_000)),
+        ..sample()
+    };
+    check(RULES, 15_010, Some(lookup), cookies, idle(5_000));
+}
+
+#[test]
+fn a_scan_keeps_it_up_for_four_idle_timeouts_at_most() {
+    let scanned = |at| Sample {
+        last_activity: Some(ms(5_000)),
+        last_lookup: Some(ms(at)),
+        ..sample()
+    };
+    check(
+        RULES,
+        40_000,
+        Some(scanned(39_000)),
+        facts(),
+        quiet(39_000, 45_000),
+    );
+    check(RULES, 45_000, Some(scanned(44_999)), facts(), idle(44_999));
+}
+
+#[test]
+fn an_infinite_timeout_never_ends() {
+    let rules = Rules {
+        idle_timeout: None,
+        ..RULES
+    };
+    let never = Verdict::Quiet {
+        since: ms(1_000),
+        idle_at: None,
+    };
+    check(rules, u64::MAX / 2_000_000, Some(sample()), facts(), never);
+}
+
+#[test]
+fn a_held_service_is_not_idle() {
+    let late = 99_000;
+    let until = |until| Facts {
+        hold: Some(Hold { until }),
+        ..facts()
+    };
+    let held = |until| Verdict::Held {
+        since: ms(1_000),
+        until,
+    };
+    check(RULES, late, Some(sample()), until(None), held(None));
+    let end = Some(ms(late + 1));
+    check(RULES, late, Some(sample()), until(end), held(end));
+    check(RULES, 1_001, Some(sample()), until(end), held(end));
+    check(Rules::AT_ONCE, late, Some(sample()), until(end), held(end));
+    let never = Rules {
+        idle_timeout: None,
+        ..RULES
+    };
+    check(never, late, Some(sample()), until(end), held(end));
+    // Clients are said first, and what nobody knows a hold does not tell either.
+    let busy = Sample {
+        front: leg(1, 0),
+        ..sample()
+    };
+    let open = Verdict::Busy { open: 1 };
+    check(RULES, late, Some(busy), until(None), open);
+    let unknown = Verdict::Unknown(Reason::NoSample);
+    check(RULES, late, None, until(None), unknown);
+}
+
+#[test]
+fn a_stop_that_was_asked_for_waits_for_no_timeout() {
+    let check = |now, sample, facts, expected| {
+        check(Rules::AT_ONCE, now, Some(sample), facts, expected);
+    };
+    check(1_000, sample(), facts(), idle(1_000));
+    // The stamp of the last packet may be a tick older than the truth.
+    let used = Sample {
+        front: leg(1, 1),
+        last_activity: Some(ms(5_000)),
+        ..sample()
+    };
+    check(5_009, used, facts(), quiet(5_000, 5_010));
+    check(5_010, used, facts(), idle(5_000));
+    // A look-up may have no connection behind it but a cookie.
+    let lookup = Sample {
+        last_lookup: Some(ms(5_005)),
+        ..used
+    };
+    check(5_010, lookup, facts(), idle(5_005));
+    let cookies = Facts {
+        syn_cookies: true,
+        ..facts()
+    };
+    check(5_010, lookup, cookies, quiet(5_005, 7_015));
+    let busy = Sample {
+        steered: leg(2, 1),
+        ..sample()
+    };
+    check(5_010, busy, facts(), Verdict::Busy { open: 1 });
+}
+
+#[test]
+fn unknown_is_not_idle() {
+    let late = 99_000;
+    let unknown = Verdict::Unknown;
+    check(RULES, late, None, facts(), unknown(Reason::NoSample));
+    let negative = Sample {
+        back: leg(3, 4),
+        ..sample()
+    };
+    check(
+        RULES,
+        late,
+        Some(negative),
+        facts(),
+        unknown(Reason::NegativeOpen),
+    );
+    // Even if another leg makes up for it.
+    let negative = Sample {
+        back: leg(3, 4),
+        front: leg(9, 1),
+        ..sample()
+    };
+    check(
+        RULES,
+        late,
+        Some(negative),
+        facts(),
+        unknown(Reason::NegativeOpen),
+    );
+    check(
+        RULES,
+        late,
+        Some(sample()),
+        Facts::default(),
+        unknown(Reason::NoStart),
+    );
+    let ahead = Some(ms(late + 1));
+    let future = Sample {
+        last_activity: ahead,
+        ..sample()
+    };
+    check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+    let future = Sample {
+        last_lookup: ahead,
+        ..sample()
+    };
+    check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+    let future = Sample {
+        at: ms(late + 1),
+        ..sample()
+    };
+    check(RULES, late, Some(future), facts(), unknown(Reason::Clock));
+    let future = Facts {
+        started: ahead,
+        ..facts()
+    };
+    check(RULES, late, Some(sample()), future, unknown(Reason::Clock));
+    let future = Facts {
+        uncounted_until: ahead,
+        ..facts()
+    };
+    check(RULES, late, Some(sample()), future, unknown(Reason::Clock));
+}

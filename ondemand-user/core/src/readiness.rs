@@ -1,0 +1,201 @@
+//! Whether to go on, to wait or to give up. Pure.
+
+use std::time::Duration;
+
+use crate::{
+    config::Endpoint,
+    measure::unit::{ActiveState, Unit},
+};
+
+/// How long a unit may be down without a job before that is final: PID 1 queues the backend's
+/// start together with the proxy's, but between a crash and an automatic restart, say, there
+/// may be a moment without either.
+pub const DOWN_GRACE: Duration = Duration::from_millis(100);
+/// While systemd cannot be asked, a listener that was there from the beginning may be that of a
+/// backend which is being stopped: it is trusted after so long only. A bus that was killed is back
+/// much sooner.
+pub const BLIND_GRACE: Duration = Duration::from_secs(3);
+
+/// What is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Somebody listens at the backend's address.
+    pub listening: bool,
+    /// At an earlier look nobody did.
+    pub was_silent: bool,
+    /// How long systemd could not be asked, up to now.
+    pub blind: Duration,
+    /// The backend's unit; `None` if systemd cannot be asked.
+    pub unit: Option<Unit>,
+    /// The time since the beginning.
+    pub waited: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The backend is there.
+    Go,
+    /// Not yet.
+    Wait,
+    /// It will not come.
+    GiveUp(Why),
+}
+
+/// Why the backend will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// systemd has given up on it.
+    Failed,
+    /// It is not running, and nobody is about to start it.
+    Down,
+    /// It runs and does not listen.
+    NotListening,
+    /// It has not finished to start, or to stop.
+    Slow(ActiveState),
+    /// Nobody listens, and systemd cannot be asked.
+    Unknown,
+}
+
+impl Why {
+    /// For people.
+    pub fn text(self, unit: &str, backend: &Endpoint, start_timeout: Duration) -> String {
+        let seconds = start_timeout.as_secs_f64();
+        match self {
+            Self::Failed => format!("{unit} has failed"),
+            Self::Down => format!(
+                "{unit} is not running and is not being started (masked? missing? stopped?)"
+            ),
+            Self::NotListening => {
+                format!(
+                    "{unit} is active but does not listen at {backend} after {seconds} s (start_timeout)"
+                )
+            }
+            Self::Slow(state) => {
+                format!(
+                    "{unit} is still {} after {seconds} s (start_timeout)",
+                    state.as_str()
+                )
+            }
+            Self::Unknown => {
+                format!("nobody listens at {backend} after {seconds} s (start_timeout)")
+            }
+        }
+    }
+}
+
+/// Decides.
+pub fn decide(seen: &Seen, start_timeout: Duration) -> Decision {
+    let late = seen.waited >= start_timeout;
+    let Some(unit) = seen.unit else {
+        let trusted = seen.was_silent || seen.blind >= BLIND_GRACE || late;
+        return match seen.listening {
+            true if trusted => Decision::Go,
+            false if late => Decision::GiveUp(Why::Unknown),
+            _ => Decision::Wait,
+        };
+    };
+    if unit.state.is_up() && !unit.job && seen.listening {
+        return Decision::Go;
+    }
+    let down = unit.state.is_down() && !unit.job;
+    if down && seen.waited >= DOWN_GRACE {
+        let failed = unit.state == ActiveState::Failed;
+        return Decision::GiveUp(if failed { Why::Failed } else { Why::Down });
+    }
+    if late {
+        let why = if unit.state.is_up() {
+            Why::NotListening
+        } else {
+            Why::Slow(unit.state)
+        };
+        return Decision::GiveUp(why);
+    }
+    Decision::Wait
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(90);
+
+    fn unit(state: &str, job: bool) -> Option<Unit> {
+        Some(Unit {
+            state: ActiveState::parse(state),
+            job,
+            ..Unit::default()
+        })
+    }
+
+    #[track_caller]
+    fn check(unit: Option<Unit>, listening: bool, seconds: f64, expected: Decision) {
+        let seen = Seen {
+            listening,
+            was_silent: false,
+            blind: Duration::ZERO,
+            unit,
+            waited: Duration::from_secs_f64(seconds),
+        };
+        assert_eq!(decide(&seen, TIMEOUT), expected);
+    }
+
+    #[test]
+    fn a_listener_that_may_be_of_the_last_run_is_not_trusted_blindly() {
+        let seen = Seen {
+            listening: true,
+            was_silent: false,
+            blind: BLIND_GRACE / 2,
+            unit: None,
+            waited: BLIND_GRACE * 2,
+        };
+        assert_eq!(decide(&seen, TIMEOUT), Decision::Wait);
+        let appeared = Seen {
+            was_silent: true,
+            ..seen
+        };
+        assert_eq!(decide(&appeared, TIMEOUT), Decision::Go);
+        let long = Seen {
+            blind: BLIND_GRACE,
+            ..seen
+        };
+        assert_eq!(decide(&long, TIMEOUT), Decision::Go);
+        let late = Seen {
+            waited: TIMEOUT,
+            ..seen
+        };
+        assert_eq!(decide(&late, TIMEOUT), Decision::Go);
+    }
+
+    #[test]
+    fn decisions() {
+        use Decision::{GiveUp, Go, Wait};
+        check(unit("active", false), true, 0.0, Go);
+        check(unit("active", false), true, 95.0, Go);
+        check(unit("active", false), false, 1.0, Wait);
+        check(
+            unit("active", false),
+            false,
+            90.0,
+            GiveUp(Why::NotListening),
+        );
+        // A stop is queued: this listener is about to go.
+        check(unit("active", true), true, 1.0, Wait);
+        check(unit("deactivating", true), true, 1.0, Wait);
+        check(unit("activating", true), true, 1.0, Wait);
+        check(
+            unit("activating", true),
+            false,
+            90.0,
+            GiveUp(Why::Slow(ActiveState::Activating)),
+        );
+        check(unit("inactive", true), false, 1.0, Wait);
+        check(unit("failed", true), false, 1.0, Wait);
+        check(unit("failed", false), false, 0.0, Wait);
+        check(unit("failed", false), false, 1.0, GiveUp(Why::Failed));
+        check(unit("inactive", false), true, 1.0, GiveUp(Why::Down));
+        check(None, true, 0.0, Wait);
+        check(None, false, 1.0, Wait);
+        check(None, false, 90.0, GiveUp(Why::Unknown));
+    }
+}

@@ -1,0 +1,396 @@
+//! The agent's side of the connection to systemd: what is known of the units, and what
+//! happens when nothing is known any more.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::Result;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ondemand_core::measure::unit::Units;
+use tokio::sync::oneshot;
+
+use super::{
+    Agent,
+    events::Message,
+    watched::{self, Watched},
+};
+use crate::{
+    bus::report::Report,
+    systemd::{Change, Known, Link, Reading, Slices, Systemd},
+};
+
+/// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The connection, and what is known of the units by it.
+#[derive(Default)]
+pub struct Connection {
+    link: Option<Link>,
+    /// Counts connections and their ends, so that what comes late over an old one is told apart:
+    /// taken for the present it would stay so, because positions begin anew with a connection.
+    number: u64,
+    wanted: Wanted,
+    known: HashMap<String, Known>,
+    /// What was told of units whose first reading is under way: it may be newer than that.
+    early: HashMap<String, Vec<Reading>>,
+    changes: u64,
+}
+
+impl Connection {
+    pub fn new(link: Link) -> Self {
+        Self {
+            link: Some(link),
+            ..Self::default()
+        }
+    }
+
+    /// Grows with whatever is told of units.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// For calls, while there is a connection.
+    pub fn caller(&self) -> Option<Systemd> {
+        self.link.as_ref().map(|link| link.systemd.clone())
+    }
+
+    /// Makes these the services of interest.
+    pub fn watch<'a>(&mut self, services: impl Iterator<Item = (&'a String, &'a Watched)>) {
+        let mut wanted = Wanted::default();
+        for (name, watched) in services {
+            wanted.units.extend_from_slice(&watched.units);
+            if watched.could_steer() {
+                let [backend, _, _, socket] = &watched.units;
+                let both = [socket.clone(), backend.clone()];
+                wanted.steered.push((name.clone(), both));
+            }
+        }
+        self.known.retain(|unit, _| wanted.units.contains(unit));
+        self.early.retain(|unit, _| wanted.units.contains(unit));
+        self.wanted = wanted;
+        if let Some(link) = &self.link {
+            link.systemd.watch(self.names());
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.wanted.units.iter().map(String::as_str)
+    }
+
+    /// What systemd tells next. Cancel safe. Pending for ever without a connection.
+    pub async fn next_change(&mut self) -> Option<Change> {
+        match &mut self.link {
+            Some(link) => link.changes.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes over what was read or told.
+    pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
+        self.changes += 1;
+        for (unit, reading) in readings {
+            match self.known.get_mut(&unit) {
+                Some(known) => known.apply(&reading),
+                None if reading.is_whole() => {
+                    let early = self.early.remove(&unit).unwrap_or_default();
+                    let known = self.known.entry(unit).or_default();
+                    known.apply(&reading);
+                    for reading in &early {
+                        known.apply(reading);
+                    }
+                }
+                None => self.early.entry(unit).or_default().push(reading),
+            }
+        }
+    }
+
+    pub fn known(&self, unit: &str) -> Option<&Known> {
+        self.known.get(unit)
+    }
+
+    /// Reads all that is of interest. `going_on` is called now and then.
+    pub async fn read_all(&self, going_on: impl Fn()) -> Result<Readings> {
+        match self.caller() {
+            Some(systemd) => self.wanted.read(&systemd, going_on).await,
+            None => Ok(Readings::default()),
+        }
+    }
+
+    fn connect(&mut self, link: Link) {
+        self.number += 1;
+        link.systemd.watch(self.names());
+        self.link = Some(link);
+    }
+
+    fn disconnect(&mut self) -> bool {
+        self.number += 1;
+        self.changes += 1;
+        self.known.clear();
+        self.early.clear();
+        self.link.take().is_some()
+    }
+}
+
+/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
+/// machine; of all at once, the replies would take memory.
+const AT_ONCE: usize = 16;
+/// Units that are read between two signs that it goes on.
+const BETWEEN_SIGNS: usize = 128;
+
+/// The units' state, in their order.
+pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
+    let read = |unit: &String| {
+        let (systemd, unit) = (systemd.clone(), unit.clone());
+        async move {
+            let reading = systemd.read(&unit).await?;
+            Ok((unit, reading))
+        }
+    };
+    // Collected, because a stream that borrows the names would not be `Send`.
+    let questions: Vec<_> = units.iter().map(read).collect();
+    stream::iter(questions)
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// All that is read of the units.
+#[derive(Debug, Default)]
+pub struct Readings {
+    units: Vec<(String, Reading)>,
+    /// By service: the unit whose address rules steering would go past.
+    rules: Vec<(String, Option<String>)>,
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    units: Vec<String>,
+    /// Services that ask for steering: front socket and backend.
+    steered: Vec<(String, [String; 2])>,
+}
+
+impl Wanted {
+    /// Reads it. `going_on` is called now and then.
+    pub async fn read(&self, systemd: &Systemd, going_on: impl Fn()) -> Result<Readings> {
+        let mut units = Vec::with_capacity(self.units.len());
+        for some in self.units.chunks(BETWEEN_SIGNS) {
+            going_on();
+            units.extend(read(systemd, some).await?);
+        }
+        let mut rules = Vec::with_capacity(self.steered.len());
+        let mut slices = Slices::default();
+        for (at, (name, [socket, backend])) in self.steered.iter().enumerate() {
+            if at.is_multiple_of(BETWEEN_SIGNS) {
+                going_on();
+            }
+            let mut place = systemd.address_rules(socket, &mut slices).await?;
+            if place.is_none() {
+                place = systemd.address_rules(backend, &mut slices).await?;
+            }
+            rules.push((name.clone(), place));
+        }
+        Ok(Readings { units, rules })
+    }
+}
+
+/// Adds what only systemd knows and answers.
+pub async fn complete_report(
+    systemd: Option<Systemd>,
+    mut report: Report,
+    answer: oneshot::Sender<String>,
+) {
+    if let Some(systemd) = systemd {
+        for service in report
+            .services
+            .iter_mut()
+            .filter(|service| service.state == "active")
+        {
+            match systemd.memory(&service.unit).await {
+                Ok(memory) => service.memory_bytes = memory,
+                Err(error) => log::debug!("{error:#}"),
+            }
+        }
+    }
+    match serde_json::to_string(&report) {
+        // The caller may have gone.
+        Ok(text) => drop(answer.send(text)),
+        Err(error) => log::error!("the status cannot be written: {error}"),
+    }
+}
+
+impl Agent {
+    /// The units of a service, if all of them are known.
+    pub(super) fn units_of(&self, watched: &Watched) -> Option<Units> {
+        let [backend, proxy, lease, _] = &watched.units;
+        Some(Units {
+            backend: self.systemd.known(backend)?.unit,
+            proxy: self.systemd.known(proxy)?.unit,
+            lease: self.systemd.known(lease)?.unit,
+        })
+    }
+
+    /// The services that a unit belongs to.
+    pub(super) fn users_of(&self, unit: &str) -> Vec<String> {
+        let uses = |watched: &Watched| watched.units.iter().any(|used| used == unit);
+        let users = self.services.iter().filter(|(_, watched)| uses(watched));
+        users.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Finds out, and says once, whether a service must be left alone.
+    pub(super) fn find_problem(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let known = watched
+            .units
+            .each_ref()
+            .map(|unit| self.systemd.known(unit));
+        let [Some(backend), Some(proxy), Some(lease), Some(socket)] = known else {
+            return;
+        };
+        let problem = watched::problem(&watched.service, [backend, proxy, lease, socket])
+            .or_else(|| self.permission.denied(name).cloned());
+        if problem == watched.problem {
+            return;
+        }
+        match &problem {
+            Some(problem) => {
+                log::warn!("{name}: left alone: {problem}");
+                watched.interrupt();
+                // Nobody would close it when the backend stops.
+                if let Err(error) = self.sampler.set_gate(watched.slot, false) {
+                    log::error!("{name}: {error:#}");
+                }
+                watched.lifecycle.gate_is_closed();
+            }
+            None => log::info!("{name}: looked after again"),
+        }
+        watched.problem = problem;
+    }
+
+    /// Says once that a service that asks for steering has a listener that cannot be had.
+    pub(super) fn find_refusal(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        match self.sampler.was_refused(watched.slot) {
+            Ok(true) if watched.lifecycle.has_gate() && !watched.refusal_said => {
+                watched.refusal_said = true;
+                log::warn!(
+                    "{name}: connections cannot be steered to its listener, so the proxy carries \
+                     them: it is an MPTCP socket, most likely (programs in Go: set \
+                     GODEBUG=multipathtcp=0 in {})",
+                    watched.service.unit
+                );
+            }
+            Ok(_) => {}
+            Err(error) => log::debug!("{name}: {error:#}"),
+        }
+    }
+
+    /// Takes over what was read.
+    pub(super) fn take_readings(&mut self, readings: Readings) {
+        self.systemd.take(readings.units);
+        for (name, place) in readings.rules {
+            let Some(watched) = self.services.get_mut(&name) else {
+                continue;
+            };
+            if watched.set_rules(place) {
+                match watched.address_rules() {
+                    Some(place) => log::warn!(
+                        "{name}: steering would go past IPAddressDeny= of {place}, so the proxy \
+                         carries all its clients"
+                    ),
+                    None => log::info!("{name}: no address rules any more: clients are steered"),
+                }
+            }
+        }
+    }
+
+    /// Reads all units in a task of its own.
+    pub(super) fn read_units(&self) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let (connection, messages) = (self.systemd.number(), self.messages.clone());
+        let wanted = self.systemd.wanted.clone();
+        tokio::spawn(async move {
+            let readings = wanted.read(&systemd, || {}).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Units {
+                connection,
+                readings,
+            });
+        });
+    }
+
+    /// Nothing is known of the units any more. Nothing is stopped, and whatever was under way
+    /// is judged anew when they are known again.
+    pub(super) fn disconnected(&mut self, why: &str) {
+        if !self.systemd.disconnect() {
+            return;
+        }
+        log::warn!("systemd cannot be asked, nothing is stopped until it can: {why}");
+        for watched in self.services.values_mut() {
+            watched.interrupt();
+        }
+        let messages = self.messages.clone();
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                match Link::open().await {
+                    Ok(link) => {
+                        // The agent has ended if nobody listens.
+                        let _ = messages.send(Message::Connected(Box::new(link)));
+                        return;
+                    }
+                    Err(error) => log::debug!("{error:#}"),
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    pub(super) fn connected(&mut self, link: Link) {
+        log::info!("systemd can be asked again");
+        self.systemd.connect(link);
+        self.read_units();
+        self.ask_permission();
+        // Nobody waits for it here.
+        drop(self.serve_bus());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ondemand_core::measure::unit::ActiveState;
+
+    #[test]
+    fn what_is_told_while_units_are_read_is_newer_than_the_reading() {
+        let unit = "wiki.service";
+        let state = |connection: &Connection| connection.known(unit).map(|known| known.unit.state);
+        let mut connection = Connection::default();
+        connection.take([(unit.to_owned(), Reading::change("active"))]);
+        assert_eq!(state(&connection), None, "nothing else is known of it");
+        connection.take([(unit.to_owned(), Reading::whole("inactive"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Active));
+        connection.take([(unit.to_owned(), Reading::change("deactivating"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Deactivating));
+        // Nothing of one connection is taken over to the next.
+        connection.disconnect();
+        connection.take([(unit.to_owned(), Reading::whole("inactive"))]);
+        assert_eq!(state(&connection), Some(ActiveState::Inactive));
+    }
+}

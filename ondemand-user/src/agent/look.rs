@@ -1,0 +1,283 @@
+//! Sample -> verdict -> step -> commands, for one service.
+
+use std::time::Duration;
+
+use ondemand_core::{
+    lifecycle::{Command, Input, View, note::Note},
+    policy::{self, Facts, Verdict},
+};
+
+use super::{Agent, connection, events::Message, timing::timed, watched::Watched};
+use crate::host::{
+    ablation::{self, Moment},
+    clock, veto,
+};
+
+/// Looks that are no event's answer take at most this part of the agent's time.
+const POLL_SHARE: u32 = 100;
+
+impl Agent {
+    /// Everything that is known of a service now. `None`: its units are not known.
+    pub(super) fn view(&self, watched: &Watched) -> Option<View> {
+        let units = self.units_of(watched)?;
+        let sample = match timed("sample", || self.sampler.sample(watched.slot)) {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                log::debug!("{}: {error:#}", watched.service.name);
+                None
+            }
+        };
+        // After the sample: what it holds is never in the future.
+        let now = clock::now();
+        let facts = Facts {
+            hold: self.holding.hold(&watched.service.name, now),
+            ..watched.facts(&units)
+        };
+        let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
+        Some(View {
+            now,
+            sample,
+            verdict,
+            units,
+        })
+    }
+
+    /// Takes a service as far as it goes without waiting.
+    pub(super) fn look(&mut self, name: &str, input: Input) {
+        let mut input = Some(input);
+        while let Some(next) = input.take() {
+            let Some(view) = self.fresh_view(name) else {
+                self.tell_unit_left_alone(name);
+                return;
+            };
+            let Some(watched) = self.services.get_mut(name) else {
+                return;
+            };
+            watched.wake = None;
+            let commands = watched.lifecycle.step(&view, next);
+            self.record(name, &view, &commands);
+            input = self.carry_out(name, commands);
+            self.tell_unit(name, &view.units.backend);
+            if input.is_none() && self.arm(name, &view) {
+                // The last connection may have closed before the kernel was asked to tell.
+                input = Some(Input::Changed);
+            }
+        }
+    }
+
+    /// A view that knows the uncounted connections. `None`: the service is left alone.
+    fn fresh_view(&mut self, name: &str) -> Option<View> {
+        let watched = self.services.get_mut(name)?;
+        if watched.problem.is_some() {
+            return None;
+        }
+        if let Ok(sample) = self.sampler.sample(watched.slot) {
+            let now = clock::now();
+            watched.uncounted.older(sample.older, now);
+            // Cookies matter only to somebody who just looked up the front address.
+            let recent = sample.last_lookup.and_then(|at| now.since(at));
+            watched.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
+                && self.cookies.sent_lately(now);
+        }
+        let view = self.view(self.services.get(name)?)?;
+        let watched = self.services.get_mut(name)?;
+        let complaint = match view.verdict {
+            Verdict::Unknown(reason) if view.units.backend.state.is_up() => Some(reason),
+            _ => None,
+        };
+        if complaint != watched.complaint {
+            if let Some(reason) = complaint {
+                log::warn!("{name}: kept, because nobody can tell whether it is used: {reason}");
+            }
+            watched.complaint = complaint;
+        }
+        if let Some(interval) = watched.poll_interval(&view.units, view.sample.as_ref()) {
+            let at = view.now + interval.max(self.poll_cost * POLL_SHARE);
+            self.next_poll = Some(self.next_poll.map_or(at, |next| next.min(at)));
+        }
+        Some(view)
+    }
+
+    /// Carries out commands in their order. What comes of it at once is the next input.
+    fn carry_out(&mut self, name: &str, commands: Vec<Command>) -> Option<Input> {
+        let mut next = None;
+        let mut gate_failed = false;
+        for command in commands {
+            let watched = self.services.get_mut(name)?;
+            match command {
+                Command::CloseGate if ablation::leaves_out(ablation::Step::Gate) => {}
+                Command::CloseGate | Command::OpenGate => {
+                    let open = command == Command::OpenGate;
+                    let (before, after) = match open {
+                        true => (Moment::Opening, Moment::Opened),
+                        false => (Moment::Idle, Moment::GateClosed),
+                    };
+                    ablation::reached(before);
+                    if let Err(error) = self.sampler.set_gate(watched.slot, open) {
+                        log::error!("{name}: {error:#}");
+                        gate_failed = true;
+                    }
+                    ablation::reached(after);
+                }
+                Command::Admit(admits) => {
+                    if let Err(error) = self.sampler.set_admission(watched.slot, admits) {
+                        log::error!("{name}: {error:#}");
+                    }
+                }
+                Command::TakeSnapshot => {
+                    self.measure_memory(name);
+                    next = match gate_failed {
+                        true => Some(Input::Snapshot(None)),
+                        false => self.last_look(name),
+                    };
+                }
+                Command::AskVeto { quiet } => self.ask_veto(name, quiet),
+                Command::ReleaseLease => {
+                    self.metrics.lease(name, true);
+                    ablation::reached(Moment::Releasing);
+                    self.run_job(name, false);
+                }
+                Command::TakeLease => {
+                    self.metrics.lease(name, false);
+                    ablation::reached(Moment::Retaking);
+                    self.run_job(name, true);
+                }
+                Command::StopProxy => self.stop_proxy(name),
+                Command::DismissProxy => self.dismiss_proxy(name),
+                Command::Count(counter) => {
+                    watched.tally.add(counter);
+                    self.announcer.count(name, counter);
+                    self.metrics.count(name, counter);
+                }
+                Command::Answer(reply) => self.answer_stop(name, &reply),
+                Command::Say(note) => {
+                    if matches!(note, Note::Stopped { .. }) {
+                        ablation::reached(Moment::Stopped);
+                    }
+                    let more = match note.is_failure() {
+                        true => format!("; see `journalctl -u {}`", watched.service.unit),
+                        false => String::new(),
+                    };
+                    log::log!(note.level(), "{name}: {note}{more}");
+                }
+                Command::WaitUntil(at) => watched.wake = Some(at),
+            }
+        }
+        next
+    }
+
+    /// Asks the kernel to tell when the last connection closes. True if it was asked now.
+    fn arm(&mut self, name: &str, view: &View) -> bool {
+        let Some(watched) = self.services.get_mut(name) else {
+            return false;
+        };
+        let counted = view
+            .sample
+            .and_then(|sample| Some(sample.open()? - sample.older));
+        if !view.units.backend.state.is_up() || counted.is_none_or(|open| open == 0) {
+            // Should the event have got lost, it is asked for anew with the next connection.
+            watched.armed = false;
+            return false;
+        }
+        if watched.armed {
+            return false;
+        }
+        match self.sampler.arm_closed(watched.slot) {
+            Ok(()) => watched.armed = true,
+            // Then the regular look finds out.
+            Err(error) => log::warn!("{name}: {error:#}"),
+        }
+        watched.armed
+    }
+
+    fn ask_veto(&mut self, name: &str, quiet: Duration) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let Some(program) = watched.service.veto.clone() else {
+            return;
+        };
+        watched.ticket += 1;
+        let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
+        let unit = watched.service.unit.clone();
+        let question = veto::Question {
+            program,
+            service: service.clone(),
+            unit,
+            quiet,
+        };
+        tokio::spawn(async move {
+            ablation::reached(Moment::Asking);
+            let reply = veto::ask(question, veto::TIMEOUT).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Veto {
+                service,
+                ticket,
+                reply,
+            });
+        });
+    }
+
+    fn stop_proxy(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        tokio::spawn(async move {
+            if let ondemand_core::lifecycle::JobEnd::Failed(why) = systemd.stop(&proxy).await {
+                log::warn!("{name}: {why}");
+            }
+        });
+    }
+
+    /// Its end is an event, or does not come: then the request's own end says so.
+    fn dismiss_proxy(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        tokio::spawn(async move {
+            if let Err(error) = systemd.signal(&proxy, crate::proxy::LEAVE).await {
+                log::warn!("{name}: {error:#}");
+            }
+        });
+    }
+
+    /// Starts or stops the lease and reads the service's units after it.
+    fn run_job(&mut self, name: &str, start: bool) {
+        // Without systemd no step is taken, so this is never reached without it.
+        let (Some(watched), Some(systemd)) = (self.services.get_mut(name), self.systemd.caller())
+        else {
+            return;
+        };
+        watched.ticket += 1;
+        let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
+        let (lease, all) = (watched.units[2].clone(), watched.units.clone());
+        let probe = self.recorder.probe(name).filter(|_| !start);
+        tokio::spawn(async move {
+            if let Some(probe) = probe {
+                probe.ask(&systemd, &all[0]).await;
+            }
+            let end = if start {
+                systemd.start(&lease).await
+            } else {
+                systemd.stop(&lease).await
+            };
+            ablation::reached(if start {
+                Moment::Retaken
+            } else {
+                Moment::Released
+            });
+            let readings = connection::read(&systemd, &all).await;
+            // The agent has ended if nobody listens.
+            let _ = messages.send(Message::Job {
+                service,
+                ticket,
+                end,
+                readings,
+            });
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! What the metrics are told.
+
+use std::time::Duration;
+
+use ondemand_core::{
+    config::Endpoint,
+    measure::unit::{ActiveState, Unit},
+    policy::Verdict,
+};
+
+use super::{Agent, watched::Watched};
+use crate::{
+    host::clock,
+    observe::metrics::{Observation, Question},
+};
+
+/// What open connections have transferred is counted no more often than this.
+const BYTES_EVERY: Duration = Duration::from_millis(200);
+/// And for no more than this part of the time.
+const BYTES_SHARE: u32 = 50;
+
+impl Agent {
+    /// Somebody looks: adds what open connections have transferred so far to the counters. Nobody
+    /// counts it otherwise, until they close.
+    pub(super) fn count_open_bytes(&mut self) {
+        let begin = clock::now();
+        let is_open = |watched: &Watched| {
+            let sample = self.sampler.sample(watched.slot).ok();
+            sample.and_then(|sample| sample.open()) != Some(0)
+        };
+        if begin < self.next_bytes || !self.services.values().any(is_open) {
+            return;
+        }
+        if let Err(error) = self.sampler.add_open_bytes() {
+            log::debug!("bytes of open connections: {error:#}");
+        }
+        let end = clock::now();
+        let took = end.since(begin).unwrap_or_default();
+        self.next_bytes = end + BYTES_EVERY.max(took * BYTES_SHARE);
+    }
+
+    /// Answers a scrape.
+    pub(super) fn observe(&self, question: Question) {
+        let services = self.services.values();
+        // The scraper may have gone.
+        let _ = question.send(services.map(|watched| self.observation(watched)).collect());
+    }
+
+    fn observation(&self, watched: &Watched) -> Observation {
+        let view = self.view(watched);
+        let sample = match &view {
+            Some(view) => view.sample,
+            None => self.sampler.sample(watched.slot).ok(),
+        };
+        let state = view.map(|view| view.units.backend.state);
+        let idle = view.filter(|view| view.units.backend.state.is_up());
+        let idle = idle.and_then(|view| match view.verdict {
+            Verdict::Busy { .. } => Some(Duration::ZERO),
+            Verdict::Quiet { since, .. }
+            | Verdict::Held { since, .. }
+            | Verdict::Idle { since } => view.now.since(since),
+            Verdict::Unknown(_) => None,
+        });
+        Observation {
+            service: watched.service.name.clone(),
+            state: state.filter(|state| *state != ActiveState::Unknown),
+            sample,
+            open: watched.open(sample.as_ref()),
+            idle,
+            idle_timeout: watched.service.idle_timeout,
+        }
+    }
+
+    /// Tells the metrics what systemd says of a service's unit.
+    pub(super) fn tell_unit(&mut self, name: &str, unit: &Unit) {
+        let Some(watched) = self.services.get(name) else {
+            return;
+        };
+        let announced = matches!(watched.service.backend, Endpoint::Tcp(_));
+        let news = self.metrics.follow(name, unit, announced);
+        // The last chance to learn what a stop by somebody else gives back.
+        if news && unit.state == ActiveState::Deactivating {
+            self.measure_memory(name);
+        }
+    }
+
+    /// The same for one that is left alone.
+    pub(super) fn tell_unit_left_alone(&mut self, name: &str) {
+        let watched = self.services.get(name);
+        let known = watched.and_then(|watched| self.systemd.known(&watched.units[0]));
+        if let Some(unit) = known.map(|known| known.unit) {
+            self.tell_unit(name, &unit);
+        }
+    }
+
+    /// Asks systemd what the service uses: a stop gives it back. systemd answers in the order
+    /// of the questions, so asked before a stop it tells what was before the stop.
+    pub(super) fn measure_memory(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        let (unit, measured) = (watched.service.unit.clone(), self.metrics.memory(name));
+        tokio::spawn(async move {
+            match systemd.memory(&unit).await {
+                Ok(Some(bytes)) => measured(bytes),
+                Ok(None) => {}
+                Err(error) => log::debug!("{error:#}"),
+            }
+        });
+    }
+}

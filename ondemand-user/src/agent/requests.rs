@@ -1,0 +1,190 @@
+//! What the agent is asked to do over the bus.
+
+use std::time::Duration;
+
+use ondemand_core::{
+    config,
+    lifecycle::{
+        Input, JobEnd,
+        request::{self, Refusal},
+    },
+    words::Span,
+};
+
+use super::{Agent, watched::Watched};
+use crate::{
+    bus::{self, Error, Reply, names},
+    host::clock,
+};
+
+impl Agent {
+    /// The service of this name.
+    fn named(&mut self, name: &str) -> Result<&mut Watched, Error> {
+        match self.config.service(name) {
+            Err(error) => Err(Error::new(names::NO_SUCH_SERVICE, error.to_string())),
+            Ok(_) => self.services.get_mut(name).ok_or_else(Error::gone),
+        }
+    }
+
+    /// Answers what needs no waiting, and begins what does.
+    pub(super) fn act(&mut self, request: bus::Request) {
+        // Wherever an answer is sent, the caller may have gone.
+        match request {
+            bus::Request::Status(answer) => self.report(answer),
+            bus::Request::Listening { service, answer } => self.wait_listening(&service, answer),
+            bus::Request::Known(name, answer) => drop(answer.send(self.named(&name).map(drop))),
+            bus::Request::Describe(name, answer) => {
+                let known = self.named(&name).map(drop);
+                let described = known.map(|()| Box::new(self.describe(&name)));
+                drop(answer.send(described));
+            }
+            bus::Request::Hold(name, span, answer) => self.hold(&name, span, answer),
+            bus::Request::Release(name, answer) => self.release(&name, answer),
+            bus::Request::Start(name, answer) => self.start(&name, answer),
+            bus::Request::Stop(name, answer) => self.stop(&name, answer),
+            bus::Request::Reload(answer) => {
+                let read = self.reload().map_err(|error| {
+                    let wrong = error.chain().any(|cause| cause.is::<config::Error>());
+                    let name = match wrong {
+                        true => names::WRONG_CONFIGURATION,
+                        false => names::FAILED,
+                    };
+                    Error::new(name, format!("{error:#}"))
+                });
+                drop(answer.send(read));
+            }
+        }
+    }
+
+    fn hold(&mut self, name: &str, span: Option<Duration>, answer: Reply<u64>) {
+        if let Err(error) = self.named(name) {
+            return drop(answer.send(Err(error)));
+        }
+        let now = clock::moment();
+        let left = self.holding.set(name, span, &now);
+        log::info!("{name}: {left}, as asked");
+        self.look(name, Input::Changed);
+        self.save_holds(Ok(left.until_micros(&now)), answer);
+    }
+
+    fn release(&mut self, name: &str, answer: Reply<bool>) {
+        if let Err(error) = self.named(name) {
+            return drop(answer.send(Err(error)));
+        }
+        let was_held = self.holding.release(name);
+        if was_held {
+            log::info!("{name}: its hold is released, as asked");
+        }
+        self.look(name, Input::Changed);
+        self.save_holds(Ok(was_held), answer);
+    }
+
+    /// Answers when the holds are on the disk.
+    fn save_holds<T: Send + 'static>(&mut self, result: Result<T, Error>, answer: Reply<T>) {
+        let save = self.holding.save();
+        tokio::task::spawn_blocking(move || {
+            let saved = save().map_err(|error| {
+                log::error!("{error:#}");
+                Error::failed(format!(
+                    "done, but it will be forgotten when the agent ends: {error:#}"
+                ))
+            });
+            drop(answer.send(saved.and(result)));
+        });
+    }
+
+    fn start(&mut self, name: &str, answer: Reply<bool>) {
+        let systemd = self.systemd.caller();
+        let watched = match self.named(name) {
+            Ok(watched) => watched,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        let Some(systemd) = systemd else {
+            return drop(answer.send(Err(Error::failed("systemd cannot be asked now"))));
+        };
+        // Whoever asks is a user too: the idle clock of one that is up begins anew.
+        watched.uncounted.begin(clock::now());
+        let unit = watched.service.unit.clone();
+        self.look(name, Input::Changed);
+        let known = self.systemd.known(&unit);
+        let was_up = known.is_some_and(|known| known.unit.is_settled_up());
+        log::info!("{name}: is to be started, as asked");
+        tokio::spawn(async move {
+            let result = match systemd.start_as_asked(&unit).await {
+                JobEnd::Done => Ok(!was_up),
+                JobEnd::Canceled => Err(Error::failed(format!(
+                    "the start of {unit} was canceled by another job"
+                ))),
+                JobEnd::Failed(why) => {
+                    Err(Error::failed(format!("{why}; see `journalctl -u {unit}`")))
+                }
+            };
+            drop(answer.send(result));
+        });
+    }
+
+    fn stop(&mut self, name: &str, answer: Reply<bool>) {
+        let watched = match self.named(name) {
+            Ok(watched) => watched,
+            Err(error) => return drop(answer.send(Err(error))),
+        };
+        if let Some(problem) = &watched.problem {
+            let message = format!("it is left alone: {problem}");
+            return drop(answer.send(Err(Error::new(names::KEPT, message))));
+        }
+        watched.asked.push(answer);
+        if self
+            .services
+            .get(name)
+            .and_then(|watched| self.units_of(watched))
+            .is_none()
+        {
+            let why = "systemd cannot be asked now, and unknown stops nothing";
+            return self.answer(name, &Err(Error::new(names::KEPT, why)));
+        }
+        log::info!("{name}: is to be stopped if nobody uses it, as asked");
+        self.look(name, Input::Stop);
+    }
+
+    /// The end of a stop that was asked for.
+    pub(super) fn answer_stop(&mut self, name: &str, reply: &request::Reply) {
+        let result = match reply {
+            request::Reply::Stopped => Ok(true),
+            request::Reply::NotRunning => Ok(false),
+            request::Reply::Kept(refusal) => {
+                log::info!("{name}: kept: {refusal}");
+                Err(Error::new(names::KEPT, self.explain(name, refusal)))
+            }
+        };
+        self.answer(name, &result);
+    }
+
+    fn explain(&self, name: &str, refusal: &Refusal) -> String {
+        let left = self.holding.left(name, &clock::moment());
+        match (refusal, left) {
+            (Refusal::Held, Some(left)) => {
+                format!("it is {left}; release it first (`ondemand release {name}`)")
+            }
+            // A cause of the protocol's own says for how long it is left alone.
+            (Refusal::Vetoed(_), _) => {
+                let paused = self.services.get(name).and_then(|watched| {
+                    let (until, _) = watched.lifecycle.paused()?;
+                    until.since(clock::now())
+                });
+                match paused {
+                    Some(left) => format!("{refusal} (looked at again in {})", Span(left)),
+                    None => refusal.to_string(),
+                }
+            }
+            _ => refusal.to_string(),
+        }
+    }
+
+    fn answer(&mut self, name: &str, result: &Result<bool, Error>) {
+        if let Some(watched) = self.services.get_mut(name) {
+            for answer in watched.asked.drain(..) {
+                drop(answer.send(result.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The agent's answer to `ondemand status`.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use ondemand_core::{
+    lifecycle::{
+        Step, View,
+        note::{StopReason, VetoReason},
+    },
+    measure::{Ktime, unit::ActiveState},
+    policy::Verdict,
+    words::{Span, counted},
+};
+use tokio::sync::oneshot;
+
+use super::{Agent, connection, watched::Watched};
+use crate::{
+    bus::report::{Report, Service},
+    host::clock,
+};
+
+impl Agent {
+    /// Everything about all services.
+    pub(super) fn report(&mut self, answer: oneshot::Sender<String>) {
+        self.count_open_bytes();
+        let services = self.services.values();
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dry_run: self.dry_run,
+            services: services.map(|watched| self.describe_one(watched)).collect(),
+        };
+        tokio::spawn(connection::complete_report(
+            self.systemd.caller(),
+            report,
+            answer,
+        ));
+    }
+
+    /// What is known of one service; of one that is not configured, nothing.
+    pub(super) fn describe(&self, name: &str) -> Service {
+        let watched = self.services.get(name);
+        watched
+            .map(|watched| self.describe_one(watched))
+            .unwrap_or_default()
+    }
+
+    fn describe_one(&self, watched: &Watched) -> Service {
+        let steered = self.is_steered(watched);
+        let now = clock::moment();
+        let hold = self.holding.left(&watched.service.name, &now);
+        let mut service = describe(watched, self.view(watched).as_ref(), steered);
+        if let Some(hold) = hold {
+            service.held = true;
+            service.held_until = hold.until(&now).map(|until| until.to_string());
+            service.detail = match hold.until(&now) {
+                // In the host's time zone.
+                Some(until) => {
+                    let until = until.to_zoned(TimeZone::system());
+                    format!(
+                        "{}; {hold}, until {}",
+                        service.detail,
+                        until.strftime("%F %H:%M")
+                    )
+                }
+                None => format!("{}; {hold}", service.detail),
+            };
+        }
+        service
+    }
+
+    /// Whether new connections go straight to the backend.
+    fn is_steered(&self, watched: &Watched) -> bool {
+        watched.lifecycle.steered()
+            && self
+                .sampler
+                .is_steerable(watched.slot)
+                .unwrap_or_else(|error| {
+                    log::debug!("{error:#}");
+                    false
+                })
+    }
+}
+
+/// `view`: `None` if its units are not known. `steered`: whether new connections go straight to
+/// the backend.
+fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
+    let service = &watched.service;
+    let state = view.map_or(ActiveState::Unknown, |view| view.units.backend.state);
+    let sample = view.and_then(|view| view.sample);
+    let up = state.is_up();
+    let seconds = |span: Duration| span.as_secs_f64();
+    let idle = view.filter(|_| up).and_then(|view| match view.verdict {
+        Verdict::Quiet { since, .. } | Verdict::Idle { since } | Verdict::Held { since, .. } => {
+            view.now.since(since)
+        }
+        _ => None,
+    });
+    let stops_in = view.filter(|_| up).and_then(|view| match view.verdict {
+        Verdict::Quiet { idle_at, .. } => idle_at?.since(view.now),
+        Verdict::Idle { .. } => Some(Duration::ZERO),
+        _ => None,
+    });
+    let tally = &watched.tally;
+    let stops = StopReason::ALL.map(|reason| {
+        (
+            reason.as_str().to_owned(),
+            tally.stops.get(&reason).copied().unwrap_or(0),
+        )
+    });
+    let vetoes = VetoReason::ALL.map(|reason| {
+        (
+            reason.as_str().to_owned(),
+            tally.vetoes.get(&reason).copied().unwrap_or(0),
+        )
+    });
+    Service {
+        name: service.name.clone(),
+        unit: service.unit.clone(),
+        state: state.as_str().into(),
+        route: if steered { "steered" } else { "proxied" }.into(),
+        open_connections: watched.open(sample.as_ref()),
+        accepted_connections: sample.map_or(0, |sample| sample.accepted()),
+        received_bytes: sample.map_or(0, |sample| sample.received_bytes()),
+        sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),
+        idle_seconds: idle.map(seconds),
+        idle_timeout_seconds: service.idle_timeout.map(seconds),
+        stops_in_seconds: stops_in.map(seconds),
+        starts: tally.starts,
+        stops: tally.stops.values().sum(),
+        stops_by_reason: stops.into(),
+        vetoes: tally.vetoes.values().sum(),
+        vetoes_by_reason: vetoes.into(),
+        last_start_duration_seconds: tally.last_start.map(seconds),
+        front: sample.map(|sample| sample.front.into()).unwrap_or_default(),
+        steered: sample
+            .map(|sample| sample.steered.into())
+            .unwrap_or_default(),
+        back: sample.map(|sample| sample.back.into()).unwrap_or_default(),
+        ignored: sample
+            .map(|sample| sample.ignored.into())
+            .unwrap_or_default(),
+        refused_connections: sample.map_or(0, |sample| sample.refused),
+        older_connections: sample.map_or(0, |sample| sample.older),
+        count_drift: tally.drift,
+        memory_bytes: None,
+        held: false,
+        held_until: None,
+        detail: detail(watched, view),
+    }
+}
+
+/// Why it is up, or what will happen next.
+fn detail(watched: &Watched, view: Option<&View>) -> String {
+    if let Some(problem) = &watched.problem {
+        return format!("left alone: {problem}");
+    }
+    let Some(view) = view else {
+        return "kept: systemd cannot be asked".into();
+    };
+    let under_way = match watched.lifecycle.current() {
+        Step::Rest if watched.lifecycle.is_asked() => Some("is to be stopped, as asked"),
+        Step::Rest => None,
+        Step::Asking => Some("idle, its veto program is asked"),
+        Step::Looking { .. } | Step::Releasing(_) | Step::Settling { stop: Some(_), .. } => {
+            Some("is being stopped")
+        }
+        Step::Settling { stop: None, .. } | Step::Retaking => Some("runs without its lease"),
+    };
+    if let Some(under_way) = under_way {
+        return under_way.into();
+    }
+    let unit = &watched.service.unit;
+    match view.units.backend.state {
+        ActiveState::Inactive => "starts with the next connection".into(),
+        ActiveState::Failed => {
+            format!("has failed (`journalctl -u {unit}`), starts with the next connection")
+        }
+        ActiveState::Activating => "is starting".into(),
+        ActiveState::Deactivating => "is stopping".into(),
+        ActiveState::Unknown => "kept: its state is unknown".into(),
+        ActiveState::Active | ActiveState::Reloading => why_up(watched, view),
+    }
+}
+
+fn why_up(watched: &Watched, view: &View) -> String {
+    let remaining = |at: Ktime| Span(at.since(view.now).unwrap_or_default());
+    match view.verdict {
+        Verdict::Busy { open } => format!("{} open", counted(open, "connection")),
+        Verdict::Quiet {
+            idle_at: Some(at), ..
+        } => format!("quiet, stops in {}", remaining(at)),
+        Verdict::Quiet { idle_at: None, .. } => "quiet, never stopped".into(),
+        Verdict::Unknown(reason) => format!("kept: {reason}"),
+        Verdict::Held { .. } => "quiet".into(),
+        Verdict::Idle { .. } => match watched.lifecycle.paused() {
+            Some((until, Some(reason))) if until > view.now => {
+                format!(
+                    "idle, kept (veto: {}) for {}",
+                    reason.as_str(),
+                    remaining(until)
+                )
+            }
+            Some((until, None)) if until > view.now => "idle, would be stopped (dry run)".into(),
+            _ if !view.units.proxy.is_settled_down() => "idle, its proxy is about to end".into(),
+            _ => "idle, about to be stopped".into(),
+        },
+    }
+}

@@ -1,0 +1,367 @@
+//! What the agent keeps of one service.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use ondemand_core::{
+    config::{Endpoint, Service},
+    lifecycle::{
+        Counter, Lifecycle, Options,
+        note::{StopReason, VetoReason},
+    },
+    measure::{
+        Ktime,
+        sample::{Sample, Slot},
+        unit::{Unit, Units},
+    },
+    policy::{Facts, Reason, Rules},
+};
+use tokio::sync::oneshot;
+
+use crate::{bus::Reply, systemd::Known};
+
+/// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
+/// than a second.
+const SLOWEST_POLL: Duration = Duration::from_millis(500);
+/// The fastest.
+const FASTEST_POLL: Duration = Duration::from_millis(50);
+
+/// One configured service.
+pub struct Watched {
+    /// Its configuration.
+    pub service: Service,
+    /// Its units' names: backend, proxy, lease, front socket.
+    pub units: [String; 4],
+    /// Its place in the maps.
+    pub slot: Slot,
+    /// Where in the stop protocol it is.
+    pub lifecycle: Lifecycle,
+    /// When to look at it again.
+    pub wake: Option<Ktime>,
+    /// Whether the kernel was asked to tell when the last connection closes.
+    pub armed: bool,
+    /// What the counters do not know.
+    pub uncounted: Uncounted,
+    /// The question to systemd or to the veto program that waits for its answer; answers to
+    /// older ones are too late.
+    pub ticket: u64,
+    /// Whether SYN cookies were sent lately, when a look-up was the last sign of life.
+    pub syn_cookies: bool,
+    /// Why it is left alone, if it is.
+    pub problem: Option<String>,
+    /// The unknown that was complained of last.
+    pub complaint: Option<Reason>,
+    /// Whether it was said that its listener cannot be steered to.
+    pub refusal_said: bool,
+    /// What was counted since the agent's start.
+    pub tally: Tally,
+    /// When a listener was seen of which the start's begin is not known yet.
+    pub listens: Option<Ktime>,
+    /// The begin of the start of which the first listener was seen.
+    listened_since: Option<Ktime>,
+    /// Proxies that wait for its listener.
+    pub waiting: Vec<oneshot::Sender<()>>,
+    /// Those who asked for a stop and wait for its end.
+    pub asked: Vec<Reply<bool>>,
+    /// Whether connections can be steered at all on this host.
+    steerable: bool,
+    /// The unit whose address rules steering would go past.
+    rules: Option<String>,
+    /// Whether that is still to be read.
+    rules_unread: bool,
+    dry_run: bool,
+}
+
+impl Watched {
+    /// A service of which nothing is known yet.
+    pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool) -> Self {
+        let lifecycle = Lifecycle::new(options(&service, steerable, dry_run));
+        Self {
+            units: [
+                service.unit.clone(),
+                service.proxy_unit(),
+                service.lease_unit(),
+                service.socket_unit(),
+            ],
+            service,
+            slot,
+            lifecycle,
+            wake: None,
+            armed: false,
+            uncounted: Uncounted::default(),
+            ticket: 0,
+            syn_cookies: false,
+            problem: None,
+            complaint: None,
+            refusal_said: false,
+            tally: Tally::default(),
+            listens: None,
+            listened_since: None,
+            waiting: Vec::new(),
+            asked: Vec::new(),
+            steerable,
+            rules: None,
+            // Nothing is done before its units are read, and its rules with them.
+            rules_unread: false,
+            dry_run,
+        }
+    }
+
+    /// Takes over a changed configuration. Another unit is another life.
+    pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
+        if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
+            self.uncounted.begin(now);
+        }
+        self.dry_run = dry_run;
+        // They are read of those alone that ask for steering.
+        self.rules_unread |= service.steer && !self.service.steer;
+        let options = options(&service, self.may_steer(), dry_run);
+        if service.unit != self.service.unit {
+            self.lifecycle = Lifecycle::new(options);
+            self.asked.clear();
+            self.ticket += 1;
+        } else {
+            self.lifecycle.set_options(options);
+        }
+        self.units[0].clone_from(&service.unit);
+        self.service = service;
+        self.slot = slot;
+    }
+
+    /// It was up before anybody looked: what listens from now on says nothing of that start.
+    pub fn found(&mut self, backend: &Unit) {
+        if backend.state.is_up() && self.listened_since.is_none() && self.listens.is_none() {
+            self.listened_since = backend.inactive_exit;
+        }
+    }
+
+    /// How long its last start, as far as it is known, took until the first listener that was
+    /// seen, once for each start.
+    pub fn listened(&mut self, backend: &Unit) -> Option<Duration> {
+        if self.listened_since == backend.inactive_exit {
+            // A second listener of this start, or the first of one that is not known yet.
+            return None;
+        }
+        let took = backend.since_start(self.listens?)?;
+        self.listened_since = backend.inactive_exit;
+        self.listens = None;
+        Some(took)
+    }
+
+    /// Whether it asks for steering, and there is anything between which.
+    pub fn could_steer(&self) -> bool {
+        options(&self.service, true, false).steer
+    }
+
+    fn may_steer(&self) -> bool {
+        self.steerable && self.rules.is_none() && !self.rules_unread
+    }
+
+    /// Takes over which unit has address rules that steering would go past. Gives whether that is
+    /// to be said: it changed, and nothing else is against steering.
+    pub fn set_rules(&mut self, place: Option<String>) -> bool {
+        self.rules_unread = false;
+        let changed = place != self.rules;
+        self.rules = place;
+        let options = options(&self.service, self.may_steer(), self.dry_run);
+        self.lifecycle.set_options(options);
+        changed && self.steerable && self.could_steer()
+    }
+
+    /// The unit whose address rules steering would go past.
+    pub fn address_rules(&self) -> Option<&str> {
+        self.rules.as_deref()
+    }
+
+    /// Forgets what was under way, and whatever is still to come of it.
+    pub fn interrupt(&mut self) {
+        self.lifecycle.interrupt();
+        self.asked.clear();
+        self.ticket += 1;
+        self.wake = None;
+    }
+
+    /// Clients connected now. `None`: unknown.
+    pub fn open(&self, sample: Option<&Sample>) -> Option<u64> {
+        let counted = sample?.open()?;
+        Some(counted.max(self.uncounted.open))
+    }
+
+    /// The policy's rules.
+    pub fn rules(&self) -> Rules {
+        if self.lifecycle.is_asked() {
+            Rules::AT_ONCE
+        } else {
+            Rules::from(&self.service)
+        }
+    }
+
+    /// Its Unix sockets.
+    pub fn unix_paths(&self) -> impl Iterator<Item = &Path> {
+        let endpoints = self.service.listen.iter().chain([&self.service.backend]);
+        endpoints.filter_map(|endpoint| match endpoint {
+            Endpoint::Unix(path) => Some(path.as_path()),
+            Endpoint::Tcp(_) => None,
+        })
+    }
+
+    /// What the policy is to know besides the counters.
+    pub fn facts(&self, units: &Units) -> Facts {
+        Facts {
+            started: units.backend.active_enter,
+            uncounted: self.uncounted.open,
+            uncounted_until: self.uncounted.until.max(self.proxied_until(&units.proxy)),
+            syn_cookies: self.syn_cookies,
+            hold: None,
+        }
+    }
+
+    /// Until when a client of a Unix front may have been there. All of them come through the
+    /// proxy, which ends a fixed time after the last one has gone: this sees those who came
+    /// and went between two looks at the sockets.
+    fn proxied_until(&self, proxy: &Unit) -> Option<Ktime> {
+        let unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+        if !self.service.listen.iter().any(unix) {
+            return None;
+        }
+        let stayed =
+            u64::try_from(ondemand_core::proxy_stay::exit_idle_time(&self.service).as_nanos())
+                .ok()?;
+        let ended = proxy.inactive_enter?.as_nanos();
+        Some(Ktime::from_nanos(ended.saturating_sub(stayed)))
+    }
+
+    /// How soon to look again for what the kernel sends no event for.
+    pub fn poll_interval(&self, units: &Units, sample: Option<&Sample>) -> Option<Duration> {
+        if !units.backend.state.is_up() {
+            return None;
+        }
+        let only_older =
+            sample.is_some_and(|sample| sample.older > 0 && sample.open() == Some(sample.older));
+        if !only_older && self.unix_paths().next().is_none() {
+            return None;
+        }
+        let fraction = self
+            .service
+            .idle_timeout
+            .map_or(SLOWEST_POLL, |timeout| timeout / 4);
+        Some(fraction.clamp(FASTEST_POLL, SLOWEST_POLL))
+    }
+}
+
+/// Whether the configuration asks for steering and this host and service can have it.
+fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
+    let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
+    let mut options = Options::new(service, dry_run);
+    options.steer &= steerable && tcp(&service.backend) && service.listen.iter().any(tcp);
+    options
+}
+
+/// Why a service cannot be looked after, judging by its units.
+pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) -> Option<String> {
+    let name = &service.unit;
+    match backend.load_state.as_str() {
+        "loaded" => {}
+        "not-found" => return Some(format!("its unit {name} does not exist")),
+        other => {
+            return Some(format!(
+                "its unit {name} cannot be used, systemd calls it {other}"
+            ));
+        }
+    }
+    let generated = [
+        (service.proxy_unit(), proxy),
+        (service.lease_unit(), lease),
+        (service.socket_unit(), socket),
+    ];
+    for (unit, known) in generated {
+        if known.load_state != "loaded" {
+            return Some(format!("{unit} is missing; run `systemctl daemon-reload`"));
+        }
+    }
+    if !backend.stop_when_unneeded {
+        return Some(format!(
+            "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
+        ));
+    }
+    // Nothing would start it again, and its front address may be somebody else's.
+    (!socket.unit.state.is_up()).then(|| {
+        let socket = service.socket_unit();
+        format!("{socket} does not listen; run `systemctl start {socket}`")
+    })
+}
+
+/// Use of a service that the kernel's counters do not show.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncounted {
+    /// Connections of Unix sockets at the last look.
+    pub open: u64,
+    /// Until when there may have been any use that was not counted.
+    pub until: Option<Ktime>,
+    /// Whether Unix sockets were looked at before.
+    polled: bool,
+    /// Whether connections older than the counting were open at the last look.
+    older: bool,
+}
+
+impl Uncounted {
+    /// What was before now is not known.
+    pub fn begin(&mut self, now: Ktime) {
+        self.until = Some(now);
+    }
+
+    /// A look at the Unix sockets. Whoever came and went between two looks is not seen.
+    pub fn unix(&mut self, open: u64, now: Ktime) {
+        if open > 0 || open != self.open || !self.polled {
+            self.until = Some(now);
+        }
+        self.open = open;
+        self.polled = true;
+    }
+
+    /// The Unix sockets could not be looked at.
+    pub fn unix_unknown(&mut self, now: Ktime) {
+        self.until = Some(now);
+    }
+
+    /// A look at the connections that are older than the counting: their packets are not
+    /// counted either.
+    pub fn older(&mut self, open: u64, now: Ktime) {
+        if open > 0 || self.older {
+            self.until = Some(now);
+        }
+        self.older = open > 0;
+    }
+}
+
+/// What was counted since the agent's start.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Starts of the backend.
+    pub starts: u64,
+    /// Ends of the backend, by reason.
+    pub stops: BTreeMap<StopReason, u64>,
+    /// Stops that were not carried through, by reason.
+    pub vetoes: BTreeMap<VetoReason, u64>,
+    /// Differences between the counters and the socket tables.
+    pub drift: u64,
+    /// How long the last start took.
+    pub last_start: Option<Duration>,
+}
+
+impl Tally {
+    /// Counts.
+    pub fn add(&mut self, counter: Counter) {
+        match counter {
+            Counter::Start(took) => {
+                self.starts += 1;
+                self.last_start = took.or(self.last_start);
+            }
+            Counter::Stop(reason) => *self.stops.entry(reason).or_default() += 1,
+            Counter::Veto(reason) => *self.vetoes.entry(reason).or_default() += 1,
+            Counter::Drift => self.drift += 1,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What is known of one service, and what follows.
+
+use ondemand_core::{config::List, measure::unit::ActiveState};
+
+use super::*;
+
+const fn ms(ms: u64) -> Ktime {
+    Ktime::from_nanos(ms * 1_000_000)
+}
+
+#[test]
+fn what_is_not_counted_is_dated_by_the_looks() {
+    let mut uncounted = Uncounted::default();
+    uncounted.unix(0, ms(1));
+    assert_eq!(
+        uncounted.until,
+        Some(ms(1)),
+        "what was before the first look is not known"
+    );
+    uncounted.unix(0, ms(2));
+    assert_eq!(uncounted.until, Some(ms(1)));
+    uncounted.unix(2, ms(3));
+    uncounted.unix(2, ms(4));
+    assert_eq!(uncounted.until, Some(ms(4)));
+    uncounted.unix(0, ms(5));
+    uncounted.unix(0, ms(6));
+    assert_eq!(uncounted.until, Some(ms(5)), "the first look that saw none");
+    uncounted.older(0, ms(7));
+    assert_eq!(uncounted.until, Some(ms(5)));
+    uncounted.older(1, ms(8));
+    uncounted.older(1, ms(9));
+    uncounted.older(0, ms(10));
+    uncounted.older(0, ms(11));
+    assert_eq!(uncounted.until, Some(ms(10)));
+    uncounted.unix_unknown(ms(12));
+    assert_eq!(uncounted.until, Some(ms(12)));
+}
+
+#[test]
+fn what_cannot_be_steered_has_no_gate() {
+    let asks = |listen| Service {
+        steer: true,
+        ..service(listen)
+    };
+    let watched = |listen, steerable| Watched::new(asks(listen), Slot(0), steerable, false);
+    assert!(watched("127.0.0.1:80", true).lifecycle.has_gate());
+    assert!(!watched("127.0.0.1:80", false).lifecycle.has_gate());
+    assert!(!watched("/run/wiki.sock", true).lifecycle.has_gate());
+    // Address rules come and go, and are said when they change something.
+    let mut fenced = watched("127.0.0.1:80", true);
+    let rules = Some("system.slice".to_owned());
+    assert!(fenced.set_rules(rules.clone()) && !fenced.lifecycle.has_gate());
+    assert!(!fenced.set_rules(rules.clone()));
+    fenced.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
+    assert!(!fenced.lifecycle.has_gate());
+    assert!(fenced.set_rules(None) && fenced.lifecycle.has_gate());
+    assert!(!watched("127.0.0.1:80", false).set_rules(rules.clone()));
+    // Who did not ask for steering before is not steered until the rules are read.
+    let mut asks_now = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
+    assert!(!asks_now.could_steer());
+    asks_now.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
+    assert!(!asks_now.lifecycle.has_gate() && asks_now.could_steer());
+    assert!(!asks_now.set_rules(None) && asks_now.lifecycle.has_gate());
+}
+
+#[test]
+fn a_start_takes_until_its_first_listener() {
+    let mut watched = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
+    let mut told = |listens: Option<u64>, begin| {
+        watched.listens = listens.map(ms).or(watched.listens);
+        let backend = Unit {
+            inactive_exit: Some(ms(begin)),
+            ..Unit::default()
+        };
+        watched.listened(&backend).map(|took| took.as_millis())
+    };
+    assert_eq!(told(None, 100), None);
+    assert_eq!(told(Some(150), 100), Some(50));
+    assert_eq!(told(Some(160), 100), None, "a second one");
+    // The next start is told of after its listener: not 9.9 s after the first start.
+    assert_eq!(told(Some(10_000), 100), None);
+    assert_eq!(told(None, 9_950), Some(50));
+    assert_eq!(told(None, 20_000), None, "nobody listens yet");
+    assert_eq!(told(Some(20_030), 20_000), Some(30));
+    // The last one of a run is none of the next start.
+    assert_eq!(told(Some(25_000), 20_000), None);
+    assert_eq!(told(None, 30_000), None);
+    assert_eq!(told(Some(30_010), 30_000), Some(10));
+}
+
+fn service(listen: &str) -> Service {
+    let listen = match listen.strip_prefix('/') {
+        Some(_) => Endpoint::Unix(listen.into()),
+        None => Endpoint::Tcp(listen.parse().unwrap()),
+    };
+    Service {
+        name: "wiki".into(),
+        listen: vec![listen],
+        backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
+        unit: "wiki.service".into(),
+        idle_timeout: Some(Duration::from_secs(10)),
+        min_uptime: Duration::ZERO,
+        start_timeout: Duration::from_secs(90),
+        steer: false,
+        wake_from: List::default(),
+        ignore_from: List::default(),
+        veto: None,
+    }
+}
+
+#[test]
+fn a_unix_front_is_dated_by_the_end_of_its_proxy() {
+    let ended = Unit {
+        inactive_enter: Some(ms(60_000)),
+        ..Unit::default()
+    };
+    let units = Units {
+        proxy: ended,
+        ..Units::default()
+    };
+    let watched = |listen| {
+        Watched::new(service(listen), Slot(0), true, false)
+            .facts(&units)
+            .uncounted_until
+    };
+    // It stays 9 s after its last client.
+    assert_eq!(watched("/run/wiki.sock"), Some(ms(51_000)));
+    assert_eq!(watched("127.0.0.1:80"), None);
+    let never = Watched::new(service("/run/wiki.sock"), Slot(0), true, false);
+    assert_eq!(never.facts(&Units::default()).uncounted_until, None);
+}
+
+#[track_caller]
+fn check_problem(
+    states: [&str; 4],
+    stop_when_unneeded: bool,
+    socket: ActiveState,
+    expected: Option<&str>,
+) {
+    let mut known = states.map(|state| {
+        let mut known = Known::default();
+        known.load_state = state.into();
+        known.stop_when_unneeded = stop_when_unneeded;
+        known
+    });
+    known[3].unit.state = socket;
+    let problem = problem(&service("127.0.0.1:80"), known.each_ref());
+    assert_eq!(problem.as_deref(), expected);
+}
+
+#[test]
+fn units_that_cannot_be_looked_after() {
+    let all = ["loaded"; 4];
+    let up = ActiveState::Active;
+    check_problem(all, true, up, None);
+    check_problem(
+        all,
+        false,
+        up,
+        Some("wiki.service lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"),
+    );
+    check_problem(
+        ["not-found", "loaded", "loaded", "loaded"],
+        true,
+        up,
+        Some("its unit wiki.service does not exist"),
+    );
+    check_problem(
+        ["masked", "loaded", "loaded", "loaded"],
+        true,
+        up,
+        Some("its unit wiki.service cannot be used, systemd calls it masked"),
+    );
+    check_problem(
+        ["loaded", "not-found", "loaded", "loaded"],
+        true,
+        up,
+        Some("ondemand-wiki.service is missing; run `systemctl daemon-reload`"),
+    );
+    check_problem(
+        ["loaded", "loaded", "not-found", "loaded"],
+        true,
+        up,
+        Some("ondemand-wiki.target is missing; run `systemctl daemon-reload`"),
+    );
+    check_problem(
+        ["loaded", "loaded", "loaded", "not-found"],
+        true,
+        ActiveState::Inactive,
+        Some("ondemand-wiki.socket is missing; run `systemctl daemon-reload`"),
+    );
+    for state in [ActiveState::Inactive, ActiveState::Failed] {
+        check_problem(
+            all,
+            true,
+            state,
+            Some(
+                "ondemand-wiki.socket does not listen; \
+                 run `systemctl start ondemand-wiki.socket`",
+            ),
+        );
+    }
+}

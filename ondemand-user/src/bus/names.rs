@@ -1,0 +1,25 @@
+//! The names of `org.ondemand1` on the bus.
+
+/// The agent's name on the bus.
+pub const NAME: &str = "org.ondemand1";
+/// The object that everything begins with.
+pub const PATH: &str = "/org/ondemand1";
+/// Its interface.
+pub const INTERFACE: &str = "org.ondemand1.Manager";
+/// The interface of a service's object.
+pub const SERVICE_INTERFACE: &str = "org.ondemand1.Service";
+/// In place of a number: unknown, or without an end.
+pub const NO_NUMBER: u64 = u64::MAX;
+
+/// The service stays up.
+pub const KEPT: &str = "org.ondemand1.Error.Kept";
+/// There is no service of that name.
+pub const NO_SUCH_SERVICE: &str = "org.ondemand1.Error.NoSuchService";
+/// The configuration cannot be used; the message names file, line and key.
+pub const WRONG_CONFIGURATION: &str = "org.ondemand1.Error.WrongConfiguration";
+/// It was tried and failed.
+pub const FAILED: &str = "org.ondemand1.Error.Failed";
+/// Whoever called may not.
+pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+/// The same, but the user may be asked for a password, and the call does not allow it.
+pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";

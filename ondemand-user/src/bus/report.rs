@@ -1,0 +1,114 @@
+//! What the agent knows of the services, as it is told on the bus.
+
+use std::collections::BTreeMap;
+
+use ondemand_core::measure::sample::Leg;
+use serde::{Deserialize, Serialize};
+
+use super::names;
+
+/// What the agent knows of all services. Scripts read it: fields are added, never renamed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The agent's version.
+    pub version: String,
+    /// Whether the agent only says what it would stop.
+    pub dry_run: bool,
+    /// By name.
+    pub services: Vec<Service>,
+}
+
+/// What the agent knows of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// The name in the configuration.
+    pub name: String,
+    /// The application's unit.
+    pub unit: String,
+    /// `inactive`, `activating`, `active`, `deactivating`, `failed` or `unknown`.
+    pub state: String,
+    /// `steered`: new connections go straight to the backend; else `proxied`.
+    pub route: String,
+    /// Connections open now; null: unknown.
+    pub open_connections: Option<u64>,
+    /// Connections accepted in all.
+    pub accepted_connections: u64,
+    /// Payload bytes from clients.
+    pub received_bytes: u64,
+    /// Payload bytes to clients.
+    pub sent_bytes: u64,
+    /// How long nobody has used it; null: somebody does, it is down, or unknown.
+    pub idle_seconds: Option<f64>,
+    /// Idle for so long it is stopped; null: never.
+    pub idle_timeout_seconds: Option<f64>,
+    /// Until it is stopped if nobody comes; null: it is used, held, down or unknown, or never.
+    pub stops_in_seconds: Option<f64>,
+    /// Starts since the agent's own.
+    pub starts: u64,
+    /// Ends of its unit since the agent's start.
+    pub stops: u64,
+    /// The same by reason: `idle`, `external`, `failed`.
+    pub stops_by_reason: BTreeMap<String, u64>,
+    /// Stops that were not carried through, since the agent's start.
+    pub vetoes: u64,
+    /// The same by reason.
+    pub vetoes_by_reason: BTreeMap<String, u64>,
+    /// How long its last start took.
+    pub last_start_duration_seconds: Option<f64>,
+    /// Clients served by the proxy.
+    pub front: Counts,
+    /// Clients served by the backend directly, at the front address.
+    pub steered: Counts,
+    /// Connections to the backend's own address: the proxy's and others.
+    pub back: Counts,
+    /// Clients that do not keep it up, not among all the others here.
+    pub ignored: Counts,
+    /// Attempts of clients that may not wake it, while it was down.
+    pub refused_connections: u64,
+    /// Open connections that are older than the counting.
+    pub older_connections: u64,
+    /// How often the counters and the kernel's socket tables differed.
+    pub count_drift: u64,
+    /// Memory of its unit; null: unknown or down.
+    pub memory_bytes: Option<u64>,
+    /// Whether somebody wants it kept up, however idle it is.
+    pub held: bool,
+    /// Until when (RFC 3339); null: until it is released, or it is not held.
+    pub held_until: Option<String>,
+    /// Why it is up, or what will happen next: one sentence.
+    pub detail: String,
+}
+
+impl Service {
+    /// Until when it is held, in microseconds since 1970; 0: it is not; [`names::NO_NUMBER`]: until
+    /// it is released.
+    pub fn held_until_micros(&self) -> u64 {
+        if !self.held {
+            return 0;
+        }
+        let until = self.held_until.as_deref();
+        let until = until.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        until
+            .and_then(|until| u64::try_from(until.as_microsecond()).ok())
+            .unwrap_or(names::NO_NUMBER)
+    }
+}
+
+/// Connections on one way to the application.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Accepted in all.
+    pub accepted: u64,
+    /// Closed again.
+    pub closed: u64,
+}
+
+impl From<Leg> for Counts {
+    fn from(leg: Leg) -> Self {
+        Self {
+            accepted: leg.accepted,
+            closed: leg.closed,
+        }
+    }
+}

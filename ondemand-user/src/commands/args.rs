@@ -1,0 +1,303 @@
+//! The command line: clap types only.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use ondemand_core::config::{DEFAULT_PATH, Endpoint, time_span};
+
+use super::{
+    help,
+    values::{moment, price},
+};
+use crate::{install::permission::USER, proxy};
+
+/// Stops systemd services that nobody uses, and loses no request.
+///
+/// systemd starts a service when somebody connects to its front socket. ondemand lets the
+/// kernel count its connections and bytes, and when nobody has used it for a while, lets
+/// systemd stop it. The next client starts it again.
+#[derive(Debug, Parser)]
+#[command(name = "ondemand", version, after_help = help::MAIN, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the services and stop those that nobody uses (run by ondemand.service)
+    #[command(after_help = help::AGENT)]
+    Agent {
+        /// Stop nothing; say what would be stopped, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Check the configuration, the units and this host, and say what to do
+    #[command(after_help = help::CHECK)]
+    Check {
+        /// Print JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print or write the unit files made from the configuration
+    #[command(after_help = help::UNITS)]
+    Units {
+        /// Write the files into this directory instead
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+    /// Give the agent's user what it needs: a polkit rule and a place for the kernel's counters
+    #[command(after_help = help::PERMIT)]
+    Permit {
+        /// The user that the agent runs as
+        #[arg(long, value_name = "NAME", default_value = USER)]
+        user: String,
+        /// Print the polkit rule, and give nothing
+        #[arg(long)]
+        print: bool,
+    },
+    /// Wait until a service's application listens, then become another program (run by the proxy)
+    #[command(after_help = help::WAIT_LISTENING)]
+    WaitListening(WaitListening),
+    /// Report what was measured, and what other idle timeouts would have meant
+    #[command(after_help = help::REPORT)]
+    Report(Report),
+    /// Carry the connections of a front socket to a service's application (run by systemd)
+    #[command(after_help = help::PROXY)]
+    Proxy(Proxy),
+    /// Show the services: their state, their clients, when they will be stopped
+    #[command(after_help = help::STATUS)]
+    Status {
+        /// Print JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the services as they change, and hold or release them with a key
+    #[command(after_help = help::TOP)]
+    Top,
+    /// Keep a service up, however idle it is
+    #[command(after_help = help::HOLD)]
+    Hold {
+        /// The service: NAME of [service.NAME]
+        name: String,
+        /// For so long; without it, until it is released
+        #[arg(long = "for", value_name = "TIME", value_parser = hold_span)]
+        span: Option<Duration>,
+    },
+    /// End a hold: the service is stopped again when it is idle
+    #[command(after_help = help::RELEASE)]
+    Release {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Start a service now, before its first client
+    #[command(after_help = help::START)]
+    Start {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Stop a service now if nobody uses it; never by force
+    #[command(after_help = help::STOP)]
+    Stop {
+        /// The service: NAME of [service.NAME]
+        name: String,
+    },
+    /// Have the agent read its configuration again
+    #[command(after_help = help::RELOAD)]
+    Reload,
+}
+
+/// How long to hold a service.
+fn hold_span(text: &str) -> Result<Duration, String> {
+    match time_span(text) {
+        Ok(Duration::ZERO) => Err("that is no time at all; write it like \"2h\"".into()),
+        Err(_) if text.trim() == "infinity" => {
+            Err("leave --for out: it is held until it is released".into())
+        }
+        other => other,
+    }
+}
+
+/// `ondemand wait-listening`.
+#[derive(Args, Debug)]
+pub struct WaitListening {
+    /// The service: NAME of [service.NAME]
+    pub name: String,
+    /// Its unit; with the next two, the configuration is not read
+    #[arg(long, requires_all = ["backend", "start_timeout"])]
+    pub unit: Option<String>,
+    /// Where its application listens
+    #[arg(long, value_name = "ADDRESS", requires_all = ["unit", "start_timeout"])]
+    pub backend: Option<Endpoint>,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", value_parser = time_span, requires_all = ["unit", "backend"])]
+    pub start_timeout: Option<Duration>,
+    /// What to become
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `ondemand proxy`. Everything is said by options: the proxy's user may not be allowed to read
+/// the configuration.
+#[derive(Args, Debug)]
+pub struct Proxy {
+    /// The service: NAME of [service.NAME]
+    pub name: String,
+    /// Its unit
+    #[arg(long)]
+    pub unit: String,
+    /// Where its application listens
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Endpoint,
+    /// How long the first client is held until the application listens
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub start_timeout: Duration,
+    /// How long to stay without a connection
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub exit_idle_time: Duration,
+}
+
+impl From<Proxy> for proxy::Options {
+    fn from(options: Proxy) -> Self {
+        let Proxy {
+            name,
+            unit,
+            backend,
+            start_timeout,
+            exit_idle_time,
+        } = options;
+        Self {
+            name,
+            unit,
+            backend,
+            start_timeout,
+            exit_idle_time,
+        }
+    }
+}
+
+/// `ondemand report`.
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Only these services
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// The history, instead of the configuration's
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Replay a recorded trace of arrivals instead: CSV, or .gz of it; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "since", "until", "last"])]
+    pub trace: Option<PathBuf>,
+    /// From then on [default: as far back as there is history]
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "last", allow_hyphen_values = true)]
+    pub since: Option<i64>,
+    /// Until then [default: now]
+    #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+    pub until: Option<i64>,
+    /// The last hours or days: 7d
+    #[arg(long, value_name = "SPAN", value_parser = time_span)]
+    pub last: Option<Duration>,
+    /// Idle timeouts to compare: 1min,5min,1h
+    #[arg(long, value_name = "SPANS", value_parser = time_span, value_delimiter = ',')]
+    pub timeouts: Vec<Duration>,
+    /// One cold start is as bad as so much time spent up and idle
+    #[arg(long, value_name = "SPAN", value_parser = time_span, default_value = "10min")]
+    pub cold_start_cost: Duration,
+    /// What a GiB of memory costs for an hour, in any currency
+    #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
+    pub price_per_gib_hour: Option<f64>,
+    /// Print JSON, for scripts
+    #[arg(long, conflicts_with = "html")]
+    pub json: bool,
+    /// Write one self-contained page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[track_caller]
+    fn check(line: &str, expected: bool) {
+        let parsed = Cli::try_parse_from(line.split(' '));
+        assert_eq!(parsed.is_ok(), expected, "{line}: {parsed:?}");
+        if let Err(err) = parsed {
+            assert_eq!(err.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn usage() {
+        check("ondemand agent", true);
+        check("ondemand agent --dry-run --config /x", true);
+        check("ondemand --config /x check --json", true);
+        check("ondemand units --output /x", true);
+        check("ondemand status --json", true);
+        check("ondemand top", true);
+        check("ondemand hold wiki", true);
+        check("ondemand hold wiki --for 2h", true);
+        check("ondemand hold --for=90 wiki", true);
+        check("ondemand hold wiki --for 0", false);
+        check("ondemand hold wiki --for infinity", false);
+        check("ondemand hold wiki --for tomorrow", false);
+        check("ondemand hold wiki --for -5s", false);
+        check("ondemand hold", false);
+        check("ondemand release wiki", true);
+        check("ondemand release wiki llm", false);
+        check("ondemand start wiki", true);
+        check("ondemand stop wiki", true);
+        check("ondemand stop --force wiki", false);
+        check("ondemand stop", false);
+        check("ondemand reload", true);
+        check("ondemand reload wiki", false);
+        check("ondemand wait-listening wiki", true);
+        check("ondemand report wiki --last 7d --json", true);
+        check("ondemand report --trace - --timeouts 1min,5min", true);
+        check("ondemand report --trace x --last 7d", false);
+        check("ondemand report --since 2026-11-01 --last 7d", false);
+        check("ondemand report --json --html x", false);
+        check("ondemand report --timeouts 5parsecs", false);
+        check("ondemand report --price-per-gib-hour -1", false);
+        check(
+            "ondemand wait-listening wiki -- /bin/proxyd --x 127.0.0.1:80",
+            true,
+        );
+        let good = "ondemand wait-listening --unit=a.service --backend=[::1]:80 --start-timeout=1500ms wiki -- c";
+        check(good, true);
+        check(&good.replace("[::1]:80", "80"), false);
+        check(&good.replace("1500ms", "soon"), false);
+        check("ondemand wait-listening --unit=a.service wiki", false);
+        check("ondemand wait-listening wiki extra", false);
+        check("ondemand wait-listening", false);
+        check("ondemand", false);
+        check("ondemand agnet", false);
+        check("ondemand agent --dryrun", false);
+        check("ondemand units --output", false);
+    }
+
+    #[test]
+    fn words_after_the_dashes_are_not_ours() {
+        let cli = Cli::parse_from(
+            "ondemand wait-listening wiki --config /x.toml -- /bin/proxy --config y".split(' '),
+        );
+        assert_eq!(cli.config, PathBuf::from("/x.toml"));
+        let Command::WaitListening(WaitListening { name, command, .. }) = cli.command else {
+            panic!("{cli:?}");
+        };
+        assert_eq!(name, "wiki");
+        assert_eq!(command, ["/bin/proxy", "--config", "y"]);
+    }
+}

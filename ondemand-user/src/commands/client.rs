@@ -1,0 +1,171 @@
+//! Asks the running agent over D-Bus, and says why that did not work.
+
+use std::{fmt, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::StreamExt as _;
+use zbus::{
+    Connection, Message, MessageStream,
+    connection::Builder,
+    message::{Flags, Type},
+};
+
+use crate::bus::names;
+
+/// How long the agent may take to say what it knows.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the agent did not do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Nobody has the agent's name on the bus.
+    NoAgent,
+    /// It ended before it answered.
+    Ended,
+    /// It did not answer in time.
+    Slow,
+    /// The bus's own policy forbids the call.
+    Policy,
+    /// The agent, or polkit, forbids it.
+    Denied(String),
+    /// What was asked for cannot be, a name or the configuration is wrong: exit status 2.
+    Usage(String),
+    /// Anything else that the agent answers.
+    Other(String),
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAgent => {
+                f.write_str("no agent is running; start it with `systemctl start ondemand.service`")
+            }
+            Self::Ended => f.write_str(
+                "the agent ended before it answered; see `journalctl -u ondemand.service`",
+            ),
+            Self::Slow => write!(
+                f,
+                "the agent did not answer within {} s; see `systemctl status ondemand.service`",
+                TIMEOUT.as_secs()
+            ),
+            Self::Policy => f.write_str(
+                "you may not ask the agent, the bus does not let you: run it as root (`sudo \
+                 ondemand ...`), or install org.ondemand1.conf",
+            ),
+            Self::Denied(why) => write!(f, "{why}; run it as root (`sudo ondemand ...`)"),
+            Self::Usage(why) | Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A connection to the agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    /// Connects to the system bus.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub async fn connect() -> Result<Self> {
+        let connection = Builder::system()
+            .method_timeout(TIMEOUT)
+            .build()
+            .await
+            // Its text has that of its cause in it.
+            .map_err(|error| {
+                anyhow!("connect to the system bus (is dbus.service running?): {error}")
+            })?;
+        Ok(Self { connection })
+    }
+
+    /// What the agent knows, a [`crate::bus::report::Report`] in JSON.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`].
+    pub async fn status(&self) -> Result<String> {
+        let call = self.call("Status", &(), Flags::empty());
+        let answer = tokio::time::timeout(TIMEOUT, call).await;
+        answer.map_err(|_| Error::Slow)?
+    }
+
+    /// Has the agent do something, for as long as it takes. `interactive`: polkit may ask the
+    /// user for a password.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`].
+    pub async fn act<B, T>(&self, method: &str, body: &B, interactive: bool) -> Result<T>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+        T: for<'d> zbus::wire::DynamicDeserialize<'d>,
+    {
+        let flags = if interactive {
+            Flags::ALLOW_INTERACTIVE_AUTH
+        } else {
+            Flags::empty()
+        };
+        self.call(method, body, flags).await
+    }
+
+    async fn call<B, T>(&self, method: &str, body: &B, flags: Flags) -> Result<T>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+        T: for<'d> zbus::wire::DynamicDeserialize<'d>,
+    {
+        let message = Message::method_call(names::PATH, method)
+            .destination(names::NAME)
+            .interface(names::INTERFACE)
+            .with_flags(flags)
+            .build(body)
+            .context("make the call")?;
+        let serial = message.primary_header().serial_num();
+        // Listens first: the answer may be quick.
+        let mut messages = MessageStream::from(&self.connection);
+        self.connection
+            .send(&message)
+            .await
+            .context("ask the agent")?;
+        while let Some(reply) = messages.next().await {
+            let reply = reply.context("wait for the agent's answer")?;
+            if reply.header().reply_serial() != Some(serial) {
+                continue;
+            }
+            if reply.message_type() == Type::Error {
+                return Err(explain(&reply).into());
+            }
+            let answer = reply.body().deserialize();
+            return answer.context("understand the agent's answer (is it of another version?)");
+        }
+        Err(Error::Ended).context("the bus closed the connection")
+    }
+}
+
+fn explain(reply: &Message) -> Error {
+    let header = reply.header();
+    let name = header.error_name().map_or("", |name| name.as_str());
+    let body = reply.body();
+    let text: String = body.deserialize().unwrap_or_else(|_| name.to_owned());
+    let by_bus = header
+        .sender()
+        .is_some_and(|sender| sender.as_str() == "org.freedesktop.DBus");
+    match name {
+        "org.freedesktop.DBus.Error.ServiceUnknown"
+        | "org.freedesktop.DBus.Error.NameHasNoOwner" => Error::NoAgent,
+        "org.freedesktop.DBus.Error.NoReply" => Error::Ended,
+        names::ACCESS_DENIED if by_bus => Error::Policy,
+        names::ACCESS_DENIED | names::NOT_AUTHENTICATED => Error::Denied(text),
+        "org.freedesktop.DBus.Error.UnknownMethod" => {
+            Error::Other(format!("the agent is of another version: {text}"))
+        }
+        names::NO_SUCH_SERVICE | names::WRONG_CONFIGURATION => Error::Usage(text),
+        names::KEPT => Error::Other(format!("kept: {text}")),
+        _ => Error::Other(text),
+    }
+}

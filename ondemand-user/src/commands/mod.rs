@@ -1,0 +1,10 @@
+//! The commands of a person, and their words on the command line.
+
+pub mod actions;
+pub mod args;
+pub mod client;
+mod help;
+pub mod report;
+pub mod status;
+pub mod top;
+pub mod values;

@@ -1,0 +1,96 @@
+//! A report from the history.
+
+use std::path::Path;
+
+use super::{
+    Terms,
+    model::{Measured, Quantiles, Report, Service},
+};
+use crate::observe::history::{Known, Loaded, Period, REASONS, TIMELINE};
+
+/// Byte-milliseconds in a GiB-hour.
+const GIB_HOUR: f64 = (1_u64 << 30) as f64 * 3.6e6;
+
+/// Makes the report.
+pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -> Report {
+    let mut starts = (Vec::new(), Vec::new());
+    let mut all = Measured::default();
+    let (mut given_back, mut cpu) = (Known::default(), Known::default());
+    let mut services = Vec::with_capacity(loaded.len());
+    for mut one in loaded {
+        starts.0.extend_from_slice(&one.cold_starts);
+        starts.1.extend_from_slice(&one.first_bytes);
+        given_back.merge(&one.given_back);
+        cpu.merge(&one.cpu);
+        let measured = measure(&mut one, terms);
+        add(&mut all, &measured);
+        let (replay, week) = (&one.replay, one.week.as_slice());
+        let mut service = Service::new(
+            &one.name,
+            replay,
+            week,
+            &terms.timeouts,
+            terms.cold_start_cost,
+        );
+        service.measured = Some(measured);
+        let part = period.until.saturating_sub(period.from).max(1) as f32 / TIMELINE as f32;
+        service.timeline = one.timeline.iter().map(|up| *up as f32 / part).collect();
+        services.push(service);
+    }
+    all.cold_start = Quantiles::of(&mut starts.0);
+    all.first_byte = Quantiles::of(&mut starts.1);
+    all.memory_gib_hours_given_back = gib_hours(&given_back);
+    all.cpu_seconds = cpu_seconds(&cpu);
+    all.money_given_back = money(&all, terms);
+    let span = (period.from as f64 / 1e3, period.until as f64 / 1e3);
+    let zone = jiff::tz::TimeZone::system();
+    let zone = zone.iana_name().unwrap_or("local time").to_owned();
+    let mut report = Report::new("history", path, span, zone, services, terms);
+    report.total.measured = Some(all);
+    report
+}
+
+fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
+    let stops = REASONS.into_iter().zip(one.stops);
+    let mut measured = Measured {
+        activations: one.activations,
+        active_seconds: one.active as f64 / 1e3,
+        inactive_seconds: (one.watched - one.active).max(0) as f64 / 1e3,
+        cold_start: Quantiles::of(&mut one.cold_starts),
+        first_byte: Quantiles::of(&mut one.first_bytes),
+        memory_gib_hours_given_back: gib_hours(&one.given_back),
+        money_given_back: None,
+        cpu_seconds: cpu_seconds(&one.cpu),
+        connections: one.connections,
+        received_bytes: one.received,
+        sent_bytes: one.sent,
+        stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
+    };
+    measured.money_given_back = money(&measured, terms);
+    measured
+}
+
+fn money(measured: &Measured, terms: &Terms) -> Option<f64> {
+    let price = terms.price_per_gib_hour?;
+    Some(measured.memory_gib_hours_given_back? * price)
+}
+
+fn gib_hours(given_back: &Known<u128>) -> Option<f64> {
+    given_back.known().map(|sum| sum as f64 / GIB_HOUR)
+}
+
+fn cpu_seconds(cpu: &Known<u64>) -> Option<f64> {
+    cpu.known().map(|micros| micros as f64 / 1e6)
+}
+
+fn add(all: &mut Measured, one: &Measured) {
+    all.activations += one.activations;
+    all.active_seconds += one.active_seconds;
+    all.inactive_seconds += one.inactive_seconds;
+    all.connections = all.connections.saturating_add(one.connections);
+    all.received_bytes = all.received_bytes.saturating_add(one.received_bytes);
+    all.sent_bytes = all.sent_bytes.saturating_add(one.sent_bytes);
+    for (reason, count) in &one.stops_by_reason {
+        *all.stops_by_reason.entry(reason).or_default() += count;
+    }
+}

@@ -1,0 +1,206 @@
+//! `ondemand report`: what was measured, and what other idle timeouts would have meant.
+
+mod measured;
+mod model;
+mod page;
+mod plots;
+mod text;
+pub mod trace;
+
+use std::{
+    fmt,
+    io::{BufWriter, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use model::{Report, Service};
+use ondemand_core::replay::{MOST_TIMEOUTS, Timeouts};
+
+use crate::{
+    commands::args,
+    host::config_file,
+    observe::history::{self, Loaded},
+};
+
+/// A question that has no answer as it was asked. The program exits with 2 for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage(String);
+
+impl std::error::Error for Usage {}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A trace with times below this counts from its own begin and not from 1970. Seconds.
+const A_YEAR: f64 = 365.0 * 86_400.0;
+
+/// How things are weighed.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The timeouts to compare.
+    pub timeouts: Timeouts,
+    /// One cold start is as bad as so much warm-idle time. Microseconds.
+    pub cold_start_cost: u64,
+    /// For memory, in any currency.
+    pub price_per_gib_hour: Option<f64>,
+}
+
+/// Makes the report and prints it, or writes it as a page.
+///
+/// # Errors
+///
+/// What it is made from cannot be read, or a question has no answer ([`Usage`]).
+pub fn run(config: &Path, options: &args::Report) -> Result<()> {
+    let terms = terms(options)?;
+    let report = match &options.trace {
+        Some(path) => from_trace(path, options, &terms)?,
+        None => from_history(config, options, &terms)?,
+    };
+    match &options.html {
+        Some(path) => write_page(&report, path),
+        None => print(&report, options.json),
+    }
+}
+
+fn write_page(report: &Report, path: &Path) -> Result<()> {
+    let page = page::write(report)?;
+    if path == Path::new("-") {
+        return print_text(&page);
+    }
+    std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
+    eprintln!("ondemand: wrote {}; open it in a browser", path.display());
+    Ok(())
+}
+
+fn terms(options: &args::Report) -> Result<Terms> {
+    let timeouts = match options.timeouts.as_slice() {
+        [] => Timeouts::default(),
+        spans => Timeouts::new(spans).ok_or_else(|| {
+            let count = spans.len();
+            Usage(format!(
+                "--timeouts: {count} are too many, {MOST_TIMEOUTS} can be compared"
+            ))
+        })?,
+    };
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    Ok(Terms {
+        timeouts,
+        cold_start_cost: micros(options.cold_start_cost),
+        price_per_gib_hour: options.price_per_gib_hour,
+    })
+}
+
+fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {
+    let trace = trace::read(path, &terms.timeouts)?;
+    let known = trace.services.iter().map(|service| service.name.as_str());
+    select(&options.services, known, &path.display().to_string())?;
+    let services = trace
+        .services
+        .into_iter()
+        .filter(|service| options.services.is_empty() || options.services.contains(&service.name));
+    let cost = terms.cold_start_cost;
+    let services = services.map(|service| {
+        let (replay, week) = (&service.replay, service.week.as_slice());
+        Service::new(&service.name, replay, week, &terms.timeouts, cost)
+    });
+    let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
+    let services = services.collect();
+    let zone = match span.0 < A_YEAR {
+        true => "trace",
+        false => "UTC",
+    };
+    Ok(Report::new(
+        "trace",
+        path,
+        span,
+        zone.into(),
+        services,
+        terms,
+    ))
+}
+
+fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {
+    let path = match &options.history {
+        Some(path) => path.clone(),
+        None => config_file::load(config)?.agent.history.ok_or_else(|| {
+            Usage(format!(
+                "{} turns the history off (agent.history); name one with --history FILE, or a \
+                 trace with --trace FILE",
+                config.display()
+            ))
+        })?,
+    };
+    if terms.timeouts.micros()[0] < 1_000_000 {
+        let text = "--timeouts: the history tells no gaps below a second from use; begin with 1s";
+        return Err(Usage(text.into()).into());
+    }
+    let now = Timestamp::now().as_millisecond();
+    let until = options.until.unwrap_or(now).min(now);
+    let before = |span: Duration| until - i64::try_from(span.as_millis()).unwrap_or(until);
+    let since = options.since.or(options.last.map(before));
+    if since.is_some_and(|since| since >= until) {
+        let text = "the period is empty: it must begin before it ends, and before now";
+        return Err(Usage(text.into()).into());
+    }
+    let (period, loaded) = history::read(&path, since, until, &terms.timeouts)?;
+    let known = loaded.iter().map(|service| service.name.as_str());
+    select(&options.services, known, &path.display().to_string())?;
+    let wanted =
+        |service: &Loaded| options.services.is_empty() || options.services.contains(&service.name);
+    let loaded = loaded.into_iter().filter(wanted).collect();
+    Ok(measured::report(&path, period, loaded, terms))
+}
+
+/// Whether all the `wanted` services are known.
+fn select<'a>(
+    wanted: &[String],
+    known: impl Iterator<Item = &'a str>,
+    source: &str,
+) -> Result<(), Usage> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let known: Vec<&str> = known.collect();
+    for name in wanted {
+        if !known.contains(&name.as_str()) {
+            let mut there = known[..known.len().min(10)].join(", ");
+            if known.len() > 10 {
+                there += ", ...";
+            }
+            return Err(Usage(format!(
+                "{source} has no service {name:?}; it has: {there}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if !json {
+        return print_text(&text::write(report).context("write the report")?);
+    }
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut output, report)
+        .map_err(std::io::Error::from)
+        .and_then(|()| writeln!(output))
+        .and_then(|()| output.flush());
+    printed(written)
+}
+
+fn print_text(text: &str) -> Result<()> {
+    printed(std::io::stdout().lock().write_all(text.as_bytes()))
+}
+
+fn printed(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        // The reader has seen enough, as in `ondemand report | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("print the report"),
+    }
+}

@@ -1,0 +1,297 @@
+//! A report for people.
+
+use std::fmt::{self, Write as _};
+
+use ondemand_core::words::{Bytes, Span, counted, span};
+
+use super::model::{Measured, Quantiles, Report, Service, seconds};
+
+/// Services in the table, at most: the busiest.
+const MOST_ROWS: usize = 40;
+
+/// The report as text.
+///
+/// # Errors
+///
+/// None: writing to a string cannot fail.
+pub fn write(report: &Report) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    let services = counted(report.services.len() as u64, "service");
+    writeln!(
+        text,
+        "{} {}: {services}, {}",
+        report.source,
+        report.file,
+        span_of(report.seconds)
+    )?;
+    writeln!(text, "{}\n", period(report))?;
+    if let Some(measured) = &report.total.measured {
+        write_measured(&mut text, report, measured)?;
+    }
+    write_use(&mut text, report)?;
+    write_what_if(&mut text, report)?;
+    write_services(&mut text, report)?;
+    Ok(text)
+}
+
+/// From when until when.
+pub fn period(report: &Report) -> String {
+    let at = |seconds: f64| {
+        let shown = jiff::Timestamp::from_second(seconds as i64).ok();
+        let zone = match report.source {
+            "history" => jiff::tz::TimeZone::system(),
+            _ => jiff::tz::TimeZone::UTC,
+        };
+        shown.map_or_else(
+            || format!("{seconds} s"),
+            |at| at.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        )
+    };
+    if report.source == "trace" && report.from < super::A_YEAR {
+        format!("from {} s to {} s of the trace", report.from, report.until)
+    } else {
+        format!(
+            "from {} to {} ({})",
+            at(report.from),
+            at(report.until),
+            report.time_zone
+        )
+    }
+}
+
+/// The zone of hours and weekdays, in words.
+pub fn zone(report: &Report) -> &str {
+    match report.time_zone.as_str() {
+        "trace" => "as the trace counts, its first day being Thu",
+        zone => zone,
+    }
+}
+
+/// Seconds in words.
+pub fn span_of(seconds: f64) -> Span {
+    Span(span(seconds))
+}
+
+/// What systemd does not account.
+const UNKNOWN: &str = "unknown (systemd does not account it)";
+
+/// CPU time in words.
+pub fn cpu(measured: &Measured) -> String {
+    let known = measured.cpu_seconds.map(|cpu| span_of(cpu).to_string());
+    known.unwrap_or_else(|| UNKNOWN.to_owned())
+}
+
+/// `12 GiB-hours`, and what they cost.
+pub fn given_back(measured: &Measured) -> String {
+    let Some(given_back) = measured.memory_gib_hours_given_back else {
+        return UNKNOWN.to_owned();
+    };
+    let mut text = format!("{given_back:.2} GiB-hours");
+    if let Some(money) = measured.money_given_back {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", worth {money:.2}");
+    }
+    text
+}
+
+/// `p50 1.2 s, p95 3 s, max 4 s`.
+pub fn quantiles(of: &Quantiles) -> String {
+    match (of.p50_seconds, of.p95_seconds, of.max_seconds) {
+        (Some(p50), Some(p95), Some(max)) => format!(
+            "p50 {}, p95 {}, max {}",
+            span_of(p50),
+            span_of(p95),
+            span_of(max)
+        ),
+        _ => "none measured".to_owned(),
+    }
+}
+
+/// `idle 3, failed 1`.
+pub fn stops(measured: &Measured) -> String {
+    let rows = measured.stops_by_reason.iter();
+    let rows: Vec<String> = rows
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    match rows.is_empty() {
+        true => "none".to_owned(),
+        false => rows.join(", "),
+    }
+}
+
+fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fmt::Result {
+    let known = measured.active_seconds + measured.inactive_seconds;
+    let share = |seconds: f64| 100.0 * seconds / known.max(f64::MIN_POSITIVE);
+    writeln!(text, "WHAT WAS")?;
+    for (what, seconds) in [
+        ("active", measured.active_seconds),
+        ("inactive", measured.inactive_seconds),
+    ] {
+        let span = span_of(seconds).to_string();
+        writeln!(text, "  {what:<13} {span} ({:.1} %)", share(seconds))?;
+    }
+    writeln!(text, "  activations   {}", measured.activations)?;
+    writeln!(text, "  stops         {}", stops(measured))?;
+    writeln!(text, "  cold start    {}", quantiles(&measured.cold_start))?;
+    writeln!(text, "  first byte    {}", quantiles(&measured.first_byte))?;
+    let price = report
+        .price_per_gib_hour
+        .map(|price| format!(" (at {price} a GiB-hour)"));
+    let price = price.unwrap_or_default();
+    writeln!(text, "  given back    {}{price}", given_back(measured))?;
+    writeln!(text, "  CPU used      {}", cpu(measured))?;
+    writeln!(
+        text,
+        "  traffic       {}, {} in, {} out\n",
+        counted(measured.connections, "connection"),
+        Bytes(measured.received_bytes),
+        Bytes(measured.sent_bytes)
+    )
+}
+
+fn write_use(text: &mut String, report: &Report) -> fmt::Result {
+    let total = &report.total;
+    writeln!(
+        text,
+        "WHEN IT WAS USED: {}",
+        counted(total.arrivals, "arrival")
+    )?;
+    let hours = total.busiest_hours.iter();
+    let hours = hours.map(|hour| format!("{} {:02}h ({})", hour.weekday, hour.hour, hour.arrivals));
+    let hours: Vec<String> = hours.collect();
+    if !hours.is_empty() {
+        let zone = zone(report);
+        writeln!(text, "  busiest hours ({zone}): {}", hours.join(", "))?;
+    }
+    let gaps: u64 = total.gaps.iter().map(|gaps| gaps.count).sum();
+    writeln!(text, "  quiet before an arrival, {}:", counted(gaps, "gap"))?;
+    let most = total.gaps.iter().map(|gaps| gaps.count).max().unwrap_or(0);
+    for row in total.gaps.iter().filter(|row| row.count > 0) {
+        let limit = match row.up_to_seconds {
+            Some(limit) => format!("up to {}", span_of(limit)),
+            None => "longer".to_owned(),
+        };
+        let bar = "#".repeat((row.count as f64 / most as f64 * 40.0).ceil() as usize);
+        writeln!(text, "  {limit:>14}  {:>10}  {bar}", row.count)?;
+    }
+    writeln!(text)
+}
+
+fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
+    let total = &report.total;
+    let cost = span_of(report.cold_start_cost_seconds);
+    writeln!(
+        text,
+        "WHAT IF (one timeout for all; a cold start is as bad as {cost} up and idle)"
+    )?;
+    writeln!(
+        text,
+        "  {:>14}  {:>12}  {:>16}  {:>16}",
+        "IDLE TIMEOUT", "COLD STARTS", "UP AND IDLE", "COST"
+    )?;
+    let best = total.recommended.as_ref().map(|best| best.timeout_seconds);
+    for outcome in &total.what_if.outcomes {
+        let timeout = seconds(outcome.timeout.into());
+        writeln!(
+            text,
+            "{} {:>14}  {:>12}  {:>16}  {:>16}",
+            if best == Some(timeout) { '>' } else { ' ' },
+            span_of(timeout).to_string(),
+            outcome.cold_starts,
+            span_of(seconds(outcome.warm_idle)).to_string(),
+            span_of(seconds(outcome.cost(total.what_if.cold_start_cost))).to_string(),
+        )?;
+    }
+    match &total.recommended {
+        Some(best) => {
+            let timeout = span_of(best.timeout_seconds);
+            writeln!(
+                text,
+                "\nRecommended: idle_timeout {timeout}; {}.\n",
+                best.reason
+            )
+        }
+        None => writeln!(text, "\nRecommended: nothing, because nobody came.\n"),
+    }
+}
+
+fn write_services(text: &mut String, report: &Report) -> fmt::Result {
+    let mut rows: Vec<&Service> = report.services.iter().collect();
+    rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
+    let left_out = rows.len().saturating_sub(MOST_ROWS);
+    rows.truncate(MOST_ROWS);
+    let width = rows
+        .iter()
+        .map(|row| row.name.chars().count().min(40))
+        .max();
+    let width = width.unwrap_or(0).max("SERVICE".len());
+    let measured = report.total.measured.is_some();
+    write!(text, "{:<width$}  {:>9}", "SERVICE", "ARRIVALS")?;
+    if measured {
+        let heads = [
+            "ACTIVE",
+            "INACTIVE",
+            "STARTS",
+            "COLD P50/P95/MAX",
+            "GIVEN BACK",
+            "CPU",
+        ];
+        row_of(text, heads)?;
+    }
+    writeln!(
+        text,
+        "  {:>11}  {:>11}  {:>12}",
+        "BEST", "COLD STARTS", "UP AND IDLE"
+    )?;
+    for row in rows {
+        let name: String = row.name.chars().take(40).collect();
+        write!(text, "{name:<width$}  {:>9}", row.arrivals)?;
+        if let Some(measured) = &row.measured {
+            let cold = &measured.cold_start;
+            let cold = [cold.p50_seconds, cold.p95_seconds, cold.max_seconds];
+            let cold = cold.map(|took| took.map_or("-".into(), |took| span_of(took).to_string()));
+            let mut given_back = measured
+                .memory_gib_hours_given_back
+                .map_or("-".to_owned(), |given_back| format!("{given_back:.2} GiBh"));
+            let cpu = measured.cpu_seconds;
+            let cpu = cpu.map_or("-".to_owned(), |cpu| span_of(cpu).to_string());
+            if let Some(money) = measured.money_given_back {
+                given_back += &format!(" = {money:.2}");
+            }
+            let cells = [
+                &span_of(measured.active_seconds).to_string(),
+                &span_of(measured.inactive_seconds).to_string(),
+                &measured.activations.to_string(),
+                &cold.join("/"),
+                &given_back,
+                &cpu,
+            ];
+            row_of(text, cells.map(String::as_str))?;
+        }
+        match &row.recommended {
+            Some(best) => writeln!(
+                text,
+                "  {:>11}  {:>11}  {:>12}",
+                span_of(best.timeout_seconds).to_string(),
+                best.cold_starts,
+                span_of(best.warm_idle_seconds).to_string()
+            )?,
+            None => writeln!(text, "  {:>11}", "-")?,
+        }
+    }
+    if left_out > 0 {
+        writeln!(
+            text,
+            "and {left_out} more with fewer arrivals; --json has all of them"
+        )?;
+    }
+    Ok(())
+}
+
+/// What was measured of a service, or the heads of it.
+fn row_of(text: &mut String, cells: [&str; 6]) -> fmt::Result {
+    for (cell, width) in cells.iter().zip([12, 12, 7, 24, 22, 12]) {
+        write!(text, "  {cell:>width$}")?;
+    }
+    Ok(())
+}

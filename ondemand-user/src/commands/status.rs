@@ -1,0 +1,228 @@
+//! `ondemand status`: a table for people, JSON for scripts.
+
+use std::{fmt::Write as _, io::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result};
+use ondemand_core::words::{Bytes, Span};
+
+use crate::{
+    bus::report::{Report, Service},
+    commands::client::Client,
+};
+
+/// Prints what the agent knows.
+///
+/// # Errors
+///
+/// There is no agent, or it may not be asked.
+pub async fn run(json: bool) -> Result<()> {
+    let text = Client::connect().await?.status().await?;
+    let output = if json {
+        // Passed through: a newer agent's fields are kept.
+        let value: serde_json::Value =
+            serde_json::from_str(&text).context("understand the agent's answer")?;
+        serde_json::to_string_pretty(&value)? + "\n"
+    } else {
+        let report: Report = serde_json::from_str(&text)
+            .context("understand the agent's answer (is it of another version?)")?;
+        table(&report)
+    };
+    match std::io::stdout().write_all(output.as_bytes()) {
+        // The reader has seen enough, as in `ondemand status | head -1`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("print the status"),
+    }
+}
+
+const HEAD: [&str; 9] = [
+    "NAME",
+    "STATE",
+    "ROUTE",
+    "OPEN",
+    "TOTAL",
+    "IN",
+    "OUT",
+    "IDLE/TIMEOUT",
+    "DETAIL",
+];
+/// Columns of figures.
+const RIGHT: std::ops::Range<usize> = 3..7;
+
+/// The report as a table.
+fn table(report: &Report) -> String {
+    if report.services.is_empty() {
+        return "no service is configured\n".into();
+    }
+    let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(report.services.iter().map(row))
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..HEAD.len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = if RIGHT.contains(&column) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if report.dry_run {
+        text.push_str("\ndry run: the agent says what it would stop, and stops nothing\n");
+    }
+    text
+}
+
+fn row(service: &Service) -> [String; 9] {
+    let span = |seconds: f64| Span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let idle = service
+        .idle_seconds
+        .map_or("-".into(), |idle| span(idle).to_string());
+    let timeout = service
+        .idle_timeout_seconds
+        .map_or("infinity".into(), |idle| span(idle).to_string());
+    [
+        service.name.clone(),
+        service.state.clone(),
+        service.route.clone(),
+        service
+            .open_connections
+            .map_or("?".into(), |open| open.to_string()),
+        service.accepted_connections.to_string(),
+        Bytes(service.received_bytes).to_string(),
+        Bytes(service.sent_bytes).to_string(),
+        format!("{idle}/{timeout}"),
+        service.detail.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bus::report::Counts;
+
+    fn report() -> Report {
+        let wiki = Service {
+            name: "wiki".into(),
+            unit: "wiki.service".into(),
+            state: "active".into(),
+            route: "steered".into(),
+            open_connections: Some(2),
+            accepted_connections: 1234,
+            received_bytes: 56_789,
+            sent_bytes: 3_400_000,
+            idle_seconds: Some(0.25),
+            idle_timeout_seconds: Some(600.0),
+            starts: 1,
+            stops_by_reason: BTreeMap::from([("idle".into(), 0)]),
+            vetoes_by_reason: BTreeMap::from([("activity".into(), 0)]),
+            last_start_duration_seconds: Some(0.84),
+            front: Counts {
+                accepted: 1,
+                closed: 1,
+            },
+            steered: Counts {
+                accepted: 1233,
+                closed: 1231,
+            },
+            memory_bytes: Some(1 << 20),
+            detail: "2 connections open".into(),
+            ..Service::default()
+        };
+        let llm = Service {
+            name: "llm".into(),
+            unit: "llm.service".into(),
+            state: "inactive".into(),
+            route: "proxied".into(),
+            detail: "starts with the next connection".into(),
+            ..Service::default()
+        };
+        Report {
+            version: "0.1.0".into(),
+            dry_run: false,
+            services: vec![llm, wiki],
+        }
+    }
+
+    #[test]
+    fn people_get_a_table() {
+        let expected = "\
+NAME  STATE     ROUTE    OPEN  TOTAL       IN     OUT  IDLE/TIMEOUT   DETAIL
+llm   inactive  proxied     ?      0      0 B     0 B  -/infinity     starts with the next connection
+wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connections open
+";
+        assert_eq!(table(&report()), expected);
+        assert_eq!(table(&Report::default()), "no service is configured\n");
+        let dry = Report {
+            dry_run: true,
+            ..report()
+        };
+        assert!(
+            table(&dry)
+                .ends_with("\ndry run: the agent says what it would stop, and stops nothing\n")
+        );
+    }
+
+    #[test]
+    fn scripts_get_these_names() {
+        let json = serde_json::to_value(report()).unwrap();
+        crate::documented::assert_documented(&json);
+        let keys = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys(&json), ["dry_run", "services", "version"]);
+        assert_eq!(
+            keys(&json["services"][1]),
+            [
+                "accepted_connections",
+                "back",
+                "count_drift",
+                "detail",
+                "front",
+                "held",
+                "held_until",
+                "idle_seconds",
+                "idle_timeout_seconds",
+                "ignored",
+                "last_start_duration_seconds",
+                "memory_bytes",
+                "name",
+                "older_connections",
+                "open_connections",
+                "received_bytes",
+                "refused_connections",
+                "route",
+                "sent_bytes",
+                "starts",
+                "state",
+                "steered",
+                "stops",
+                "stops_by_reason",
+                "stops_in_seconds",
+                "unit",
+                "vetoes",
+                "vetoes_by_reason",
+            ]
+        );
+        assert_eq!(
+            json["services"][1]["steered"],
+            serde_json::json!({"accepted": 1233, "closed": 1231})
+        );
+        assert_eq!(json["services"][0]["idle_seconds"], serde_json::Value::Null);
+        assert_eq!(
+            json["services"][0]["idle_timeout_seconds"],
+            serde_json::Value::Null
+        );
+        let back: Report = serde_json::from_value(json).unwrap();
+        assert_eq!(back, report());
+    }
+}

@@ -1,0 +1,223 @@
+//! What is on the screen.
+
+use std::time::Duration;
+
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    crossterm::event::{KeyCode, KeyEvent},
+};
+
+use super::{
+    model::Model,
+    view::{KEYS, draw},
+};
+use crate::bus::report::{Report, Service};
+
+fn services(second: u64) -> Report {
+    let wiki = Service {
+        name: "wiki".into(),
+        unit: "wiki.service".into(),
+        state: "active".into(),
+        route: "steered".into(),
+        open_connections: Some(2),
+        accepted_connections: 1_200 + 12 * second,
+        received_bytes: 56_000 + 500 * second,
+        sent_bytes: 3_400_000 + 120_000 * second,
+        idle_timeout_seconds: Some(600.0),
+        starts: 1,
+        vetoes: 1,
+        last_start_duration_seconds: Some(0.84),
+        memory_bytes: Some(10_800_000),
+        detail: "2 connections open".into(),
+        ..Service::default()
+    };
+    let llm = Service {
+        name: "a-very-long-name-of-a-service".into(),
+        unit: "llm.service".into(),
+        state: "activating".into(),
+        route: "proxied".into(),
+        detail: "is starting".into(),
+        ..Service::default()
+    };
+    let ci = Service {
+        name: "ci".into(),
+        state: "active".into(),
+        open_connections: Some(0),
+        idle_timeout_seconds: Some(600.0),
+        stops_in_seconds: Some(125.0),
+        ..Service::default()
+    };
+    let held = Service {
+        name: "held".into(),
+        held: true,
+        ..ci.clone()
+    };
+    Report {
+        version: "0.1.0".into(),
+        dry_run: false,
+        services: vec![llm, ci, held, wiki],
+    }
+}
+
+fn model() -> Model {
+    let mut model = Model::default();
+    for second in 0..4 {
+        model.report(services(second * second), Duration::from_secs(second));
+    }
+    model
+}
+
+fn screen(model: &mut Model, width: u16, height: u16) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(frame, model)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let cells = buffer.content().chunks(usize::from(width.max(1)));
+    cells
+        .map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>())
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn check(model: &mut Model, (width, height): (u16, u16), expected: &[(usize, &str)]) {
+    let screen = screen(model, width, height);
+    for (line, text) in expected {
+        assert_eq!(
+            screen[*line],
+            *text,
+            "line {line} of\n{}",
+            screen.join("\n")
+        );
+    }
+}
+
+#[test]
+fn eighty_columns() {
+    let mut model = model();
+    check(
+        &mut model,
+        (80, 24),
+        &[
+            (
+                0,
+                "ondemand 0.1.0  4 services, 3 active, 2 connections open; sorted by name",
+            ),
+            (
+                1,
+                "NAME         STATE     OPEN    LEFT CONN/S   IN/S  OUT/S TRAFFIC    START MEMORY",
+            ),
+            (
+                2,
+                "a-very-long… starting     ?              0      0      0",
+            ),
+            (
+                3,
+                "ci           active       0   2m05s      0      0      0",
+            ),
+            (
+                4,
+                "held         active       0    held      0      0      0",
+            ),
+            (
+                5,
+                "wiki         active       2           60.0   2.5k   600k       ▂▅█  840ms  10.8M",
+            ),
+            (18, &"─".repeat(80)),
+            (
+                19,
+                "a-very-long-name-of-a-service (llm.service), proxied, idle timeout never",
+            ),
+            (20, "is starting"),
+            (23, KEYS),
+        ],
+    );
+}
+
+#[test]
+fn other_sizes() {
+    let mut model = model();
+    // Wide: whole names, longer bars.
+    check(
+        &mut model,
+        (120, 40),
+        &[
+            (
+                2,
+                "a-very-long-name-of-a-service starting     ?              0      0      0",
+            ),
+            (39, KEYS),
+        ],
+    );
+    // Narrow: the last columns go.
+    check(
+        &mut model,
+        (40, 10),
+        &[
+            (1, "NAME              STATE     OPEN    LEFT"),
+            (5, "wiki              active       2"),
+        ],
+    );
+    // Whatever the size is, nothing breaks.
+    model.help = true;
+    model.lost = Some("no agent is running".into());
+    for width in 0..14 {
+        for height in 0..14 {
+            screen(&mut model, width * 7, height);
+        }
+    }
+}
+
+#[test]
+fn help_losses_and_messages() {
+    let mut model = model();
+    model.lost("no agent is running".into());
+    model.complain("wiki: only root may do this".into(), Duration::ZERO);
+    check(
+        &mut model,
+        (80, 24),
+        &[
+            (1, "no answer, asks again every second: no agent is running"),
+            (
+                6,
+                "wiki         active       2           60.0   2.5k   600k       ▂▅█  840ms  10.8M",
+            ),
+            (23, "wiki: only root may do this"),
+        ],
+    );
+    model.help = true;
+    let shown = screen(&mut model, 80, 24).join("\n");
+    for words in ["ondemand top", "hold the selected service", "any key: back"] {
+        assert!(shown.contains(words), "no {words:?} in\n{shown}");
+    }
+    let mut nothing = Model::default();
+    check(
+        &mut nothing,
+        (80, 24),
+        &[(1, "no service is configured; see `ondemand --help`")],
+    );
+}
+
+#[test]
+fn the_selected_service_is_always_on_the_screen() {
+    let mut model = Model::default();
+    let service = |number: u64| Service {
+        name: format!("s{number:03}"),
+        ..Service::default()
+    };
+    let report = Report {
+        services: (0..500).map(service).collect(),
+        ..Report::default()
+    };
+    model.report(report, Duration::ZERO);
+    for (key, name) in [
+        (KeyCode::End, "s499"),
+        (KeyCode::Up, "s498"),
+        (KeyCode::Home, "s000"),
+        (KeyCode::PageDown, "s010"),
+    ] {
+        model.key(KeyEvent::from(key));
+        let shown = screen(&mut model, 80, 10).join("\n");
+        assert!(shown.contains(name), "no {name} in\n{shown}");
+    }
+}

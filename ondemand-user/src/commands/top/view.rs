@@ -1,0 +1,295 @@
+//! How it is shown, in whatever size the terminal has.
+
+use std::time::Duration;
+
+use ondemand_core::words::{Bytes, counted};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style, Stylize as _},
+    text::{Line, Span},
+    widgets::{
+        Block, Borders, Clear, Padding, Paragraph, Row as TableRow, Table, TableState, Wrap,
+    },
+};
+
+use super::{
+    model::{Model, Row},
+    words::{bars, bytes, cut, rate, span},
+};
+
+/// A column: its head, its width, and whether it holds figures.
+struct Column {
+    head: &'static str,
+    width: u16,
+    is_figure: bool,
+    cell: fn(&Row, usize) -> String,
+}
+
+const fn text(head: &'static str, width: u16, cell: fn(&Row, usize) -> String) -> Column {
+    Column {
+        head,
+        width,
+        is_figure: false,
+        cell,
+    }
+}
+
+const fn figure(head: &'static str, width: u16, cell: fn(&Row, usize) -> String) -> Column {
+    Column {
+        head,
+        width,
+        is_figure: true,
+        cell,
+    }
+}
+
+/// From the left; those that do not fit are left out from the right. Together they and the spaces
+/// between them take 79 columns.
+const COLUMNS: [Column; 10] = [
+    text("NAME", 11, |row, width| cut(&row.service.name, width)),
+    text("STATE", 8, |row, _| state(&row.service.state).into()),
+    figure("OPEN", 5, |row, _| {
+        let open = row.service.open_connections;
+        open.map_or("?".into(), |open| bytes(open as f64))
+    }),
+    figure("LEFT", 7, |row, _| left(row)),
+    figure("CONN/S", 6, |row, _| rate(row.rate())),
+    figure("IN/S", 6, |row, _| bytes(row.received)),
+    figure("OUT/S", 6, |row, _| bytes(row.sent)),
+    text("TRAFFIC", 9, |row, width| bars(row.traffic.iter(), width)),
+    figure("START", 6, |row, _| {
+        seconds(row.service.last_start_duration_seconds).unwrap_or_default()
+    }),
+    figure("MEMORY", 6, |row, _| {
+        let memory = row.service.memory_bytes;
+        memory.map_or(String::new(), |memory| bytes(memory as f64))
+    }),
+];
+/// The column that takes what the others leave, and the one that takes some of it.
+const TRAFFIC: usize = 7;
+const NAME: usize = 0;
+/// A service's name at its longest on a wide terminal.
+const LONGEST_NAME: u16 = 32;
+
+/// The last line.
+pub(super) const KEYS: &str = "q quit  ? help  up/down select  s sort  h hold  r release";
+
+const HELP: &str = "\
+up, down, k, j   select a service
+page up, down    ten further; g, G: first, last
+s, S             sort by the next, the previous column
+h                hold the selected service until released
+r                release it
+q, Ctrl-C        quit
+
+LEFT     until it is stopped if nobody comes
+TRAFFIC  bytes a second, the last seconds, youngest right
+START    how long its last start took
+
+any key: back";
+
+/// Draws all of it.
+pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
+    let [head, problem, table, detail, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(u16::from(model.lost.is_some())),
+        Constraint::Min(3),
+        // On a low terminal the table is worth more.
+        Constraint::Length(if frame.area().height < 12 { 0 } else { 5 }),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    draw_head(frame, model, head);
+    if let Some(why) = &model.lost {
+        let text = format!("no answer, asks again every second: {why}");
+        frame.render_widget(Line::from(text).style(Style::new().red().bold()), problem);
+    }
+    draw_table(frame, model, table);
+    draw_detail(frame, model, detail);
+    let (text, style) = match &model.message {
+        Some(said) if said.is_error => (said.text.as_str(), Style::new().red()),
+        Some(said) => (said.text.as_str(), Style::new().green()),
+        None => (KEYS, Style::new().dim()),
+    };
+    frame.render_widget(Line::from(text).style(style), foot);
+    if model.help {
+        draw_help(frame);
+    }
+}
+
+fn draw_head(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let up = model
+        .rows
+        .iter()
+        .filter(|row| row.service.state == "active")
+        .count();
+    let open = model
+        .rows
+        .iter()
+        .filter_map(|row| row.service.open_connections);
+    let mut text = format!(
+        "{}, {up} active, {} open; sorted by {}",
+        counted(model.rows.len() as u64, "service"),
+        counted(open.sum(), "connection"),
+        model.order.as_str()
+    );
+    if model.dry_run {
+        text += "; dry run, nothing is stopped";
+    }
+    let name = Span::from(format!("ondemand {}  ", model.version)).bold();
+    frame.render_widget(Line::from(vec![name, Span::from(text)]), area);
+}
+
+/// The widths of the columns that fit.
+fn widths(available: u16, longest_name: u16) -> Vec<u16> {
+    let mut widths = Vec::new();
+    let mut left = available;
+    for column in &COLUMNS {
+        let space = u16::from(!widths.is_empty());
+        if left < column.width + space {
+            break;
+        }
+        left -= column.width + space;
+        widths.push(column.width);
+    }
+    if let Some(name) = widths.get_mut(NAME) {
+        let more = longest_name.clamp(*name, LONGEST_NAME) - *name;
+        let more = more.min(left);
+        *name += more;
+        left -= more;
+    }
+    if let Some(traffic) = widths.get_mut(TRAFFIC) {
+        *traffic += left;
+    }
+    widths
+}
+
+fn draw_table(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
+    if model.rows.is_empty() {
+        let text = "no service is configured; see `ondemand --help`";
+        frame.render_widget(Line::from(text), area);
+        return;
+    }
+    let names = model.rows.iter().map(|row| row.service.name.len());
+    let longest = u16::try_from(names.max().unwrap_or(0)).unwrap_or(u16::MAX);
+    let widths = widths(area.width, longest);
+    let align = |column: &Column, text: String, width: u16| {
+        let width = usize::from(width);
+        match column.is_figure {
+            true => format!("{text:>width$}"),
+            false => text,
+        }
+    };
+    let shown = || COLUMNS.iter().zip(&widths);
+    let heads = shown().map(|(column, width)| align(column, column.head.into(), *width));
+    let rows = model.rows.iter().map(|row| {
+        let cells = shown()
+            .map(|(column, width)| align(column, (column.cell)(row, usize::from(*width)), *width));
+        let style = Style::new().fg(color(row));
+        TableRow::new(cells).style(match model.lost {
+            Some(_) => style.add_modifier(Modifier::DIM),
+            None => style,
+        })
+    });
+    let table = Table::new(rows, widths.iter().copied().map(Constraint::Length))
+        .header(TableRow::new(heads).style(Style::new().bold().underlined()))
+        .column_spacing(1)
+        .row_highlight_style(Style::new().reversed());
+    let mut state = TableState::new()
+        .with_offset(model.offset)
+        .with_selected(model.selected());
+    frame.render_stateful_widget(table, area, &mut state);
+    model.offset = state.offset();
+}
+
+/// What the table has no room for.
+fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let selected = model.selected().and_then(|place| model.rows.get(place));
+    let Some(row) = selected else {
+        return;
+    };
+    let service = &row.service;
+    let timeout = seconds(service.idle_timeout_seconds).unwrap_or("never".into());
+    let history = usize::from(area.width).saturating_sub(12);
+    let lines = vec![
+        Line::from(format!(
+            "{} ({}), {}, idle timeout {timeout}",
+            service.name, service.unit, service.route
+        ))
+        .bold(),
+        Line::from(service.detail.clone()),
+        Line::from(format!(
+            "{}, {} in, {} out; {}, {}, {}",
+            counted(service.accepted_connections, "connection"),
+            Bytes(service.received_bytes),
+            Bytes(service.sent_bytes),
+            counted(service.starts, "start"),
+            counted(service.stops, "stop"),
+            match service.vetoes {
+                1 => "1 veto".to_owned(),
+                vetoes => format!("{vetoes} vetoes"),
+            },
+        )),
+        Line::from(format!("CONN/S {}", bars(row.connections.iter(), history))),
+    ];
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .border_style(Style::new().dim());
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn draw_help(frame: &mut Frame<'_>) {
+    let lines = HELP.lines().count();
+    let columns = HELP.lines().map(str::len).max().unwrap_or(0);
+    let fit = |wanted: usize, there: u16| u16::try_from(wanted).unwrap_or(there).min(there);
+    let all = frame.area();
+    let area = all.centered(
+        Constraint::Length(fit(columns + 4, all.width)),
+        Constraint::Length(fit(lines + 2, all.height)),
+    );
+    frame.render_widget(Clear, area);
+    let block = Block::bordered().title(" ondemand top ");
+    let help = Paragraph::new(HELP).wrap(Wrap { trim: false });
+    frame.render_widget(help.block(block.padding(Padding::horizontal(1))), area);
+}
+
+fn seconds(value: Option<f64>) -> Option<String> {
+    let value = value.and_then(|value| Duration::try_from_secs_f64(value).ok());
+    value.map(span)
+}
+
+fn state(state: &str) -> &str {
+    match state {
+        "activating" => "starting",
+        "deactivating" => "stopping",
+        other => other,
+    }
+}
+
+/// Until it is stopped.
+fn left(row: &Row) -> String {
+    let service = &row.service;
+    if service.held {
+        return "held".into();
+    }
+    if service.state != "active" || service.open_connections.is_none_or(|open| open > 0) {
+        return String::new();
+    }
+    match service.stops_in_seconds {
+        Some(left) if left <= 0.0 => "now".into(),
+        Some(left) => seconds(Some(left)).unwrap_or_default(),
+        None if service.idle_timeout_seconds.is_none() => "never".into(),
+        None => String::new(),
+    }
+}
+
+fn color(row: &Row) -> Color {
+    match row.service.state.as_str() {
+        "active" => Color::Green,
+        "activating" | "deactivating" => Color::Yellow,
+        "failed" => Color::Red,
+        "inactive" => Color::Reset,
+        _ => Color::Magenta,
+    }
+}

@@ -1,0 +1,125 @@
+//! Reads the configuration's file.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use anyhow::Result;
+use ondemand_core::config::{Config, Error, Problem};
+
+/// A configuration file larger than this is a mistake (a device, say). Bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Reads and checks `path`.
+///
+/// # Errors
+///
+/// An [`Error`] inside the [`anyhow::Error`]. Its message names the file, the line and the key,
+/// one line for each problem.
+pub fn load(path: &Path) -> Result<Config> {
+    Ok(parse(path, &text(path)?)?)
+}
+
+/// Checks `text`, which was read from `path`. The configuration's own path is absolute.
+///
+/// # Errors
+///
+/// As [`Config::parse`].
+pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+    let mut config = Config::parse(path, text)?;
+    if let Ok(absolute) = std::path::absolute(path) {
+        config.path = absolute;
+    }
+    Ok(config)
+}
+
+/// The text of the file at `path`.
+///
+/// # Errors
+///
+/// It cannot be read, or is no text.
+pub fn text(path: &Path) -> Result<String, Error> {
+    let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|err| fail(unreadable(path, &err)))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(fail(format!(
+            "larger than {} MiB; is it the right file?",
+            MAX_FILE >> 20
+        )));
+    }
+    String::from_utf8(bytes).map_err(|err| {
+        let good = err.utf8_error().valid_up_to();
+        let line = 1 + err.as_bytes()[..good]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        let message = "not UTF-8 text; save the file as UTF-8".to_owned();
+        Error::new(
+            path,
+            vec![Problem {
+                line: Some(line),
+                key: String::new(),
+                message,
+            }],
+        )
+    })
+}
+
+/// Why the file at `path` could not be read, and what to do.
+fn unreadable(path: &Path, err: &io::Error) -> String {
+    let hint = match err.kind() {
+        io::ErrorKind::NotFound => {
+            "create it (`ondemand --help` shows an example), or name another with --config FILE"
+                .into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "run as root, or make it readable: chmod a+r {}",
+                path.display()
+            )
+        }
+        io::ErrorKind::IsADirectory => "name a file in it with --config".into(),
+        _ => "check the file and the disk that it is on".to_owned(),
+    };
+    format!("cannot read the configuration: {err}; {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_cannot_be_read_say_what_to_do() {
+        #[track_caller]
+        fn check_file(path: &Path, expected: &str) {
+            let err = load(path).unwrap_err();
+            assert!(err.is::<Error>());
+            let message = format!("{err:#}");
+            assert!(
+                message.starts_with(&path.display().to_string()),
+                "{message}"
+            );
+            assert!(message.contains(expected), "{message}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        check_file(
+            &dir.path().join("none.toml"),
+            "No such file or directory (os error 2); create it",
+        );
+        check_file(
+            dir.path(),
+            "Is a directory (os error 21); name a file in it",
+        );
+        check_file(Path::new("/dev/zero"), "larger than 4 MiB");
+        let file = dir.path().join("o.toml");
+        std::fs::write(&file, b"[agent]\nhistory = \"\xff\"\n").unwrap();
+        check_file(&file, "o.toml:2: not UTF-8");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(load(&file).unwrap().path, file);
+    }
+}

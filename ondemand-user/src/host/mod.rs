@@ -1,0 +1,10 @@
+//! What this host gives: clocks, files, directories, capabilities, programs, the log.
+
+pub mod ablation;
+pub mod atomic_file;
+pub mod capabilities;
+pub mod clock;
+pub mod config_file;
+pub mod directories;
+pub mod logging;
+pub mod veto;

@@ -1,0 +1,415 @@
+//! The addresses of a service: does this host have them, and who listens there?
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
+};
+
+use anyhow::Result;
+use nix::ifaddrs::getifaddrs;
+use ondemand_core::config::{Endpoint, Service};
+
+use super::{
+    finding::Finding,
+    holders::{self, Holder},
+};
+use crate::kernel::{
+    requirements::cgroup_root,
+    sockets::{
+        listening::{covers, is_listening},
+        sock_diag::{TcpListener, tcp_listeners},
+    },
+};
+
+/// What systemd says of the units that listen; `None`: it does not answer.
+#[derive(Clone, Debug, Default)]
+pub struct Units {
+    /// `ActiveState` of the front socket.
+    pub front: Option<String>,
+    /// `ActiveState` of the application's unit.
+    pub backend: Option<String>,
+    /// The cgroup of the application's unit, below the hierarchy's root.
+    pub cgroup: Option<String>,
+}
+
+/// Looks at the front addresses and at the backend's.
+pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
+    let listeners = match tcp_listeners(0) {
+        Ok(listeners) => listeners,
+        Err(error) => return vec![Finding::unknown("listen", &error)],
+    };
+    let mut found: Vec<_> = service
+        .listen
+        .iter()
+        .map(|endpoint| {
+            front(endpoint, service, units.front.as_deref(), &listeners)
+                .unwrap_or_else(|error| Finding::unknown("listen", &error))
+        })
+        .collect();
+    found.push(
+        backend(service, units, &listeners)
+            .unwrap_or_else(|error| Finding::unknown("backend", &error)),
+    );
+    found
+}
+
+/// Why no socket can be bound to an address here, and what to do; `None`: one can.
+///
+/// The kernel is asked, since there is more to it than addresses of interfaces: the whole of
+/// 127.0.0.0/8, local routes, `ip_nonlocal_bind`.
+fn unusable(ip: IpAddr) -> Option<(String, String)> {
+    let error = UdpSocket::bind((ip, 0)).err()?;
+    Some(match error.kind() {
+        io::ErrorKind::AddrNotAvailable => (
+            format!("{ip} is not an address of this host"),
+            format!("use one of its own: {}", own_addresses(ip.is_ipv4())),
+        ),
+        // EAFNOSUPPORT has no kind of its own.
+        _ => (
+            format!("{ip} cannot be used on this host: {error}"),
+            "is its family switched off (ipv6.disable=1)? then leave it out".into(),
+        ),
+    })
+}
+
+/// The addresses of the interfaces, for a message.
+fn own_addresses(v4: bool) -> String {
+    let mut all: Vec<IpAddr> = getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+        })
+        .filter(|ip| ip.is_ipv4() == v4)
+        .collect();
+    all.push(if v4 { [0; 4].into() } else { [0_u16; 8].into() });
+    all.dedup();
+    let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+    all.join(", ")
+}
+
+/// Whether a front socket (`BindIPv6Only=ipv6-only`) cannot be bound because of `listener`.
+fn blocks(listener: &TcpListener, front: &SocketAddr) -> bool {
+    let bound = listener.address.ip();
+    let both = bound.is_ipv6() && bound.is_unspecified() && !listener.v6_only;
+    let (bound, wanted) = (bound.to_canonical(), front.ip());
+    listener.address.port() == front.port()
+        && if bound.is_ipv4() == wanted.is_ipv4() {
+            bound == wanted || bound.is_unspecified() || wanted.is_unspecified()
+        } else {
+            wanted.is_ipv4() && both
+        }
+}
+
+/// What there is at a front address.
+#[derive(Debug, PartialEq, Eq)]
+enum Port<'a> {
+    Free,
+    Ours,
+    /// The front socket is active, and not there.
+    Silent,
+    Taken(&'a TcpListener, Option<Holder>),
+}
+
+/// `active`: whether the front socket is, as far as is known; `holder`: who has a socket.
+fn judge<'a>(
+    front: &SocketAddr,
+    active: Option<bool>,
+    listeners: &'a [TcpListener],
+    holder: impl Fn(u32) -> Option<Holder>,
+) -> Port<'a> {
+    let mut ours = false;
+    for listener in listeners.iter().filter(|it| blocks(it, front)) {
+        let holder = holder(listener.inode);
+        let by_systemd = holder.as_ref().is_none_or(|holder| holder.pid == 1);
+        if active != Some(false) && listener.address == *front && by_systemd {
+            ours = true;
+        } else {
+            return Port::Taken(listener, holder);
+        }
+    }
+    match active {
+        _ if ours => Port::Ours,
+        Some(true) => Port::Silent,
+        _ => Port::Free,
+    }
+}
+
+fn front(
+    endpoint: &Endpoint,
+    service: &Service,
+    state: Option<&str>,
+    listeners: &[TcpListener],
+) -> Result<Finding> {
+    const WHAT: &str = "listen";
+    let unit = service.socket_unit();
+    let active = state.map(|state| state == "active");
+    let port = match endpoint {
+        Endpoint::Tcp(address) => {
+            if let Some((message, next)) = unusable(address.ip()) {
+                return Ok(Finding::error(WHAT, message, next));
+            }
+            judge(address, active, listeners, holders::holder)
+        }
+        Endpoint::Unix(path) => match (active, is_listening(endpoint)?) {
+            (Some(false), true) => {
+                return Ok(Finding::error(
+                    WHAT,
+                    format!("{endpoint} is taken by another program"),
+                    format!("stop it (`ss -lxp src {}` names it)", path.display()),
+                ));
+            }
+            (_, true) => Port::Ours,
+            (Some(true), false) => Port::Silent,
+            (_, false) => Port::Free,
+        },
+    };
+    Ok(match port {
+        Port::Ours => Finding::ok(WHAT, format!("{endpoint} is held by {unit}")),
+        Port::Silent => Finding::error(
+            WHAT,
+            format!(
+                "{unit} is active and does not listen on {endpoint}: it was started before that was configured"
+            ),
+            format!("systemctl daemon-reload && systemctl restart {unit}"),
+        ),
+        Port::Taken(listener, holder) => taken(WHAT, endpoint, listener, holder, &unit),
+        Port::Free if state == Some("failed") => Finding::error(
+            WHAT,
+            format!("{endpoint}: {unit} has failed"),
+            format!("journalctl -u {unit}, then systemctl restart {unit}"),
+        ),
+        Port::Free if active == Some(false) => Finding::warning(
+            WHAT,
+            format!("{endpoint} is free; {unit} does not listen yet (at the next boot it will)"),
+            format!("systemctl start {unit}"),
+        ),
+        Port::Free => Finding::ok(WHAT, format!("{endpoint} is free")),
+    })
+}
+
+/// Somebody has the address that `unit` needs.
+fn taken(
+    what: &'static str,
+    endpoint: &Endpoint,
+    listener: &TcpListener,
+    holder: Option<Holder>,
+    unit: &str,
+) -> Finding {
+    let at = listener.address;
+    let (who, next) = match holder {
+        Some(Holder { pid: 1, .. }) => (
+            "another socket unit".into(),
+            "`systemctl list-sockets` names it; stop and disable it, or choose another address"
+                .into(),
+        ),
+        Some(holder) => (
+            holder.to_string(),
+            format!("stop {}, or choose another address", holder.name),
+        ),
+        None => (
+            "another program".to_owned(),
+            format!("`ss -ltnp sport = :{}` as root names it", at.port()),
+        ),
+    };
+    let message = format!("{endpoint} is taken by {who}, which listens on {at}: {unit} cannot");
+    Finding::error(what, message, next)
+}
+
+fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Result<Finding> {
+    const WHAT: &str = "backend";
+    let (endpoint, unit) = (&service.backend, &service.unit);
+    if let Endpoint::Tcp(address) = endpoint
+        && let Some((message, next)) = unusable(address.ip())
+    {
+        return Ok(Finding::error(WHAT, message, next));
+    }
+    let there: Vec<_> = match endpoint {
+        Endpoint::Tcp(address) => listeners.iter().filter(|it| covers(it, address)).collect(),
+        Endpoint::Unix(_) => Vec::new(),
+    };
+    let listening = !there.is_empty() || is_listening(endpoint)?;
+    Ok(match units.backend.as_deref() {
+        Some("active" | "reloading") => {
+            let own = own_sockets(units.cgroup.as_deref());
+            let stranger =
+                |it: &&&TcpListener| own.as_ref().is_some_and(|own| !own.contains(&it.inode));
+            if !listening {
+                silent(service, elsewhere(own.as_ref(), listeners))
+            } else if let Some(first) = there
+                .first()
+                .filter(|_| there.iter().all(|it| stranger(&it)))
+            {
+                taken(WHAT, endpoint, first, holders::holder(first.inode), unit)
+            } else {
+                Finding::ok(WHAT, format!("{unit} is active and listens on {endpoint}"))
+            }
+        }
+        Some("inactive" | "failed") if listening => match there.first() {
+            Some(first) => match holders::holder(first.inode) {
+                Some(Holder { pid: 1, .. }) => Finding::warning(
+                    WHAT,
+                    format!("{endpoint} is held by a socket unit of systemd while {unit} is down"),
+                    format!(
+                        "the front socket starts {unit}: disable its own socket unit (`systemctl list-sockets`)"
+                    ),
+                ),
+                holder => taken(WHAT, endpoint, first, holder, unit),
+            },
+            None => Finding::warning(
+                WHAT,
+                format!("another program listens on {endpoint} while {unit} is down"),
+                format!("`ss -lxp src {endpoint}` as root names it"),
+            ),
+        },
+        Some(state @ ("inactive" | "failed")) => {
+            Finding::ok(WHAT, format!("{endpoint} is free; {unit} is {state}"))
+        }
+        Some(state) => Finding::ok(WHAT, format!("{unit} is {state}")),
+        None if listening => Finding::ok(WHAT, format!("somebody listens on {endpoint}")),
+        None => Finding::ok(WHAT, format!("{endpoint} is free")),
+    })
+}
+
+/// The sockets of a unit's processes; `None`: they could not be looked at.
+fn own_sockets(cgroup: Option<&str>) -> Option<HashSet<u32>> {
+    let cgroup = cgroup?
+        .strip_prefix('/')
+        .filter(|cgroup| !cgroup.is_empty())?;
+    holders::sockets_of(&cgroup_root().ok()?.join(Path::new(cgroup)))
+}
+
+/// Where else a unit's processes listen.
+fn elsewhere(own: Option<&HashSet<u32>>, listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    let mine = listeners
+        .iter()
+        .filter(|it| own.is_some_and(|own| own.contains(&it.inode)));
+    mine.map(|it| it.address).collect()
+}
+
+/// The application is up and does not listen where the configuration says.
+fn silent(service: &Service, elsewhere: Vec<SocketAddr>) -> Finding {
+    let (endpoint, unit) = (&service.backend, &service.unit);
+    let message = format!("{unit} is active and does not listen on {endpoint}");
+    let Some(first) = elsewhere.first() else {
+        return Finding::warning(
+            "backend",
+            message,
+            format!(
+                "is it still starting? if not: set backend to where it listens; journalctl -u {unit}"
+            ),
+        );
+    };
+    let all: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
+    // A wildcard address is none to connect to.
+    let mut suggested = *first;
+    if suggested.ip().is_unspecified() {
+        suggested.set_ip([127, 0, 0, 1].into());
+    }
+    Finding::warning(
+        "backend",
+        format!("{message}, but on {}", all.join(", ")),
+        format!("set backend = \"{suggested}\", or let the application listen on {endpoint}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(address: &str, v6_only: bool) -> TcpListener {
+        TcpListener {
+            address: address.parse().unwrap(),
+            v6_only,
+            inode: 7,
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_front_socket_from_its_address() {
+        #[track_caller]
+        fn check(bound: &str, v6_only: bool, front: &str, expected: bool) {
+            let front = front.parse().unwrap();
+            assert_eq!(blocks(&listener(bound, v6_only), &front), expected);
+        }
+        check("127.0.0.1:80", false, "127.0.0.1:80", true);
+        check("127.0.0.1:80", false, "127.0.0.1:81", false);
+        check("127.0.0.1:80", false, "127.0.0.2:80", false);
+        check("127.0.0.1:80", false, "0.0.0.0:80", true);
+        check("0.0.0.0:80", false, "127.0.0.1:80", true);
+        check("0.0.0.0:80", false, "[::]:80", false);
+        check("[::]:80", false, "0.0.0.0:80", true);
+        check("[::]:80", false, "127.0.0.1:80", true);
+        check("[::]:80", true, "127.0.0.1:80", false);
+        check("[::1]:80", false, "127.0.0.1:80", false);
+        check("[::1]:80", false, "[::]:80", true);
+        check("[::ffff:127.0.0.1]:80", false, "127.0.0.1:80", true);
+        check("[::ffff:127.0.0.1]:80", false, "[::]:80", false);
+    }
+
+    #[test]
+    fn our_own_front_socket_is_fine() {
+        let holder = |pid| {
+            move |_| {
+                Some(Holder {
+                    pid,
+                    name: "x".into(),
+                })
+            }
+        };
+        #[track_caller]
+        fn check(
+            bound: &str,
+            active: Option<bool>,
+            holder: impl Fn(u32) -> Option<Holder>,
+            expected: &str,
+        ) {
+            let listeners = [listener(bound, true)];
+            let front = "127.0.0.1:80".parse().unwrap();
+            let port = match judge(&front, active, &listeners, holder) {
+                Port::Free => "free",
+                Port::Ours => "ours",
+                Port::Silent => "silent",
+                Port::Taken(..) => "taken",
+            };
+            assert_eq!(port, expected);
+        }
+        check("127.0.0.1:80", Some(true), holder(1), "ours");
+        check("127.0.0.1:80", Some(true), |_| None, "ours");
+        check("127.0.0.1:80", Some(true), holder(9), "taken");
+        check("127.0.0.1:80", Some(false), holder(1), "taken");
+        check("127.0.0.1:80", Some(false), |_| None, "taken");
+        check("127.0.0.1:80", None, holder(1), "ours");
+        check("127.0.0.1:80", None, holder(9), "taken");
+        check("0.0.0.0:80", Some(true), holder(1), "taken");
+        check("127.0.0.2:80", Some(true), holder(1), "silent");
+        check("127.0.0.2:80", Some(false), holder(1), "free");
+        check("127.0.0.2:80", None, holder(1), "free");
+    }
+
+    #[test]
+    fn addresses_of_other_hosts_are_refused() {
+        assert_eq!(unusable([127, 3, 2, 1].into()), None);
+        assert_eq!(unusable([0, 0, 0, 0].into()), None);
+        // TEST-NET-1, RFC 5737.
+        let (message, next) = unusable([192, 0, 2, 1].into()).unwrap();
+        assert!(message.contains("192.0.2.1"), "{message}");
+        assert!(
+            next.contains("127.0.0.1") && next.contains("0.0.0.0"),
+            "{next}"
+        );
+    }
+
+    #[test]
+    fn sockets_elsewhere_are_named() {
+        let listeners = [listener("0.0.0.0:9090", false)];
+        let found = elsewhere(Some(&HashSet::from([7])), &listeners);
+        assert_eq!(found, [listeners[0].address]);
+        assert!(elsewhere(Some(&HashSet::from([8])), &listeners).is_empty());
+        assert!(elsewhere(None, &listeners).is_empty());
+    }
+}

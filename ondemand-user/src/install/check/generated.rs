@@ -1,0 +1,214 @@
+//! Are the units of the configuration there, and are they those of the configuration as it is?
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ondemand_core::config::{Config, DEFAULT_PATH, Service};
+
+use super::finding::Finding;
+use crate::{
+    install::units::{Content, Host, MARK, UnitFile, generator},
+    systemd::Facts,
+};
+
+/// Where generators are (systemd.generator(7)).
+const GENERATORS: [&str; 5] = [
+    "/run/systemd/system-generators",
+    "/etc/systemd/system-generators",
+    "/usr/local/lib/systemd/system-generators",
+    "/usr/lib/systemd/system-generators",
+    "/lib/systemd/system-generators",
+];
+
+/// Where units are, the first to be found counts (systemd.unit(5)).
+const UNITS: [&str; 7] = [
+    "/etc/systemd/system.control",
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// The program that the generator is, if one is installed.
+pub fn generator_program() -> Option<PathBuf> {
+    GENERATORS
+        .iter()
+        .find_map(|directory| fs::canonicalize(Path::new(directory).join(generator::NAME)).ok())
+}
+
+/// This machine as the generator sees it: the units name the installed program, which need not
+/// be the one that runs here.
+///
+/// # Errors
+///
+/// As [`Host::here`].
+pub fn host(program: Option<&Path>) -> anyhow::Result<Host> {
+    let mut host = Host::here()?;
+    if let Some(program) = program.and_then(Path::to_str) {
+        host.ondemand = program.to_owned();
+    }
+    Ok(host)
+}
+
+/// How the units of a service come to be: what to do if they are not there.
+pub enum Source {
+    /// By the generator.
+    Generator,
+    /// By hand: there is no generator, or it reads another file.
+    Hand(String),
+}
+
+impl Source {
+    /// For this configuration.
+    pub fn of(config: &Config, program: Option<&Path>) -> Self {
+        if program.is_some() && config.path == Path::new(DEFAULT_PATH) {
+            return Self::Generator;
+        }
+        Self::Hand(format!(
+            "ondemand --config {} units --output /etc/systemd/system && systemctl daemon-reload",
+            config.path.display()
+        ))
+    }
+
+    fn next(&self) -> &str {
+        match self {
+            Self::Generator => "systemctl daemon-reload",
+            Self::Hand(command) => command,
+        }
+    }
+}
+
+/// What is where a unit file should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Current,
+    /// Made from an earlier configuration, or by an earlier version.
+    Old,
+    /// Not made by this program.
+    Foreign,
+    Missing,
+}
+
+fn compare(expected: &str, found: Option<&str>) -> State {
+    match found {
+        None => State::Missing,
+        Some(found) if found == expected => State::Current,
+        Some(found) if found.starts_with(MARK) => State::Old,
+        Some(_) => State::Foreign,
+    }
+}
+
+/// The files of one service; `facts`: of its own units that PID 1 has loaded.
+pub fn look(service: &Service, files: &[UnitFile], source: &Source, facts: &[Facts]) -> Finding {
+    const WHAT: &str = "units";
+    let drop_in = Path::new(&format!("{}.d", service.unit)).join("50-ondemand.conf");
+    let own = [
+        PathBuf::from(service.socket_unit()),
+        service.proxy_unit().into(),
+        service.lease_unit().into(),
+        drop_in,
+    ];
+    let mut states = Vec::new();
+    for file in files.iter().filter(|file| own.contains(&file.path)) {
+        let Content::Text(expected) = &file.content else {
+            continue;
+        };
+        let place = UNITS
+            .iter()
+            .map(|directory| Path::new(directory).join(&file.path))
+            .find(|path| path.symlink_metadata().is_ok());
+        let found = match &place {
+            None => None,
+            Some(path) => match fs::read_to_string(path) {
+                Ok(text) => Some(text),
+                Err(error) => {
+                    let error = anyhow::Error::new(error);
+                    return Finding::unknown(WHAT, &error.context(path.display().to_string()));
+                }
+            },
+        };
+        let name = place.unwrap_or_else(|| file.path.clone());
+        states.push((name, compare(expected, found.as_deref())));
+    }
+    let names = |wanted| {
+        let names = states.iter().filter(|(_, state)| *state == wanted);
+        let names: Vec<_> = names.map(|(name, _)| name.display().to_string()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    if let Some(missing) = names(State::Missing) {
+        let message = format!("not there yet: {missing}");
+        return match source {
+            Source::Generator => Finding::warning(WHAT, message, source.next()),
+            Source::Hand(_) => Finding::error(WHAT, message, source.next()),
+        };
+    }
+    if let Some(old) = names(State::Old) {
+        let message = format!("older than the configuration: {old}");
+        return Finding::warning(WHAT, message, source.next());
+    }
+    if let Some(foreign) = names(State::Foreign) {
+        return Finding::warning(
+            WHAT,
+            format!("not made from the configuration, which is not heard there: {foreign}"),
+            "remove it, or see that it still does what `ondemand units` shows",
+        );
+    }
+    if facts
+        .iter()
+        .any(|facts| facts.need_daemon_reload == Some(true))
+    {
+        return Finding::warning(
+            WHAT,
+            "there and current, but systemd has not read them all since they or the \
+             configuration changed",
+            "systemctl daemon-reload",
+        );
+    }
+    let directory = states.first().and_then(|(name, _)| name.parent());
+    let directory = directory.unwrap_or(Path::new("")).display();
+    Finding::ok(WHAT, format!("in {directory}, as the configuration says"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_told_apart() {
+        #[track_caller]
+        fn check(found: Option<&str>, expected: State) {
+            assert_eq!(compare(&format!("{MARK}/x; a\n"), found), expected);
+        }
+        check(None, State::Missing);
+        check(Some(&format!("{MARK}/x; a\n")), State::Current);
+        check(Some(&format!("{MARK}/x; b\n")), State::Old);
+        check(Some("[Unit]\n"), State::Foreign);
+        check(Some(""), State::Foreign);
+    }
+
+    #[test]
+    fn units_come_from_the_generator_only_for_its_own_file() {
+        #[track_caller]
+        fn check(path: &str, program: Option<&str>, expected: &str) {
+            let config = Config::parse(Path::new(path), "").unwrap();
+            let source = Source::of(&config, program.map(Path::new));
+            assert_eq!(source.next(), expected);
+        }
+        check(
+            DEFAULT_PATH,
+            Some("/usr/bin/ondemand"),
+            "systemctl daemon-reload",
+        );
+        let by_hand = |path| {
+            format!(
+                "ondemand --config {path} units --output /etc/systemd/system && systemctl daemon-reload"
+            )
+        };
+        check(DEFAULT_PATH, None, &by_hand(DEFAULT_PATH));
+        check("/x.toml", Some("/usr/bin/ondemand"), &by_hand("/x.toml"));
+    }
+}

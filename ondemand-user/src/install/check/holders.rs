@@ -1,0 +1,114 @@
+//! Which program holds a socket, and which sockets a unit's processes hold (proc(5)).
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (process {})", self.name, self.pid)
+    }
+}
+
+/// The process with the lowest number that holds a socket: PID 1 first, for what it hands on.
+///
+/// `None`: this process may not look at it.
+pub fn holder(inode: u32) -> Option<Holder> {
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    let pid = pids
+        .into_iter()
+        .find(|pid| sockets(*pid).any(|it| it == inode))?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(Holder {
+        pid,
+        name: name.trim_end().to_owned(),
+    })
+}
+
+/// The sockets that the processes of a cgroup and of those below it hold.
+///
+/// `None`: this process may not look at any of them, or there is none.
+pub fn sockets_of(cgroup: &Path) -> Option<HashSet<u32>> {
+    let mut found = HashSet::new();
+    let mut left: Vec<PathBuf> = vec![cgroup.to_owned()];
+    while let Some(directory) = left.pop() {
+        let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(
+            pids.lines()
+                .filter_map(|pid| pid.parse().ok())
+                .flat_map(sockets),
+        );
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        left.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+fn sockets(pid: u32) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| inode(fs::read_link(entry.path()).ok()?.to_str()?))
+}
+
+/// `17` of `socket:[17]`.
+fn inode(link: &str) -> Option<u32> {
+    link.strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::AsRawFd as _, process};
+
+    use super::*;
+
+    #[test]
+    fn links_of_sockets() {
+        #[track_caller]
+        fn check(link: &str, expected: Option<u32>) {
+            assert_eq!(inode(link), expected);
+        }
+        check("socket:[17]", Some(17));
+        check("socket:[]", None);
+        check("pipe:[17]", None);
+        check("/dev/null", None);
+    }
+
+    #[test]
+    fn our_own_listener_is_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let inode = inode(link.to_str().unwrap()).unwrap();
+        let listeners =
+            crate::kernel::sockets::sock_diag::tcp_listeners(listener.local_addr().unwrap().port())
+                .unwrap();
+        assert_eq!(listeners[0].inode, inode);
+        assert_eq!(holder(inode).map(|holder| holder.pid), Some(process::id()));
+        assert_eq!(holder(0), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! What the host must have: its kernel, its systemd, its agent.
+
+use std::{fs, path::Path};
+
+use aya::programs::ProgramType;
+use nix::unistd::geteuid;
+use ondemand_core::config::Config;
+
+use super::{finding::Finding, permission};
+use crate::{
+    bus::names,
+    kernel::{BPFFS, requirements},
+    systemd::Systemd,
+};
+
+/// The kernel, and what this process may look at.
+pub fn kernel() -> Vec<Finding> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut found = vec![
+        requirement(
+            "kernel",
+            requirements::kernel_version().map(|()| format!("Linux {}", release.trim())),
+        ),
+        requirement(
+            "btf",
+            requirements::btf().map(|()| "the kernel shows its types".into()),
+        ),
+        requirement(
+            "bpffs",
+            requirements::bpf_file_system(Path::new(BPFFS))
+                .map(|()| format!("{BPFFS} is a BPF file system")),
+        ),
+        requirement(
+            "cgroup2",
+            requirements::cgroup_root().map(|path| format!("mounted at {}", path.display())),
+        ),
+        requirement(
+            "netns",
+            requirements::netns_cookie().map(|_| "the network namespace has a cookie".into()),
+        ),
+    ];
+    found.push(if geteuid().is_root() {
+        requirement(
+            "privilege",
+            requirements::privilege().map(|()| "this check runs as root".into()),
+        )
+    } else {
+        Finding::warning(
+            "privilege",
+            "this check does not run as root: which programs hold which addresses, and what the \
+             agent is allowed, could not be looked at",
+            "sudo ondemand check",
+        )
+    });
+    if geteuid().is_root() {
+        found.push(steering());
+    }
+    found
+}
+
+/// Whether this kernel can steer at all.
+fn steering() -> Finding {
+    const WHAT: &str = "sk_lookup";
+    match aya::sys::is_program_supported(ProgramType::SkLookup) {
+        Ok(true) => Finding::ok(WHAT, "connections can be steered"),
+        Ok(false) => Finding::warning(
+            WHAT,
+            "this kernel has no sk_lookup programs: the proxy carries all clients, and wake_from and \
+             ignore_from have no effect",
+            "set steer = false, so that nobody expects it",
+        ),
+        Err(error) => Finding::unknown(WHAT, &error.into()),
+    }
+}
+
+/// The message of what is missing says what to do.
+fn requirement(what: &'static str, result: anyhow::Result<String>) -> Finding {
+    match result {
+        Ok(message) => Finding::ok(what, message),
+        Err(error) => Finding {
+            next: None,
+            ..Finding::error(what, format!("{error:#}"), "")
+        },
+    }
+}
+
+/// systemd over D-Bus, and the agent.
+pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec<Finding> {
+    let next = "systemctl start dbus.service; the agent cannot do without";
+    let systemd = match systemd {
+        Ok(systemd) => systemd,
+        Err(error) => return vec![Finding::error("systemd", format!("{error:#}"), next)],
+    };
+    let version = match systemd.version().await {
+        Ok(version) => Finding::ok("systemd", format!("version {version}, answers over D-Bus")),
+        Err(error) => Finding::error("systemd", format!("{error:#}"), next),
+    };
+    let mut found = vec![version, agent(systemd).await];
+    found.extend(permission::look(systemd, config).await);
+    found
+}
+
+async fn agent(systemd: &Systemd) -> Finding {
+    let running = async {
+        let reply = systemd
+            .connection()
+            .call_method(
+                Some("org.freedesktop.DBus"),
+                "/org/freedesktop/DBus",
+                Some("org.freedesktop.DBus"),
+                "NameHasOwner",
+                &names::NAME,
+            )
+            .await?;
+        anyhow::Ok(reply.body().deserialize::<bool>()?)
+    };
+    match running.await {
+        Ok(true) => Finding::ok("agent", "running"),
+        Ok(false) => Finding::warning(
+            "agent",
+            "not running: services are started, and none is stopped",
+            "systemctl enable --now ondemand.service",
+        ),
+        Err(error) => Finding::unknown("agent", &error),
+    }
+}

@@ -1,0 +1,101 @@
+//! `ondemand check`: what would not work, said before it does not work.
+
+mod addresses;
+mod finding;
+mod generated;
+mod holders;
+mod host;
+mod metrics;
+mod permission;
+mod service;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use ondemand_core::config::{Config, DEFAULT_PATH};
+
+use crate::{
+    host::config_file,
+    install::units::{self, last_good},
+    systemd::Systemd,
+};
+
+pub use finding::{Finding, Level};
+
+/// Looks at the configuration, this host and each service, and prints what it finds. The exit
+/// code is 1 if something does not work.
+///
+/// # Errors
+///
+/// The configuration is wrong, or nothing can be printed.
+pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
+    let findings = match config_file::load(config) {
+        Ok(config) => look(&config).await,
+        Err(error) => {
+            say_meanwhile(config);
+            return Err(error);
+        }
+    };
+    let output = if json {
+        serde_json::to_string_pretty(&findings)? + "\n"
+    } else {
+        finding::text(&findings)
+    };
+    match io::stdout().write_all(output.as_bytes()) {
+        // The reader has seen enough; the exit code still counts.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.context("print what was found")?,
+    }
+    Ok(match finding::worst(&findings) {
+        Level::Error => ExitCode::FAILURE,
+        Level::Ok | Level::Warning => ExitCode::SUCCESS,
+    })
+}
+
+/// Says what systemd goes by as long as its own configuration is wrong.
+fn say_meanwhile(config: &Path) {
+    let is_systemds = config == Path::new(DEFAULT_PATH);
+    if let Some(copy) = last_good::find(config).filter(|_| is_systemds) {
+        eprintln!(
+            "ondemand: until {} is right, systemd goes on with the units of an older one, {}",
+            config.display(),
+            copy.words()
+        );
+    }
+}
+
+async fn look(config: &Config) -> Vec<Finding> {
+    let services = match config.services.len() {
+        0 => Finding::warning(
+            "config",
+            format!("{}: no service is configured", config.path.display()),
+            "add a [service.NAME]; `ondemand --help` shows an example",
+        ),
+        count => Finding::ok(
+            "config",
+            format!(
+                "{}: {}",
+                config.path.display(),
+                ondemand_core::words::counted(count as u64, "service")
+            ),
+        ),
+    };
+    let mut found = vec![services, metrics::look(config)];
+    found.extend(host::kernel());
+    let systemd = Systemd::connect().await;
+    found.extend(host::services(&systemd, config).await);
+
+    let program = generated::generator_program();
+    let source = generated::Source::of(config, program.as_deref());
+    let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
+    for service in config.services.values() {
+        let files = files.as_deref();
+        let about = service::look(service, files, &source, systemd.as_ref().ok()).await;
+        found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
+    }
+    found
+}

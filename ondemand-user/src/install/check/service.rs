@@ -1,0 +1,399 @@
+//! One service: its unit, its veto program, what steering would go past.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+
+use anyhow::Result;
+use ondemand_core::config::{Endpoint, Service};
+
+use super::{
+    addresses,
+    finding::{Finding, Level},
+    generated::{self, Source},
+};
+use crate::{
+    install::units::UnitFile,
+    systemd::{Facts, Slices, Systemd},
+};
+
+/// Where the agent cannot look: `ProtectHome=` and `PrivateTmp=` of ondemand.service.
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// Looks at everything of one service. `systemd`: none if it does not answer.
+pub async fn look(
+    service: &Service,
+    files: Result<&[UnitFile], &anyhow::Error>,
+    source: &Source,
+    systemd: Option<&Systemd>,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut own = Vec::new();
+    let mut units = addresses::Units::default();
+    let mut backend = None;
+    match systemd {
+        None => found.push(Finding::unknown(
+            "unit",
+            &anyhow::anyhow!("whether {} exists: systemd does not answer", service.unit),
+        )),
+        Some(systemd) => match read(service, systemd, &mut units).await {
+            Ok([unit, rest @ ..]) => {
+                found.push(usable(service, &unit));
+                own.extend(rest);
+                backend = Some(unit);
+            }
+            Err(error) => found.push(Finding::unknown("unit", &error)),
+        },
+    }
+    let loaded = found.iter().all(|finding| finding.level == Level::Ok);
+    let current = match files {
+        Ok(files) => {
+            own.extend(backend.clone());
+            generated::look(service, files, source, &own)
+        }
+        Err(error) => Finding::error("units", format!("cannot be made: {error:#}"), "see above"),
+    };
+    if let (Some(systemd), Some(unit), true) = (systemd, &backend, loaded) {
+        // Before a reload it is not to be expected.
+        if unit.stop_when_unneeded == Some(false) && current.level == Level::Ok {
+            found.push(Finding::error(
+                "stop",
+                format!(
+                    "{} has StopWhenUnneeded=no: nothing would stop it",
+                    service.unit
+                ),
+                format!(
+                    "`systemctl cat {}` shows the drop-in that says so; remove that line",
+                    service.unit
+                ),
+            ));
+        }
+        found.extend(needed(service, unit, systemd).await);
+    }
+    found.push(current);
+    found.extend(addresses::look(service, &units));
+    found.extend(service.veto.as_deref().map(veto));
+    found.extend(steering(service, systemd).await);
+    found.extend(lists(service));
+    found
+}
+
+/// What the lists of clients mean.
+fn lists(service: &Service) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !service.wake_from.is_absent() {
+        let who = service.wake_from.words();
+        let message =
+            format!("only clients of {who} start it; others are refused while it is down");
+        found.push(Finding::ok("wake", message));
+    }
+    if !service.ignore_from.is_absent() {
+        let who = service.ignore_from.words();
+        let message =
+            format!("clients of {who} do not keep it up: their connections end when it is stopped");
+        found.push(Finding::ok("ignore", message));
+    }
+    found
+}
+
+/// The application's unit, front socket, proxy and lease, in this order.
+async fn read(
+    service: &Service,
+    systemd: &Systemd,
+    units: &mut addresses::Units,
+) -> Result<[Facts; 4]> {
+    let unit = systemd.facts(&service.unit).await?;
+    let socket = systemd.facts(&service.socket_unit()).await?;
+    let proxy = systemd.facts(&service.proxy_unit()).await?;
+    let lease = systemd.facts(&service.lease_unit()).await?;
+    units.backend.clone_from(&unit.active_state);
+    units.front.clone_from(&socket.active_state);
+    units.cgroup = systemd.resources(&service.unit).await?.control_group;
+    Ok([unit, socket, proxy, lease])
+}
+
+/// Can the application's unit be started?
+fn usable(service: &Service, facts: &Facts) -> Finding {
+    const WHAT: &str = "unit";
+    let unit = &service.unit;
+    match facts.load_state.as_deref().unwrap_or_default() {
+        "loaded" => {
+            let path = facts
+                .fragment_path
+                .as_deref()
+                .filter(|path| !path.is_empty());
+            let path = path.map(|path| format!(", {path}")).unwrap_or_default();
+            Finding::ok(WHAT, format!("{unit} is loaded{path}"))
+        }
+        "not-found" => Finding::error(
+            WHAT,
+            format!("{unit} does not exist"),
+            format!(
+                "write it, or correct `unit` of service.{} (`systemctl list-unit-files` shows \
+                 those there are); then systemctl daemon-reload",
+                service.name
+            ),
+        ),
+        "masked" => Finding::error(
+            WHAT,
+            format!("{unit} is masked: it cannot be started"),
+            format!("systemctl unmask {unit}"),
+        ),
+        state => {
+            let text = facts.load_error.as_ref().map(|(_, text)| text.as_str());
+            let text = text.filter(|text| !text.is_empty()).unwrap_or(state);
+            Finding::error(
+                WHAT,
+                format!("{unit} cannot be loaded: {text}"),
+                format!("systemd-analyze verify {unit}"),
+            )
+        }
+    }
+}
+
+/// The units other than our own that pin the application's.
+fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
+    let own = [service.proxy_unit(), service.lease_unit()];
+    let lists = [
+        &facts.wanted_by,
+        &facts.required_by,
+        &facts.requisite_of,
+        &facts.bound_by,
+        &facts.upheld_by,
+    ];
+    let mut units: Vec<_> = lists
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(String::as_str)
+        .filter(|unit| !own.iter().any(|own| own == unit))
+        .collect();
+    units.sort_unstable();
+    units.dedup();
+    units
+}
+
+/// A unit that is up and needs the application keeps it up for ever.
+async fn needed(service: &Service, facts: &Facts, systemd: &Systemd) -> Option<Finding> {
+    let mut active = Vec::new();
+    for unit in pins(service, facts) {
+        let state = systemd.facts(unit).await.ok()?.active_state;
+        if !matches!(state.as_deref(), Some("inactive" | "failed")) {
+            active.push(unit);
+        }
+    }
+    let first = active.first()?;
+    let unit = &service.unit;
+    let next = if first.ends_with(".target") {
+        format!("systemctl disable {unit}; its clients start it")
+    } else {
+        format!(
+            "if it should be stopped all the same, take {unit} out of Wants= and Requires= there"
+        )
+    };
+    let message = format!(
+        "{unit} is never stopped while it is needed by: {}",
+        active.join(", ")
+    );
+    Some(Finding::warning("stop", message, next))
+}
+
+fn veto(path: &Path) -> Finding {
+    const WHAT: &str = "veto";
+    let name = path.display();
+    if let Some(hidden) = HIDDEN.iter().find(|hidden| path.starts_with(hidden)) {
+        return Finding::error(
+            WHAT,
+            format!(
+                "{name}: the agent does not see {hidden} (ProtectHome=, PrivateTmp= of ondemand.service); the service would never be stopped"
+            ),
+            "put the program elsewhere, such as /usr/local/bin",
+        );
+    }
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Finding::error(
+            WHAT,
+            format!("{name} is not a program; the service would never be stopped"),
+            "name a file that can be executed",
+        ),
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Finding::error(
+            WHAT,
+            format!("{name} is not executable; the service would never be stopped"),
+            format!("chmod +x {name}"),
+        ),
+        // The agent has a user of its own, and the service would never be stopped.
+        Ok(metadata) if metadata.permissions().mode() & 0o001 == 0 => Finding::warning(
+            WHAT,
+            format!("{name} is executable for its owner and group only, not for the agent's user"),
+            format!("chmod o+rx {name}; or run the agent as root (units/examples/root.conf)"),
+        ),
+        Ok(_) => Finding::ok(WHAT, format!("{name} is executable")),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::warning(WHAT, format!("{name}: {error}"), "sudo ondemand check")
+        }
+        Err(error) => Finding::error(
+            WHAT,
+            format!("{name}: {error}; the service would never be stopped"),
+            "install it, or take the line `veto` out",
+        ),
+    }
+}
+
+/// What `steer = true` does here: (steered, proxied) front addresses.
+fn ways(service: &Service) -> (Vec<&Endpoint>, Vec<&Endpoint>) {
+    service.listen.iter().partition(|front| {
+        matches!(
+            (front, &service.backend),
+            (Endpoint::Tcp(front), Endpoint::Tcp(backend)) if front.is_ipv4() == backend.is_ipv4()
+        )
+    })
+}
+
+async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Finding> {
+    const WHAT: &str = "steer";
+    if !service.steer {
+        return None;
+    }
+    let (straight, proxied) = ways(service);
+    let list = |endpoints: &[&Endpoint]| {
+        let all: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+        all.join(", ")
+    };
+    if straight.is_empty() {
+        let why = match &service.backend {
+            Endpoint::Unix(_) => "the backend is a Unix socket",
+            Endpoint::Tcp(_) => "no front address is of the backend's family",
+        };
+        return Some(Finding::warning(
+            WHAT,
+            format!("{why}: the proxy carries all clients"),
+            "set steer = false, or let both listen on TCP addresses of one family",
+        ));
+    }
+    if let Some(systemd) = systemd {
+        let mut slices = Slices::default();
+        for unit in [&service.socket_unit(), &service.unit] {
+            match systemd.address_rules(unit, &mut slices).await {
+                Ok(None) => {}
+                Ok(Some(place)) => {
+                    let what = if *unit == service.unit {
+                        "would drop clients that come straight to it"
+                    } else {
+                        "is not heard by clients that go straight to the backend"
+                    };
+                    return Some(Finding::warning(
+                        WHAT,
+                        format!("IPAddressDeny= of {place} {what}: the proxy carries them"),
+                        format!("set steer = false for service.{}", service.name),
+                    ));
+                }
+                Err(error) => return Some(Finding::unknown(WHAT, &error)),
+            }
+        }
+    }
+    let backend = &service.backend;
+    let mut message = format!("clients of {} go straight to {backend}", list(&straight));
+    if !proxied.is_empty() {
+        message += &format!("; those of {} through the proxy", list(&proxied));
+    }
+    Some(Finding::ok(WHAT, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use ondemand_core::config::Config;
+
+    use super::*;
+
+    fn service(lines: &str) -> Service {
+        let text =
+            format!("[service.wiki]\nunit = \"wiki.service\"\nidle_timeout = \"1h\"\n{lines}");
+        let config = Config::parse(Path::new("/o.toml"), &text).unwrap();
+        config.services["wiki"].clone()
+    }
+
+    fn wiki() -> Service {
+        service("listen = [\"127.0.0.1:80\"]\nbackend = \"127.0.0.1:8080\"")
+    }
+
+    #[test]
+    fn units_that_cannot_be_started() {
+        #[track_caller]
+        fn check(state: &str, error: &str, level: Level, expected: &str) {
+            let facts = Facts {
+                load_state: Some(state.into()),
+                load_error: Some(("org.x".into(), error.into())),
+                fragment_path: Some("/x/wiki.service".into()),
+                ..Facts::default()
+            };
+            let finding = usable(&wiki(), &facts);
+            assert_eq!((finding.level, &*finding.message), (level, expected));
+        }
+        check(
+            "loaded",
+            "",
+            Level::Ok,
+            "wiki.service is loaded, /x/wiki.service",
+        );
+        check("not-found", "", Level::Error, "wiki.service does not exist");
+        check(
+            "masked",
+            "",
+            Level::Error,
+            "wiki.service is masked: it cannot be started",
+        );
+        check(
+            "bad-setting",
+            "no",
+            Level::Error,
+            "wiki.service cannot be loaded: no",
+        );
+        check(
+            "error",
+            "",
+            Level::Error,
+            "wiki.service cannot be loaded: error",
+        );
+    }
+
+    #[test]
+    fn our_own_units_pin_nothing_for_ever() {
+        let list = |units: &[&str]| Some(units.iter().map(|unit| (*unit).to_owned()).collect());
+        let facts = Facts {
+            wanted_by: list(&["ondemand-wiki.service", "multi-user.target"]),
+            required_by: list(&["ondemand-wiki.target", "multi-user.target"]),
+            bound_by: list(&["a.service"]),
+            ..Facts::default()
+        };
+        assert_eq!(pins(&wiki(), &facts), ["a.service", "multi-user.target"]);
+    }
+
+    #[test]
+    fn veto_programs() {
+        #[track_caller]
+        fn check(path: &str, level: Level, word: &str) {
+            let finding = veto(Path::new(path));
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.message.contains(word), "{finding:?}");
+        }
+        check("/bin/sh", Level::Ok, "/bin/sh");
+        check("/etc", Level::Error, "not a program");
+        check("/etc/passwd", Level::Error, "not executable");
+        check("/etc/none", Level::Error, "No such file");
+        check("/tmp/x", Level::Error, "/tmp (");
+        check("/homes/x", Level::Error, "No such file");
+        check("/home/me/x", Level::Error, "/home (");
+    }
+
+    #[test]
+    fn only_one_family_can_be_steered() {
+        #[track_caller]
+        fn check(listen: &str, backend: &str, straight: usize) {
+            let service = service(&format!("listen = [{listen}]\nbackend = \"{backend}\""));
+            assert_eq!(ways(&service).0.len(), straight);
+        }
+        check("'127.0.0.1:80', '[::]:80'", "127.0.0.1:8080", 1);
+        check("'127.0.0.1:80', '[::]:80'", "[::1]:8080", 1);
+        check("'[::]:80'", "127.0.0.1:8080", 0);
+        check("'/run/x', '0.0.0.0:80'", "127.0.0.1:8080", 1);
+        check("'127.0.0.1:80'", "/run/y", 0);
+    }
+}

@@ -1,0 +1,5 @@
+//! What root sets up: units, permissions, and whether all of it fits.
+
+pub mod check;
+pub mod permission;
+pub mod units;

@@ -1,0 +1,92 @@
+//! The systemd generator (systemd.generator(7)): runs early at boot and at every daemon-reload,
+//! with PID 1 waiting for it.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use ondemand_core::config::{Config, DEFAULT_PATH};
+
+use super::{Host, files, install, last_good};
+use crate::host::config_file;
+
+/// The name under which the program is a generator.
+pub const NAME: &str = "ondemand-generator";
+
+/// Writes the units of the configuration at its usual place to `directory`.
+///
+/// No configuration is no error: the package is installed, and nothing is on demand yet. In the place
+/// of a wrong one comes the last that was right ([`last_good`]).
+///
+/// # Errors
+///
+/// The configuration is wrong, whatever came in its place, or a file cannot be written. Then nothing
+/// is left in `directory`.
+pub fn run(directory: &Path) -> Result<()> {
+    let copies = last_good::PLACES.map(Path::new);
+    run_for(Path::new(DEFAULT_PATH), copies, directory)
+}
+
+pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Result<()> {
+    let [run, _] = copies;
+    if path
+        .symlink_metadata()
+        .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
+    {
+        last_good::forget(run);
+        return Ok(());
+    }
+    let read =
+        config_file::text(path).and_then(|text| Ok((config_file::parse(path, &text)?, text)));
+    let (config, text) = match read {
+        Ok(read) => read,
+        Err(error) => return Err(fall_back(error.into(), path, copies, directory)),
+    };
+    generate(&config, directory)?;
+    if let Err(error) = last_good::keep(run, &text) {
+        complain(&anyhow!("keep a copy of {}: {error}", path.display()));
+    }
+    Ok(())
+}
+
+/// Makes the units of the last configuration that was right, and says so with what is wrong.
+fn fall_back(
+    error: anyhow::Error,
+    path: &Path,
+    copies: [&Path; 2],
+    directory: &Path,
+) -> anyhow::Error {
+    let Some(copy) = last_good::find_in(copies, path) else {
+        return error.context("there are no units, because the configuration is wrong");
+    };
+    match generate(&copy.config, directory) {
+        Ok(()) => error.context(format!(
+            "the units are those of an OLDER configuration, {}, because the present one is wrong",
+            copy.words()
+        )),
+        Err(failed) => error.context(format!("{}: {failed:#}", copy.file.display())),
+    }
+}
+
+/// Writes all units of `config`, or none.
+pub(super) fn generate(config: &Config, directory: &Path) -> Result<()> {
+    let files = files(config, &Host::here()?)?;
+    install::write(&files, directory)
+        .inspect_err(|_| install::remove(&files, directory))
+        .map(drop)
+        .context("generate units")
+}
+
+/// Says what is wrong. Early at boot nothing but the kernel's log is there to take it; the
+/// journal collects it from there.
+pub fn complain(error: &anyhow::Error) {
+    // `<3>` is LOG_ERR (sd-daemon(3)).
+    let line = format!("<3>{NAME}: {}", format!("{error:#}").replace('\n', "; "));
+    let log = OpenOptions::new().write(true).open("/dev/kmsg");
+    if log.and_then(|mut log| writeln!(log, "{line}")).is_err() {
+        eprintln!("{}", &line[3..]);
+    }
+}

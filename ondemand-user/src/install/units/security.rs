@@ -1,0 +1,175 @@
+//! What `systemd-analyze security` says of the agent's and the proxy's unit, and what it would say
+//! with any one directive left out.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+use super::{
+    hardening,
+    host::systemd_version,
+    tests::{systemd_analyze, unix, wiki},
+};
+
+/// As it is installed.
+const AGENT: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../units/ondemand.service"
+));
+
+/// What the table of systemd 252 finds open in each of these units; `None` without
+/// systemd-analyze.
+fn open(units: &[String]) -> Option<Vec<BTreeSet<String>>> {
+    let dir = tempfile::tempdir().unwrap();
+    let paths: Vec<String> = (0..units.len())
+        .map(|n| {
+            dir.path()
+                .join(format!("{n}.service"))
+                .display()
+                .to_string()
+        })
+        .collect();
+    for (path, unit) in paths.iter().zip(units) {
+        fs::write(path, unit).unwrap();
+    }
+    let mut arguments = vec!["security", "--offline=true", "--json=short"];
+    arguments.extend(paths.iter().map(String::as_str));
+    let (_, text) = systemd_analyze(&arguments, dir.path())?;
+    let tables: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with('['))
+        .map(|line| {
+            let rows: Vec<Value> = serde_json::from_str(line).unwrap();
+            let open = |row: &&Value| row["set"] == false && !row["exposure"].is_null();
+            let name = |row: &Value| row["name"].as_str().unwrap().to_owned();
+            rows.iter().filter(open).map(name).collect()
+        })
+        .collect();
+    assert_eq!(tables.len(), units.len(), "{text}");
+    Some(tables)
+}
+
+/// Of `unit`, only the rows in `expected` are open, and each line of `part` closes another one,
+/// but for those that begin with one of `unseen`.
+#[track_caller]
+fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
+    let lines: Vec<&str> = part
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let mut variants = vec![unit.to_owned()];
+    variants.extend(
+        lines
+            .iter()
+            .map(|line| unit.replacen(&format!("\n{line}\n"), "\n", 1)),
+    );
+    let Some(tables) = open(&variants) else {
+        return;
+    };
+    let (whole, without) = tables.split_first().unwrap();
+    let expected: BTreeSet<String> = expected.iter().map(|&row| row.to_owned()).collect();
+    let more: Vec<_> = whole.difference(&expected).collect();
+    assert!(more.is_empty(), "open, and should not be: {more:?}");
+    for (line, table) in lines.iter().zip(without) {
+        // Later versions see that others bring it along (257 and 262 do).
+        if *line == "PrivateMounts=yes" && systemd_version().is_some_and(|version| version > 252) {
+            continue;
+        }
+        let is_unseen = unseen.iter().any(|begin| line.starts_with(begin));
+        let closes = !table.is_subset(whole);
+        assert_ne!(closes, is_unseen, "without {line}: {table:?}");
+    }
+}
+
+/// Directives of the agent's unit that the table does not know, or that another one covers.
+const UNSEEN: [&str; 8] = [
+    "Group=",
+    "AmbientCapabilities=",
+    "BindPaths=",
+    "Environment=",
+    "SystemCallFilter=bpf",
+    "SystemCallErrorNumber=",
+    "[Install]",
+    "WantedBy=",
+];
+
+#[test]
+fn the_agent_may_do_what_it_must() {
+    let (_, part) = AGENT.split_once("\n# Root instead").unwrap();
+    let (_, part) = part.split_once('\n').unwrap();
+    let expected = [
+        // It listens on an address, speaks to the bus, asks the kernel for sockets, everywhere.
+        "RestrictAddressFamilies=~AF_NETLINK",
+        "RestrictAddressFamilies=~AF_UNIX",
+        "RestrictAddressFamilies=~AF_(INET|INET6)",
+        "PrivateNetwork=",
+        "IPAddressDeny=",
+        // The programs, and the capabilities for them, which no user namespace has.
+        "SystemCallFilter=~@privileged",
+        "AmbientCapabilities=",
+        "CapabilityBoundingSet=~CAP_BPF",
+        "CapabilityBoundingSet=~CAP_NET_ADMIN",
+        "PrivateUsers=",
+        // The kernel's version and the boot's number; veto programs, wherever they are.
+        "ProcSubset=",
+        "RootDirectory=/RootImage=",
+        // char-rtc to read, which ProtectClock= brings along.
+        "DeviceAllow=",
+    ];
+    check(AGENT, part, &expected, &UNSEEN);
+}
+
+#[test]
+fn the_proxy_may_do_little() {
+    let rest = [
+        "RestrictAddressFamilies=~AF_NETLINK",
+        "RestrictAddressFamilies=~AF_UNIX",
+        "RestrictAddressFamilies=~AF_(INET|INET6)",
+        "PrivateNetwork=",
+        "IPAddressDeny=",
+        "PrivateUsers=",
+        "RootDirectory=/RootImage=",
+        "DeviceAllow=",
+    ];
+    let dac = [
+        "AmbientCapabilities=",
+        "CapabilityBoundingSet=~CAP_(DAC_*|FOWNER|IPC_OWNER)",
+    ];
+    for (config, more) in [(wiki(""), &[][..]), (unix("/run/b.sock"), &dac)] {
+        let part = hardening::proxy(&config.services["wiki"].backend, Some("ondemand"));
+        let unit = format!("[Service]\nExecStart=/bin/true\n{part}");
+        check(
+            &unit,
+            &part,
+            &[&rest[..], more].concat(),
+            &["AmbientCapabilities="],
+        );
+    }
+}
+
+#[test]
+fn the_scores() {
+    #[track_caller]
+    fn check(unit: &str, most: f64) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.service");
+        fs::write(&path, unit).unwrap();
+        let threshold = format!("--threshold={}", (most * 10.0).round());
+        let arguments = ["security", "--offline=true", "--no-pager", &threshold];
+        let path = path.display().to_string();
+        let arguments = [&arguments[..], &[&path]].concat();
+        if let Some((good, text)) = systemd_analyze(&arguments, Path::new("/")) {
+            assert!(good, "{text}");
+        }
+    }
+    check(AGENT, 1.7);
+    let proxy = |config: &ondemand_core::config::Config, user| {
+        let part = hardening::proxy(&config.services["wiki"].backend, user);
+        format!("[Service]\nExecStart=/bin/true\n{part}")
+    };
+    check(&proxy(&wiki(""), Some("ondemand")), 1.3);
+    check(&proxy(&unix("/run/b.sock"), Some("ondemand")), 1.5);
+    check(&proxy(&unix("/tmp/b.sock"), Some("ondemand")), 1.7);
+    // Where there is no user for it.
+    check(&proxy(&wiki(""), None), 1.6);
+}

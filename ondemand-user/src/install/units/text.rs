@@ -1,0 +1,127 @@
+//! What is in the units of one service. ARCHITECTURE.md says why they are shaped so.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use ondemand_core::{
+    config::{Endpoint, Service},
+    proxy_stay::exit_idle_time,
+};
+
+use super::{Header, Host, escape, hardening};
+
+/// The proxy takes two descriptors a connection, for [`crate::proxy`]'s most.
+const DESCRIPTORS: u32 = 65_536;
+
+/// The first systemd with `PollLimitIntervalSec=`; older ones warn of an unknown key.
+const POLL_LIMIT_SINCE: u32 = 255;
+
+/// The front socket: `ondemand-NAME.socket`.
+pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<String> {
+    let mut text = unit_section(
+        header,
+        &format!("Front socket of {} (ondemand)", service.name),
+    );
+    text += "\n[Socket]\n";
+    for endpoint in &service.listen {
+        writeln!(
+            text,
+            "ListenStream={}",
+            escape::value(&endpoint.to_string())?
+        )?;
+    }
+    // Each address stands for itself: [::] leaves IPv4 to its own entry.
+    text += "BindIPv6Only=ipv6-only\nBacklog=4096\n";
+    if service
+        .listen
+        .iter()
+        .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_)))
+    {
+        text += "NoDelay=yes\nKeepAlive=yes\n";
+    }
+    if service
+        .listen
+        .iter()
+        .any(|endpoint| matches!(endpoint, Endpoint::Unix(_)))
+    {
+        text += "RemoveOnStop=yes\n";
+    }
+    // A burst of clients must not end in a socket that systemd has given up on.
+    text += "TriggerLimitIntervalSec=0\n";
+    if host
+        .systemd
+        .is_some_and(|version| version >= POLL_LIMIT_SINCE)
+    {
+        text += "PollLimitIntervalSec=0\n";
+    }
+    Ok(text)
+}
+
+/// The proxy: `ondemand-NAME.service`.
+pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
+    let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
+    // Wants= and no After=: the proxy does the waiting, and can tell the client when it is in vain.
+    let (unit, socket) = (&service.unit, service.socket_unit());
+    writeln!(text, "Wants={unit}\nPartOf={unit}")?;
+    writeln!(
+        text,
+        "Requires={socket}\nAfter={socket}\nStartLimitIntervalSec=0"
+    )?;
+    writeln!(
+        text,
+        "\n[Service]\nExecStart={}",
+        command_line(service, host)?
+    )?;
+    // Of two jobs that may run, PID 1 starts the unit of the lower nice value first, and then the
+    // one whose name sorts first (systemd's unit_compare_priority()): the application, for which
+    // both the client and the proxy wait.
+    text += "Nice=1\n";
+    // Who is being served when it is told to end may finish so long.
+    writeln!(text, "LimitNOFILE={DESCRIPTORS}\nTimeoutStopSec=10s")?;
+    // Where it keeps since when its clients wait.
+    writeln!(
+        text,
+        "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
+        service.name
+    )?;
+    text += &hardening::proxy(&service.backend, host.user.as_deref());
+    Ok(text)
+}
+
+/// The proxy gets what it needs from the configuration as options: its user may not be allowed
+/// to read that file.
+fn command_line(service: &Service, host: &Host) -> Result<String> {
+    let words = [
+        escape::program(&host.ondemand)?.to_owned(),
+        "proxy".into(),
+        format!("--unit={}", service.unit),
+        format!("--backend={}", service.backend),
+        format!("--start-timeout={}ms", service.start_timeout.as_millis()),
+        format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
+        service.name.clone(),
+    ];
+    let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();
+    Ok(words?.join(" "))
+}
+
+/// The lease: `ondemand-NAME.target`.
+pub(super) fn lease(service: &Service, header: &Header) -> String {
+    let text = unit_section(header, &format!("Lease on {} (ondemand)", service.unit));
+    format!("{text}Requires={unit}\nAfter={unit}\n", unit = service.unit)
+}
+
+/// The drop-in of the application's own unit.
+pub(super) fn drop_in(service: &Service, header: &Header) -> String {
+    // No SourcePath=: it would stand for the whole unit.
+    format!(
+        "{}\n\n[Unit]\nStopWhenUnneeded=yes\nWants={}\n\
+         # Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n",
+        header.comment,
+        service.lease_unit()
+    )
+}
+
+fn unit_section(header: &Header, description: &str) -> String {
+    let Header { comment, source } = header;
+    format!("{comment}\n\n[Unit]\nDescription={description}\n{source}\n")
+}

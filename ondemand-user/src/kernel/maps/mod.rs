@@ -1,0 +1,325 @@
+//! The only reader of the kernel's maps: turns them into samples and snapshots.
+
+pub(crate) mod decode;
+mod networks;
+pub(crate) mod snapshot;
+mod watch;
+mod watchlist;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Read as _,
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf};
+use decode::Message;
+use ondemand_core::measure::{
+    Ktime,
+    sample::{KernelEvent, Leg, Sample, Slot, Snapshot},
+};
+use ondemand_ebpf::{
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_OPEN, INET, INET6, LEG_BACK, LEG_FRONT,
+    LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner, SocketRecord, listener_place,
+};
+use tokio::io::unix::AsyncFd;
+use watchlist::Addresses;
+
+use crate::{host::clock, kernel::Kernel};
+
+/// Reads the maps.
+pub struct Sampler {
+    kernel: Kernel,
+    ports: Array<MapData, u32>,
+    endpoints: BpfHashMap<MapData, Endpoint, Owner>,
+    counters: Array<MapData, Counters>,
+    alarms: Array<MapData, Alarm>,
+    gates: Array<MapData, u64>,
+    networks: LpmTrie<MapData, Network, u32>,
+    /// The cookies of the sockets in it.
+    listeners: Array<MapData, u64>,
+    names: Array<MapData, Name>,
+    events: AsyncFd<RingBuf<MapData>>,
+    messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// Every slot that was ever given away, with its owner's name.
+    known: BTreeMap<Slot, String>,
+    watched: BTreeMap<Slot, Addresses>,
+    older: HashMap<Slot, u64>,
+    /// Listeners that steering refused, as far as they were asked for.
+    refused: HashMap<Slot, u64>,
+}
+
+impl Sampler {
+    /// Opens the maps. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A map cannot be opened or read.
+    pub fn new(mut kernel: Kernel) -> Result<Self> {
+        let names: Array<_, Name> = Array::try_from(kernel.take_map("NAMES")?)?;
+        let known = read_names(&names)?;
+        let events = RingBuf::try_from(kernel.take_map("EVENTS")?)?;
+        let messages = kernel.take_logger()?;
+        Ok(Self {
+            ports: Array::try_from(kernel.take_map("PORTS")?)?,
+            endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
+            counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
+            alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
+            gates: Array::try_from(kernel.take_map("GATES")?)?,
+            networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
+            listeners: listeners(kernel.take_map("LISTENERS")?)?,
+            names,
+            // SAFETY: both own their descriptor and give the same one for as long as they live.
+            events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
+            // SAFETY: as above.
+            messages: unsafe { AsyncFd::register(messages) }.context("watch the log buffer")?,
+            kernel,
+            known,
+            watched: BTreeMap::new(),
+            older: HashMap::new(),
+            refused: HashMap::new(),
+        })
+    }
+
+    /// Whether an earlier agent's programs were found counting.
+    pub fn taken_over(&self) -> bool {
+        self.kernel.taken_over
+    }
+
+    /// Why connections cannot be steered on this host, if so.
+    pub fn no_steering(&self) -> Option<&str> {
+        self.kernel.no_steering.as_deref()
+    }
+
+    /// Fails if the kernel does not count any more, or the next agent would not find what it counts.
+    ///
+    /// # Errors
+    ///
+    /// Says what is gone.
+    pub fn check(&self) -> Result<()> {
+        self.kernel.check()
+    }
+
+    /// One service's counters. Its cost does not depend on the number of connections.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read: the service's use is unknown.
+    pub fn sample(&self, slot: Slot) -> Result<Sample> {
+        let counters = self.read_counters(slot)?;
+        let leg = |index: u32| {
+            let index = index as usize;
+            Leg {
+                accepted: counters.accepted[index],
+                closed: counters.closed[index],
+                received_bytes: counters.received_bytes[index],
+                sent_bytes: counters.sent_bytes[index],
+            }
+        };
+        let moment = |nanos: u64| (nanos != 0).then(|| Ktime::from_nanos(nanos));
+        Ok(Sample {
+            at: clock::now(),
+            front: leg(LEG_FRONT),
+            steered: leg(LEG_STEERED),
+            back: leg(LEG_BACK),
+            ignored: leg(LEG_IGNORED),
+            refused: counters.refused,
+            older: self.older.get(&slot).copied().unwrap_or(0),
+            last_activity: moment(counters.last_change),
+            lookups: counters.lookups,
+            last_lookup: moment(counters.last_lookup),
+        })
+    }
+
+    /// Adds what open connections have transferred so far to the counters. Costs a walk over the
+    /// kernel's socket tables.
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be walked: bytes of open connections are added when they close.
+    pub fn add_open_bytes(&mut self) -> Result<()> {
+        self.records("bytes").map(drop)
+    }
+
+    fn read_counters(&self, slot: Slot) -> Result<Counters> {
+        self.counters
+            .get(&slot.0, 0)
+            .with_context(|| format!("read the counters of slot {}", slot.0))
+    }
+
+    /// Walks the kernel's socket tables. Updates [`Sample::older`].
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be read: nothing is known.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        let records = self.records("snapshot")?;
+        let table = watchlist::endpoints(self.kernel.netns, &self.watched);
+        let snapshot = snapshot::summarize(
+            &records,
+            |endpoint| table.get(endpoint).copied(),
+            self.kernel.netns,
+        );
+        self.older = snapshot
+            .sockets
+            .iter()
+            .filter(|(_, sockets)| sockets.older > 0)
+            .map(|(slot, sockets)| (*slot, sockets.older))
+            .collect();
+        Ok(snapshot)
+    }
+
+    fn records(&mut self, iterator: &str) -> Result<Vec<SocketRecord>> {
+        let mut bytes = Vec::new();
+        self.kernel
+            .iterate(iterator)?
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("read the sockets ({iterator})"))?;
+        decode::records(&bytes)
+    }
+
+    /// Whether new connections to the front address go straight to the backend.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn set_gate(&mut self, slot: Slot, open: bool) -> Result<()> {
+        let what = if open { "open" } else { "close" };
+        self.set_gate_bits(slot, GATE_OPEN, if open { GATE_OPEN } else { 0 })
+            .with_context(|| format!("{what} the gate of slot {}", slot.0))
+    }
+
+    /// Whether clients that may not wake the service are served.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn set_admission(&mut self, slot: Slot, admits: bool) -> Result<()> {
+        self.set_gate_bits(slot, GATE_ADMIT, if admits { GATE_ADMIT } else { 0 })
+            .with_context(|| format!("change who is admitted to slot {}", slot.0))
+    }
+
+    /// The agent alone writes gates, so nothing comes between the reading and the writing.
+    fn set_gate_bits(&mut self, slot: Slot, mask: u64, bits: u64) -> Result<()> {
+        let before = self.gates.get(&slot.0, 0)?;
+        Ok(self.gates.set(slot.0, (before & !mask) | bits, 0)?)
+    }
+
+    /// Whether it has a listener that connections can be steered to.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn is_steerable(&self, slot: Slot) -> Result<bool> {
+        for family in [INET, INET6] {
+            match self.listeners.get(&listener_place(slot.0, family), 0) {
+                Ok(_) => return Ok(true),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("read the listeners"),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a listener of this backend was found since the last question that connections
+    /// cannot be steered to.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn was_refused(&mut self, slot: Slot) -> Result<bool> {
+        let refused = self.read_counters(slot)?.listener_errors;
+        let before = self.refused.insert(slot, refused);
+        Ok(before.is_some_and(|before| before < refused))
+    }
+
+    /// Asks for one [`KernelEvent::Opened`], and for the [`KernelEvent::Answered`] after it.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn arm_opened(&mut self, slot: Slot) -> Result<()> {
+        self.arm(slot, |alarm| (alarm.opened, alarm.answered) = (1, 1))
+    }
+
+    /// Asks for one [`KernelEvent::Closed`].
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn arm_closed(&mut self, slot: Slot) -> Result<()> {
+        self.arm(slot, |alarm| alarm.closed = 1)
+    }
+
+    fn arm(&mut self, slot: Slot, change: impl Fn(&mut Alarm)) -> Result<()> {
+        let what = || format!("ask for an event of slot {}", slot.0);
+        let mut alarm = self.alarms.get(&slot.0, 0).with_context(what)?;
+        change(&mut alarm);
+        self.alarms.set(slot.0, alarm, 0).with_context(what)
+    }
+
+    /// The next event. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The ring buffer cannot be watched.
+    pub async fn next_event(&mut self) -> Result<KernelEvent> {
+        loop {
+            let message = tokio::select! {
+                message = read_message(&mut self.events) => message?,
+                guard = self.messages.readable_mut() => {
+                    let mut guard = guard.context("wait for the programs' messages")?;
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                    continue;
+                }
+            };
+            match message {
+                Message::Event(event) => return Ok(event),
+                // Look for the others.
+                Message::Unlistened => {
+                    // Without them the proxy serves, so it is no reason to end.
+                    if let Err(error) = self.records("adopt") {
+                        log::warn!("the listeners cannot be looked for: {error:#}");
+                    }
+                }
+                Message::Unknown(event) => log::debug!("not understood: {event:?}"),
+            }
+        }
+    }
+}
+
+async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message> {
+    loop {
+        let mut guard = events
+            .readable_mut()
+            .await
+            .context("wait for the kernel's events")?;
+        if let Some(item) = guard.get_inner_mut().next()
+            && let Some(message) = decode::message(&item)
+        {
+            return Ok(message);
+        }
+        guard.clear_ready();
+    }
+}
+
+/// A map of sockets as an array of their cookies, which is what it is to user space; aya's own type
+/// for it can only list all places, empty or not.
+fn listeners(map: Map) -> Result<Array<MapData, u64>> {
+    let Map::SockMap(data) = map else {
+        bail!("LISTENERS is no map of sockets");
+    };
+    Ok(Array::try_from(Map::Array(data))?)
+}
+
+fn read_names(names: &Array<MapData, Name>) -> Result<BTreeMap<Slot, String>> {
+    let mut known = BTreeMap::new();
+    for slot in 0..MAX_SERVICES {
+        let Name(bytes) = names
+            .get(&slot, 0)
+            .context("read the names of the services")?;
+        known.extend(decode::name(&bytes).map(|name| (Slot(slot), name)));
+    }
+    Ok(known)
+}

@@ -1,0 +1,167 @@
+//! Tells the programs which services are watched: their addresses, and their lists of clients.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::lpm_trie::Key;
+use ondemand_core::{
+    config::{self, Service},
+    measure::sample::Slot,
+};
+use ondemand_ebpf::{
+    Counters, Endpoint, GATE_IGNORE, GATE_WAKE, MAX_NAME, MAX_SERVICES, Name, Network,
+};
+
+use super::{
+    Sampler, networks,
+    watchlist::{self, Addresses},
+};
+
+impl Sampler {
+    /// Makes these services the watched ones, keeps the counters of those known by name,
+    /// and finds the listeners and connections that are older than the watch.
+    ///
+    /// # Errors
+    ///
+    /// There are too many services, or a map cannot be written.
+    pub fn watch(&mut self, services: &[&Service]) -> Result<HashMap<String, Slot>> {
+        let wanted: Vec<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
+        let is_free = |slot| {
+            self.read_counters(slot)
+                .is_ok_and(|counters| counters.accepted == counters.closed)
+        };
+        let assigned =
+            watchlist::assign_slots(&self.known, &wanted, is_free).with_context(|| {
+                format!("more than {MAX_SERVICES} services are watched or connected")
+            })?;
+        self.watched.clear();
+        let mut slots = HashMap::new();
+        for (service, (slot, is_new)) in services.iter().zip(assigned) {
+            if is_new {
+                self.reset(slot, &service.name)?;
+            }
+            if !self.refused.contains_key(&slot) {
+                let before = self.read_counters(slot)?.listener_errors;
+                self.refused.insert(slot, before);
+            }
+            self.watched.insert(slot, addresses(service));
+            slots.insert(service.name.clone(), slot);
+        }
+        self.write_endpoints()?;
+        self.write_networks(services, &slots)?;
+        self.adopt()?;
+        Ok(slots)
+    }
+
+    /// Gives a slot to a new owner, its counters at zero.
+    fn reset(&mut self, slot: Slot, name: &str) -> Result<()> {
+        let mut bytes = [0; MAX_NAME + 1];
+        let Some(place) = bytes
+            .get_mut(..name.len())
+            .filter(|place| place.len() <= MAX_NAME)
+        else {
+            bail!("the service name {name} is longer than {MAX_NAME} bytes");
+        };
+        place.copy_from_slice(name.as_bytes());
+        self.gates.set(slot.0, 0, 0)?;
+        self.counters.set(slot.0, Counters::default(), 0)?;
+        self.refused.remove(&slot);
+        self.names.set(slot.0, Name(bytes), 0)?;
+        self.known.insert(slot, name.to_owned());
+        Ok(())
+    }
+
+    /// Brings `ENDPOINTS` and `PORTS` to what is watched: additions first, so that nothing that
+    /// stays watched is missed for a moment, and a port before the last of its addresses goes, so
+    /// that an agent that dies in between leaves no port that nobody clears.
+    fn write_endpoints(&mut self) -> Result<()> {
+        let table = watchlist::endpoints(self.kernel.netns, &self.watched);
+        let present: Vec<Endpoint> = self
+            .endpoints
+            .keys()
+            .collect::<Result<_, _>>()
+            .context("read the watched addresses")?;
+        for (endpoint, owner) in &table {
+            self.endpoints
+                .insert(endpoint, owner, 0)
+                .context("watch an address")?;
+        }
+        let words = watchlist::port_words(&table);
+        let ports: BTreeSet<u32> = table
+            .keys()
+            .chain(&present)
+            .map(|endpoint| endpoint.port)
+            .collect();
+        for port in ports {
+            let word = words.get(&port).copied().unwrap_or(0);
+            self.ports.set(port, word, 0).context("watch a port")?;
+        }
+        for endpoint in present
+            .iter()
+            .filter(|endpoint| !table.contains_key(endpoint))
+        {
+            self.endpoints
+                .remove(endpoint)
+                .context("stop watching an address")?;
+        }
+        Ok(())
+    }
+
+    /// Brings the lists of clients to what is configured: additions first and removals last, so that
+    /// an address that stays in a list is never missing from it.
+    fn write_networks(
+        &mut self,
+        services: &[&Service],
+        slots: &HashMap<String, Slot>,
+    ) -> Result<()> {
+        let lists = networks::table(services.iter().filter_map(|service| {
+            let slot = slots.get(&service.name)?;
+            Some((*slot, *service))
+        }));
+        let present: Vec<Key<Network>> = self
+            .networks
+            .keys()
+            .collect::<Result<_, _>>()
+            .context("read the lists of clients")?;
+        for ((prefix, network), listed) in &lists.networks {
+            self.networks
+                .insert(&Key::new(*prefix, *network), u32::from(*listed), 0)
+                .context("write a list of clients")?;
+        }
+        let known: Vec<Slot> = self.known.keys().copied().collect();
+        for slot in known {
+            let bits = lists.bits.get(&slot).copied().unwrap_or(0);
+            self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE, bits)
+                .context("say which lists of clients there are")?;
+        }
+        for key in present {
+            if !lists.networks.contains_key(&(key.prefix_len(), key.data())) {
+                self.networks
+                    .remove(&key)
+                    .context("shorten a list of clients")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tags listeners that are older than the watch, then counts the connections that are.
+    fn adopt(&mut self) -> Result<()> {
+        self.records("adopt")?;
+        self.snapshot()?;
+        Ok(())
+    }
+}
+
+fn addresses(service: &Service) -> Addresses {
+    let tcp = |endpoint: &config::Endpoint| match endpoint {
+        config::Endpoint::Tcp(address) => Some(*address),
+        config::Endpoint::Unix(_) => None,
+    };
+    Addresses {
+        front: service.listen.iter().filter_map(tcp).collect(),
+        backend: tcp(&service.backend),
+    }
+}

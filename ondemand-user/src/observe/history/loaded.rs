@@ -1,0 +1,144 @@
+//! What the history knows of a service. Sums stop at their ends instead of going round: the numbers
+//! may be those of a damaged file.
+
+use ondemand_core::replay::{Replay, Timeouts};
+
+use super::{Known, REASONS};
+
+/// Into so many equal parts a period is cut for the picture of states.
+pub const TIMELINE: usize = 240;
+
+/// From when until when. Milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// The first moment.
+    pub from: i64,
+    /// The first moment after it.
+    pub until: i64,
+}
+
+impl Period {
+    /// How much of a span is in it.
+    pub(super) fn part(self, from: i64, until: i64) -> i64 {
+        let (from, until) = (from.max(self.from), until.min(self.until));
+        until.saturating_sub(from).max(0)
+    }
+}
+
+/// Arrivals by hour of the week, local time, from Monday at midnight on.
+pub type Week = Box<[u32; 168]>;
+
+/// What the history knows of one service in a period. Spans are milliseconds.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its name.
+    pub name: String,
+    /// Its quiet gaps. A gap belongs to the period in which it ends.
+    pub replay: Replay,
+    /// Arrivals by hour of the week, local time, from Monday at midnight on.
+    pub week: Week,
+    /// For how long it was watched.
+    pub watched: i64,
+    /// For how long it was up.
+    pub active: i64,
+    /// How long it was up in each part of the period.
+    pub timeline: Box<[i64; TIMELINE]>,
+    /// Starts in the period.
+    pub activations: u64,
+    /// From the begin of a start until the application listened.
+    pub cold_starts: Vec<u32>,
+    /// From the begin of a start to the first packet to a client.
+    pub first_bytes: Vec<u32>,
+    /// Bytes of memory at a stop, times the milliseconds until the next start.
+    pub given_back: Known<u128>,
+    /// Of the runs that ended in the period; CPU time in microseconds.
+    pub cpu: Known<u64>,
+    /// See `cpu`.
+    pub connections: u64,
+    /// See `cpu`.
+    pub received: u64,
+    /// See `cpu`.
+    pub sent: u64,
+    /// Ends of runs, as [`REASONS`].
+    pub stops: [u64; REASONS.len()],
+    /// It is down since then, and had so much memory.
+    pub(super) down: Option<(i64, Option<u64>)>,
+    /// The last memory that was measured.
+    pub(super) memory: Option<u64>,
+    pub(super) quiet_since: Option<i64>,
+    pub(super) watched_until: i64,
+}
+
+impl Loaded {
+    /// Nothing is known of it yet.
+    pub(super) fn new(name: String, quiet_since: Option<i64>, timeouts: &Timeouts) -> Self {
+        Self {
+            name,
+            quiet_since,
+            replay: Replay::new(timeouts),
+            week: Box::new([0; 168]),
+            watched: 0,
+            active: 0,
+            timeline: Box::new([0; TIMELINE]),
+            activations: 0,
+            cold_starts: Vec::new(),
+            first_bytes: Vec::new(),
+            given_back: Known::default(),
+            cpu: Known::default(),
+            connections: 0,
+            received: 0,
+            sent: 0,
+            stops: [0; REASONS.len()],
+            down: None,
+            memory: None,
+            watched_until: i64::MIN,
+        }
+    }
+
+    /// Whether there is anything to say of it in the period.
+    pub(super) fn is_known(&self) -> bool {
+        self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
+    }
+
+    /// Nobody has come since then, at the end of the period.
+    pub(super) fn open(&mut self, period: Period, since: Option<i64>) {
+        let Some(since) = since else {
+            return;
+        };
+        let end = self.watched_until.min(period.until);
+        let length = period.part(since, end);
+        self.replay.end((length as u64).saturating_mul(1000));
+    }
+
+    /// It was down for so many milliseconds, and had so much memory.
+    pub(super) fn give_back(&mut self, memory: Option<u64>, span: i64) {
+        if span > 0 {
+            let given = memory.map(|memory| u128::from(memory) * span as u128);
+            self.given_back.add(given);
+        }
+    }
+
+    /// Notes in the timeline that it was up.
+    pub(super) fn draw(&mut self, period: Period, from: i64, until: i64) {
+        let (from, until) = (from.max(period.from), until.min(period.until));
+        let length = period.until.saturating_sub(period.from);
+        if from >= until || length <= 0 {
+            return;
+        }
+        // In parts of a part, so that the sums are whole.
+        let place = |at: i64| {
+            let after = at.saturating_sub(period.from);
+            after.saturating_mul(TIMELINE as i64)
+        };
+        let (first, last) = (place(from), place(until));
+        for part in first / length..=(last - 1) / length {
+            let (begin, end) = (
+                part.saturating_mul(length),
+                (part + 1).saturating_mul(length),
+            );
+            let share = (last.min(end) - first.max(begin)) / TIMELINE as i64;
+            let drawn = &mut self.timeline[part as usize];
+            *drawn = drawn.saturating_add(share);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Reads a period of the history, once and in the order of time.
+
+use std::{path::Path, thread};
+
+use anyhow::{Result, bail};
+use jiff::{Timestamp, tz::TimeZone};
+use ondemand_core::replay::{Replay, Timeouts};
+use rusqlite::{Connection, Row, types::ValueRef};
+
+use super::{
+    hours::Hours,
+    loaded::{Loaded, Period, Week},
+    open,
+};
+
+/// Reads what is in the database at `path`, from the begin of what it knows if `from` is `None` or
+/// before that.
+/// Gives the period, which ends at `until`, and all services by their names.
+///
+/// # Errors
+///
+/// It cannot be read, or knows nothing of this period.
+pub fn read(
+    path: &Path,
+    from: Option<i64>,
+    until: i64,
+    timeouts: &Timeouts,
+) -> Result<(Period, Vec<Loaded>)> {
+    let mut db = open::to_read(path)?;
+    let explain = |error| open::explain(path, error);
+    // One state of it, while the agent goes on writing.
+    let db = db.transaction().map_err(explain)?;
+    let mut reader = Reader::begin(path, &db, from, until, timeouts)?;
+    // The two large tables are read at the same time.
+    let period = reader.period;
+    let known = reader.known();
+    let gaps = thread::scope(|scope| {
+        let gaps = scope.spawn(|| {
+            let db = open::to_read(path)?;
+            gaps(&db, period, timeouts, &known).map_err(explain)
+        });
+        reader.watches(&db).map_err(explain)?;
+        reader.activations(&db).map_err(explain)?;
+        match gaps.join() {
+            Ok(gaps) => gaps,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    reader.finish(path, &db, gaps)
+}
+
+/// As [`read`], of a database that is open, on this thread alone.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_open(
+    path: &Path,
+    db: &Connection,
+    from: Option<i64>,
+    until: i64,
+    timeouts: &Timeouts,
+) -> Result<(Period, Vec<Loaded>)> {
+    let explain = |error| open::explain(path, error);
+    open::check(path, db)?;
+    let mut reader = Reader::begin(path, db, from, until, timeouts)?;
+    reader.watches(db).map_err(explain)?;
+    reader.activations(db).map_err(explain)?;
+    let gaps = gaps(db, reader.period, timeouts, &reader.known()).map_err(explain)?;
+    reader.finish(path, db, gaps)
+}
+
+fn local(at: Timestamp) -> String {
+    let at = at.to_zoned(TimeZone::system());
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// The first thing that is known.
+fn begin(db: &Connection) -> rusqlite::Result<Option<i64>> {
+    db.query_row(
+        "SELECT min(at) FROM (SELECT min(began) AS at FROM watch
+             UNION ALL SELECT min(started) FROM activation
+             UNION ALL SELECT min(ended) FROM gap)",
+        [],
+        |row| row.get(0),
+    )
+}
+
+/// A database is damaged whose services have numbers from here on: the agent counts from 1, and
+/// what is read takes memory up to the largest.
+const MOST_SERVICES: usize = 1 << 16;
+
+struct Reader {
+    period: Period,
+    /// The first moment that was asked for, which may be before all that is known.
+    asked: i64,
+    /// The first thing that is known.
+    begin: i64,
+    /// By their numbers in the database.
+    services: Vec<Option<Box<Loaded>>>,
+}
+
+/// A run as the database has it.
+struct Run {
+    started: i64,
+    ended: Option<i64>,
+    memory: Option<u64>,
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
+    // Millions of times: an i64 by way of FromSql takes twice as long.
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => u64::try_from(number).ok(),
+        _ => None,
+    })
+}
+
+impl Reader {
+    fn begin(
+        path: &Path,
+        db: &Connection,
+        from: Option<i64>,
+        until: i64,
+        timeouts: &Timeouts,
+    ) -> Result<Self> {
+        let explain = |error| open::explain(path, error);
+        let Some(begin) = begin(db).map_err(explain)? else {
+            bail!(
+                "the history {} is empty: the agent has not run yet",
+                path.display()
+            );
+        };
+        let asked = from.unwrap_or(begin).min(until);
+        let period = Period {
+            // Of what was before, nothing is known.
+            from: asked.max(begin).min(until),
+            until,
+        };
+        let mut reader = Self {
+            period,
+            asked,
+            begin,
+            services: Vec::new(),
+        };
+        reader.services(db, timeouts).map_err(explain)?;
+        Ok(reader)
+    }
+
+    /// Puts what was read together.
+    fn finish(mut self, path: &Path, db: &Connection, gaps: Gaps) -> Result<(Period, Vec<Loaded>)> {
+        for (service, gaps) in self.services.iter_mut().zip(gaps) {
+            if let Some((service, (replay, week))) = service.as_mut().zip(gaps) {
+                (service.replay, service.week) = (replay, week);
+            }
+        }
+        self.end(db).map_err(|error| open::explain(path, error))?;
+        let Self {
+            period,
+            asked,
+            begin,
+            services,
+        } = self;
+        let services: Vec<Loaded> = services.into_iter().flatten().map(|it| *it).collect();
+        if !services.iter().any(Loaded::is_known) {
+            let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
+            bail!(
+                "the history {} knows nothing from {} to {}; it begins at {}",
+                path.display(),
+                shown(asked),
+                shown(period.until),
+                shown(begin)
+            );
+        }
+        Ok((period, services))
+    }
+
+    /// Which numbers are those of a service.
+    fn known(&self) -> Vec<bool> {
+        self.services.iter().map(Option::is_some).collect()
+    }
+
+    fn of(&mut self, service: i64) -> Option<&mut Loaded> {
+        let place = usize::try_from(service).ok()?;
+        self.services.get_mut(place)?.as_deref_mut()
+    }
+
+    fn services(&mut self, db: &Connection, timeouts: &Timeouts) -> rusqlite::Result<()> {
+        let mut statement = db.prepare("SELECT id, name, quiet_since FROM service ORDER BY id")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            let Ok(place @ 0..MOST_SERVICES) = usize::try_from(id) else {
+                continue;
+            };
+            self.services.resize_with(place, || None);
+            let (name, quiet_since) = (row.get(1)?, row.get(2)?);
+            let loaded = Loaded::new(name, quiet_since, timeouts);
+            self.services.push(Some(Box::new(loaded)));
+        }
+        Ok(())
+    }
+
+    fn watches(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let period = self.period;
+        let mut statement = db.prepare("SELECT service, began, ended FROM watch")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let began: i64 = row.get(1)?;
+            let ended = row.get::<_, Option<i64>>(2)?.unwrap_or(period.until);
+            if let Some(service) = self.of(row.get(0)?) {
+                service.watched = service.watched.saturating_add(period.part(began, ended));
+                service.watched_until = service.watched_until.max(ended.min(period.until));
+            }
+        }
+        Ok(())
+    }
+
+    fn activations(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        const COLUMNS: &str = "started, service, ended, memory";
+        let period = self.period;
+        // Of each service the last run that began before.
+        let mut missing = self.services.iter().flatten().count();
+        let mut found = vec![false; self.services.len()];
+        let sql =
+            format!("SELECT {COLUMNS} FROM activation WHERE started < ? ORDER BY started DESC");
+        let mut statement = db.prepare(&sql)?;
+        let mut rows = statement.query([period.from])?;
+        while missing > 0
+            && let Some(row) = rows.next()?
+        {
+            let id: i64 = row.get(1)?;
+            if self.of(id).is_none() || std::mem::replace(&mut found[id as usize], true) {
+                continue;
+            }
+            missing -= 1;
+            let run = run(row)?;
+            self.run(id, &run);
+        }
+        let sql = format!(
+            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu
+             FROM activation WHERE started >= ? AND started < ? ORDER BY started"
+        );
+        let mut statement = db.prepare(&sql)?;
+        let mut rows = statement.query([period.from, period.until])?;
+        while let Some(row) = rows.next()? {
+            let (id, run) = (row.get(1)?, run(row)?);
+            self.run(id, &run);
+            let Some(service) = self.of(id) else {
+                continue;
+            };
+            service.activations += 1;
+            if let Some(took) = unsigned(row, 4)? {
+                service
+                    .cold_starts
+                    .push(u32::try_from(took).unwrap_or(u32::MAX));
+            }
+            if let Some(took) = unsigned(row, 5)? {
+                service
+                    .first_bytes
+                    .push(u32::try_from(took).unwrap_or(u32::MAX));
+            }
+            if run.ended.is_none() {
+                continue;
+            }
+            if let Some(reason) = row.get::<_, Option<u32>>(6)?
+                && let Some(count) = service.stops.get_mut(reason as usize)
+            {
+                *count += 1;
+            }
+            let sums = [
+                &mut service.connections,
+                &mut service.received,
+                &mut service.sent,
+            ];
+            for (sum, column) in sums.into_iter().zip(7..) {
+                *sum = sum.saturating_add(unsigned(row, column)?.unwrap_or(0));
+            }
+            service.cpu.add(unsigned(row, 10)?);
+        }
+        Ok(())
+    }
+
+    /// A run of a service, in the order of time.
+    fn run(&mut self, id: i64, run: &Run) {
+        let period = self.period;
+        let Some(service) = self.of(id) else {
+            return;
+        };
+        if let Some((since, memory)) = service.down.take() {
+            service.give_back(memory, period.part(since, run.started));
+        }
+        let until = run
+            .ended
+            .map_or(period.until, |ended| run.started.saturating_add(ended));
+        service.active = service
+            .active
+            .saturating_add(period.part(run.started, until));
+        service.draw(period, run.started, until);
+        service.memory = run.memory.or(service.memory);
+        if run.ended.is_some() {
+            service.down = Some((until, service.memory));
+        }
+    }
+
+    /// What had not ended at the end of the period.
+    fn end(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let period = self.period;
+        // Of each service the first gap that ended after it.
+        let mut missing = self.services.iter().flatten().count();
+        let mut later = vec![false; self.services.len()];
+        let mut statement =
+            db.prepare("SELECT ended, service, length FROM gap WHERE ended >= ? ORDER BY ended")?;
+        let mut rows = statement.query([period.until])?;
+        while missing > 0
+            && let Some(row) = rows.next()?
+        {
+            let (ended, id): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if self.of(id).is_none() || std::mem::replace(&mut later[id as usize], true) {
+                continue;
+            }
+            missing -= 1;
+            // It was quiet then, or nobody knows, whatever it is now.
+            let length: Option<i64> = row.get(2)?;
+            let since = length.map(|length| ended.saturating_sub(length));
+            if let Some(service) = self.of(id) {
+                service.open(period, since.filter(|since| *since < period.until));
+            }
+        }
+        for (service, later) in self.services.iter_mut().zip(later) {
+            let Some(service) = service.as_mut().filter(|_| !later) else {
+                continue;
+            };
+            service.open(period, service.quiet_since);
+        }
+        for service in self.services.iter_mut().flatten() {
+            if let Some((since, memory)) = service.down {
+                let until = service.watched_until.max(since);
+                service.give_back(memory, period.part(since, until));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of each service its gaps, and when they ended.
+type Gaps = Vec<Option<(Replay, Week)>>;
+
+/// Of the services that are known.
+fn gaps(
+    db: &Connection,
+    period: Period,
+    timeouts: &Timeouts,
+    known: &[bool],
+) -> rusqlite::Result<Gaps> {
+    let none = || (Replay::new(timeouts), Box::new([0; 168]));
+    let mut services: Gaps = known.iter().map(|known| known.then(none)).collect();
+    let mut hours = Hours::new();
+    let mut statement = db.prepare(
+        "SELECT ended, service, length FROM gap WHERE ended >= ? AND ended < ? ORDER BY ended",
+    )?;
+    let mut rows = statement.query([period.from, period.until])?;
+    while let Some(row) = rows.next()? {
+        let hour = hours.of(row.get(0)?);
+        let service = services.get_mut(row.get::<_, u32>(1)? as usize);
+        let Some((replay, week)) = service.and_then(Option::as_mut) else {
+            continue;
+        };
+        match unsigned(row, 2)? {
+            Some(length) => replay.gap(timeouts, length.saturating_mul(1000)),
+            None => replay.first(),
+        }
+        week[hour] = week[hour].saturating_add(1);
+    }
+    Ok(services)
+}
+
+fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run {
+        started: row.get(0)?,
+        ended: row.get(2)?,
+        memory: unsigned(row, 3)?,
+    })
+}

@@ -1,0 +1,360 @@
+//! What is written is what is read; what cannot be used says why.
+
+mod year;
+
+use std::{fs, path::Path};
+
+use ondemand_core::replay::Timeouts;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{store::Store, *};
+
+const MINUTE: i64 = 60_000;
+
+fn place() -> (TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.db");
+    (directory, path)
+}
+
+fn of(name: &str, what: What) -> Record {
+    let name = name.to_owned();
+    Record::Service { name, what }
+}
+
+fn watched(at: i64) -> Record {
+    let services = vec!["wiki".to_owned()];
+    Record::Watched { services, at }
+}
+
+fn stopped(at: i64, reason: usize) -> What {
+    What::Stopped {
+        at,
+        reason,
+        connections: 3,
+        received: 10,
+        sent: 20,
+    }
+}
+
+/// A run from minute 10 to minute 20, and one from 30 that goes on.
+fn two_runs() -> Vec<Record> {
+    let wiki = |what| of("wiki", what);
+    vec![
+        watched(0),
+        wiki(What::Down { since: 0 }),
+        wiki(What::Arrived {
+            at: 10 * MINUTE,
+            gap: None,
+        }),
+        wiki(What::Up {
+            started: 10 * MINUTE,
+        }),
+        wiki(What::Listening { after: 250 }),
+        wiki(What::FirstByte { after: 300 }),
+        wiki(What::Quiet { since: 15 * MINUTE }),
+        wiki(What::Usage {
+            started: 10 * MINUTE,
+            memory: Some(1 << 30),
+            cpu: Some(7_000_000),
+        }),
+        wiki(stopped(20 * MINUTE, 0)),
+        wiki(What::Arrived {
+            at: 30 * MINUTE,
+            gap: Some(15 * MINUTE),
+        }),
+        wiki(What::Up {
+            started: 30 * MINUTE,
+        }),
+    ]
+}
+
+fn written(path: &Path, records: &[Record]) -> Store {
+    let mut store = Store::open(path).unwrap();
+    store.write(records).unwrap();
+    store
+}
+
+fn load(path: &Path, from: i64, until: i64) -> Loaded {
+    let (_, mut services) = read(path, Some(from), until, &Timeouts::default()).unwrap();
+    assert_eq!(services.len(), 1);
+    services.remove(0)
+}
+
+#[test]
+fn a_period_is_cut_out_of_what_was_written() {
+    let (_directory, path) = place();
+    let _store = written(&path, &two_runs());
+    // Minutes from and until: up, watched, starts, gaps, GiB-minutes given back.
+    let check = |from, until, expected: (i64, i64, u64, u64, u128)| {
+        let found = load(&path, from * MINUTE, until * MINUTE);
+        let given_back = found.given_back.known().unwrap() / ((1 << 30) * MINUTE as u128);
+        let figures = (
+            found.active / MINUTE,
+            found.watched / MINUTE,
+            found.activations,
+            found.replay.arrivals(),
+            given_back,
+        );
+        assert_eq!(figures, expected, "{from} to {until}");
+        assert_eq!(
+            found.timeline.iter().sum::<i64>() / MINUTE,
+            found.active / MINUTE
+        );
+    };
+    check(0, 40, (20, 40, 2, 2, 10));
+    check(0, 25, (10, 25, 1, 1, 5));
+    check(12, 18, (6, 6, 0, 0, 0));
+    check(22, 28, (0, 6, 0, 0, 6));
+    check(25, 35, (5, 10, 1, 1, 5));
+    let whole = load(&path, 0, 40 * MINUTE);
+    assert_eq!(
+        (whole.cold_starts, whole.first_bytes),
+        (vec![250], vec![300])
+    );
+    assert_eq!((whole.connections, whole.received, whole.sent), (3, 10, 20));
+    assert_eq!(
+        (whole.cpu.known(), whole.stops),
+        (Some(7_000_000), [1, 0, 0, 0, 0])
+    );
+}
+
+#[test]
+fn a_period_begins_with_what_is_known() {
+    let (_directory, path) = place();
+    let mut records = two_runs();
+    records.splice(..2, [watched(10 * MINUTE)]);
+    let _store = written(&path, &records);
+    let from = |asked, until| {
+        let read = read(&path, asked, until * MINUTE, &Timeouts::default());
+        read.map(|(period, _)| period.from / MINUTE)
+    };
+    assert_eq!(from(None, 40).unwrap(), 10);
+    assert_eq!(from(Some(-1_000_000 * MINUTE), 40).unwrap(), 10);
+    assert_eq!(from(Some(20 * MINUTE), 40).unwrap(), 20);
+    let error = from(Some(0), 5).unwrap_err().to_string();
+    assert!(error.contains("knows nothing from 1970-01-01"), "{error}");
+}
+
+#[test]
+fn the_quiet_at_the_end_of_a_period_counts() {
+    let (_directory, path) = place();
+    let mut store = written(&path, &two_runs());
+    let warm = |until: i64, minutes: u64| {
+        let found = load(&path, 0, until * MINUTE);
+        let timeouts = Timeouts::default();
+        let hour = found.replay.outcomes(&timeouts);
+        let hour = hour
+            .iter()
+            .find(|row| row.timeout == 3_600_000_000)
+            .unwrap();
+        assert_eq!(
+            hour.warm_idle,
+            u128::from(minutes * 60_000_000),
+            "until {until}"
+        );
+    };
+    warm(14, 0);
+    warm(20, 5); // within the gap from 15 to 30
+    warm(35, 15); // in use
+    store
+        .write(&[of("wiki", What::Quiet { since: 33 * MINUTE })])
+        .unwrap();
+    warm(35, 17);
+    store.write(&[Record::Ended { at: 36 * MINUTE }]).unwrap();
+    warm(60, 18); // nobody watched it after that
+}
+
+#[test]
+fn runs_of_which_nobody_saw_the_end() {
+    let check = |what: What, active: i64, activations: u64, unseen: u64| {
+        let (_directory, path) = place();
+        let mut records = two_runs();
+        records.push(of("wiki", what));
+        let _store = written(&path, &records);
+        let found = load(&path, 0, 60 * MINUTE);
+        let figures = (found.active / MINUTE, found.activations, found.stops[3]);
+        assert_eq!(figures, (active, activations, unseen), "{what:?}");
+    };
+    // The same start, on a clock that was set in between.
+    let started = 30 * MINUTE + 1500;
+    check(What::Up { started }, 40, 2, 0);
+    let started = 50 * MINUTE;
+    check(What::Up { started }, 40, 3, 1);
+    check(What::Down { since: 35 * MINUTE }, 15, 2, 1);
+    check(What::Down { since: 5 * MINUTE }, 10, 2, 1);
+}
+
+#[test]
+fn an_agent_that_was_killed_goes_on_in_the_same_database() {
+    let (_directory, path) = place();
+    // As if killed: nothing is closed.
+    std::mem::forget(written(&path, &two_runs()));
+    let again = vec![watched(40 * MINUTE), of("wiki", stopped(45 * MINUTE, 2))];
+    let store = written(&path, &again);
+    let found = load(&path, 0, 50 * MINUTE);
+    assert_eq!((found.watched, found.active), (50 * MINUTE, 25 * MINUTE));
+    assert_eq!(found.stops, [1, 0, 1, 0, 0]);
+    let check: String = store
+        .db()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn what_is_too_old_is_forgotten() {
+    let (_directory, path) = place();
+    let day = |day: i64| day * MILLIS_A_DAY;
+    let mut store = written(&path, &two_runs());
+    let wiki = |what| of("wiki", what);
+    store.write(&[wiki(stopped(40 * MINUTE, 0))]).unwrap();
+    // The first records of a process look for what is too old.
+    drop(store);
+    let late = day(KEPT_DAYS) + 25 * MINUTE;
+    let _store = written(&path, &[watched(late)]);
+    let found = load(&path, 0, late);
+    assert_eq!((found.activations, found.replay.arrivals()), (1, 1));
+}
+
+#[test]
+fn its_size_is_bounded() {
+    let (_directory, path) = place();
+    let mut store = Store::open(&path).unwrap();
+    store.limit(1 << 20);
+    let size = || fs::metadata(&path).unwrap().len();
+    for batch in 0..40_i64 {
+        let run = |number: i64| {
+            let at = (batch * 1000 + number) * MINUTE;
+            [What::Up { started: at }, stopped(at + 1000, 0)].map(|what| of("wiki", what))
+        };
+        let records: Vec<Record> = (0..1000).flat_map(run).collect();
+        store.write(&records).unwrap();
+    }
+    let kept: i64 = store
+        .db()
+        .query_row("SELECT count(*) FROM activation", [], |row| row.get(0))
+        .unwrap();
+    assert!((10_000..40_000).contains(&kept), "{kept}");
+    store
+        .db()
+        .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    assert!(size() < 3 << 20, "{}", size());
+}
+
+#[test]
+fn a_full_disk_loses_what_finds_no_room_and_nothing_else() {
+    let (_directory, path) = place();
+    let mut store = written(&path, &two_runs());
+    // SQLite's own limit fails as a full disk does.
+    store
+        .db()
+        .execute_batch("PRAGMA max_page_count = 1")
+        .unwrap();
+    let names: Vec<Record> = (0..5000)
+        .map(|number| of(&format!("service {number}"), What::Down { since: 0 }))
+        .collect();
+    let error = format!("{:#}", store.write(&names).unwrap_err());
+    assert!(error.contains("the disk is full"), "{error}");
+    store
+        .db()
+        .execute_batch("PRAGMA max_page_count = 100000")
+        .unwrap();
+    store.write(&names[..3]).unwrap();
+    let (_, services) = read(&path, None, 40 * MINUTE, &Timeouts::default()).unwrap();
+    assert_eq!(services.len(), 4);
+}
+
+#[track_caller]
+fn unreadable(path: &Path, expected: &str) {
+    let error = read(path, None, 40 * MINUTE, &Timeouts::default()).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn what_is_no_history_says_so() {
+    let (directory, path) = place();
+    unreadable(&path, "has the agent run yet?");
+    assert!(!path.exists(), "a report makes no database");
+    unreadable(directory.path(), "is a directory");
+    fs::write(&path, "").unwrap();
+    unreadable(&path, "is a database, but not a history");
+    fs::write(&path, "garbage ".repeat(1000)).unwrap();
+    unreadable(&path, "no SQLite database");
+    assert!(Store::open(&path).is_err_and(|error| error.to_string().contains("no SQLite")));
+    fs::remove_file(&path).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch("CREATE TABLE x (y); PRAGMA user_version = 1")
+        .unwrap();
+    unreadable(&path, "not a history of ondemand");
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.contains("not a history of ondemand"), "{error}");
+}
+
+#[test]
+fn a_newer_version_is_left_alone() {
+    let (_directory, path) = place();
+    drop(written(&path, &two_runs()));
+    let newer = Connection::open(&path).unwrap();
+    newer.execute_batch("PRAGMA user_version = 2").unwrap();
+    drop(newer);
+    unreadable(
+        &path,
+        "was written by a newer ondemand (version 2 of its tables, this one knows 1)",
+    );
+    let error = Store::open(&path).err().unwrap().to_string();
+    assert!(error.contains("newer ondemand"), "{error}");
+}
+
+#[test]
+fn a_damaged_one_says_so() {
+    let (_directory, path) = place();
+    drop(written(&path, &two_runs()));
+    let mut bytes = fs::read(&path).unwrap();
+    assert!(bytes.len() > 8192, "{}", bytes.len());
+    bytes[4096..].fill(0xa5);
+    fs::write(&path, &bytes).unwrap();
+    unreadable(&path, "is damaged; move it away");
+    bytes.truncate(5000);
+    fs::write(&path, &bytes).unwrap();
+    unreadable(&path, "is damaged; move it away");
+}
+
+#[test]
+fn a_locked_one_says_so() {
+    let (_directory, path) = place();
+    drop(written(&path, &two_runs()));
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")
+        .unwrap();
+    unreadable(&path, "is locked by another program");
+}
+
+#[test]
+fn a_period_of_which_nothing_is_known() {
+    let (_directory, path) = place();
+    drop(Store::open(&path).unwrap());
+    unreadable(&path, "is empty: the agent has not run yet");
+    drop(written(&path, &two_runs()));
+    let error = read(&path, Some(-100), 0, &Timeouts::default()).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("knows nothing from"), "{error}");
+    let ended = vec![
+        of("wiki", stopped(40 * MINUTE, 0)),
+        Record::Ended { at: 40 * MINUTE },
+    ];
+    drop(written(&path, &ended));
+    let after = read(&path, Some(41 * MINUTE), 42 * MINUTE, &Timeouts::default());
+    assert!(
+        after
+            .unwrap_err()
+            .to_string()
+            .contains("knows nothing from")
+    );
+}

@@ -1,0 +1,168 @@
+//! The ledgers of all services, on disk as soon as anything changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ondemand_core::{measure::Ktime, words::counted};
+
+use super::{
+    Note,
+    ledger::Ledger,
+    record::Record,
+    render::{Observation, Row},
+};
+
+/// How late the agent may hear of what systemd has stamped. A time that goes on is shown up to so
+/// long ago: what is shown is never taken back, not even if the agent dies before it has heard.
+const NEWS_DELAY: Duration = Duration::from_millis(250);
+
+/// The ledgers by service.
+#[derive(Debug)]
+pub struct Books {
+    record: Record,
+    ledgers: BTreeMap<String, Ledger>,
+    /// Whether it was said that nothing can be written.
+    complained: bool,
+}
+
+impl Books {
+    /// Nothing yet.
+    pub fn new(record: Record) -> Self {
+        Self {
+            record,
+            ledgers: BTreeMap::new(),
+            complained: false,
+        }
+    }
+
+    /// Makes these the services, as name and unit. Those that are gone keep their files, and
+    /// those that come find them.
+    pub fn configure(&mut self, services: Vec<(String, String)>) {
+        let mut before = std::mem::take(&mut self.ledgers);
+        let mut fresh = 0;
+        for (service, unit) in services {
+            let mut ledger = match before.remove(&service) {
+                Some(ledger) => ledger,
+                None => match self.record.load(&service) {
+                    Ok(ledger) => {
+                        fresh += u64::from(ledger.is_none());
+                        ledger.unwrap_or_default()
+                    }
+                    Err(error) => {
+                        log::warn!(
+                            "{service}: its starts, stops and times begin at zero, their record \
+                             is of no use: {error:#}"
+                        );
+                        Ledger::default()
+                    }
+                },
+            };
+            ledger.set_unit(&unit);
+            self.ledgers.insert(service, ledger);
+        }
+        if fresh > 0 {
+            let services = counted(fresh, "service");
+            log::info!("starts, stops and times of {services} begin at zero: there is no record");
+        }
+    }
+
+    /// Writes down what happened.
+    pub fn note(&mut self, service: &str, note: Note) {
+        let Some(ledger) = self.ledgers.get_mut(service) else {
+            return;
+        };
+        match note {
+            Note::Count(counter) => ledger.count(counter),
+            Note::Lease { released } => ledger.lease(released),
+            Note::Listens(at) => ledger.listens(at),
+            Note::Memory(bytes) => ledger.times.measured(bytes),
+            Note::Unit {
+                unit,
+                announced,
+                now,
+            } => {
+                if !ledger.follow(&unit, announced, now) {
+                    return;
+                }
+            }
+        }
+        // Written before anybody can be shown it.
+        match self.record.save(service, ledger) {
+            Ok(()) => self.complained = false,
+            Err(error) if !self.complained => {
+                self.complained = true;
+                log::warn!("counters will not outlive the agent: {error:#}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// What there is to show beside what was observed at `now`.
+    pub fn rows(&mut self, observations: Vec<Observation>, now: Ktime) -> Vec<Row> {
+        let until = Ktime::from_nanos(now.as_nanos().saturating_sub(NEWS_DELAY.as_nanos() as u64));
+        let row = |observation: Observation| {
+            let ledger = self.ledgers.get_mut(&observation.service)?;
+            if observation.state.is_some() {
+                ledger.times.advance(until);
+            }
+            Some((observation, ledger.clone()))
+        };
+        observations.into_iter().filter_map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ondemand_core::lifecycle::{Counter, note::VetoReason};
+
+    fn books(directory: &std::path::Path, services: &[&str]) -> Books {
+        let mut books = Books::new(Record::at(directory));
+        books.configure(named(services));
+        books
+    }
+
+    fn named(services: &[&str]) -> Vec<(String, String)> {
+        let of = |name: &&str| ((*name).to_owned(), format!("{name}.service"));
+        services.iter().map(of).collect()
+    }
+
+    fn vetoes(books: &Books, service: &str) -> Option<u64> {
+        Some(books.ledgers.get(service)?.vetoes.values().sum())
+    }
+
+    const VETO: Note = Note::Count(Counter::Veto(VetoReason::Activity));
+
+    #[test]
+    fn counters_outlive_the_agent_and_the_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = books(directory.path(), &["a", "b"]);
+        first.note("a", VETO);
+        first.note("nobody", VETO);
+        let mut second = books(directory.path(), &["a", "b"]);
+        assert_eq!(
+            (vetoes(&second, "a"), vetoes(&second, "b")),
+            (Some(1), Some(0))
+        );
+        second.configure(named(&["b"]));
+        assert_eq!(vetoes(&second, "a"), None);
+        second.note("a", VETO);
+        second.configure(named(&["a", "b"]));
+        assert_eq!(vetoes(&second, "a"), Some(1));
+    }
+
+    #[test]
+    fn a_corrupt_record_hurts_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = books(directory.path(), &["a", "b"]);
+        first.note("a", VETO);
+        first.note("b", VETO);
+        std::fs::write(first.record.path("a"), "{\"starts\": 1").unwrap();
+        let mut second = books(directory.path(), &["a", "b"]);
+        assert_eq!(
+            (vetoes(&second, "a"), vetoes(&second, "b")),
+            (Some(0), Some(1))
+        );
+        second.note("a", VETO);
+        assert_eq!(vetoes(&books(directory.path(), &["a"]), "a"), Some(1));
+    }
+}

@@ -1,0 +1,153 @@
+//! Ledgers on disk: a small file for each service.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::ledger::Ledger;
+use crate::host::directories;
+
+/// A file that is larger than this is not ours. Bytes.
+const LARGEST: u64 = 64 << 10;
+
+/// The directory that holds them. It lives as long as the kernel's counters: until the next boot.
+#[derive(Clone, Debug)]
+pub struct Record {
+    directory: PathBuf,
+}
+
+impl Record {
+    /// In the runtime directory that systemd gave the agent, or where it would be.
+    pub fn here() -> Self {
+        Self::at(&directories::directory().join("metrics"))
+    }
+
+    /// In this directory, which need not be there.
+    pub fn at(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// Where the ledger of a service is. The suffix keeps names like `..` harmless.
+    pub fn path(&self, service: &str) -> PathBuf {
+        self.directory.join(format!("{service}.json"))
+    }
+
+    /// The ledger of a service. `None`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or understood.
+    pub fn load(&self, service: &str) -> Result<Option<Ledger>> {
+        let path = self.path(service);
+        let read = || -> Result<Option<Ledger>> {
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            let mut bytes = Vec::new();
+            file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+            ensure!(bytes.len() as u64 <= LARGEST, "larger than {LARGEST} bytes");
+            Ok(Some(parse(&bytes)?))
+        };
+        read().with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Writes the ledger of a service: the old one or the new one is there, never half of it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn save(&self, service: &str, ledger: &Ledger) -> Result<()> {
+        let path = self.path(service);
+        let new = self.directory.join(format!("{service}.new"));
+        let write = || -> Result<()> {
+            fs::create_dir_all(&self.directory)?;
+            fs::write(&new, serde_json::to_vec(ledger)?)?;
+            Ok(fs::rename(&new, &path)?)
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// A ledger as it was written.
+///
+/// # Errors
+///
+/// It is none.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Ledger> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use ondemand_core::{
+        lifecycle::{Counter, note::VetoReason},
+        measure::{
+            Ktime,
+            unit::{ActiveState, Unit},
+        },
+    };
+
+    fn ledger() -> Ledger {
+        let at = |seconds: u64| Some(Ktime::from_nanos(seconds * 1_000_000_000));
+        let mut unit = Unit {
+            state: ActiveState::Active,
+            inactive_exit: at(4),
+            active_enter: at(5),
+            ..Unit::default()
+        };
+        let mut ledger = Ledger::default();
+        ledger.set_unit("wiki.service");
+        ledger.follow(&unit, false, Ktime::from_nanos(6_000_000_000));
+        ledger.count(Counter::Veto(VetoReason::HalfOpen));
+        ledger.times.measured(u64::MAX);
+        unit.state = ActiveState::Inactive;
+        unit.inactive_enter = at(7);
+        ledger.follow(&unit, false, Ktime::from_nanos(8_000_000_000));
+        ledger.times.advance(Ktime::from_nanos(u64::MAX));
+        ledger.start_durations.observe(Duration::from_nanos(1));
+        ledger
+    }
+
+    #[test]
+    fn what_is_written_is_read_to_the_last_digit() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::at(&directory.path().join("metrics"));
+        assert_eq!(record.load("wiki").unwrap(), None);
+        for name in ["wiki", "..", "wiki.json"] {
+            record.save(name, &ledger()).unwrap();
+            assert_eq!(record.load(name).unwrap(), Some(ledger()), "{name}");
+        }
+        let files = fs::read_dir(directory.path().join("metrics")).unwrap();
+        assert_eq!(files.count(), 3, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_no_ledger_is_said_with_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::at(directory.path());
+        let whole = serde_json::to_string(&ledger()).unwrap();
+        let large = " ".repeat(LARGEST as usize) + &whole;
+        for text in ["", "{}", "[]", &whole[..whole.len() - 1], &large] {
+            fs::write(record.path("wiki"), text).unwrap();
+            let error = format!("{:#}", record.load("wiki").unwrap_err());
+            assert!(error.contains("wiki.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Record::at(file.path()).save("wiki", &ledger()).unwrap_err();
+        assert!(format!("{error:#}").contains("wiki.json"), "{error:#}");
+    }
+}

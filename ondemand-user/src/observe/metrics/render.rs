@@ -1,0 +1,349 @@
+//! Metrics as text.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use ondemand_core::{
+    lifecycle::note::{StopReason, VetoReason},
+    measure::{sample::Sample, unit::ActiveState},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+    },
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+use super::{histogram::Histogram, ledger::Ledger};
+
+/// What the agent's loop knows of a service now. `None`: unknown, which is shown as no sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// The name in the configuration.
+    pub service: String,
+    /// The state of the application's unit.
+    pub state: Option<ActiveState>,
+    /// The kernel's counters.
+    pub sample: Option<Sample>,
+    /// Connections open now.
+    pub open: Option<u64>,
+    /// How long nobody has used it; only while it is up.
+    pub idle: Option<Duration>,
+    /// Its idle timeout; `None`: infinite.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A service, and what was counted of it.
+pub type Row = (Observation, Ledger);
+
+const STATES: [ActiveState; 5] = [
+    ActiveState::Inactive,
+    ActiveState::Activating,
+    ActiveState::Active,
+    ActiveState::Deactivating,
+    ActiveState::Failed,
+];
+
+/// All metrics in OpenMetrics text.
+///
+/// # Errors
+///
+/// None that could happen: a string takes everything.
+pub fn open_metrics(rows: Vec<Row>) -> Result<String, fmt::Error> {
+    let mut text = String::with_capacity(1024 + rows.len() * 4096);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Rows(rows)));
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// The same in the text format that came before OpenMetrics (version 0.0.4), which promtool and
+/// older collectors read: there the name of a counter ends in `_total` in its descriptor too,
+/// and `info` is no type. Units stay as comments.
+pub fn plain(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let lines: Vec<&str> = open_metrics.lines().collect();
+    let mut suffix = "";
+    for (index, line) in lines.iter().enumerate() {
+        let mut words = line.splitn(4, ' ');
+        let (Some("#"), Some(keyword), Some(name), Some(rest)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        if keyword == "HELP" {
+            // The type is said in the next line.
+            let kind = lines.get(index + 1).and_then(|line| line.split(' ').nth(3));
+            suffix = match kind {
+                Some("counter") => "_total",
+                Some("info") => "_info",
+                _ => "",
+            };
+        }
+        let rest = if rest == "info" { "gauge" } else { rest };
+        text.push_str(&format!("# {keyword} {name}{suffix} {rest}\n"));
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Rows(Vec<Row>);
+
+impl Collector for Rows {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let connections = Unit::Other("connections".into());
+        let byte_seconds = Unit::Other("byte_seconds".into());
+        let (bytes, seconds) = (Unit::Bytes, Unit::Seconds);
+        let mut all = Families {
+            encoder: &mut encoder,
+            rows: &self.0,
+        };
+
+        all.gauge(
+            "ondemand_open",
+            Some(&connections),
+            "Connections of clients that are open now.",
+        )?
+        .gauges(|row| row.open)?;
+        all.counter(
+            "ondemand_accepted",
+            Some(&connections),
+            "Connections of clients that were accepted.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.accepted()))?;
+        all.counter(
+            "ondemand_ignored",
+            Some(&connections),
+            "Connections of clients that do not keep the service up (ignore_from).",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.ignored.accepted))?;
+        all.counter(
+            "ondemand_refused",
+            Some(&connections),
+            "Attempts of clients that may not wake the service while it was down (wake_from).",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.refused))?;
+        all.counter(
+            "ondemand_received",
+            Some(&bytes),
+            "Payload that clients sent over TCP.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.received_bytes()))?;
+        all.counter(
+            "ondemand_sent",
+            Some(&bytes),
+            "Payload that clients acknowledged over TCP.",
+        )?
+        .counters(|row, _| row.sample.map(|sample| sample.sent_bytes()))?;
+        all.gauge(
+            "ondemand_idle",
+            Some(&seconds),
+            "Time since the service was used last. 0 while a connection is open, absent while it is down.",
+        )?
+        .gauges(|row| row.idle.map(|idle| idle.as_secs_f64()))?;
+        all.gauge(
+            "ondemand_idle_timeout",
+            Some(&seconds),
+            "After so long without use the service is stopped. Infinite: never.",
+        )?
+        .gauges(|row| {
+            Some(
+                row.idle_timeout
+                    .map_or(f64::INFINITY, |timeout| timeout.as_secs_f64()),
+            )
+        })?;
+        all.gauge(
+            "ondemand_state",
+            None,
+            "1 for the state of the service's unit, 0 for the others. Inactive is dormant, not down.",
+        )?
+        .states()?;
+        all.counter(
+            "ondemand_starts",
+            None,
+            "Starts of the service, whoever caused them.",
+        )?
+        .counters(|_, ledger| Some(ledger.starts))?;
+        all.family(
+            "ondemand_start_duration",
+            Some(&seconds),
+            "From the begin of a start until the service was up and listened.",
+            MetricType::Histogram,
+        )?
+        .histograms(|ledger| &ledger.start_durations)?;
+        all.counter(
+            "ondemand_stops",
+            None,
+            "Ends of the service: idle (stopped for lack of use), requested (by `ondemand stop`), external (by somebody else, or by itself), failed.",
+        )?
+        .reasons(StopReason::ALL.map(StopReason::as_str), |ledger| &ledger.stops)?;
+        all.counter(
+            "ondemand_stop_vetoes",
+            None,
+            "Stops that were begun and not carried through, and why.",
+        )?
+        .reasons(VetoReason::ALL.map(VetoReason::as_str), |ledger| {
+            &ledger.vetoes
+        })?;
+        all.counter(
+            "ondemand_active",
+            Some(&seconds),
+            "Time in which the service ran, from the begin of its starts to the end of its stops.",
+        )?
+        .counters(|row, ledger| row.state.map(|_| ledger.times.active()))?;
+        all.counter(
+            "ondemand_inactive",
+            Some(&seconds),
+            "Time in which the service did not run.",
+        )?
+        .counters(|row, ledger| row.state.map(|_| ledger.times.inactive()))?;
+        all.counter(
+            "ondemand_saved_memory",
+            Some(&byte_seconds),
+            "Memory that the service used when it was measured last, times the time for which it was stopped (failures excepted).",
+        )?
+        .counters(|row, ledger| row.state.and_then(|_| ledger.times.saved_byte_seconds()))?;
+        all.counter(
+            "ondemand_count_drift",
+            None,
+            "How often the kernel's counters and its tables of sockets differed.",
+        )?
+        .counters(|_, ledger| Some(ledger.drift))?;
+        encoder
+            .encode_descriptor(
+                "ondemand_build",
+                "The running agent.",
+                None,
+                MetricType::Info,
+            )?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+}
+
+/// Makes the families, one after the other.
+struct Families<'a, 'e> {
+    encoder: &'a mut DescriptorEncoder<'e>,
+    rows: &'a [Row],
+}
+
+impl Families<'_, '_> {
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<Family<'s>, fmt::Error> {
+        Ok(Family {
+            encoder: self.encoder.encode_descriptor(name, help, unit, kind)?,
+            rows: self.rows,
+        })
+    }
+
+    fn gauge<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+    ) -> Result<Family<'s>, fmt::Error> {
+        self.family(name, unit, help, MetricType::Gauge)
+    }
+
+    fn counter<'s>(
+        &'s mut self,
+        name: &'s str,
+        unit: Option<&'s Unit>,
+        help: &str,
+    ) -> Result<Family<'s>, fmt::Error> {
+        self.family(name, unit, help, MetricType::Counter)
+    }
+}
+
+/// One metric of all services.
+struct Family<'e> {
+    encoder: MetricEncoder<'e>,
+    rows: &'e [Row],
+}
+
+impl Family<'_> {
+    fn every(
+        mut self,
+        mut write: impl FnMut(MetricEncoder<'_>, &Observation, &Ledger) -> fmt::Result,
+    ) -> fmt::Result {
+        for (observation, ledger) in self.rows {
+            let labels = [("service", observation.service.as_str())];
+            write(self.encoder.encode_family(&labels)?, observation, ledger)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<N: EncodeGaugeValue>(self, value: impl Fn(&Observation) -> Option<N>) -> fmt::Result {
+        self.every(|mut encoder, row, _| value(row).map_or(Ok(()), |n| encoder.encode_gauge(&n)))
+    }
+
+    fn counters<N: EncodeCounterValue>(
+        self,
+        value: impl Fn(&Observation, &Ledger) -> Option<N>,
+    ) -> fmt::Result {
+        self.every(|mut encoder, row, ledger| {
+            value(row, ledger).map_or(Ok(()), |n| count(&mut encoder, &n))
+        })
+    }
+
+    fn histograms(self, histogram: impl Fn(&Ledger) -> &Histogram) -> fmt::Result {
+        self.every(|mut encoder, _, ledger| {
+            let (sum, count, buckets) = {
+                let histogram = histogram(ledger);
+                (histogram.sum(), histogram.count(), histogram.buckets())
+            };
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        })
+    }
+
+    /// A counter a reason.
+    fn reasons<const N: usize>(
+        mut self,
+        reasons: [&'static str; N],
+        counts: impl Fn(&Ledger) -> &BTreeMap<String, u64>,
+    ) -> fmt::Result {
+        for (observation, ledger) in self.rows {
+            for reason in reasons {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("reason", reason),
+                ];
+                let value = counts(ledger).get(reason).copied().unwrap_or(0);
+                count(&mut self.encoder.encode_family(&labels)?, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One gauge a state, of which one is 1.
+    fn states(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let Some(state) = observation.state else {
+                continue;
+            };
+            for candidate in STATES.map(ActiveState::as_str) {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("state", candidate),
+                ];
+                let value = u64::from(candidate == state.as_str());
+                self.encoder.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(encoder: &mut MetricEncoder<'_>, value: &impl EncodeCounterValue) -> fmt::Result {
+    encoder.encode_counter::<NoLabelSet, _, u64>(value, None)
+}

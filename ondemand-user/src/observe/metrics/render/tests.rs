@@ -1,0 +1,223 @@
+use ondemand_core::measure::{Ktime, sample::Leg};
+
+use super::*;
+
+fn row(service: &str) -> Row {
+    let leg = Leg {
+        accepted: 7,
+        closed: 5,
+        received_bytes: 100,
+        sent_bytes: 200,
+    };
+    let sample = Sample {
+        at: Ktime::default(),
+        front: leg,
+        steered: Leg::default(),
+        back: leg,
+        ignored: leg,
+        refused: 4,
+        older: 0,
+        last_activity: None,
+        lookups: 0,
+        last_lookup: None,
+    };
+    let observation = Observation {
+        service: service.into(),
+        state: Some(ActiveState::Active),
+        sample: Some(sample),
+        open: Some(2),
+        idle: Some(Duration::ZERO),
+        idle_timeout: Some(Duration::from_millis(1500)),
+    };
+    let mut ledger = Ledger::default();
+    ledger.starts = 1;
+    ledger.start_durations.observe(Duration::from_millis(300));
+    ledger.stops.insert("idle".into(), 3);
+    (observation, ledger)
+}
+
+/// The samples of a metric.
+fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+    text.lines().filter(of_it).collect()
+}
+
+#[test]
+fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
+    let text = open_metrics(vec![row("wiki")]).unwrap();
+    #[track_caller]
+    fn check(text: &str, family: &str, kind: &str, unit: &str, sample: &str) {
+        let help = format!("# HELP {family} ");
+        assert!(text.lines().any(|line| line.starts_with(&help)), "{help}");
+        let kind = format!("# TYPE {family} {kind}");
+        assert!(text.lines().any(|line| line == kind), "{kind}");
+        let unit_line = format!("# UNIT {family} {unit}");
+        assert_eq!(text.lines().any(|line| line == unit_line), !unit.is_empty());
+        assert!(
+            text.lines().any(|line| line == sample),
+            "{sample} in\n{text}"
+        );
+    }
+    for (family, kind, unit, sample) in [
+        (
+            "open_connections",
+            "gauge",
+            "connections",
+            "open_connections{service=\"wiki\"} 2",
+        ),
+        (
+            "accepted_connections",
+            "counter",
+            "connections",
+            "accepted_connections_total{service=\"wiki\"} 7",
+        ),
+        (
+            "received_bytes",
+            "counter",
+            "bytes",
+            "received_bytes_total{service=\"wiki\"} 100",
+        ),
+        (
+            "sent_bytes",
+            "counter",
+            "bytes",
+            "sent_bytes_total{service=\"wiki\"} 200",
+        ),
+        (
+            "idle_seconds",
+            "gauge",
+            "seconds",
+            "idle_seconds{service=\"wiki\"} 0.0",
+        ),
+        (
+            "idle_timeout_seconds",
+            "gauge",
+            "seconds",
+            "idle_timeout_seconds{service=\"wiki\"} 1.5",
+        ),
+        (
+            "state",
+            "gauge",
+            "",
+            "state{service=\"wiki\",state=\"active\"} 1",
+        ),
+        (
+            "state",
+            "gauge",
+            "",
+            "state{service=\"wiki\",state=\"inactive\"} 0",
+        ),
+        ("starts", "counter", "", "starts_total{service=\"wiki\"} 1"),
+        (
+            "start_duration_seconds",
+            "histogram",
+            "seconds",
+            "start_duration_seconds_bucket{le=\"0.5\",service=\"wiki\"} 1",
+        ),
+        (
+            "start_duration_seconds",
+            "histogram",
+            "seconds",
+            "start_duration_seconds_bucket{le=\"0.25\",service=\"wiki\"} 0",
+        ),
+        (
+            "start_duration_seconds",
+            "histogram",
+            "seconds",
+            "start_duration_seconds_sum{service=\"wiki\"} 0.3",
+        ),
+        (
+            "stops",
+            "counter",
+            "",
+            "stops_total{service=\"wiki\",reason=\"idle\"} 3",
+        ),
+        (
+            "stops",
+            "counter",
+            "",
+            "stops_total{service=\"wiki\",reason=\"failed\"} 0",
+        ),
+        (
+            "stop_vetoes",
+            "counter",
+            "",
+            "stop_vetoes_total{service=\"wiki\",reason=\"half-open\"} 0",
+        ),
+        (
+            "active_seconds",
+            "counter",
+            "seconds",
+            "active_seconds_total{service=\"wiki\"} 0.0",
+        ),
+        (
+            "inactive_seconds",
+            "counter",
+            "seconds",
+            "inactive_seconds_total{service=\"wiki\"} 0.0",
+        ),
+        (
+            "count_drift",
+            "counter",
+            "",
+            "count_drift_total{service=\"wiki\"} 0",
+        ),
+    ] {
+        check(
+            &text,
+            &format!("ondemand_{family}"),
+            kind,
+            unit,
+            &format!("ondemand_{sample}"),
+        );
+    }
+    assert!(text.contains("# UNIT ondemand_saved_memory_byte_seconds byte_seconds\n"));
+    assert!(text.contains("# TYPE ondemand_build info\nondemand_build_info{version=\""));
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn unknown_is_no_sample() {
+    let (mut observation, ledger) = row("wiki");
+    observation.state = None;
+    observation.sample = None;
+    observation.open = None;
+    observation.idle = None;
+    observation.idle_timeout = None;
+    let text = open_metrics(vec![(observation, ledger), row("other")]).unwrap();
+    for name in [
+        "open_connections",
+        "accepted_connections_total",
+        "received_bytes_total",
+        "sent_bytes_total",
+        "idle_seconds",
+        "active_seconds_total",
+        "inactive_seconds_total",
+    ] {
+        let samples = samples(&text, &format!("ondemand_{name}"));
+        assert_eq!(samples.len(), 1, "{name}");
+        assert!(samples[0].contains("other"), "{name}");
+    }
+    assert!(samples(&text, "ondemand_saved_memory_byte_seconds_total").is_empty());
+    assert_eq!(samples(&text, "ondemand_state").len(), 5);
+    // What the agent counted is known, and so is what was configured.
+    assert_eq!(samples(&text, "ondemand_starts_total").len(), 2);
+    assert!(text.contains("ondemand_idle_timeout_seconds{service=\"wiki\"} inf\n"));
+}
+
+#[test]
+fn the_older_format_names_counters_in_full() {
+    let text = plain(&open_metrics(vec![row("wiki")]).unwrap());
+    for line in [
+        "# TYPE ondemand_starts_total counter",
+        "# UNIT ondemand_sent_bytes_total bytes",
+        "# TYPE ondemand_build_info gauge",
+        "# TYPE ondemand_idle_seconds gauge",
+        "# TYPE ondemand_start_duration_seconds histogram",
+        "ondemand_starts_total{service=\"wiki\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let helps = text.lines().filter(|line| line.starts_with("# HELP "));
+    assert_eq!(helps.count(), 18);
+}

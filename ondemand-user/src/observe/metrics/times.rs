@@ -1,0 +1,265 @@
+//! How long a service ran and how long it did not, by systemd's own time stamps.
+
+use std::time::Duration;
+
+use ondemand_core::measure::{
+    Ktime,
+    unit::{ActiveState, Unit},
+};
+use serde::{Deserialize, Serialize};
+
+/// Adds up spans of time. All of them only ever grow.
+///
+/// A service runs from the begin of its start to the end of its stop: the two add up to the time
+/// since it was first seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    active: Duration,
+    inactive: Duration,
+    /// Bytes times nanoseconds.
+    saved: u128,
+    /// What was measured last, in bytes.
+    memory: Option<u64>,
+    /// The present, as far as it is known.
+    present: Option<Present>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Present {
+    active: bool,
+    /// A unit that failed gives memory back too, but nobody wanted that.
+    failed: bool,
+    /// Everything before it is added up.
+    until: Ktime,
+    /// The stamps of the changes that are accounted for.
+    begun: Option<Ktime>,
+    ended: Option<Ktime>,
+}
+
+impl Times {
+    /// Seconds from the begin of starts to the end of stops.
+    pub fn active(&self) -> f64 {
+        self.active.as_secs_f64()
+    }
+
+    /// Seconds between them.
+    pub fn inactive(&self) -> f64 {
+        self.inactive.as_secs_f64()
+    }
+
+    /// Memory that was not used, times seconds. `None`: nobody knows how much the service uses.
+    pub fn saved_byte_seconds(&self) -> Option<f64> {
+        self.memory.map(|_| self.saved as f64 / 1e9)
+    }
+
+    /// The service uses so many bytes.
+    pub fn measured(&mut self, memory: u64) {
+        if self.present.is_some_and(|present| present.active) {
+            self.memory = Some(memory);
+        }
+    }
+
+    /// What is known now is about another unit than before.
+    pub fn forget(&mut self) {
+        self.memory = None;
+        self.present = None;
+    }
+
+    /// Takes over what systemd says. True: something has changed.
+    pub fn follow(&mut self, unit: &Unit, now: Ktime) -> bool {
+        if unit.state == ActiveState::Unknown {
+            return false;
+        }
+        let (begun, ended) = (unit.inactive_exit, unit.inactive_enter);
+        let active = !unit.state.is_down();
+        let failed = unit.state == ActiveState::Failed;
+        // A record of the future is of another boot.
+        let before = self.present.filter(|before| before.until <= now);
+        let Some(before) = before else {
+            self.present = Some(Present {
+                active,
+                failed,
+                until: now,
+                begun,
+                ended,
+            });
+            return true;
+        };
+        let mut changes = [
+            begun.filter(|_| begun != before.begun).map(|at| (at, true)),
+            ended
+                .filter(|_| ended != before.ended)
+                .map(|at| (at, false)),
+        ];
+        changes.sort();
+        for (at, active) in changes.into_iter().flatten() {
+            self.advance(at.min(now));
+            if let Some(present) = &mut self.present {
+                present.active = active;
+                present.failed &= active;
+            }
+        }
+        let Some(present) = &mut self.present else {
+            return false;
+        };
+        *present = Present {
+            active,
+            failed,
+            until: present.until,
+            begun,
+            ended,
+        };
+        *present != before
+    }
+
+    /// Adds up what has passed until `to`, if nothing has changed until then.
+    pub fn advance(&mut self, to: Ktime) {
+        let Some(present) = &mut self.present else {
+            return;
+        };
+        let Some(span) = to.since(present.until) else {
+            return; // That much is added up already.
+        };
+        present.until = to;
+        if present.active {
+            self.active = self.active.saturating_add(span);
+            return;
+        }
+        self.inactive = self.inactive.saturating_add(span);
+        if let Some(memory) = self.memory.filter(|_| !present.failed) {
+            self.saved = self
+                .saved
+                .saturating_add(u128::from(memory) * span.as_nanos());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Ktime {
+        Ktime::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn unit(state: &str, begun: u64, ended: u64) -> Unit {
+        let stamp = |seconds: u64| (seconds > 0).then(|| at(seconds));
+        Unit {
+            state: ActiveState::parse(state),
+            inactive_exit: stamp(begun),
+            inactive_enter: stamp(ended),
+            ..Unit::default()
+        }
+    }
+
+    /// Steps: what systemd says (state, begun, ended) and when; then the sums at `end`.
+    #[track_caller]
+    fn check(steps: &[(&str, u64, u64, u64)], end: u64, active: f64, inactive: f64, saved: f64) {
+        let mut times = Times::default();
+        for (state, begun, ended, now) in steps {
+            times.follow(&unit(state, *begun, *ended), at(*now));
+            times.measured(100);
+        }
+        times.advance(at(end));
+        assert_eq!(
+            (times.active(), times.inactive()),
+            (active, inactive),
+            "active, inactive"
+        );
+        assert_eq!(times.saved_byte_seconds().unwrap_or(0.0), saved, "saved");
+    }
+
+    #[test]
+    fn spans_are_dated_by_systemd() {
+        // What was before the first look is not counted.
+        check(&[("active", 5, 0, 10)], 15, 5.0, 0.0, 0.0);
+        check(&[("inactive", 0, 0, 10)], 15, 0.0, 5.0, 0.0);
+        check(
+            &[("active", 5, 0, 10), ("inactive", 5, 12, 14)],
+            20,
+            2.0,
+            8.0,
+            800.0,
+        );
+        // Starting and stopping is running.
+        check(
+            &[
+                ("inactive", 0, 0, 10),
+                ("activating", 12, 0, 12),
+                ("active", 12, 0, 14),
+                ("deactivating", 12, 0, 16),
+                ("inactive", 12, 17, 17),
+            ],
+            18,
+            5.0,
+            3.0,
+            100.0,
+        );
+        check(
+            &[("active", 5, 0, 10), ("failed", 5, 12, 14)],
+            20,
+            2.0,
+            8.0,
+            0.0,
+        );
+        check(
+            &[("active", 5, 0, 10), ("unknown", 0, 0, 14)],
+            20,
+            10.0,
+            0.0,
+            0.0,
+        );
+    }
+
+    #[test]
+    fn what_nobody_saw_is_counted_as_far_as_the_stamps_tell() {
+        // A restart: down from 12 to 13.
+        check(
+            &[("active", 5, 0, 10), ("active", 13, 12, 20)],
+            20,
+            9.0,
+            1.0,
+            100.0,
+        );
+        // A whole run from 12 to 15.
+        check(
+            &[("inactive", 0, 5, 10), ("inactive", 12, 15, 20)],
+            20,
+            3.0,
+            7.0,
+            0.0,
+        );
+        // At least one more restart, of which no stamp is left.
+        check(
+            &[("active", 5, 0, 10), ("inactive", 13, 15, 20)],
+            20,
+            5.0,
+            5.0,
+            500.0,
+        );
+    }
+
+    #[test]
+    fn late_news_take_nothing_back() {
+        let mut times = Times::default();
+        times.follow(&unit("active", 5, 0), at(10));
+        times.advance(at(20));
+        assert!(times.follow(&unit("inactive", 5, 15), at(21)));
+        assert_eq!((times.active(), times.inactive()), (10.0, 0.0));
+        times.advance(at(22));
+        assert_eq!((times.active(), times.inactive()), (10.0, 2.0));
+        times.advance(at(12));
+        assert_eq!((times.active(), times.inactive()), (10.0, 2.0));
+        assert!(!times.follow(&unit("inactive", 5, 15), at(23)), "no news");
+    }
+
+    #[test]
+    fn another_boot_begins_anew_and_keeps_the_sums() {
+        let mut times = Times::default();
+        times.follow(&unit("active", 5, 0), at(100));
+        times.advance(at(110));
+        times.follow(&unit("active", 1, 0), at(2));
+        times.advance(at(5));
+        assert_eq!(times.active(), 13.0);
+    }
+}

@@ -1,0 +1,67 @@
+//! When the clients began to wait, over restarts of the proxy.
+//!
+//! A backend that crashes and is restarted by systemd takes its proxy along (`PartOf=`). The
+//! clients wait on at the front socket, and `start_timeout` counts from their beginning: so
+//! it is kept in the unit's runtime directory, which outlives a restart and nothing else
+//! (`RuntimeDirectoryPreserve=restart`).
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use ondemand_core::measure::Ktime;
+
+use crate::host::clock;
+
+/// The begin of the wait.
+pub struct FirstTry {
+    since: Ktime,
+    file: Option<PathBuf>,
+}
+
+impl FirstTry {
+    /// Finds it, or begins it now. Without a runtime directory it is this process's own.
+    pub fn begin() -> Self {
+        let now = clock::now();
+        let file =
+            env::var_os("RUNTIME_DIRECTORY").map(|dir| PathBuf::from(dir).join("waits-since"));
+        let kept = file.as_ref().and_then(|file| fs::read_to_string(file).ok());
+        let since = kept.and_then(|text| parse(&text, now)).unwrap_or(now);
+        if let Some(file) = &file
+            && let Err(error) = fs::write(file, since.as_nanos().to_string())
+        {
+            log::debug!("write {}: {error}", file.display());
+        }
+        Self { since, file }
+    }
+
+    /// The time since.
+    pub fn elapsed(&self) -> Duration {
+        clock::now().since(self.since).unwrap_or_default()
+    }
+
+    /// The wait is over, one way or the other.
+    pub fn end(&self) {
+        if let Some(file) = &self.file {
+            // It may never have been written.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn parse(text: &str, now: Ktime) -> Option<Ktime> {
+    let since = Ktime::from_nanos(text.trim().parse().ok()?);
+    (since <= now).then_some(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_moment_of_the_past_is_taken() {
+        let now = Ktime::from_nanos(1_000);
+        assert_eq!(parse("900\n", now), Some(Ktime::from_nanos(900)));
+        for text in ["1001", "", "x", "-3"] {
+            assert_eq!(parse(text, now), None, "{text}");
+        }
+    }
+}

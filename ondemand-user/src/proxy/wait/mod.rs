@@ -1,0 +1,238 @@
+//! `ondemand wait-listening`: waits until the backend really listens.
+//!
+//! It is the first half of a proxy's life too: that holds the front socket's descriptors, and
+//! its clients wait in their queues. When the backend will not come, the waiting connections are
+//! closed: PID 1 would otherwise find them at the socket and start the proxy again, as fast as it
+//! can.
+
+mod clients;
+mod first_try;
+
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    pin::Pin,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+pub use clients::Clients;
+use first_try::FirstTry;
+use ondemand_core::{
+    config::Endpoint,
+    measure::unit::Unit,
+    readiness::{Decision, Seen, decide},
+};
+
+use crate::{
+    bus::names,
+    kernel::sockets::listening,
+    systemd::{Known, Systemd},
+};
+
+/// Between two looks: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// The same while the agent is asked to tell of the kernel's event: only for what it does not
+/// know, a unit that fails.
+const TOLD_PAUSE: Duration = Duration::from_millis(250);
+/// A wait longer than this is worth a line.
+const WORTH_SAYING: Duration = Duration::from_secs(1);
+/// Between two attempts to reach the bus.
+const BUS_PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits until `unit` is active and `backend` listens, then becomes `command`, if there is one.
+///
+/// # Errors
+///
+/// The backend failed, or did not come up within `start_timeout`, or `command` cannot be run.
+/// The clients that waited at inherited sockets (sd_listen_fds(3)) are let go by then.
+pub fn run(
+    name: &str,
+    unit: &str,
+    backend: &Endpoint,
+    start_timeout: Duration,
+    command: &[OsString],
+) -> Result<()> {
+    let clients = Clients::inherited();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?
+        .block_on(wait_for_backend(
+            name,
+            unit,
+            backend,
+            start_timeout,
+            &clients,
+        ))?;
+    become_command(command).inspect_err(|_| let_go(name, &clients))
+}
+
+/// Waits until `unit` is active and `backend` listens.
+///
+/// # Errors
+///
+/// It failed, or did not come up within `start_timeout`. `clients` are let go by then.
+pub async fn wait_for_backend(
+    name: &str,
+    unit: &str,
+    backend: &Endpoint,
+    start_timeout: Duration,
+    clients: &Clients,
+) -> Result<()> {
+    let watched = watch(name, unit, backend, start_timeout).await;
+    watched.inspect_err(|_| let_go(name, clients))
+}
+
+fn let_go(name: &str, clients: &Clients) {
+    let count = clients.let_go();
+    if count > 0 {
+        let waiting = ondemand_core::words::counted(count, "waiting connection");
+        log::warn!("{name}: closed {waiting}");
+    }
+}
+
+/// Does not come back if it succeeds, unless there is no command.
+fn become_command(command: &[OsString]) -> Result<()> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(());
+    };
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("run {}", program.display()))
+}
+
+async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> Result<()> {
+    let start = Instant::now();
+    let first_try = FirstTry::begin();
+    let mut bus = Bus::default();
+    let mut pause = FIRST_PAUSE;
+    let mut told = bus.tells_of_listening(name).await;
+    let mut was_silent = false;
+    loop {
+        // The unit's state is read after the listener was seen: the listener of a backend that
+        // is being stopped must not be taken for that of the next one.
+        let listening = listening::is_listening(backend)
+            .with_context(|| format!("look for a listener at {backend}"))?;
+        let seen = Seen {
+            listening,
+            was_silent,
+            unit: bus.unit(name, unit).await,
+            blind: bus.blind(),
+            waited: first_try.elapsed(),
+        };
+        was_silent |= !listening;
+        match decide(&seen, start_timeout) {
+            Decision::Go => break,
+            Decision::Wait => {}
+            Decision::GiveUp(why) => {
+                first_try.end();
+                bail!(
+                    "{name}: no answer for its clients: {}; see journalctl -u {unit}",
+                    why.text(unit, backend, start_timeout)
+                );
+            }
+        }
+        let longest = if told.is_some() {
+            TOLD_PAUSE
+        } else {
+            LONGEST_PAUSE
+        };
+        tokio::select! {
+            result = async { told.as_mut()?.as_mut().await.err() }, if told.is_some() => {
+                if let Some(error) = result {
+                    log::info!("{name}: no agent tells of its listener, so it is looked for: {error}");
+                }
+                told = None;
+                pause = FIRST_PAUSE;
+            }
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+        }
+    }
+    first_try.end();
+    let waited = start.elapsed();
+    if waited > WORTH_SAYING {
+        log::info!(
+            "{name}: {unit} listens at {backend} after {:.1} s",
+            waited.as_secs_f64()
+        );
+    }
+    Ok(())
+}
+
+/// Ends when the backend listens, or with the reason why nobody will tell.
+type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
+
+/// The connection to systemd, as far as there is one.
+#[derive(Default)]
+struct Bus {
+    systemd: Option<Systemd>,
+    /// The last time that it failed.
+    failed: Option<Instant>,
+    /// The first time since it last answered.
+    blind_since: Option<Instant>,
+}
+
+impl Bus {
+    /// The unit's state; `None` if systemd cannot be asked.
+    async fn unit(&mut self, name: &str, unit: &str) -> Option<Unit> {
+        if self.failed.is_some_and(|at| at.elapsed() < BUS_PAUSE) {
+            return None;
+        }
+        match self.ask(unit).await {
+            Ok(known) => {
+                self.blind_since = None;
+                Some(known.unit)
+            }
+            Err(error) => {
+                if self.failed.is_none() {
+                    log::warn!(
+                        "{name}: goes by its listener alone, because systemd cannot be asked: {error:#}"
+                    );
+                }
+                let now = Instant::now();
+                self.systemd = None;
+                self.failed = Some(now);
+                self.blind_since.get_or_insert(now);
+                None
+            }
+        }
+    }
+
+    /// How long systemd could not be asked, up to now.
+    fn blind(&self) -> Duration {
+        self.blind_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The agent's word that the backend listens, which comes with the kernel's event.
+    /// `None`: without the bus there is nobody to tell.
+    async fn tells_of_listening(&mut self, name: &str) -> Option<Told> {
+        let systemd = match &self.systemd {
+            Some(systemd) => systemd,
+            None => self.systemd.insert(Systemd::connect().await.ok()?),
+        };
+        let (connection, name) = (systemd.connection().clone(), name.to_owned());
+        Some(Box::pin(async move {
+            let call = connection.call_method(
+                Some(names::NAME),
+                names::PATH,
+                Some(names::INTERFACE),
+                "WaitListening",
+                &name,
+            );
+            call.await.map(drop)
+        }))
+    }
+
+    async fn ask(&mut self, unit: &str) -> Result<Known> {
+        let systemd = match &self.systemd {
+            Some(systemd) => systemd,
+            None => self.systemd.insert(Systemd::connect().await?),
+        };
+        let mut known = Known::default();
+        known.apply(&systemd.read(unit).await?);
+        Ok(known)
+    }
+}
