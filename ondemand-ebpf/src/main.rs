@@ -9,6 +9,7 @@
 #![allow(missing_docs, reason = "a program, nobody imports it")]
 
 mod connections;
+mod context;
 mod maps;
 mod snapshot;
 mod steering;

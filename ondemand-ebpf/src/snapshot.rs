@@ -18,9 +18,9 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    connections::{CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, remember_listener},
+    context::{CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, field, remember_listener},
     maps::{COUNTERS, ENDPOINTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
-    traffic::{self, field},
+    traffic,
 };
 
 /// `TCP_NEW_SYN_RECV`: a request socket, a handshake that is half done.

@@ -13,7 +13,7 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    connections::{MAPPED, NETNS, local_address, now, remote_address, word},
+    context::{MAPPED, NETNS, local_address, now, remote_address, word},
     maps::{
         COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
     },

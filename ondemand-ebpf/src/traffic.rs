@@ -10,7 +10,7 @@ use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock, programs::SockOp
 use ondemand_ebpf::{Counters, Tag};
 
 use crate::{
-    connections::{index, word},
+    context::{field, index, word},
     maps::atomic_add,
 };
 
@@ -99,17 +99,6 @@ unsafe fn received_fin(tcp: *mut c_void) -> u64 {
     // SAFETY: the caller's promise.
     let flags: u64 = unsafe { field(tcp, OFFSET_FLAGS.load()) };
     flags >> 1 & 1
-}
-
-/// Loads a field at an offset that the verifier knows as a constant.
-///
-/// # Safety
-///
-/// `object` is a BTF pointer and the offset is that of a field of this size.
-#[inline(always)]
-pub unsafe fn field<T: Copy>(object: *mut c_void, offset: u32) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { core::ptr::read_volatile(object.byte_add(offset as usize).cast::<T>()) }
 }
 
 /// Adds what is new in `total`, and notes in the tag that it was added.

@@ -1,0 +1,142 @@
+//! What the programs share: the ends of a connection, the clock, fields of kernel objects, and where
+//! a backend's listener is remembered.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+};
+use ondemand_ebpf::{INET, INET6, LEGS, listener_place};
+
+use crate::maps::{COUNTERS, atomic_add};
+
+/// The third word of `::ffff:a.b.c.d` in network order.
+pub const MAPPED: u32 = u32::from_be(0xffff);
+
+// TCP states, include/net/tcp_states.h.
+pub const ESTABLISHED: u32 = 1;
+pub const CLOSE: u32 = 7;
+pub const CLOSE_WAIT: u32 = 8;
+pub const LISTEN: u32 = 10;
+
+/// Somebody else's listener is there already.
+const EEXIST: i64 = -17;
+
+/// The cookie of the network namespace that is watched. Set by the loader.
+#[unsafe(no_mangle)]
+pub static NETNS: Global<u64> = Global::new(0);
+
+/// A word of a context. Volatile and before any branch: the compiler would otherwise fold
+/// the loads of two branches into one with a computed offset, which the verifier refuses.
+macro_rules! word {
+    ($context:expr, $($field:tt)+) => {
+        // SAFETY: the context is valid for the whole program.
+        unsafe { core::ptr::read_volatile(&raw const (*$context).$($field)+) }
+    };
+}
+pub(crate) use word;
+
+/// The address of one end of a context in the form of [`Endpoint::address`].
+macro_rules! address {
+    ($context:expr, $family:expr, $v4:ident, $v6:ident) => {{
+        let v4 = word!($context, $v4);
+        let v6 = [
+            word!($context, $v6[0]),
+            word!($context, $v6[1]),
+            word!($context, $v6[2]),
+            word!($context, $v6[3]),
+        ];
+        if $family == INET6 {
+            v6
+        } else {
+            [0, 0, $crate::context::MAPPED, v4]
+        }
+    }};
+}
+pub(crate) use address;
+
+/// The local end's [`address!`].
+macro_rules! local_address {
+    ($context:expr, $family:expr) => {
+        $crate::context::address!($context, $family, local_ip4, local_ip6)
+    };
+}
+pub(crate) use local_address;
+
+/// The other end's [`address!`].
+macro_rules! remote_address {
+    ($context:expr, $family:expr) => {
+        $crate::context::address!($context, $family, remote_ip4, remote_ip6)
+    };
+}
+pub(crate) use remote_address;
+
+/// Loads a field at an offset that the verifier knows as a constant.
+///
+/// # Safety
+///
+/// `object` is a BTF pointer and the offset is that of a field of this size.
+#[inline(always)]
+pub unsafe fn field<T: Copy>(object: *mut c_void, offset: u32) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::read_volatile(object.byte_add(offset as usize).cast::<T>()) }
+}
+
+/// The programs' clock: coarse, because a fine one would cost a quarter of all that they do. The
+/// agent allows for a tick.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// A leg as an index that the verifier knows to be below [`LEGS`]. The compiler, which knows it too,
+/// would take the mask out.
+#[inline(always)]
+pub fn index(leg: u32) -> usize {
+    const { assert!(LEGS == 4) };
+    core::hint::black_box(leg) as usize & 3
+}
+
+/// The families of connections that a listener at `address` serves, IPv4 and IPv6. The
+/// wildcard of IPv6 may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
+/// (net/core/filter.c). A socket of IPv6 may be bound to an IPv4 address (ipv6(7)), as Java's are.
+#[inline(always)]
+fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
+    let zeros = address[0] == 0 && address[1] == 0;
+    let v4 = family == INET || (zeros && address[2] == MAPPED);
+    let wildcard = zeros && address[2] == 0 && address[3] == 0;
+    (v4 || wildcard, !v4)
+}
+
+/// Puts a backend's listener where steering finds it: `insert` takes the place and the flags. One that
+/// serves IPv4 alone goes before one that serves both. A refusal (MPTCP, say) leaves the service
+/// proxied.
+#[inline(always)]
+pub fn remember_listener(
+    slot: u32,
+    family: u32,
+    address: &[u32; 4],
+    insert: impl Fn(u32, u64) -> i64,
+) {
+    let (v4, v6) = families(family, address);
+    let mut result = 0;
+    if v6 {
+        result = insert(listener_place(slot, INET6), BPF_ANY as u64);
+    }
+    if v4 {
+        let flags = if v6 { BPF_NOEXIST } else { BPF_ANY };
+        let other = insert(listener_place(slot, INET), flags as u64);
+        if result == 0 && other != EEXIST {
+            result = other;
+        }
+    }
+    if result != 0
+        && let Some(counters) = COUNTERS.get_ptr_mut(slot)
+    {
+        // SAFETY: the pointer is a valid map value.
+        unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
+    }
+}
