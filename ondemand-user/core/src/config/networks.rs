@@ -1,6 +1,7 @@
 //! Lists of clients' networks, `wake_from` and `ignore_from`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use core::net::IpAddr;
+use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
