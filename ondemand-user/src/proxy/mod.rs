@@ -6,6 +6,7 @@
 //! descriptors a connection do instead of six, and SIGTERM lets those finish who are being
 //! served (systemd-socket-proxyd 252 does neither).
 
+mod buffers;
 mod carry;
 mod listener;
 pub mod wait;
@@ -16,13 +17,12 @@ use anyhow::{Context as _, Result, bail};
 use carry::carry;
 use listener::Listeners;
 use nix::sys::signal::Signal;
+use ondemand_core::{config::Endpoint, words::counted};
 use tokio::{
     signal::unix::{self, SignalKind, signal},
     task::JoinSet,
     time::Instant,
 };
-
-use ondemand_core::{config::Endpoint, words::counted};
 use wait::Clients;
 
 /// Connections at a time; more wait at the front socket. Each takes two descriptors, and
