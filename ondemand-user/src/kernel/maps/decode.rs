@@ -1,7 +1,9 @@
 //! Bytes of the kernel's programs as the types that both sides share.
 
+use std::io::{ErrorKind, Read};
+
 use anyhow::{Result, ensure};
-use aya::Pod;
+use bytes::{Buf, BytesMut};
 use ondemand_core::measure::{
     Ktime,
     sample::{KernelEvent, Slot},
@@ -10,6 +12,10 @@ use ondemand_ebpf::{
     EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Event,
     SocketRecord,
 };
+
+/// Bytes of one read from an iterator: as much as the kernel hands out at once (`bpf_seq_read`,
+/// kernel/bpf/bpf_iter.c: eight pages).
+const PIECE: usize = 32 * 1024;
 
 /// What a message of the ring buffer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +29,12 @@ pub(crate) enum Message {
 }
 
 /// A message of the ring buffer. `None`: it is too short for one.
-pub(crate) fn message(item: &[u8]) -> Option<Message> {
-    let event: Event = value(item)?;
+pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
+    let event = Event {
+        kind: item.try_get_u32_ne().ok()?,
+        slot: item.try_get_u32_ne().ok()?,
+        at: item.try_get_u64_ne().ok()?,
+    };
     let slot = Slot(event.slot);
     let at = Ktime::from_nanos(event.at);
     Some(match event.kind {
@@ -37,18 +47,49 @@ pub(crate) fn message(item: &[u8]) -> Option<Message> {
     })
 }
 
-/// What an iterator wrote.
+/// Reads what an iterator writes, a piece at a time: a host may have a million sockets.
 ///
 /// # Errors
 ///
-/// It ends in the middle of a record.
-pub(crate) fn records(bytes: &[u8]) -> Result<Vec<SocketRecord>> {
-    let chunks = bytes.chunks_exact(size_of::<SocketRecord>());
-    ensure!(
-        chunks.remainder().is_empty(),
-        "the kernel's list of sockets ends in the middle of a record"
-    );
-    Ok(chunks.filter_map(value).collect())
+/// It cannot be read, or ends in the middle of a record.
+pub(crate) fn records(mut from: impl Read) -> Result<Vec<SocketRecord>> {
+    let mut records = Vec::new();
+    let mut buffer = BytesMut::new();
+    loop {
+        let left = buffer.len();
+        buffer.resize(left + PIECE, 0);
+        let read = loop {
+            match from.read(&mut buffer[left..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        buffer.truncate(left + read);
+        records.extend(std::iter::from_fn(|| record(&mut buffer)));
+        if read == 0 {
+            ensure!(
+                buffer.is_empty(),
+                "the kernel's list of sockets ends in the middle of a record"
+            );
+            return Ok(records);
+        }
+    }
+}
+
+/// Takes a record off the front of `buffer`. `None`: there is no whole one.
+fn record(buffer: &mut impl Buf) -> Option<SocketRecord> {
+    if buffer.remaining() < size_of::<SocketRecord>() {
+        return None;
+    }
+    Some(SocketRecord {
+        slot: buffer.get_u32_ne(),
+        role: buffer.get_u32_ne(),
+        leg: buffer.get_u32_ne(),
+        state: buffer.get_u32_ne(),
+        port: buffer.get_u32_ne(),
+        family: buffer.get_u32_ne(),
+        address: [(); 4].map(|()| buffer.get_u32_ne()),
+    })
 }
 
 /// A name as the maps have it. `None`: nobody's.
@@ -57,30 +98,18 @@ pub(crate) fn name(bytes: &[u8]) -> Option<String> {
     (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
 }
 
-/// The value at the front of `bytes`, which need not be aligned. `None`: they are too few.
-fn value<T: Pod>(bytes: &[u8]) -> Option<T> {
-    let bytes = bytes.get(..size_of::<T>())?;
-    // SAFETY: there are as many bytes as the type has, and as it is `Pod` any bytes are a value of it.
-    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn values_are_read_at_any_alignment_and_never_beyond_the_end() {
-        let mut bytes = vec![0xff];
-        for word in [EVENT_OPENED, 7, 1, 0] {
-            bytes.extend(word.to_ne_bytes());
-        }
-        for start in 0..bytes.len() {
-            let event: Option<Event> = value(&bytes[start..]);
-            assert_eq!(event.is_some(), start < 2, "{start}");
+    fn a_message_is_never_read_beyond_its_end() {
+        let bytes = [EVENT_OPENED, 7, 1, 0].map(u32::to_ne_bytes).concat();
+        for end in 0..bytes.len() {
+            assert_eq!(message(&bytes[..end]), None, "{end}");
         }
         let opened = Some(Message::Event(KernelEvent::Opened(Slot(7))));
-        assert_eq!(message(&bytes[1..]), opened);
-        assert_eq!(message(&bytes[2..]), None);
+        assert_eq!(message(&bytes), opened);
     }
 
     #[test]
@@ -97,12 +126,29 @@ mod tests {
         }
     }
 
+    /// Gives what it has in pieces of seven bytes.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let most = buffer.len().min(7);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
     #[test]
     fn records_are_whole() {
-        assert_eq!(records(&[]).unwrap(), []);
-        assert_eq!(records(&[1; 80]).unwrap().len(), 2);
-        assert_eq!(records(&[1; 40]).unwrap()[0].slot, 0x0101_0101);
-        assert!(records(&[1; 79]).is_err());
+        assert_eq!(records(&[][..]).unwrap(), []);
+        assert_eq!(records(&[1; 40][..]).unwrap()[0].slot, 0x0101_0101);
+        let words: Vec<u8> = (0..20_u32).flat_map(u32::to_ne_bytes).collect();
+        let read = records(Slow(&words)).unwrap();
+        assert_eq!(read, records(&words[..]).unwrap());
+        let [_, second] = read[..] else {
+            panic!("{read:?}");
+        };
+        assert_eq!((second.slot, second.family), (10, 15));
+        assert_eq!(second.address, [16, 17, 18, 19]);
+        assert!(records(Slow(&words[..79])).is_err());
     }
 
     #[test]

@@ -6,10 +6,7 @@ pub(crate) mod snapshot;
 mod watch;
 mod watchlist;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io::Read as _,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf};
@@ -170,12 +167,8 @@ impl Sampler {
     }
 
     fn records(&mut self, iterator: &str) -> Result<Vec<SocketRecord>> {
-        let mut bytes = Vec::new();
-        self.kernel
-            .iterate(iterator)?
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("read the sockets ({iterator})"))?;
-        decode::records(&bytes)
+        let what = || format!("read the sockets ({iterator})");
+        decode::records(self.kernel.iterate(iterator)?).with_context(what)
     }
 
     /// Whether new connections to the front address go straight to the backend.
