@@ -10,6 +10,7 @@ pub mod process;
 pub mod prometheus;
 pub mod sandbox;
 pub mod service;
+pub mod skip;
 
 use std::{
     path::{Path, PathBuf},

@@ -25,6 +25,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is not there: run `cargo xtask setup` first"))
 }
 
+/// Why one of them cannot be run here, if so.
+pub fn unavailable() -> Option<String> {
+    let missing = ["prometheus", "promtool"].map(|name| program(name).err());
+    missing
+        .into_iter()
+        .flatten()
+        .next()
+        .map(|error| error.to_string())
+}
+
 /// Where the files for Prometheus are.
 pub fn shipped() -> PathBuf {
     source_tree().join("units/prometheus")

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{sched::CloneFlags, unistd::geteuid};
 
-use crate::source_tree;
+use crate::{skip, source_tree};
 
 /// A running systemd with its own everything. Dropping it, or dying, ends it.
 pub struct Sandbox {
@@ -43,10 +43,13 @@ pub enum Cgroups {
     Accounted,
 }
 
+/// What `sandbox.sh` runs, beside what every Linux has.
+const PROGRAMS: [&str; 5] = ["nsenter", "unshare", "setpriv", "pivot_root", "ip"];
+
 /// Why no sandbox can be booted here, if so.
-pub fn unavailable() -> Option<&'static str> {
+pub fn unavailable() -> Option<String> {
     let cgroup2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    if !geteuid().is_root() {
+    let reason = if !geteuid().is_root() {
         Some("booting a private systemd needs root")
     } else if !cgroup2
         .iter()
@@ -61,7 +64,10 @@ pub fn unavailable() -> Option<&'static str> {
         Some("polkit is not installed (the package polkitd)")
     } else {
         None
-    }
+    };
+    reason
+        .map(str::to_owned)
+        .or_else(|| skip::missing(&PROGRAMS))
 }
 
 impl Sandbox {

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tests::{
+    require_sandbox,
     sandbox::{Cgroups, Sandbox},
     service::SOON,
     source_tree, wait_for,
@@ -29,6 +30,7 @@ fn check_gone(name: &str, init: u32) {
 
 #[test]
 fn a_systemd_runs_inside_and_nothing_is_left_behind() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot()?;
     assert_eq!(sandbox.run(&["cat", "/proc/1/comm"])?, "systemd\n");
     let state = sandbox.run(&["systemctl", "is-system-running", "--wait"])?;
@@ -54,6 +56,7 @@ fn a_systemd_runs_inside_and_nothing_is_left_behind() -> Result<()> {
 
 #[test]
 fn units_have_memory_accounted() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot_with(Cgroups::Accounted)?;
     let memory = sandbox.property("dbus.service", "MemoryCurrent")?;
     assert!(memory.parse::<u64>().with_context(|| memory.clone())? > 0);
@@ -65,6 +68,7 @@ fn units_have_memory_accounted() -> Result<()> {
 
 #[test]
 fn what_failed_is_told() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot()?;
     let unit = "[Service]\nExecStart=/bin/sh -c 'echo very sad; exit 3'\n";
     sandbox.write("/etc/systemd/system/sad.service", unit)?;
@@ -85,6 +89,7 @@ fn what_failed_is_told() -> Result<()> {
 
 #[test]
 fn two_at_once_have_networks_of_their_own() -> Result<()> {
+    require_sandbox!(Ok(()));
     let echo = |sandbox: &Sandbox| {
         sandbox.in_network(|| -> Result<String> {
             let listener = TcpListener::bind("127.0.0.1:7777")?;
@@ -104,6 +109,7 @@ fn two_at_once_have_networks_of_their_own() -> Result<()> {
 
 #[test]
 fn a_killed_command_takes_its_program_along() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot()?;
     let running = || {
         let pids = sandbox.run(&["sh", "-c", "pgrep -x sleep || true"]).ok()?;
@@ -118,6 +124,7 @@ fn a_killed_command_takes_its_program_along() -> Result<()> {
 
 #[test]
 fn a_kept_one_outlives_its_owner_until_it_is_ended() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot_kept(Cgroups::Unified)?;
     let (name, init, end) = (sandbox.name.clone(), sandbox.init(), sandbox.end_command());
     drop(sandbox);
@@ -142,6 +149,7 @@ fn a_kept_one_outlives_its_owner_until_it_is_ended() -> Result<()> {
 
 #[test]
 fn a_signal_to_no_process_ends_nobody_outside() -> Result<()> {
+    require_sandbox!(Ok(()));
     let sandbox = Sandbox::boot()?;
     // kill(2) takes it for the caller's process group.
     assert!(sandbox.run(&["sh", "-c", "kill -KILL 0"]).is_err());

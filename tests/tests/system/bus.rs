@@ -1,6 +1,6 @@
 //! `org.ondemand1` on the bus: what it shows, what it tells, and who may act.
 
-use std::{path::Path, process::Output};
+use std::process::Output;
 
 use tests::{
     client::{self, Request},
@@ -211,10 +211,6 @@ polkit.addRule(function(action, subject) {
 #[test]
 fn polkit_may_allow_it_to_others() {
     require_sandbox!();
-    if !Path::new("/usr/lib/polkit-1/polkitd").exists() {
-        eprintln!("skipped: polkit is not installed (the package polkitd)");
-        return;
-    }
     let sandbox = on_demand(CONFIG, "").unwrap();
     sandbox
         .write("/etc/polkit-1/rules.d/10-test.rules", RULE)

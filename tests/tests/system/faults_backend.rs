@@ -4,9 +4,10 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use tests::{
     client::{self, Kept, Loss, Request},
+    require,
     sandbox::Sandbox,
     service::{self, SOON, number, status, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::{
@@ -126,6 +127,7 @@ fn state(sandbox: &Sandbox, name: &str) -> String {
 #[test]
 fn applications_with_odd_habits() {
     require_sandbox!();
+    require!(skip::missing(&["python3"]));
     let sandbox = set_up();
     ignores_the_request_to_end(&sandbox);
     becomes_a_daemon(&sandbox);

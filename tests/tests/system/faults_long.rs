@@ -16,7 +16,7 @@ use tests::{
     metrics,
     sandbox::Sandbox,
     service::{self, SOON, status, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::{
@@ -93,7 +93,7 @@ fn disturb(sandbox: &Sandbox, end: &AtomicBool) -> BTreeMap<&'static str, u32> {
 fn a_hundred_thousand_requests() {
     require_sandbox!();
     if env::var_os("ONDEMAND_LONG").is_none() {
-        eprintln!("skipped: it takes ten minutes; cargo xtask test --long");
+        skip::say("it takes ten minutes; cargo xtask test --long");
         return;
     }
     let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(REQUESTS, |text| text.parse().unwrap());

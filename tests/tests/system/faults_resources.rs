@@ -4,10 +4,10 @@ use std::{fmt::Write as _, thread, time::Duration};
 
 use tests::{
     client::{self, Request},
-    metrics,
+    metrics, require,
     sandbox::{Cgroups, Sandbox},
     service::{SOON, front, number, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::{
@@ -49,6 +49,7 @@ const AS_THE_AGENT: &str = "setpriv --reuid=ondemand-agent --regid=ondemand-agen
 #[test]
 fn too_little_of_something() {
     require_sandbox!();
+    require!(skip::missing(&["python3", "prlimit"]));
     let sandbox = set_up();
     ask(&sandbox);
     wait_state(&sandbox, "app.service", "inactive").unwrap();

@@ -10,7 +10,7 @@ use tests::{
     client::{self, Request},
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, SOON, front, number, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::{faults::agent_pid, require_sandbox};
@@ -111,12 +111,18 @@ fn the_report_says_what_happened() {
             float(service, "memory_gib_hours_given_back") > 0.0,
             "{service}"
         );
+    } else {
+        skip::part("memory is not accounted here");
     }
     if sandbox
         .property("app.service", "CPUUsageNSec")
         .is_ok_and(|cpu| cpu != "[not set]")
     {
         assert!(float(service, "cpu_seconds") > 0.0, "{service}");
+    } else {
+        // No package changes that: systemd does not use cpu and cpuacct of cgroup v1 where they are
+        // mounted apart.
+        skip::say("CPU time is not accounted here");
     }
     // Gaps of about 1.5 s, 2.6 s, 1.5 s: what the clients measured, too.
     let row = |row: usize| &service["what_if"][row];

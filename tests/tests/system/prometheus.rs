@@ -4,16 +4,18 @@ use serde_json::Value;
 use tests::{
     client::{self, Request},
     metrics::on_demand,
-    prometheus::{Prometheus, promtool, shipped},
+    prometheus::{self, Prometheus, promtool, shipped},
+    require,
     sandbox::{Cgroups, Sandbox},
     service::{CONFIG, SOON, front, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::require_sandbox;
 
 #[test]
 fn promtool_takes_what_is_shipped() {
+    require!(prometheus::unavailable());
     promtool(&["check", "config", "prometheus.yml"], "").unwrap();
     promtool(&["check", "rules", "ondemand.rules.yml"], "").unwrap();
     promtool(&["test", "rules", "ondemand.rules.test.yml"], "").unwrap();
@@ -46,6 +48,7 @@ fn queries() -> Vec<(String, String)> {
 #[test]
 fn every_query_of_the_dashboard_has_an_answer() {
     require_sandbox!();
+    require!(prometheus::unavailable());
     // Memory is accounted only where this machine does.
     let sandbox = Sandbox::boot_with(Cgroups::Accounted).unwrap();
     let sandbox = on_demand(sandbox, CONFIG, "").unwrap();
@@ -83,7 +86,7 @@ fn every_query_of_the_dashboard_has_an_answer() {
     let accounted = number("ondemand_saved_memory_byte_seconds_total").is_some();
     for (panel, query) in queries() {
         if !accounted && query.contains("saved_memory") {
-            eprintln!("memory is not accounted here: {panel}: not asked");
+            skip::part(format!("memory is not accounted here: {panel}"));
             continue;
         }
         let found = wait_for(&panel, SOON, || {
