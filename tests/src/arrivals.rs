@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client::{self, Loss, Random, Request};
+use crate::{
+    client::{self, Loss, Random, Request},
+    pause::arrive_at,
+};
 
 /// One-shot requests to one service.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +48,7 @@ impl Arrivals {
                     } else {
                         random.gap(self.mean_gap)
                     };
-                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                    arrive_at(next);
                     scope.spawn(|| client::get(self.address, Request::default()).err())
                 })
                 .collect();

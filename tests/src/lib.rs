@@ -6,19 +6,18 @@ pub mod classic;
 pub mod client;
 pub mod http;
 pub mod metrics;
+pub mod pause;
 pub mod process;
 pub mod prometheus;
 pub mod sandbox;
 pub mod service;
 pub mod skip;
+mod wait;
 
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+pub use wait::{wait_closely, wait_for};
 
 /// The top of the source tree.
 pub fn source_tree() -> &'static Path {
@@ -71,27 +70,4 @@ pub fn patience() -> u32 {
         .and_then(|text| text.parse().ok())
         .unwrap_or(1)
         .max(1)
-}
-
-/// Calls `probe` until it gives something. Waits for events that cannot be listened to.
-///
-/// # Errors
-///
-/// It did not happen in time (see [`patience`]); the message says what was waited for.
-pub fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    mut probe: impl FnMut() -> Option<T>,
-) -> Result<T> {
-    let deadline = deadline * patience();
-    let start = Instant::now();
-    loop {
-        if let Some(found) = probe() {
-            return Ok(found);
-        }
-        if start.elapsed() > deadline {
-            bail!("{what}: not within {deadline:?}");
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
 }

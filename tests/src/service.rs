@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{built, patience, sandbox::Sandbox, wait_for};
+use crate::{built, patience, pause::observe_for, sandbox::Sandbox, wait_for};
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -181,6 +181,28 @@ pub fn wait_state(sandbox: &Sandbox, unit: &str, state: &str) -> Result<()> {
             status.unwrap_or_default()
         )
     })
+}
+
+/// Observes for this span that a unit is in a state and does not leave it.
+///
+/// # Panics
+///
+/// It is not, or leaves it.
+#[track_caller]
+pub fn stays(sandbox: &Sandbox, unit: &str, state: &str, span: Duration) {
+    // With the time of its last change: one that came back in between has not stayed.
+    let properties = "--property=ActiveState,StateChangeTimestampMonotonic";
+    let show = || sandbox.run(&["systemctl", "show", properties, unit]);
+    let first = show().expect("systemd answers");
+    let expected = format!("ActiveState={state}");
+    assert!(
+        first.lines().any(|line| line == expected),
+        "{unit}: {first}"
+    );
+    observe_for(span, || {
+        let now = show().expect("systemd answers");
+        assert_eq!(now, first, "{unit} did not stay {state}");
+    });
 }
 
 /// Waits until a unit's journal says something so many times, and gives that journal.

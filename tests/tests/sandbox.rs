@@ -6,13 +6,16 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use tests::{
+    pause::think,
     require_sandbox,
     sandbox::{Cgroups, Sandbox},
-    service::SOON,
+    service::{SOON, stays},
     source_tree, wait_for,
 };
 
@@ -153,5 +156,32 @@ fn a_signal_to_no_process_ends_nobody_outside() -> Result<()> {
     let sandbox = Sandbox::boot()?;
     // kill(2) takes it for the caller's process group.
     assert!(sandbox.run(&["sh", "-c", "kill -KILL 0"]).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_unit_that_was_restarted_has_not_stayed() -> Result<()> {
+    require_sandbox!(Ok(()));
+    let sandbox = Sandbox::boot()?;
+    let unit = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep 1000\n";
+    sandbox.write("/etc/systemd/system/quiet.service", unit)?;
+    sandbox.run(&["systemctl", "daemon-reload"])?;
+    sandbox.run(&["systemctl", "start", "quiet"])?;
+    stays(
+        &sandbox,
+        "quiet.service",
+        "active",
+        Duration::from_millis(300),
+    );
+    let seen = thread::scope(|scope| {
+        let observer = scope.spawn(|| stays(&sandbox, "quiet.service", "active", SOON));
+        while !observer.is_finished() {
+            think(Duration::from_millis(300));
+            // It is active again before this returns.
+            let _ = sandbox.run(&["systemctl", "restart", "quiet"]);
+        }
+        observer.join().is_err()
+    });
+    assert!(seen);
     Ok(())
 }

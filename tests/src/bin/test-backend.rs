@@ -34,6 +34,7 @@ use nix::{
         },
     },
 };
+use tests::pause::work_for;
 
 /// When the program began, and when it listened first, in nanoseconds.
 static STARTED: AtomicU64 = AtomicU64::new(0);
@@ -54,7 +55,7 @@ fn main() {
         // SAFETY: the handler calls async-signal-safe functions only.
         unsafe { signal(Signal::SIGTERM, SigHandler::Handler(slow_stop)) }.expect("set a handler");
     }
-    sleep_ms(option("--start-delay-ms", 0));
+    work_ms(option("--start-delay-ms", 0));
     if flag("--never-listen") {
         notify();
         loop {
@@ -81,7 +82,7 @@ fn main() {
     if flag("--notify") {
         notify();
     }
-    sleep_ms(option("--accept-delay-ms", 0));
+    work_ms(option("--accept-delay-ms", 0));
     let threads: Vec<_> = workers
         .into_iter()
         .map(|worker| thread::spawn(move || worker.run()))
@@ -135,7 +136,7 @@ impl Worker {
             if wait == 0 {
                 return;
             }
-            sleep_ms(wait);
+            work_ms(wait);
             self.listener = tcp_listener(self.address, self.reuse_port);
         }
     }
@@ -161,7 +162,7 @@ fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             Err(error) => {
                 eprintln!("test-backend: accept: {error}");
-                sleep_ms(10);
+                work_ms(10);
             }
         }
     }
@@ -307,7 +308,7 @@ fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Door>) {
                 Ok(len) => body -= len,
             }
         }
-        sleep_ms(header(&text, "wait=").unwrap_or(0));
+        work_ms(header(&text, "wait=").unwrap_or(0));
         if let Some(mebibytes) = header::<usize>(&text, "eat=") {
             // Every page is written to: it is memory, not only addresses.
             std::hint::black_box(vec![1u8; mebibytes << 20]);
@@ -386,6 +387,6 @@ fn option<T: FromStr>(name: &str, default: T) -> T {
     }
 }
 
-fn sleep_ms(ms: u64) {
-    thread::sleep(Duration::from_millis(ms));
+fn work_ms(ms: u64) {
+    work_for(Duration::from_millis(ms));
 }

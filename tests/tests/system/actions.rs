@@ -1,11 +1,12 @@
 //! `ondemand hold`, `release`, `start`, `stop` and `reload`, and who may.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use tests::{
     client::{self, Request},
+    pause::idle_for,
     sandbox::Sandbox,
-    service::{self, CONFIG, front, number, on_demand, status, wait_state},
+    service::{self, CONFIG, front, number, on_demand, status, stays, wait_state},
     wait_for,
 };
 
@@ -30,8 +31,7 @@ fn a_hold_keeps_it_up_until_it_is_released() {
     // It only prevents stops.
     assert_eq!(state(&sandbox), "inactive");
     ask(&sandbox);
-    thread::sleep(Duration::from_secs(2)); // several idle timeouts
-    assert_eq!(state(&sandbox), "active");
+    stays(&sandbox, "app.service", "active", Duration::from_secs(2)); // several idle timeouts
     let held = status(&sandbox, "test").unwrap();
     assert_eq!(held["held"], true);
     assert_eq!(held["held_until"], serde_json::Value::Null);
@@ -54,8 +54,7 @@ fn a_hold_keeps_it_up_until_it_is_released() {
         })
         .unwrap();
         service::start_agent(&sandbox).unwrap();
-        thread::sleep(Duration::from_secs(1));
-        assert_eq!(state(&sandbox), "active", "after {signal}");
+        stays(&sandbox, "app.service", "active", Duration::from_secs(1));
         assert_eq!(status(&sandbox, "test").unwrap()["held"], true);
     }
     check(&sandbox, "ondemand release test", 0, &["released"]);
@@ -75,8 +74,8 @@ fn a_hold_ends_by_itself() {
         &["held until 20"],
     );
     ask(&sandbox);
-    thread::sleep(Duration::from_millis(1_500)); // several idle timeouts
-    assert_eq!(state(&sandbox), "active");
+    let several_timeouts = Duration::from_millis(1_500);
+    stays(&sandbox, "app.service", "active", several_timeouts);
     let held = status(&sandbox, "test").unwrap();
     assert!(held["held_until"].is_string(), "{held}");
     // The agent's restart makes it no longer.
@@ -175,7 +174,7 @@ fn start_and_stop() {
             .as_f64()
             .unwrap()
     };
-    thread::sleep(Duration::from_millis(1_500));
+    idle_for(Duration::from_millis(1_500));
     assert!(idle() >= 1.5);
     check(&sandbox, "ondemand start test", 0, &["was up already"]);
     assert!(idle() < 1.5);

@@ -12,6 +12,7 @@ use std::{
 
 use tests::{
     client::{self, Loss, Random, Request},
+    pause::arrive_at,
     sandbox::Sandbox,
     service::{self, status},
 };
@@ -51,7 +52,7 @@ fn arrivals(
         let clients: Vec<_> = (0..requests)
             .map(|_| {
                 next += random.gap(mean_gap);
-                thread::sleep(next.saturating_duration_since(Instant::now()));
+                arrive_at(next);
                 scope.spawn(move || client::get(address, Request::default()).err())
             })
             .collect();

@@ -1,9 +1,10 @@
 //! Who may wake a service, and whose use does not keep it up: `wake_from` and `ignore_from`.
 
-use std::{io::ErrorKind, net::IpAddr, thread, time::Duration};
+use std::{io::ErrorKind, net::IpAddr, time::Duration};
 
 use tests::{
     client::{self, Answer, Loss, Request},
+    pause::{idle_for, think},
     sandbox::Sandbox,
     service::{self, SOON, front, number, on_demand, status, wait_state},
     wait_for,
@@ -128,7 +129,7 @@ fn whose_use_does_not_keep_it_up() {
                     Err(loss) => return (requests, loss),
                 }
                 assert!(requests < 600, "it is kept up");
-                thread::sleep(Duration::from_millis(50));
+                think(Duration::from_millis(50));
             }
         })
         .unwrap();
@@ -153,7 +154,7 @@ fn whose_use_does_not_keep_it_up() {
             let mut friend = connect(FRIEND).unwrap();
             client::ask(&mut friend, keep_alive).unwrap();
             client::ask(&mut ignored, keep_alive).unwrap();
-            thread::sleep(Duration::from_secs(3)); // several idle timeouts
+            idle_for(Duration::from_secs(3)); // several idle timeouts
             client::ask(&mut friend, keep_alive).unwrap();
         })
         .unwrap();

@@ -16,6 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use tests::{
     client::{self, Request},
+    pause::idle_for,
     sandbox::Sandbox,
     service::{self, front, number, on_demand, status},
     wait_for,
@@ -384,7 +385,7 @@ fn connections_older_than_the_agent_are_seen() {
             service::start_agent(&sandbox).unwrap();
             assert!(number(&sandbox, "test", "open_connections").unwrap() >= 20);
             // Quiet for several timeouts, and still served by the same process.
-            thread::sleep(Duration::from_millis(1_500));
+            idle_for(Duration::from_millis(1_500));
             for stream in &mut old {
                 client::ask(stream, request).unwrap();
             }

@@ -10,6 +10,7 @@ use std::{
 
 use tests::{
     client::{self, Loss, Random, Request},
+    pause::arrive_at,
     sandbox::Sandbox,
     service::front,
     wait_for,
@@ -61,7 +62,7 @@ fn arrivals(
         let mut clients = Vec::new();
         while !over.load(Ordering::Relaxed) {
             next += random.gap(mean_gap);
-            thread::sleep(next.saturating_duration_since(Instant::now()));
+            arrive_at(next);
             clients.push(scope.spawn(move || client::get(address, Request::default()).err()));
         }
         let requests = clients.len();

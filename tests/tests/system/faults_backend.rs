@@ -1,12 +1,13 @@
 //! Applications with habits that a supervisor has to bear, each a service of one system.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tests::{
     client::{self, Kept, Loss, Request},
+    pause::idle_for,
     require,
     sandbox::Sandbox,
-    service::{self, SOON, number, status, wait_state},
+    service::{self, SOON, number, status, stays, wait_state},
     skip, wait_for,
 };
 
@@ -60,10 +61,6 @@ const SERVICES: [(&str, &str); 6] = [
         "ExecStart=/bin/sh -c 'test-backend --listen 127.0.0.1:8105 & sleep 1'\nKillMode=process\n",
     ),
 ];
-
-fn unit(name: &str) -> String {
-    format!("{name}.service")
-}
 
 fn address(name: &str) -> SocketAddr {
     let index = SERVICES
@@ -120,10 +117,6 @@ fn wait_steered(sandbox: &Sandbox, name: &str) {
     .unwrap();
 }
 
-fn state(sandbox: &Sandbox, name: &str) -> String {
-    sandbox.property(&unit(name), "ActiveState").unwrap()
-}
-
 #[test]
 fn applications_with_odd_habits() {
     require_sandbox!();
@@ -172,8 +165,13 @@ fn becomes_a_daemon(sandbox: &Sandbox) {
 fn is_restarted_by_systemd(sandbox: &Sandbox) {
     ask(sandbox, "always");
     wait_state(sandbox, "always.service", "inactive").unwrap();
-    thread::sleep(Duration::from_millis(400)); // longer than RestartSec=
-    assert_eq!(state(sandbox, "always"), "inactive");
+    let longer_than_restart_sec = Duration::from_millis(400);
+    stays(
+        sandbox,
+        "always.service",
+        "inactive",
+        longer_than_restart_sec,
+    );
     ask(sandbox, "always");
     wait_steered(sandbox, "always");
     shell(sandbox, "systemctl kill --signal=KILL always.service");
@@ -195,8 +193,7 @@ fn is_masked(sandbox: &Sandbox) {
     );
     drop(kept);
     ask(sandbox, "masked");
-    thread::sleep(Duration::from_secs(1)); // several idle timeouts
-    assert_eq!(state(sandbox, "masked"), "active");
+    stays(sandbox, "masked.service", "active", Duration::from_secs(1)); // several idle timeouts
     ask(sandbox, "masked");
     shell(sandbox, "systemctl unmask masked.service");
     wait_said(sandbox, 1, &["masked: looked after again"]);
@@ -216,7 +213,7 @@ fn is_upgraded(sandbox: &Sandbox) {
     let section = "ExecStart=/usr/bin/test-backend --workers 2 --listen 127.0.0.1:8104\n";
     write_unit(sandbox, "upgraded", section);
     shell(sandbox, "systemctl daemon-reload");
-    thread::sleep(Duration::from_secs(1)); // several idle timeouts
+    idle_for(Duration::from_secs(1)); // several idle timeouts
     kept.ask().unwrap();
     ask(sandbox, "upgraded");
     assert_eq!(number(sandbox, "upgraded", "open_connections").unwrap(), 1);

@@ -4,14 +4,14 @@ use std::{
     fs::File,
     io::Read as _,
     process::{Child, Stdio},
-    thread,
     time::Duration,
 };
 
 use tests::{
     client::{Kept, Request},
+    pause::{load_for, observe_for},
     sandbox::Sandbox,
-    service::{self, SOON, front, wait_state},
+    service::{self, SOON, front, stays, wait_state},
     wait_for,
 };
 
@@ -87,12 +87,8 @@ fn an_agent_whose_clock_is_behind_or_ahead() {
     ask();
     behind.wait_said("kept, because nobody can tell whether it is used: the clock ran backwards");
     let first = run_of_app(&sandbox);
-    thread::sleep(Duration::from_secs(1)); // several idle timeouts
+    stays(&sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     assert_eq!(run_of_app(&sandbox), first);
-    assert_eq!(
-        sandbox.property("app.service", "ActiveState").unwrap(),
-        "active"
-    );
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     drop(behind);
 
@@ -105,14 +101,16 @@ fn an_agent_whose_clock_is_behind_or_ahead() {
         .unwrap();
     let second = run_of_app(&sandbox);
     under_load(&sandbox, Duration::from_millis(100), || {
-        thread::sleep(Duration::from_secs(1));
+        observe_for(Duration::from_secs(1), || {
+            assert_eq!(run_of_app(&sandbox), second, "it was stopped while in use");
+        });
     });
     kept.ask().unwrap();
     assert_eq!(run_of_app(&sandbox), second, "it was stopped while in use");
     drop(kept);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     under_load(&sandbox, Duration::from_millis(100), || {
-        thread::sleep(Duration::from_millis(1500));
+        load_for(Duration::from_millis(1500));
     });
     drop(ahead);
     shell(&sandbox, "systemctl start ondemand.service");

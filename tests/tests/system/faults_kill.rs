@@ -1,14 +1,18 @@
 //! The agent is killed with -9 at every step of the stop protocol, while clients come: none of
 //! them is lost, who is connected stays so, and the next agent finishes what was begun.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use tests::{
     built,
     client::{self, Loss, Request},
+    pause::{arrive_at, idle_for},
     sandbox::Sandbox,
     service::{self, SOON, front, wait_state},
-    wait_for,
+    wait_closely, wait_for,
 };
 
 use crate::{
@@ -73,10 +77,11 @@ fn set_up() -> Sandbox {
 /// Clients that come from now on, one of whom stays; gives how they were lost.
 fn clients(sandbox: &Sandbox) -> (client::Kept, Vec<Loss>) {
     let come = || {
+        let now = Instant::now();
         thread::scope(|scope| {
             let clients = ARRIVALS.map(|wait| {
                 scope.spawn(move || {
-                    thread::sleep(Duration::from_millis(wait));
+                    arrive_at(now + Duration::from_millis(wait));
                     client::get(front(), Request::default()).err()
                 })
             });
@@ -117,7 +122,7 @@ fn check(sandbox: &Sandbox, way: Way, step: &str) {
     })
     .unwrap();
     // Whoever is connected keeps it up for longer than two idle timeouts, with the next agent.
-    thread::sleep(Duration::from_millis(450));
+    idle_for(Duration::from_millis(450));
     kept.ask()
         .unwrap_or_else(|loss| panic!("killed when {step}: the one who stays: {loss}"));
     drop(kept);
@@ -132,11 +137,11 @@ fn check(sandbox: &Sandbox, way: Way, step: &str) {
 /// Waits until the agent has removed the file, more closely than [`wait_for`] does.
 #[track_caller]
 fn while_there(step: &str, marker: &std::path::Path) {
-    let start = std::time::Instant::now();
-    while marker.exists() {
-        assert!(start.elapsed() < SOON, "the agent was never {step}");
-        thread::sleep(Duration::from_micros(200));
-    }
+    let what = format!("the agent is {step}");
+    wait_closely(&what, SOON, Duration::from_micros(200), || {
+        (!marker.exists()).then_some(())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -144,7 +149,7 @@ fn killed_at_every_step_of_a_stop() {
     require_sandbox!();
     let sandbox = set_up();
     for (way, step) in STEPS {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         check(&sandbox, way, step);
         eprintln!(
             "killed when {step}: right again after {:.1?}",

@@ -7,7 +7,10 @@
 use std::{
     collections::BTreeMap,
     env,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +19,7 @@ use tests::{
     metrics,
     sandbox::Sandbox,
     service::{self, SOON, status, wait_state},
-    skip, wait_for,
+    skip, wait_closely, wait_for,
 };
 
 use crate::{
@@ -34,6 +37,8 @@ const ROUNDS: Rounds = Rounds {
     ],
     aimed: 12,
 };
+/// A load that takes longer does not end.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
 /// From one fault to the next.
 const EVERY: Duration = Duration::from_secs(4);
 
@@ -70,16 +75,12 @@ fn set_up() -> Sandbox {
     sandbox
 }
 
-/// One fault after the other; how many of each.
-fn disturb(sandbox: &Sandbox, end: &AtomicBool) -> BTreeMap<&'static str, u32> {
+/// One fault after the other, until the other end of `over` is gone; how many of each.
+fn disturb(sandbox: &Sandbox, over: &Receiver<()>) -> BTreeMap<&'static str, u32> {
     let mut done = BTreeMap::new();
     for (name, words) in FAULTS.into_iter().cycle() {
-        let next = Instant::now() + EVERY;
-        while Instant::now() < next {
-            if end.load(Ordering::Relaxed) {
-                return done;
-            }
-            thread::sleep(Duration::from_millis(20));
+        if over.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+            break;
         }
         // The agent may just not be there.
         if sandbox.run(words).is_ok() {
@@ -104,9 +105,11 @@ fn a_hundred_thousand_requests() {
         .enumerate()
         .map(|(index, (_, _, idle))| Target::new(index, *idle, ROUNDS))
         .collect();
-    let (end, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let end = AtomicBool::new(false);
     let faults = thread::scope(|scope| {
-        let faults = scope.spawn(|| disturb(&sandbox, &over));
+        let (goes_on, over) = mpsc::channel();
+        let sandbox = &sandbox;
+        let faults = scope.spawn(move || disturb(sandbox, &over));
         let load = || {
             thread::scope(|scope| {
                 for (seed, target) in (101..).zip(&targets) {
@@ -114,29 +117,26 @@ fn a_hundred_thousand_requests() {
                     let end = &end;
                     scope.spawn(move || target.load(part, seed, end));
                 }
+                let is_done = |target: &Target| target.requests() >= total / targets.len();
+                let is_lost = |target: &Target| !target.outcome.lock().unwrap().lost.is_empty();
                 let mut told = Instant::now();
-                while targets
-                    .iter()
-                    .any(|target| target.requests() < total / targets.len())
-                {
-                    thread::sleep(Duration::from_millis(100));
+                let every = Duration::from_millis(100);
+                let over = wait_closely("the load's end", LONGEST, every, || {
                     if told.elapsed() > Duration::from_secs(30) {
                         told = Instant::now();
                         let done: usize = targets.iter().map(Target::requests).sum();
                         eprintln!("{done} requests in {:.0?}", start.elapsed());
                     }
-                    // The rest would tell nothing more.
-                    let is_lost = |target: &Target| !target.outcome.lock().unwrap().lost.is_empty();
-                    if targets.iter().any(is_lost) {
-                        end.store(true, Ordering::Relaxed);
-                        break;
-                    }
-                }
-            });
+                    // Once one is lost, the rest would tell nothing more.
+                    (targets.iter().all(is_done) || targets.iter().any(is_lost)).then_some(())
+                });
+                end.store(!targets.iter().all(is_done), Ordering::Relaxed);
+                over
+            })
         };
         let loaded = sandbox.in_network(load);
-        over.store(true, Ordering::Relaxed);
-        loaded.unwrap();
+        drop(goes_on);
+        loaded.unwrap().unwrap();
         for (target, (name, ..)) in targets.iter().zip(SERVICES) {
             let lost = &target.outcome.lock().unwrap().lost;
             if !lost.is_empty() {

@@ -1,12 +1,13 @@
 //! What counts and steers in the kernel is taken away under the agent's feet: it goes on as far
 //! as it can, notices, says so, and begins anew. Nobody is lost and nothing in use is stopped.
 
-use std::{ffi::CString, os::unix::ffi::OsStringExt as _, process::Output, thread, time::Duration};
+use std::{ffi::CString, os::unix::ffi::OsStringExt as _, process::Output, time::Duration};
 
 use nix::libc;
 use ondemand_ebpf::LAYOUT_VERSION;
 use tests::{
     client::{Kept, Request},
+    pause::idle_for,
     sandbox::Sandbox,
     service::{self, front, number, wait_state},
 };
@@ -136,7 +137,7 @@ fn pins_and_links_are_taken_away() {
         check(&sandbox, while_none_runs, &words);
     });
     // Who was there before all of this is known to the last of these agents.
-    thread::sleep(Duration::from_millis(1500));
+    idle_for(Duration::from_millis(1500));
     assert_eq!(run_of_app(&sandbox), run, "it was stopped while in use");
     kept.ask().unwrap();
     drop(kept);

@@ -1,12 +1,12 @@
 //! What the agent, its maps, its disk or the application have too little of.
 
-use std::{fmt::Write as _, thread, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use tests::{
     client::{self, Request},
     metrics, require,
     sandbox::{Cgroups, Sandbox},
-    service::{SOON, front, number, wait_state},
+    service::{SOON, front, number, stays, wait_state},
     skip, wait_for,
 };
 
@@ -78,12 +78,8 @@ fn no_descriptors_left(sandbox: &Sandbox) {
         &["test: kept: its sockets could not be looked at"],
     );
     ask(sandbox);
-    thread::sleep(Duration::from_secs(1)); // several idle timeouts
+    stays(sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     assert_eq!(run_of_app(sandbox), run);
-    assert_eq!(
-        sandbox.property("app.service", "ActiveState").unwrap(),
-        "active"
-    );
     shell(
         sandbox,
         &format!("{AS_THE_AGENT} prlimit --pid {pid} --nofile=4096:4096"),
@@ -121,11 +117,7 @@ fn a_full_disk(sandbox: &Sandbox) {
     );
     // Held it is, all the same.
     ask(sandbox);
-    thread::sleep(Duration::from_secs(1)); // several idle timeouts
-    assert_eq!(
-        sandbox.property("app.service", "ActiveState").unwrap(),
-        "active"
-    );
+    stays(sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     shell(sandbox, "rm /run/ondemand/filler /var/lib/ondemand/filler");
     sandbox.run(&["ondemand", "release", "test"]).unwrap();
     wait_state(sandbox, "app.service", "inactive").unwrap();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tests::{
     client::{self, Request},
     sandbox::Sandbox,
-    service::{self, number, wait_state},
+    service::{self, SOON, number, wait_state},
+    wait_for,
 };
 
 use crate::{
@@ -131,8 +132,8 @@ fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() 
     let before = client(Request::default()).unwrap().unwrap();
     wait_state(&sandbox, "app.service", "deactivating").unwrap();
     shell(&sandbox, "systemctl stop dbus.socket dbus.service");
-    let state = sandbox.property("app.service", "ActiveState").unwrap();
-    assert_eq!(state, "deactivating", "too slow to tell anything");
+    let app_state = || sandbox.property("app.service", "ActiveState").unwrap();
+    assert_eq!(app_state(), "deactivating", "too slow to tell anything");
     let answers = sandbox.in_network(|| {
         let mut stream = client::connect(service::front())?;
         let request = Request {
@@ -140,8 +141,11 @@ fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() 
             ..Request::default()
         };
         let first = client::ask(&mut stream, request)?;
-        // Longer than the stop takes.
-        std::thread::sleep(Duration::from_millis(3500));
+        // The application that was being stopped could not answer once more.
+        wait_for("the stop is over", SOON, || {
+            (app_state() != "deactivating").then_some(())
+        })
+        .unwrap();
         client::ask(&mut stream, request)?;
         Ok::<_, client::Loss>(first)
     });

@@ -1,13 +1,11 @@
 //! The history is what really happened, and nothing that befalls it hurts the agent.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{
     client::{self, Request},
+    pause::idle_for,
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, SOON, front, number, wait_state},
     skip, wait_for,
@@ -80,7 +78,7 @@ fn the_report_says_what_happened() {
         gaps.extend(last.map(|last| asked.2.duration_since(last).as_secs_f64()));
         last = Some(asked.3);
         if use_ % 2 == 0 {
-            thread::sleep(Duration::from_millis(1_500)); // the gap
+            idle_for(Duration::from_millis(1_500)); // the gap
         } else {
             wait_state(&sandbox, "app.service", "inactive").unwrap();
         }

@@ -2,14 +2,14 @@
 
 use std::{
     io::Write as _,
-    thread,
     time::{Duration, Instant},
 };
 
 use tests::{
     client::{self, Request},
+    pause::{idle_for, think},
     sandbox::Sandbox,
-    service::{self, CONFIG, front, number, on_demand, status, wait_state},
+    service::{self, CONFIG, front, number, on_demand, status, stays, wait_state},
     wait_for,
 };
 
@@ -71,12 +71,7 @@ fn a_silent_connection_keeps_it_up() {
         let silent = sandbox
             .in_network(|| client::connect(address).unwrap())
             .unwrap();
-        thread::sleep(Duration::from_secs(2)); // several idle timeouts
-        assert_eq!(
-            sandbox.property("app.service", "ActiveState").unwrap(),
-            "active",
-            "{address}"
-        );
+        stays(&sandbox, "app.service", "active", Duration::from_secs(2)); // several idle timeouts
         assert_eq!(number(&sandbox, "test", "open_connections").unwrap(), 1);
         drop(silent);
         wait_state(&sandbox, "app.service", "inactive").unwrap();
@@ -224,7 +219,7 @@ fn a_reload_takes_a_new_configuration_and_loses_no_count() {
         (status["idle_timeout_seconds"].as_f64() == Some(0.3)).then_some(())
     })
     .unwrap();
-    thread::sleep(Duration::from_secs(1)); // several of the new idle timeouts
+    idle_for(Duration::from_secs(1)); // several of the new idle timeouts
     assert_eq!(number(&sandbox, "test", "open_connections").unwrap(), 1);
     client::ask(&mut held, keep).unwrap();
     drop(held);
@@ -243,7 +238,7 @@ fn a_stopped_agent_leaves_the_service_working() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
         ask(&sandbox);
-        thread::sleep(Duration::from_millis(400)); // longer than the idle timeout
+        think(Duration::from_millis(400)); // longer than the idle timeout
     }
     assert_eq!(
         sandbox.property("app.service", "ActiveState").unwrap(),
@@ -272,11 +267,8 @@ fn unix_front_and_unix_backend() {
             .unwrap();
         let mut byte = [0];
         std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
-        thread::sleep(Duration::from_secs(1)); // held open, silent, for several timeouts
-        assert_eq!(
-            sandbox.property("app.service", "ActiveState").unwrap(),
-            "active"
-        );
+        // Held open, silent, for several timeouts.
+        stays(&sandbox, "app.service", "active", Duration::from_secs(1));
         assert!(number(&sandbox, "test", "open_connections").unwrap() >= 1);
         drop(stream);
         wait_state(&sandbox, "app.service", "inactive").unwrap();

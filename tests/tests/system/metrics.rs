@@ -11,6 +11,7 @@ use tests::{
     client::{self, Answer, Request},
     http,
     metrics::{Samples, address, is_counter, of_test, on_demand, scrape, wait_value, write_config},
+    pause::{idle_for, think},
     prometheus, require,
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, front, wait_state},
@@ -81,7 +82,7 @@ fn a_scrape_shows_what_happened() {
         of_test(&stopped, "stops_total", ",reason=\"external\""),
         Some(0.0)
     );
-    thread::sleep(Duration::from_secs(2));
+    idle_for(Duration::from_secs(2));
     let later = scrape(&sandbox).unwrap();
     let grown = |name| {
         let value = |samples| of_test(samples, name, "").unwrap();
@@ -125,7 +126,7 @@ fn what_happens_without_an_agent_is_counted_by_the_next() {
 
     let restarted = unseen(&|| {
         app("stop");
-        thread::sleep(Duration::from_secs(1));
+        idle_for(Duration::from_secs(1));
         app("start");
     });
     assert_eq!(of_test(&restarted, "starts_total", ""), Some(2.0));
@@ -190,7 +191,7 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
                     last = samples;
                     scrapes += 1;
                 }
-                thread::sleep(Duration::from_millis(20));
+                think(Duration::from_millis(20));
             }
             scrapes
         });
@@ -198,7 +199,7 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
         for round in 0..8 {
             ask(&sandbox);
             // At other moments of the stop each time, which begins about 300 ms from here.
-            thread::sleep(Duration::from_millis(290 + round * 10));
+            idle_for(Duration::from_millis(290 + round * 10));
             kill_agent(&sandbox);
             wait_state(&sandbox, "app.service", "inactive").unwrap();
         }

@@ -1,13 +1,11 @@
 //! What metrics cost: a scrape of many services, and an agent that nobody scrapes.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tests::{
     http,
     metrics::{address, scrape, write_config},
+    pause::think,
     sandbox::Sandbox,
     service::{self, SOON},
     wait_for,
@@ -57,7 +55,7 @@ fn a_scrape_of_a_thousand_services() {
         let mut size = 0;
         let spans = (0..20).map(|_| {
             // Sooner it would get what the one before got.
-            thread::sleep(Duration::from_millis(150));
+            think(Duration::from_millis(150));
             let begin = Instant::now();
             let accept = "Accept: application/openmetrics-text\r\n";
             let reply = http::get(&sandbox, address(), "/metrics", accept).unwrap();

@@ -1,12 +1,12 @@
 //! The agent runs as its own user with three capabilities, and systemd does for it what the
 //! configuration needs and nothing else.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tests::{
     client::{self, Request},
     sandbox::Sandbox,
-    service::{self, CONFIG, SOON, front, number, on_demand, status, wait_state},
+    service::{self, CONFIG, SOON, front, number, on_demand, status, stays, wait_state},
     wait_for,
 };
 
@@ -14,6 +14,7 @@ use crate::{bus::check, require_sandbox};
 
 /// `CAP_NET_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, include/uapi/linux/capability.h.
 const CAPABILITIES: &str = "000000c000001000";
+const SEVERAL_TIMEOUTS: Duration = Duration::from_millis(1_500);
 const NONE: &str = "0000000000000000";
 const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
 
@@ -318,7 +319,7 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
     );
     // Long after its idle timeout it answers, counted.
     ask(&sandbox);
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    stays(&sandbox, "app.service", "active", SEVERAL_TIMEOUTS);
     ask(&sandbox);
     assert_eq!(
         sandbox.property("app.service", "ActiveState").unwrap(),
@@ -381,11 +382,7 @@ fn a_backend_that_the_agent_may_not_look_at_is_kept() {
     ask(&sandbox);
     wait_journal(&sandbox, "may not look at /run/link/app.sock");
     wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1_500)); // several idle timeouts
-    assert_eq!(
-        sandbox.property("app.service", "ActiveState").unwrap(),
-        "active"
-    );
+    stays(&sandbox, "app.service", "active", SEVERAL_TIMEOUTS);
     sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap();
 }

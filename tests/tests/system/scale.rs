@@ -1,8 +1,8 @@
 //! What a quiet agent costs.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
-use tests::{process::Process, sandbox::Sandbox, service};
+use tests::{pause::idle_for, process::Process, sandbox::Sandbox, service};
 
 use crate::require_sandbox;
 
@@ -11,7 +11,7 @@ pub fn agent_ticks(sandbox: &Sandbox, span: Duration) -> u64 {
     let agent = Process::agent(sandbox).unwrap();
     let ticks = || agent.stat(14).unwrap() + agent.stat(15).unwrap();
     let before = ticks();
-    thread::sleep(span);
+    idle_for(span);
     ticks() - before
 }
 

@@ -14,8 +14,10 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 use tests::{
+    pause::think,
     sandbox::Sandbox,
     service::{self, SOON, front, status, wait_state},
+    wait_for,
 };
 
 use crate::{
@@ -80,7 +82,7 @@ fn scan(sandbox: &Sandbox, from: Ipv4Addr, every: Duration, end: &AtomicBool, se
                 let packet = syn(from, port, Ipv4Addr::LOCALHOST, front().port());
                 sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
                 sent.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(every);
+                think(every);
             }
         })
         .unwrap();
@@ -119,9 +121,10 @@ fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
     let (end, sent) = (AtomicBool::new(false), AtomicU32::new(0));
     let vetoes = thread::scope(|scope| {
         scope.spawn(|| scan(&sandbox, from, every, &end, &sent));
-        while sent.load(Ordering::Relaxed) < 10 {
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_for("the scan goes on", SOON, || {
+            (sent.load(Ordering::Relaxed) >= 10).then_some(())
+        })
+        .unwrap();
         // Under the scan it is started for a client, who is served, and stopped after it.
         let steered = is_steered(&sandbox, front());
         let active = sandbox.property("app.service", "ActiveState");

@@ -22,13 +22,20 @@ use serde_json::Value;
 use tests::{
     built,
     client::{self, Loss, Random, Request},
+    pause::{arrive_at, think},
     sandbox::Sandbox,
     service::{self, status},
+    wait_closely,
 };
 
 use crate::require_sandbox;
 
 const REQUESTS: usize = 2_500;
+/// A load that takes longer does not end. It takes a minute or two.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// The same of the clients of one service: a lost one waits up to half a minute for each of its
+/// steps.
+const GONE: Duration = Duration::from_secs(5 * 60);
 /// About the idle timeout, so that a third of the gaps end in a stop.
 const MEAN_GAP: Duration = Duration::from_millis(170);
 /// When aimed clients come, in milliseconds before and after the idle timeout: around the
@@ -125,7 +132,7 @@ impl Target {
         let mut stream = client::connect(self.address)?;
         let connected = start.elapsed();
         if let Some(pause) = slow {
-            thread::sleep(pause);
+            think(pause);
         }
         let mut latencies = Vec::new();
         for left in (0..asks).rev() {
@@ -141,7 +148,7 @@ impl Target {
             };
             latencies.push(connecting + answer.took);
             if left > 0 {
-                thread::sleep(random.between(Duration::ZERO, Duration::from_millis(30)));
+                think(random.between(Duration::ZERO, Duration::from_millis(30)));
             }
         }
         Ok(latencies)
@@ -149,9 +156,14 @@ impl Target {
 
     /// Waits until nobody is there; gives when the last one went.
     fn wait_quiet(&self) -> Instant {
-        while self.in_flight.load(Ordering::Acquire) > 0 {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let is_quiet = || (self.in_flight.load(Ordering::Acquire) == 0).then_some(());
+        wait_closely(
+            "all clients are gone",
+            GONE,
+            Duration::from_millis(1),
+            is_quiet,
+        )
+        .unwrap();
         *self.last_done.lock().unwrap()
     }
 
@@ -172,7 +184,7 @@ impl Target {
                 for (count, gap) in self.rounds.random {
                     for _ in 0..*count {
                         next += random.gap(*gap);
-                        thread::sleep(next.saturating_duration_since(Instant::now()));
+                        arrive_at(next);
                         arrive();
                     }
                 }
@@ -180,7 +192,7 @@ impl Target {
                     let early = self.idle - Duration::from_millis(before);
                     let late = self.idle + Duration::from_millis(after);
                     let at = self.wait_quiet() + random.between(early, late);
-                    thread::sleep(at.saturating_duration_since(Instant::now()));
+                    arrive_at(at);
                     for _ in 0..1 + (random.unit() * 3.0) as u32 {
                         arrive();
                     }
@@ -282,12 +294,15 @@ fn race(sandbox: &Sandbox, total: usize, until_lost: bool) -> Race {
                         scope.spawn(move || target.load(part, seed, end))
                     })
                     .collect();
-                while until_lost && !loads.iter().all(|load| load.is_finished()) {
+                if until_lost {
+                    let what = "a request is lost, or all are made";
                     let is_lost = |target: &Target| !target.outcome.lock().unwrap().lost.is_empty();
-                    if targets.iter().any(is_lost) {
-                        end.store(true, Ordering::Relaxed);
-                    }
-                    thread::sleep(Duration::from_millis(50));
+                    let over = wait_closely(what, LONGEST, Duration::from_millis(50), || {
+                        let done = loads.iter().all(|load| load.is_finished());
+                        (done || targets.iter().any(is_lost)).then_some(())
+                    });
+                    end.store(true, Ordering::Relaxed);
+                    over.unwrap();
                 }
             });
             cold

@@ -8,7 +8,8 @@ use std::{
 
 use tests::{
     client::{self, Request},
-    service::{self, SOON, front, number, status, wait_state},
+    pause::think,
+    service::{self, SOON, front, number, status, stays, wait_state},
     wait_for,
 };
 
@@ -54,7 +55,7 @@ fn pins_of_another_layout_are_replaced_under_load() {
                             Ok(_) => done += 1,
                             Err(loss) => lost.push(loss),
                         }
-                        thread::sleep(Duration::from_millis(1));
+                        think(Duration::from_millis(1));
                     }
                     eprintln!("{done} requests meanwhile");
                     (done, lost)
@@ -84,9 +85,8 @@ fn pins_of_another_layout_are_replaced_under_load() {
         (number(&sandbox, "test", "open_connections").ok()? == 1).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}: {:?}", status(&sandbox, "test")));
-    thread::sleep(Duration::from_millis(1500)); // longer than the idle timeout
-    let state = sandbox.property("app.service", "ActiveState").unwrap();
-    assert_eq!(state, "active");
+    let longer_than_idle_timeout = Duration::from_millis(1500);
+    stays(&sandbox, "app.service", "active", longer_than_idle_timeout);
     sandbox
         .in_network(|| client::ask(&mut held, keep).unwrap())
         .unwrap();
