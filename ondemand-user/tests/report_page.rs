@@ -8,6 +8,7 @@ use std::{
 
 use ondemand::observe::history::{Record, What, Writer};
 use serde_json::Value;
+use tests::{require, skip};
 
 const HOUR: i64 = 3_600_000;
 /// 2026-03-02, a Monday, 00:00 UTC.
@@ -147,7 +148,7 @@ fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
         .args(dark.then_some("--blink-settings=preferredColorScheme=0"))
         .arg(format!("file://{}", copy.display()))
         .output()
-        .expect("chromium is needed to look at the page: `cargo xtask setup` installs it");
+        .expect("run chromium");
     let text = String::from_utf8_lossy(&output.stdout);
     let json = text
         .split_once("RESULT")
@@ -164,6 +165,7 @@ fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
 
 #[test]
 fn every_plot_has_its_data_on_any_screen() {
+    require!(skip::missing(&["chromium"]));
     let directory = tempfile::tempdir().unwrap();
     let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
     let page = directory.path().join("page.html");

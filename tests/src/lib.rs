@@ -12,6 +12,8 @@ pub mod prometheus;
 pub mod sandbox;
 pub mod service;
 pub mod skip;
+#[cfg(test)]
+mod sources;
 mod wait;
 
 use std::path::{Path, PathBuf};

@@ -142,10 +142,9 @@ mod tests {
 
     #[test]
     fn finds_members_of_the_running_kernel() {
-        let Ok(types) = KernelTypes::running() else {
-            eprintln!("skipped: this kernel shows no BTF");
-            return;
-        };
+        let types = KernelTypes::running();
+        ::tests::require!(types.as_ref().err());
+        let types = types.unwrap();
         // skc_num has stood behind three 32-bit words since Linux 3.x.
         assert!(types.offset_of("sock_common", "skc_num").unwrap() < 64);
         assert!(types.offset_of("tcp_sock", "write_seq").unwrap() > 0);

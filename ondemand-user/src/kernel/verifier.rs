@@ -61,10 +61,8 @@ mod tests {
 
     #[test]
     fn a_real_refusal_is_saved_and_told_in_one_line() {
-        if let Err(reason) = requirements::privilege() {
-            eprintln!("skipped: {reason:#}");
-            return;
-        }
+        let reason = requirements::privilege().err();
+        ::tests::require!(reason.map(|reason| format!("{reason:#}")));
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSET_FLAGS", &NOWHERE, true)
             .load(OBJECT)

@@ -211,9 +211,10 @@ mod tests {
         drop(back);
         let mut client = TcpStream::connect(at).await.unwrap();
         let (accepted, _) = front.accept().await.unwrap();
-        let carrying = tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
-        tokio::time::sleep(3 * PAUSE).await;
-        assert!(!carrying.is_finished());
+        let mut carrying = tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
+        // It does not end meanwhile.
+        let ended = tokio::time::timeout(3 * PAUSE, &mut carrying).await;
+        assert!(ended.is_err(), "{ended:?}");
         let back = TcpListener::bind(to).await.unwrap();
         let (mut server, _) = back.accept().await.unwrap();
         server.write_all(b"there").await.unwrap();

@@ -81,10 +81,8 @@ mod tests {
 
     #[test]
     fn all_below_changes_hands_and_nothing_else() {
-        if !geteuid().is_root() {
-            eprintln!("skipped: giving files away needs root");
-            return;
-        }
+        let is_root = geteuid().is_root();
+        ::tests::require!((!is_root).then_some("giving files away needs root"));
         let dir = tempfile::tempdir().unwrap();
         let (root, other) = (dir.path().join("ondemand"), dir.path().join("other"));
         fs::create_dir_all(root.join("v1")).unwrap();

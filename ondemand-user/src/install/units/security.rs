@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use ::tests::require;
 use serde_json::Value;
 
 use super::{
     hardening,
     host::systemd_version,
-    tests::{systemd_analyze, unix, wiki},
+    tests::{no_systemd_analyze, systemd_analyze, unix, wiki},
 };
 
 /// As it is installed.
@@ -17,9 +18,8 @@ const AGENT: &str = include_str!(concat!(
     "/../units/ondemand.service"
 ));
 
-/// What the table of systemd 252 finds open in each of these units; `None` without
-/// systemd-analyze.
-fn open(units: &[String]) -> Option<Vec<BTreeSet<String>>> {
+/// What the table of systemd 252 finds open in each of these units.
+fn open(units: &[String]) -> Vec<BTreeSet<String>> {
     let dir = tempfile::tempdir().unwrap();
     let paths: Vec<String> = (0..units.len())
         .map(|n| {
@@ -34,7 +34,7 @@ fn open(units: &[String]) -> Option<Vec<BTreeSet<String>>> {
     }
     let mut arguments = vec!["security", "--offline=true", "--json=short"];
     arguments.extend(paths.iter().map(String::as_str));
-    let (_, text) = systemd_analyze(&arguments, dir.path())?;
+    let (_, text) = systemd_analyze(&arguments, dir.path());
     let tables: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with('['))
@@ -46,7 +46,7 @@ fn open(units: &[String]) -> Option<Vec<BTreeSet<String>>> {
         })
         .collect();
     assert_eq!(tables.len(), units.len(), "{text}");
-    Some(tables)
+    tables
 }
 
 /// Of `unit`, only the rows in `expected` are open, and each line of `part` closes another one,
@@ -63,9 +63,7 @@ fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
             .iter()
             .map(|line| unit.replacen(&format!("\n{line}\n"), "\n", 1)),
     );
-    let Some(tables) = open(&variants) else {
-        return;
-    };
+    let tables = open(&variants);
     let (whole, without) = tables.split_first().unwrap();
     let expected: BTreeSet<String> = expected.iter().map(|&row| row.to_owned()).collect();
     let more: Vec<_> = whole.difference(&expected).collect();
@@ -95,6 +93,7 @@ const UNSEEN: [&str; 8] = [
 
 #[test]
 fn the_agent_may_do_what_it_must() {
+    require!(no_systemd_analyze());
     let (_, part) = AGENT.split_once("\n# Root instead").unwrap();
     let (_, part) = part.split_once('\n').unwrap();
     let expected = [
@@ -121,6 +120,7 @@ fn the_agent_may_do_what_it_must() {
 
 #[test]
 fn the_proxy_may_do_little() {
+    require!(no_systemd_analyze());
     let rest = [
         "RestrictAddressFamilies=~AF_NETLINK",
         "RestrictAddressFamilies=~AF_UNIX",
@@ -149,6 +149,7 @@ fn the_proxy_may_do_little() {
 
 #[test]
 fn the_scores() {
+    require!(no_systemd_analyze());
     #[track_caller]
     fn check(unit: &str, most: f64) {
         let dir = tempfile::tempdir().unwrap();
@@ -158,9 +159,8 @@ fn the_scores() {
         let arguments = ["security", "--offline=true", "--no-pager", &threshold];
         let path = path.display().to_string();
         let arguments = [&arguments[..], &[&path]].concat();
-        if let Some((good, text)) = systemd_analyze(&arguments, Path::new("/")) {
-            assert!(good, "{text}");
-        }
+        let (good, text) = systemd_analyze(&arguments, Path::new("/"));
+        assert!(good, "{text}");
     }
     check(AGENT, 1.7);
     let proxy = |config: &ondemand_core::config::Config, user| {

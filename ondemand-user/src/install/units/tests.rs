@@ -1,5 +1,6 @@
 use std::{fs, process::Command, time::Duration};
 
+use ::tests::{require, skip};
 use ondemand_core::proxy_stay::exit_idle_time;
 
 use super::*;
@@ -304,25 +305,22 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     assert!(!copy.exists() && !units.exists(), "nothing is wanted");
 }
 
-/// Runs `systemd-analyze`; `None` where there is none.
-pub(super) fn systemd_analyze(arguments: &[&str], units: &Path) -> Option<(bool, String)> {
+/// Why there is no `systemd-analyze` to run, if so.
+pub(super) fn no_systemd_analyze() -> Option<String> {
+    skip::missing(&["systemd-analyze"])
+}
+
+/// Runs `systemd-analyze`; returns whether it is content, and what it prints.
+pub(super) fn systemd_analyze(arguments: &[&str], units: &Path) -> (bool, String) {
     let mut command = Command::new("systemd-analyze");
     // The trailing colon adds systemd's own directories.
     command
         .env("SYSTEMD_UNIT_PATH", format!("{}:", units.display()))
         .env("SYSTEMD_COLORS", "0");
-    let output = match command.args(arguments).output() {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            eprintln!("skipped: systemd-analyze is not installed");
-            return None;
-        }
-        output => output.unwrap(),
-    };
+    let output = command.args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
-    Some((
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    ))
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output.status.success(), text)
 }
 
 /// The units in a directory, as the program at hand and this machine's systemd would have them.
@@ -344,6 +342,7 @@ fn written(config: &Config) -> tempfile::TempDir {
 
 #[test]
 fn systemd_takes_every_line() {
+    require!(no_systemd_analyze());
     for config in [wiki(""), unix("/run/b.sock"), unix("/tmp/50%/b.sock")] {
         let dir = written(&config);
         let paths = [
@@ -354,9 +353,7 @@ fn systemd_takes_every_line() {
         ]
         .map(|name| dir.path().join(name).display().to_string());
         let [a, b, c, d] = paths.each_ref().map(String::as_str);
-        if let Some((good, text)) = systemd_analyze(&["verify", "--man=no", a, b, c, d], dir.path())
-        {
-            assert!(good && text.trim().is_empty(), "{text}");
-        }
+        let (good, text) = systemd_analyze(&["verify", "--man=no", a, b, c, d], dir.path());
+        assert!(good && text.trim().is_empty(), "{text}");
     }
 }
