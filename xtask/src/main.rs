@@ -1,5 +1,6 @@
 //! `cargo xtask`: what cargo cannot do.
 
+#[path = "../../tests/bench/src/main.rs"]
 mod bench;
 mod command;
 mod deny;
