@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what ondemand costs, beside what people use today.
+//! What ondemand costs, beside what people use today. `cargo xtask bench` builds and runs this.
 
 mod bpf;
 mod checker;
@@ -6,6 +6,7 @@ mod cold_start;
 mod counting;
 mod data_path;
 mod detection;
+mod document;
 mod fleet;
 mod holders;
 mod load;
@@ -16,21 +17,19 @@ mod plot;
 mod progress;
 mod report;
 mod scale;
+mod settings;
 mod soak;
 mod stats;
 mod stop_race;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
-use machine::Machine;
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
 use plot::Plot;
 use report::{ABSURD, Report, Target};
-
-use crate::command::{Step, run};
+use settings::{Measured, Settings};
+use tests::bench::{NAMES, Options};
 
 /// One bench: a name to call it by, and what it needs.
 struct Bench {
@@ -43,8 +42,8 @@ struct Bench {
     margin: f64,
 }
 
-/// All there are.
-const BENCHES: [Bench; 7] = [
+/// All there are, in the order of [`NAMES`].
+const BENCHES: [Bench; NAMES.len()] = [
     Bench {
         name: "data-path",
         measure: data_path::measure,
@@ -97,62 +96,39 @@ const BENCHES: [Bench; 7] = [
     },
 ];
 
-/// What a bench is told.
-struct Settings {
-    /// How often everything is measured; each bench has a default of its own.
-    rounds: Option<u32>,
-    /// How long the soak lasts; it has a default of its own.
-    minutes: Option<u32>,
-    /// The program, built for release.
-    ondemand: PathBuf,
+/// Measures what ondemand costs: run `cargo xtask bench`, which builds what this needs.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
 }
 
-impl Settings {
-    /// Whether it is only to be seen that the bench works: with a single round it may be smaller.
-    fn is_short(&self) -> bool {
-        self.rounds == Some(1)
+fn main() -> ExitCode {
+    match bench(&Cli::parse().options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-/// What a bench gives back.
-struct Measured {
-    machine: Machine,
-    report: Report,
-}
-
-/// What was asked for on the command line.
-pub struct Options {
-    /// Which; all of them if there is none.
-    pub names: Vec<String>,
-    /// How often everything is measured.
-    pub rounds: Option<u32>,
-    /// How long the soak lasts.
-    pub minutes: Option<u32>,
-    /// Whether the tables go into README.md.
-    pub readme: bool,
-    /// Whether an absurd figure is an error.
-    pub check: bool,
-}
-
-/// The names of all benches.
-pub fn names() -> [&'static str; BENCHES.len()] {
-    BENCHES.map(|bench| bench.name)
-}
-
-/// Measures, prints, and writes `target/bench/`. Gives whether nothing was absurd, or nobody
-/// wanted to know.
+/// Measures, prints, and writes `target/bench/`. Returns whether nothing was absurd, or the
+/// options do not ask for that.
 ///
 /// # Errors
 ///
 /// A bench could not be carried through. A target that is missed is no error.
-pub fn bench(options: &Options) -> Result<bool> {
-    let ondemand = build(options.check)?;
+fn bench(options: &Options) -> Result<bool> {
+    let ondemand = program(options.check)?;
     let settings = Settings {
         rounds: options.rounds.or(options.check.then_some(1)),
         minutes: options.minutes,
         ondemand,
     };
-    let directory = target_directory()?.join("bench");
+    let directory = tests::target_directory()?.join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     let mut absurd = Vec::new();
     for bench in BENCHES {
@@ -178,7 +154,7 @@ pub fn bench(options: &Options) -> Result<bool> {
         }
         println!();
         if options.readme {
-            update_readme(bench.name, &markdown)?;
+            document::update(bench.name, &markdown)?;
         }
         absurd.extend(bench.absurd(&report));
     }
@@ -214,84 +190,27 @@ fn targets(report: &Report) -> Vec<Target> {
     report.targets.clone()
 }
 
-/// Builds what is measured, and the clients. To see whether a bench works it is as the tests
-/// have it: to build it for release takes longer than the benches.
-fn build(check: bool) -> Result<PathBuf> {
-    // The whole workspace: a package alone would have dependencies with other features, built anew.
-    run(&Step::cargo(&["build", "--workspace"]))?;
+/// The program that is measured: the one that is built for release, or with `check` the one that
+/// the tests have.
+fn program(check: bool) -> Result<PathBuf> {
     if check {
         return tests::built("ondemand");
     }
-    run(&Step::cargo(&[
-        "build",
-        "--package",
-        "ondemand",
-        "--release",
-    ]))?;
-    released("ondemand")
-}
-
-/// The directory that cargo builds into.
-fn target_directory() -> Result<PathBuf> {
-    let this = tests::built("xtask")?;
-    let directory = this.parent().and_then(Path::parent);
-    Ok(directory.context("the target directory")?.to_owned())
-}
-
-/// A program that was built for release, whatever this one was built for.
-fn released(program: &str) -> Result<PathBuf> {
-    Ok(target_directory()?.join("release").join(program))
-}
-
-/// Replaces a bench's part of the README, between its two marks; a new one goes behind the last.
-fn update_readme(name: &str, markdown: &str) -> Result<()> {
-    let path = tests::source_tree().join("README.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let new = replace_part(&text, name, markdown)
-        .or_else(|| add_part(&text, name, markdown))
-        .with_context(|| format!("{} has no line {END}", path.display()))?;
-    fs::write(&path, new).with_context(|| format!("write {}", path.display()))?;
-    println!("updated: {}", path.display());
-    Ok(())
-}
-
-/// Ends each bench's part.
-const END: &str = "<!-- end -->";
-
-fn replace_part(text: &str, name: &str, part: &str) -> Option<String> {
-    let begin = format!("<!-- bench {name} -->\n");
-    let (before, rest) = text.split_once(&begin)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{begin}{part}{END}{after}"))
-}
-
-fn add_part(text: &str, name: &str, part: &str) -> Option<String> {
-    let (before, after) = text.rsplit_once(END)?;
-    Some(format!(
-        "{before}{END}\n\n<!-- bench {name} -->\n{part}{END}{after}"
-    ))
+    let program = tests::target_directory()?.join("release/ondemand");
+    ensure!(
+        program.exists(),
+        "{} is not there: run `cargo xtask bench`, which builds it",
+        program.display()
+    );
+    Ok(program)
 }
 
 #[cfg(test)]
-mod tests_of_readme {
-    use super::{add_part, replace_part};
-
-    const TEXT: &str =
-        "a\n<!-- bench x -->\nold\n<!-- end -->\nb\n<!-- bench y -->\nkept\n<!-- end -->\nc\n";
+mod tests_of_names {
+    use super::{BENCHES, NAMES};
 
     #[test]
-    fn only_its_own_part_is_replaced() {
-        let new = replace_part(TEXT, "x", "new\n");
-        let wanted = TEXT.replace("old", "new");
-        assert_eq!(new.as_deref(), Some(wanted.as_str()));
-        assert_eq!(replace_part(TEXT, "z", "new\n"), None);
-    }
-
-    #[test]
-    fn a_new_part_goes_behind_the_last() {
-        let new = add_part(TEXT, "z", "new\n");
-        let wanted = TEXT.replace("\nc\n", "\n\n<!-- bench z -->\nnew\n<!-- end -->\nc\n");
-        assert_eq!(new.as_deref(), Some(wanted.as_str()));
-        assert_eq!(add_part("nothing", "z", "new\n"), None);
+    fn each_name_is_that_of_a_bench() {
+        assert_eq!(BENCHES.map(|bench| bench.name), NAMES);
     }
 }

@@ -10,7 +10,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{report::Report, stats::Series};
+use crate::{report::Report, stats::Series};
 
 /// One panel of a picture.
 pub enum Plot {
