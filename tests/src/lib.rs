@@ -1,6 +1,7 @@
 //! The private systemd that whole-system tests run in, and the clients that load it.
 
 pub mod arrivals;
+pub mod bench;
 pub mod bpf;
 pub mod classic;
 pub mod client;

@@ -1,29 +1,29 @@
 //! `cargo xtask`: what cargo cannot do.
 
-mod bench;
+mod build;
 mod command;
-mod deny;
 mod fuzz;
 mod household;
 mod story;
+mod testing;
 mod toolchain;
+mod tools;
 mod vm;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use command::{Step, run};
+use nix::unistd::geteuid;
+use tests::bench;
 use toolchain::Purpose;
 
 /// Builds, runs and tests ondemand, and installs what is needed for it.
 ///
-/// Every command first looks whether the tools are there (a Rust compiler for BPF,
-/// bpf-linker, systemd, D-Bus) and installs what is missing, printing each command before
-/// it runs it. Once they are there, plain `cargo build` works too.
+/// Every command first looks whether the tools that it needs are there (to build: a Rust
+/// compiler for BPF and bpf-linker; to run: systemd, D-Bus, polkit) and installs what is missing,
+/// printing each command before it runs it. Once they are there, plain `cargo build` works too.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -82,9 +82,9 @@ enum Task {
         #[command(flatten)]
         install: Install,
     },
-    /// Build everything; the program is target/debug/ondemand
+    /// Build the program, target/debug/ondemand, and what its tests need
     Build {
-        /// With optimizations, into target/release
+        /// The program alone, with optimizations: target/release/ondemand
         #[arg(long)]
         release: bool,
         #[command(flatten)]
@@ -187,22 +187,8 @@ Examples:
 Missing a target is not an error: exit code 0. With --check a figure that is far off, twice, is
 one: exit code 1.")]
     Bench {
-        /// Which [default: all of them]
-        #[arg(value_parser = bench::names())]
-        names: Vec<String>,
-        /// How often everything is measured [default: each bench has its own]
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-        rounds: Option<u32>,
-        /// How long the soak lasts [default: 60; with --rounds 1 a quarter of one]
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-        minutes: Option<u32>,
-        /// Put the tables into README.md, under "Measured"
-        #[arg(long)]
-        readme: bool,
-        /// Fail if a figure is so far off its target that no noise explains it; by default in
-        /// one small round, of the program as it is built for the tests
-        #[arg(long, conflicts_with = "readme")]
-        check: bool,
+        #[command(flatten)]
+        options: bench::Options,
         #[command(flatten)]
         install: Install,
     },
@@ -229,38 +215,41 @@ fn perform(task: Task) -> Result<ExitCode> {
         | Task::Deny { install }
         | Task::Bench { install, .. } => install,
     };
-    let purpose = match &task {
-        Task::Run { .. } | Task::Build { .. } | Task::Deny { .. } => Purpose::Run,
-        Task::Test { vm, .. } if !vm.is_empty() => Purpose::Vm(vm),
-        Task::Setup { .. } | Task::Test { .. } | Task::Pictures { .. } => Purpose::Test,
-        Task::Fuzz { .. } => Purpose::Fuzz,
-        Task::Bench { .. } => Purpose::Bench,
-    };
-    let built = matches!(task, Task::Run { built: true, .. });
-    if !built && !toolchain::ensure(install.no_install, purpose)? {
+    let is_root = geteuid().is_root();
+    if !is_root && let Some(reason) = reason_for_root(&task) {
+        bail!(
+            "this needs root, {reason}: run it with sudo, as in\n  {SUDO} ...\n\
+             Without root there are build, deny, fuzz, and test, which then leaves out the tests \
+             of whole systems."
+        );
+    }
+    if let Some(purpose) = purpose(&task, is_root)
+        && !toolchain::ensure(install.no_install, purpose)?
+    {
         return Ok(ExitCode::from(2));
     }
     match task {
         Task::Run {
             config: Some(config),
             ..
-        } => run_on_host(&config)?,
+        } => build::run_on_host(&config)?,
         Task::Run { report: true, .. } => {
-            build(false)?;
+            build::programs(&["ondemand", "test-backend"])?;
             household::report()?;
         }
         Task::Pictures { .. } => {
-            build(false)?;
+            build::programs(&["ondemand", "test-backend"])?;
             household::pictures()?;
         }
         Task::Run { keep, built, .. } => {
             if !built {
-                build(false)?;
+                build::programs(&["ondemand"])?;
             }
             story::tell(keep)?;
         }
         Task::Setup { .. } => println!("everything that is needed is there"),
-        Task::Build { release, .. } => build(release)?,
+        Task::Build { release: true, .. } => build::release()?,
+        Task::Build { .. } => build::debug()?,
         Task::Test { vm, filter, .. } if !vm.is_empty() => vm::test(&vm, filter.as_deref())?,
         Task::Test {
             skip_system,
@@ -270,134 +259,108 @@ fn perform(task: Task) -> Result<ExitCode> {
             ..
         } => {
             if root.is_none() {
-                test_units(filter.as_deref())?;
+                testing::units(filter.as_deref())?;
             }
             if skip_system {
                 println!("skipped, as asked: the tests of whole systems");
             } else {
-                test_systems(long, root.as_deref(), filter.as_deref())?;
+                testing::systems(long, root.as_deref(), filter.as_deref())?;
             }
         }
-        Task::Deny { .. } => deny::deny()?,
+        Task::Deny { .. } => run(&Step::cargo(&["deny", "--locked", "check"])
+            .args(&["--hide-inclusion-graph"])
+            // Advisories need the network each time.
+            .args(&["licenses", "bans", "sources"]))?,
         Task::Fuzz {
             names,
             runs,
             sanitizer,
             ..
         } => fuzz::fuzz(&names, runs, sanitizer)?,
-        Task::Bench {
-            names,
-            rounds,
-            minutes,
-            readme,
-            check,
-            ..
-        } => {
-            let options = bench::Options {
-                names,
-                rounds,
-                minutes,
-                readme,
-                check,
-            };
-            if !bench::bench(&options)? {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
+        Task::Bench { options, .. } => build::bench(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn build(release: bool) -> Result<()> {
-    let mut step = Step::cargo(&["build", "--workspace"]);
-    if release {
-        step = step.args(&["--release"]);
+/// What this task needs tools for, if it needs any.
+fn purpose(task: &Task, is_root: bool) -> Option<Purpose<'_>> {
+    match task {
+        Task::Run { built: true, .. } => None,
+        Task::Run { host: true, .. } | Task::Build { .. } => Some(Purpose::Build),
+        Task::Run { .. } => Some(Purpose::Run),
+        Task::Pictures { .. } => Some(Purpose::Pictures),
+        Task::Test { vm, .. } if !vm.is_empty() => Some(Purpose::Vm(vm)),
+        // Those that need more than a compiler are skipped.
+        Task::Test { root: None, .. } if !is_root => Some(Purpose::Build),
+        Task::Test {
+            skip_system: true, ..
+        } => Some(Purpose::UnitTests),
+        Task::Setup { .. } | Task::Test { .. } => Some(Purpose::Test),
+        Task::Fuzz { .. } => Some(Purpose::Fuzz),
+        Task::Deny { .. } => Some(Purpose::Deny),
+        Task::Bench { .. } => Some(Purpose::Bench),
     }
-    run(&step)
 }
 
-/// The agent in the foreground, on the systemd that runs this machine.
-fn run_on_host(config: &Path) -> Result<()> {
-    let systemd = Path::new("/run/systemd/system"); // sd_booted(3)
-    if !systemd.is_dir() {
-        bail!("PID 1 of this machine is not systemd: leave --host out to run in a private one");
-    }
-    let config = std::path::absolute(config)?;
-    build(true)?;
-    let program = tests::source_tree().join("target/release/ondemand");
-    let program = program.to_string_lossy().into_owned();
-    run(&Step::new(&[
-        &program,
-        "--config",
-        &config.to_string_lossy(),
-        "agent",
-    ]))
-}
+/// How to run one of these as root with the compiler of who types it.
+const SUDO: &str = "sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask";
 
-/// Always the whole workspace: with other packages their dependencies would have other features, and
-/// be built once more.
-const TEST: [&str; 2] = ["test", "--workspace"];
-
-fn test_units(filter: Option<&str>) -> Result<()> {
-    let filter: Vec<&str> = filter.into_iter().collect();
-    run(&Step::cargo(&TEST).args(&["--lib", "--bins"]).args(&filter))?;
-    // The program as it is called (a glob of cargo's), and the model of the stop protocol.
-    let whole = ["--test", "report_*", "--test", "stop_protocol"];
-    run(&Step::cargo(&TEST).args(&whole).args(&filter))
-}
-
-/// `root`: that of another distribution.
-fn test_systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result<()> {
-    if let Some(reason) = tests::sandbox::unavailable() {
-        if root.is_some() || tests::skip::is_all_required() {
-            bail!("the tests of whole systems cannot run: {reason}");
+/// Why this task can do nothing without root, if so.
+fn reason_for_root(task: &Task) -> Option<&'static str> {
+    match task {
+        Task::Run { host: true, .. } => Some("because the agent loads programs into the kernel"),
+        Task::Run { .. } | Task::Pictures { .. } | Task::Bench { .. } => {
+            Some("because it boots a private systemd")
         }
-        println!("skipped: the tests of whole systems: {reason}");
-        return Ok(());
+        Task::Test { root: Some(_), .. } => Some("because it enters the other root"),
+        Task::Test {
+            skip_system: false,
+            vm,
+            ..
+        } if vm.is_empty() && tests::skip::is_all_required() => {
+            Some("because ONDEMAND_REQUIRE_ALL is set")
+        }
+        Task::Test { .. }
+        | Task::Setup { .. }
+        | Task::Build { .. }
+        | Task::Fuzz { .. }
+        | Task::Deny { .. } => None,
     }
-    let runner = root.map(runner).transpose()?;
-    build(false)?;
-    // The tests that show what the stop protocol's steps are for.
-    run(&Step::cargo(&["build", "--workspace"]).args(&[
-        "--features",
-        "ondemand/ablation",
-        "--bin",
-        "ondemand-ablated",
-    ]))?;
-    let runner: Vec<&str> = runner.iter().flat_map(|it| ["--config", it]).collect();
-    // Two at a time: most wait for something most of the time, and more would be late too often.
-    let at_a_time = if long { "1" } else { "2" };
-    let filter: Vec<&str> = filter.into_iter().collect();
-    let system = Step::cargo(&TEST)
-        .args(&runner)
-        .args(&["--test", "sandbox", "--test", "system"])
-        .args(&filter)
-        .args(&["--", "--test-threads", at_a_time]);
-    if long {
-        // Its figures are what it is run for.
-        return run(&system.args(&["--nocapture"]).env("ONDEMAND_LONG", "1"));
-    }
-    run(&system)
 }
 
-/// What cargo is told, to run a test in the root of another distribution.
-fn runner(root: &Path) -> Result<String> {
-    let root = root
-        .canonicalize()
-        .with_context(|| format!("the root {}", root.display()))?;
-    let missing = toolchain::packages_missing_in(&root);
-    if !missing.is_empty() {
-        bail!(
-            "install these in {}: {}",
-            root.display(),
-            missing.join(", ")
-        );
+#[cfg(test)]
+mod tests_of_tasks {
+    use super::*;
+
+    /// Whether a task needs root, and what it needs tools for: as root, and without.
+    #[track_caller]
+    fn check(words: &str, needs_root: bool, root: Option<Purpose>, user: Option<Purpose>) {
+        let words = ["xtask"].into_iter().chain(words.split_whitespace());
+        let task = Cli::try_parse_from(words).unwrap().task;
+        assert_eq!(reason_for_root(&task).is_some(), needs_root);
+        assert_eq!(purpose(&task, true), root);
+        assert_eq!(purpose(&task, false), user);
     }
-    let script = tests::source_tree().join("tests/in-root.sh");
-    let [script, root] = [script, root].map(|path| path.display().to_string());
-    // The words as TOML strings, which have JSON's escapes.
-    Ok(format!(
-        "target.'cfg(unix)'.runner={}",
-        serde_json::json!([script, root])
-    ))
+
+    #[test]
+    fn a_task_asks_for_what_it_needs() {
+        use Purpose::{Bench, Build, Deny, Fuzz, Pictures, Run, Test, UnitTests, Vm};
+        let both = |words, needs_root, purpose| check(words, needs_root, purpose, purpose);
+        both("run", true, Some(Run));
+        both("run --keep", true, Some(Run));
+        both("run --report", true, Some(Run));
+        both("run --built", true, None);
+        both("run --host --config x", true, Some(Build));
+        both("pictures", true, Some(Pictures));
+        both("setup", false, Some(Test));
+        both("build", false, Some(Build));
+        both("build --release", false, Some(Build));
+        both("fuzz", false, Some(Fuzz));
+        both("deny", false, Some(Deny));
+        both("bench soak", true, Some(Bench));
+        both("test --root x", true, Some(Test));
+        both("test --vm=6.1", false, Some(Vm(&["6.1".to_owned()])));
+        check("test", false, Some(Test), Some(Build));
+        check("test --skip-system", false, Some(UnitTests), Some(Build));
+    }
 }

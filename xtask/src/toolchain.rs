@@ -5,8 +5,6 @@
 //! rustc-web with a prebuilt `core`, which takes seconds to install.
 
 use std::{
-    borrow::Cow,
-    env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,6 +14,7 @@ use nix::unistd::geteuid;
 
 use crate::{
     command::{Step, run},
+    tools::{Missing, apt, is_there},
     vm,
 };
 
@@ -25,43 +24,57 @@ const LINKER_VERSION: &str = "0.13.0";
 /// Of cargo-fuzz.
 const FUZZ_VERSION: &str = "0.13.2";
 
-/// What runs in tests of whole systems: a program, what it is, its Debian package.
-const PROGRAMS: [(&str, &str, &str); 7] = [
-    ("/usr/lib/systemd/systemd", "systemd", "systemd"),
+/// Of cargo-deny.
+const DENY_VERSION: &str = "0.20.2";
+
+/// A program, what it is, its Debian package.
+type Program = (&'static str, &'static str, &'static str);
+
+/// What a private systemd with ondemand in it consists of.
+const SANDBOX: [Program; 6] = [
+    SYSTEMD,
     ("dbus-daemon", "D-Bus", "dbus"),
     ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
     ("nsenter", "nsenter and unshare", "util-linux"),
     // A part of util-linux up to Debian 13.
     ("pivot_root", "pivot_root", "util-linux-extra"),
     ("ip", "ip", "iproute2"),
-    ("python3", "Python, for the example application", "python3"),
 ];
+const SYSTEMD: Program = ("/usr/lib/systemd/systemd", "systemd", "systemd");
+const PYTHON: Program = ("python3", "Python, for the example application", "python3");
+const CHROMIUM: Program = (
+    "chromium",
+    "Chromium, in which the page of a report is looked at",
+    "chromium",
+);
+const CXX: Program = ("c++", "a C++ compiler, for libFuzzer", "g++");
+const WRK: Program = ("wrk", "wrk, the load for the benches", "wrk");
 
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose<'a> {
-    /// To build and run.
+    /// To build.
+    Build,
+    /// To build, and to run it in a private systemd.
     Run,
-    /// The tests, too.
+    /// The pictures of the README.
+    Pictures,
+    /// The tests that need no privilege.
+    UnitTests,
+    /// All tests.
     Test,
-    /// The benches, too.
+    /// The benches.
     Bench,
-    /// Fuzzing, too.
+    /// Fuzzing.
     Fuzz,
+    /// What others wrote.
+    Deny,
     /// To build, and to run tests on these kernels.
     Vm(&'a [String]),
 }
 
-/// Something that is needed and not there.
-pub struct Missing {
-    /// What it is.
-    pub what: Cow<'static, str>,
-    /// How to install it.
-    pub how: Vec<Step>,
-}
-
-/// Installs what is missing for this purpose; with `no_install` only lists it. Gives whether all
-/// is there.
+/// Installs what is missing for this purpose; with `no_install` only lists it. Returns whether
+/// all is there.
 ///
 /// # Errors
 ///
@@ -81,17 +94,16 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
         }
         return Ok(false);
     }
-    let needs_root = missing
-        .iter()
-        .flat_map(|item| &item.how)
-        .any(|step| step.text().contains("apt-get"));
-    if needs_root && !geteuid().is_root() {
+    let by_apt: Vec<_> = missing.iter().filter(|item| item.needs_apt()).collect();
+    if !by_apt.is_empty() && !geteuid().is_root() {
+        let what: Vec<&str> = by_apt.iter().map(|item| item.what.as_ref()).collect();
         bail!(
-            "installing packages needs root: run this with sudo, or install them yourself \
-             (`cargo xtask setup --no-install` lists them)"
+            "installing packages needs root, and missing are: {}. Run `cargo xtask setup` once \
+             with sudo, or install them yourself (`cargo xtask setup --no-install` lists how)",
+            what.join(", ")
         );
     }
-    if needs_root {
+    if !by_apt.is_empty() {
         run(&Step::new(&["apt-get", "update"]))?;
     }
     for item in &missing {
@@ -112,73 +124,98 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
 }
 
 fn missing(purpose: Purpose) -> Vec<Missing> {
-    let mut missing = match purpose {
-        Purpose::Vm(kernels) => vm::missing(kernels),
-        _ => Vec::new(),
+    let parts = match purpose {
+        Purpose::Build => vec![build_tools()],
+        Purpose::Run => vec![programs(&SANDBOX), programs(&[PYTHON]), build_tools()],
+        Purpose::Pictures => vec![programs(&[CHROMIUM]), programs(&SANDBOX), build_tools()],
+        Purpose::UnitTests => vec![programs(&[CHROMIUM, SYSTEMD]), build_tools()],
+        Purpose::Test => vec![
+            programs(&[CHROMIUM]),
+            programs(&SANDBOX),
+            programs(&[PYTHON]),
+            prometheus().into_iter().collect(),
+            build_tools(),
+        ],
+        Purpose::Bench => vec![
+            servers(),
+            programs(&[WRK]),
+            programs(&SANDBOX),
+            build_tools(),
+        ],
+        Purpose::Fuzz => vec![
+            installed("cargo-fuzz", FUZZ_VERSION, &[]),
+            programs(&[CXX]),
+            build_tools(),
+        ],
+        // Without optimizations it is there in a third of the time, and as fast as is needed.
+        Purpose::Deny => vec![installed("cargo-deny", DENY_VERSION, &["--debug"])],
+        Purpose::Vm(kernels) => vec![
+            vm::missing(kernels),
+            programs(&SANDBOX),
+            programs(&[PYTHON]),
+            build_tools(),
+        ],
     };
+    parts.into_iter().flatten().collect()
+}
+
+/// Those of these that are not there.
+fn programs(programs: &[Program]) -> Vec<Missing> {
+    let missing = programs.iter().filter(|(program, ..)| !is_there(program));
+    missing
+        .map(|(_, what, package)| Missing {
+            what: (*what).into(),
+            how: vec![apt(&[package])],
+        })
+        .collect()
+}
+
+/// A program that cargo installs, if it is not there.
+fn installed(program: &'static str, version: &str, options: &[&str]) -> Vec<Missing> {
+    if is_there(program) {
+        return Vec::new();
+    }
+    let install = [
+        "cargo",
+        "install",
+        program,
+        "--locked",
+        "--version",
+        version,
+    ];
+    vec![Missing {
+        what: program.into(),
+        how: vec![Step::new(&install).args(options)],
+    }]
+}
+
+/// The servers of the benches that are not there.
+fn servers() -> Vec<Missing> {
     let servers = [
         ("nginx", "nginx, the server for the benches"),
         ("haproxy", "HAProxy, a peer in the benches"),
     ];
-    for (name, what) in servers {
-        if purpose != Purpose::Bench || is_there(&format!("/usr/sbin/{name}")) {
-            continue;
-        }
-        // The package would start it as a service of this machine.
-        let mut how = vec![apt(&[name]).env("RUNLEVEL", "1")];
-        if Path::new("/run/systemd/system").is_dir() {
-            how.push(Step::new(&["systemctl", "disable", "--now", name]));
-        }
-        missing.push(Missing {
-            what: what.into(),
-            how,
-        });
-    }
-    if purpose == Purpose::Bench && !is_there("wrk") {
-        missing.push(Missing {
-            what: "wrk, the load for the benches".into(),
-            how: vec![apt(&["wrk"])],
-        });
-    }
-    if purpose == Purpose::Test && !is_there("chromium") {
-        missing.push(Missing {
-            what: "Chromium, in which tests look at the page of a report".into(),
-            how: vec![apt(&["chromium"])],
-        });
-    }
-    if purpose == Purpose::Test && !is_there("/usr/lib/polkit-1/polkitd") {
-        missing.push(Missing {
-            what: "polkit, for the test of who may act (it starts when it is asked)".into(),
-            how: vec![apt(&["polkitd"])],
-        });
-    }
-    if purpose == Purpose::Fuzz && !is_there("cargo-fuzz") {
-        let install = ["cargo", "install", "cargo-fuzz", "--locked", "--version"];
-        missing.push(Missing {
-            what: "cargo-fuzz".into(),
-            how: vec![Step::new(&install).args(&[FUZZ_VERSION])],
-        });
-    }
-    if purpose == Purpose::Fuzz && !is_there("c++") {
-        missing.push(Missing {
-            what: "a C++ compiler, for libFuzzer".into(),
-            how: vec![apt(&["g++"])],
-        });
-    }
-    for (program, what, package) in PROGRAMS {
-        if !is_there(program) {
-            missing.push(Missing {
-                what: what.into(),
-                how: vec![apt(&[package])],
-            });
-        }
-    }
-    if tests::prometheus::program("prometheus").is_err() {
-        missing.push(Missing {
-            what: "Prometheus and promtool, for the tests of the metrics".into(),
-            how: vec![prometheus()],
-        });
-    }
+    let missing = servers
+        .iter()
+        .filter(|(name, _)| !is_there(&format!("/usr/sbin/{name}")));
+    missing
+        .map(|(name, what)| {
+            // The package would start it as a service of this machine.
+            let mut how = vec![apt(&[name]).env("RUNLEVEL", "1")];
+            if Path::new("/run/systemd/system").is_dir() {
+                how.push(Step::new(&["systemctl", "disable", "--now", name]));
+            }
+            Missing {
+                what: (*what).into(),
+                how,
+            }
+        })
+        .collect()
+}
+
+/// What compiles the eBPF programs, if it is not there.
+fn build_tools() -> Vec<Missing> {
+    let mut missing = Vec::new();
     if !has_bpf_compiler() {
         missing.push(Missing {
             what: "a Rust compiler for BPF".into(),
@@ -211,15 +248,12 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     missing
 }
 
-fn apt(packages: &[&str]) -> Step {
-    Step::new(&["apt-get", "install", "--yes", "--no-install-recommends"])
-        .args(&["-o", "DPkg::Lock::Timeout=300"])
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-}
-
-/// The package's programs alone, unpacked: installing it would start a service on this machine.
-fn prometheus() -> Step {
+/// Prometheus, if it is not there: the package's programs alone, unpacked. Installing it would start
+/// a service on this machine.
+fn prometheus() -> Option<Missing> {
+    if tests::prometheus::program("prometheus").is_ok() {
+        return None;
+    }
     let directory = tests::target_directory().unwrap_or_else(|_| "target".into());
     let directory = directory.join("prometheus");
     let script = format!(
@@ -227,7 +261,10 @@ fn prometheus() -> Step {
          dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb",
         directory.display()
     );
-    Step::new(&["sh", "-c", &script])
+    Some(Missing {
+        what: "Prometheus and promtool, for the tests of the metrics".into(),
+        how: vec![Step::new(&["sh", "-c", &script])],
+    })
 }
 
 /// Debian's packages where there is an apt that has them, else a nightly.
@@ -273,7 +310,7 @@ fn sysroot(program: &str, arguments: &[&str]) -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(text.trim()))
 }
 
-/// The packages of [`PROGRAMS`] that the root of another distribution lacks.
+/// The packages with what tests of whole systems run that the root of another distribution lacks.
 pub fn packages_missing_in(root: &Path) -> Vec<&'static str> {
     let is_in_root = |program: &str| {
         ["", "usr/bin", "usr/sbin"].iter().any(|directory| {
@@ -281,22 +318,10 @@ pub fn packages_missing_in(root: &Path) -> Vec<&'static str> {
             root.join(directory).join(program).is_file()
         })
     };
-    PROGRAMS
+    SANDBOX
         .iter()
+        .chain([&PYTHON])
         .filter(|(program, ..)| !is_in_root(program))
         .map(|(.., package)| *package)
         .collect()
-}
-
-/// Whether a program is at this path, or in a directory of root's `PATH`, which may be longer than
-/// that of who builds.
-pub fn is_there(program: &str) -> bool {
-    if program.starts_with('/') {
-        return Path::new(program).exists();
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path)
-        .chain(sbin)
-        .any(|directory| directory.join(program).is_file())
 }

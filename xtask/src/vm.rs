@@ -18,8 +18,9 @@ use serde_json::Value;
 use tests::{built, source_tree, target_directory};
 
 use crate::{
+    build,
     command::{Step, run},
-    toolchain::{Missing, is_there},
+    tools::{Missing, is_there},
 };
 
 /// Tests of whole systems whose names contain one of these are run, unless others are asked for.
@@ -122,7 +123,7 @@ pub fn test(kernels: &[String], filter: Option<&str>) -> Result<()> {
         std::env::consts::ARCH == "x86_64",
         "the kernels are those for amd64, and the programs for this machine are not"
     );
-    run(&Step::cargo(&["build", "--workspace"]))?;
+    build::debug()?;
     let system = system_tests()?;
     let filters = filter.map_or(TESTS.to_vec(), |filter| vec![filter]);
     let home = home();
@@ -158,7 +159,7 @@ fn image<'a>(what: &str, arguments: impl IntoIterator<Item = &'a PathBuf>) -> Re
 
 /// Builds the tests of whole systems, and says where they are.
 fn system_tests() -> Result<PathBuf> {
-    let words = ["test", "--workspace", "--test", "system", "--no-run"];
+    let words = ["test", "--test", "system", "--no-run"];
     run(&Step::cargo(&words))?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

@@ -1,5 +1,6 @@
 //! `ondemand report`: what was measured, and what other idle timeouts would have meant.
 
+pub mod drawing;
 mod measured;
 mod model;
 mod page;

@@ -1,12 +1,12 @@
 //! The plots of a page, as SVG in the page's own colours, which change with light and dark.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use plotters::{
-    coord::Shift,
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
 
+use super::drawing::{self, Area, drawing, font, number, write};
 use super::model::{Report, Service, WEEKDAYS, seconds};
 
 /// Width of all plots, in units of which a phone shows one a pixel or a little less.
@@ -27,32 +27,13 @@ const NAMES: [(&str, &str); 4] = [
     ("#010206", "var(--second)"),
 ];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
+/// A plot in the page's own colours.
 fn svg(label: &str, height: u32, draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
-        draw(&area)?;
-        area.present().map_err(drawing)?;
-    }
+    let mut text = drawing::svg(label, (WIDTH, height), draw)?;
     for (colour, name) in NAMES {
         text = text.replace(colour, name);
     }
-    Ok(text.replacen(
-        "<svg ",
-        &format!("<svg role=\"img\" aria-label=\"{label}\" "),
-        1,
-    ))
-}
-
-fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("draw a plot: {error}")
-}
-
-/// plotters writes `font-size` as the size over 1.24.
-fn font<'a>(size: i32) -> TextStyle<'a> {
-    TextStyle::from(("sans-serif", size).into_font()).color(&INK)
+    Ok(text)
 }
 
 /// `5s`, `10m`, `1.5h`, `7d`: short, for an axis.
@@ -62,17 +43,6 @@ fn short(seconds: f64) -> String {
         ..3_600.0 => (seconds / 60.0, "m"),
         ..86_400.0 => (seconds / 3_600.0, "h"),
         _ => (seconds / 86_400.0, "d"),
-    };
-    format!("{}{unit}", (number * 10.0).round() / 10.0)
-}
-
-/// `1200`, `12k`, `3.4M`.
-fn figure(number: f64) -> String {
-    let (number, unit) = match number.abs() {
-        ..10_000.0 => (number, ""),
-        ..1e6 => (number / 1e3, "k"),
-        ..1e9 => (number / 1e6, "M"),
-        _ => (number / 1e9, "G"),
     };
     format!("{}{unit}", (number * 10.0).round() / 10.0)
 }
@@ -150,8 +120,8 @@ pub fn gaps(service: &Service) -> Result<String> {
             .x_labels(rows.len().max(1))
             .x_label_formatter(&|place| label(&labels, place))
             .y_labels(5)
-            .y_label_formatter(&|count| figure(*count))
-            .label_style(font(15))
+            .y_label_formatter(&|count| number(*count))
+            .label_style(font(15, &INK))
             .draw()
             .map_err(drawing)?;
         let bars = rows.iter().enumerate().filter(|(_, row)| row.count > 0);
@@ -214,16 +184,16 @@ pub fn what_if(service: &Service) -> Result<String> {
                 .x_labels(outcomes.len().max(1))
                 .x_label_formatter(&|place| label(&labels, place))
                 .y_labels(5)
-                .y_label_formatter(&|count| figure(*count))
-                .label_style(font(15))
+                .y_label_formatter(&|count| number(*count))
+                .label_style(font(15, &INK))
                 .draw()
                 .map_err(drawing)?;
             chart
                 .configure_secondary_axes()
                 .axis_style(FAINT)
                 .y_labels(5)
-                .y_label_formatter(&|spans| figure(*spans))
-                .label_style(font(15))
+                .y_label_formatter(&|spans| number(*spans))
+                .label_style(font(15, &INK))
                 .draw()
                 .map_err(drawing)?;
             if let Some(best) = best {
@@ -277,15 +247,14 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
     let rows = timeline_rows(report);
     let bottom = 6 + ROW * rows.len() as i32;
     svg("When each service was up", (bottom + 24) as u32, |area| {
-        let middle = font(15).pos(Pos::new(HPos::Right, VPos::Center));
+        let middle = font(15, &INK).pos(Pos::new(HPos::Right, VPos::Center));
         for (place, service) in rows.iter().enumerate() {
             let top = 6 + ROW * place as i32;
             let mut name: String = service.name.chars().take(12).collect();
             if name.len() < service.name.len() {
                 name.push('…');
             }
-            area.draw(&Text::new(name, (LEFT - 6, top + ROW / 2), middle.clone()))
-                .map_err(drawing)?;
+            write(area, &name, (LEFT - 6, top + ROW / 2), middle.clone())?;
             let ground = [(LEFT, top + 2), (RIGHT, top + ROW - 2)];
             area.draw(&Rectangle::new(ground, FAINT.mix(0.5).filled()))
                 .map_err(drawing)?;
@@ -304,9 +273,8 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
         for (part, anchor) in [(0, HPos::Left), (1, HPos::Center), (2, HPos::Right)] {
             let x = LEFT + part * (RIGHT - LEFT) / 2;
             let at = moment(report.from + report.seconds * f64::from(part) / 2.0);
-            let style = font(15).pos(Pos::new(anchor, VPos::Top));
-            area.draw(&Text::new(at, (x, bottom + 6), style))
-                .map_err(drawing)?;
+            let style = font(15, &INK).pos(Pos::new(anchor, VPos::Top));
+            write(area, &at, (x, bottom + 6), style)?;
         }
         Ok(())
     })
@@ -338,9 +306,8 @@ pub fn heat_map(service: &Service) -> Result<String> {
     svg("Arrivals by hour and weekday", height as u32, |area| {
         for (day, name) in WEEKDAYS.iter().enumerate() {
             let top = 8 + day as i32 * CELL.1;
-            let style = font(15).pos(Pos::new(HPos::Right, VPos::Center));
-            area.draw(&Text::new(*name, (LEFT - 8, top + CELL.1 / 2), style))
-                .map_err(drawing)?;
+            let style = font(15, &INK).pos(Pos::new(HPos::Right, VPos::Center));
+            write(area, name, (LEFT - 8, top + CELL.1 / 2), style)?;
             for hour in 0..24 {
                 let left = LEFT + hour as i32 * CELL.0;
                 let corners = [(left, top), (left + CELL.0 - 1, top + CELL.1 - 1)];
@@ -355,9 +322,8 @@ pub fn heat_map(service: &Service) -> Result<String> {
         }
         for hour in (0..=24).step_by(6) {
             let place = (LEFT + hour * CELL.0, 8 + 7 * CELL.1 + 6);
-            let style = font(15).pos(Pos::new(HPos::Center, VPos::Top));
-            area.draw(&Text::new(format!("{hour}h"), place, style))
-                .map_err(drawing)?;
+            let style = font(15, &INK).pos(Pos::new(HPos::Center, VPos::Top));
+            write(area, &format!("{hour}h"), place, style)?;
         }
         Ok(())
     })
@@ -374,8 +340,6 @@ mod tests {
         check(60.0, "1m");
         check(5400.0, "1.5h");
         check(604_800.0, "7d");
-        assert_eq!(figure(9_999.0), "9999");
-        assert_eq!(figure(12_345.0), "12.3k");
     }
 
     #[test]

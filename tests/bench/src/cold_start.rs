@@ -9,11 +9,11 @@ use tests::{
     service, wait_for,
 };
 
-use super::{
-    Measured, Settings,
+use crate::{
     machine::{Machine, Usage, cpu_microseconds},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
+    settings::{Measured, Settings},
     stats::Series,
 };
 

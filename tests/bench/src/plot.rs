@@ -3,14 +3,15 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
+use ondemand::commands::report::drawing::{self, Area, drawing, font, number};
 use plotters::{
-    coord::{Shift, ranged1d::ValueFormatter},
+    coord::ranged1d::ValueFormatter,
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{report::Report, stats::Series};
+use crate::{report::Report, stats::Series};
 
 /// One panel of a picture.
 pub enum Plot {
@@ -85,8 +86,6 @@ static LINES: [Shade; 5] = [
     shade((146, 103, 0), (255, 212, 59)),
 ];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-
 /// A panel for each kind of figure, with a bar for each thing that it was measured of.
 pub fn bars(report: &Report) -> Vec<Plot> {
     let mut panels: Vec<Bars> = Vec::new();
@@ -111,10 +110,8 @@ pub fn bars(report: &Report) -> Vec<Plot> {
 pub fn svg(label: &str, plots: &[Plot]) -> Result<String> {
     let height = plots.iter().map(height).max().unwrap_or(HEIGHT);
     let rows = plots.len().div_ceil(2).max(1);
-    let mut text = String::new();
-    {
-        let size = (2 * WIDTH, height * rows as u32);
-        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+    let size = (2 * WIDTH, height * rows as u32);
+    let text = drawing::svg(label, size, |area| {
         area.fill(&GROUND.light).map_err(drawing)?;
         for (panel, plot) in area.split_evenly((rows, 2)).iter().zip(plots) {
             match plot {
@@ -122,10 +119,8 @@ pub fn svg(label: &str, plots: &[Plot]) -> Result<String> {
                 Plot::Lines(lines) => draw_lines(panel, lines)?,
             }
         }
-        area.present().map_err(drawing)?;
-    }
-    let head = format!("<svg role=\"img\" aria-label=\"{}\" ", escaped(label));
-    let text = text.replacen("<svg ", &head, 1);
+        Ok(())
+    })?;
     // Behind the svg's own tag.
     let (tag, rest) = text
         .split_once(">\n")
@@ -161,21 +156,6 @@ fn hex(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('"', "&quot;")
-        .replace('<', "&lt;")
-}
-
-fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("draw a plot: {error}")
-}
-
-/// plotters writes `font-size` as the size over 1.24.
-fn font(size: i32, colour: &RGBColor) -> TextStyle<'_> {
-    TextStyle::from(("sans-serif", size).into_font()).color(colour)
-}
-
 fn write(
     area: &Area<'_>,
     text: &str,
@@ -183,9 +163,7 @@ fn write(
     style: TextStyle<'_>,
     to: HPos,
 ) -> Result<()> {
-    let style = style.pos(Pos::new(to, VPos::Center));
-    area.draw(&Text::new(text.to_owned(), at, style))
-        .map_err(drawing)
+    drawing::write(area, text, at, style.pos(Pos::new(to, VPos::Center)))
 }
 
 fn title(area: &Area<'_>, text: &str) -> Result<()> {
@@ -322,45 +300,9 @@ where
     Ok(())
 }
 
-/// Three digits that say something: `0.0123`, `4.56`, `789`, `12.3k`, `45.6M`.
-fn number(value: f64) -> String {
-    let (value, unit) = match value.abs() {
-        ..1e4 => (value, ""),
-        ..1e6 => (value / 1e3, "k"),
-        ..1e9 => (value / 1e6, "M"),
-        _ => (value / 1e9, "G"),
-    };
-    let digits = match value.abs() {
-        0.0 | 100.0.. => 0,
-        value => (2.0 - value.log10().floor()).clamp(0.0, 6.0) as usize,
-    };
-    let text = format!("{value:.digits$}");
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
-    };
-    format!("{text}{unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_short() {
-        #[track_caller]
-        fn check(value: f64, expected: &str) {
-            assert_eq!(number(value), expected);
-        }
-        check(0.0, "0");
-        check(0.012_345, "0.0123");
-        check(4.5, "4.5");
-        check(-20.04, "-20");
-        check(789.4, "789");
-        check(12_345.0, "12.3k");
-        check(100_000.0, "100k");
-        check(3.6e6, "3.6M");
-    }
 
     #[test]
     fn a_picture_is_light_and_dark() {

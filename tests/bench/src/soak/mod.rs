@@ -18,11 +18,11 @@ use serde_json::Value;
 use tests::{metrics, process::Process, sandbox::Sandbox, service, wait_for};
 use upsets::{Upset, Upsets};
 
-use super::{
-    Measured, Settings,
+use crate::{
     machine::{Machine, Usage},
     pins,
     progress::Progress,
+    settings::{Measured, Settings},
 };
 
 /// Minutes of a whole one.

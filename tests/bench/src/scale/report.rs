@@ -1,7 +1,7 @@
 //! What came of it, and how it grows.
 
 use super::{FEW, KINDS, Kind, SHORT, SIZES, Size, Values};
-use crate::bench::{
+use crate::{
     plot::{Lines, Plot, Scale},
     report::{Figure, Limit, Report, Table, Target},
     stats::Series,

@@ -1,7 +1,7 @@
 //! What came of it: the first third beside the last one.
 
 use super::{Lap, Upset};
-use crate::bench::{
+use crate::{
     plot::{Lines, Plot, Scale},
     report::{Figure, Limit, Report, Table, Target},
     stats::Series,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tests::sandbox::Sandbox;
 
-use super::load::FIRST;
+use crate::load::FIRST;
 
 /// systemd-socket-proxyd's address.
 pub const SOCKET_PROXYD: &str = "127.0.0.1:8002";

@@ -18,13 +18,13 @@ pub use report::plots;
 use serde_json::Value;
 use tests::{client::patience, metrics, process::Process, sandbox::Sandbox, service, wait_for};
 
-use super::{
-    Measured, Settings,
+use crate::{
     fleet::{self, Member},
     holders::Holders,
     machine::{Machine, Usage},
     pins,
     progress::Progress,
+    settings::{Measured, Settings},
     stats::Series,
 };
 

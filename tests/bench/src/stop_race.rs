@@ -10,11 +10,11 @@ use tests::{
     service,
 };
 
-use super::{
-    Measured, Settings,
+use crate::{
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
+    settings::{Measured, Settings},
     stats::Series,
 };
 

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use tests::{sandbox::Sandbox, service};
 
-use super::machine::cpu_microseconds;
+use crate::machine::cpu_microseconds;
 
 /// Where the agent reads which of them it watches: [`watch`] writes it.
 const WATCHED: &str = "/etc/ondemand/watched.toml";

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tests::sandbox::Sandbox;
 
-use super::{fleet::Member, machine::cpu_microseconds};
+use crate::{fleet::Member, machine::cpu_microseconds};
 
 /// One tick of the timer of one service: `checker TIMEOUT_MS UNIT PORT`.
 const EACH: &str = r#"#!/bin/bash

@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use tests::sandbox::Sandbox;
 
-use super::{
-    Measured, Settings,
+use crate::{
     bpf::{self, Hook, Program, Runs},
     load::{self, Attached, Load, Place},
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
+    settings::{Measured, Settings},
     stats::Series,
 };
 

@@ -305,7 +305,7 @@ pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
     let expected = u32::from(wanted == Attached::All);
     let cgroup = cgroup(sandbox)?;
     tests::wait_for("the programs are attached as wanted", service::SOON, || {
-        let here = super::bpf::attached(&cgroup, super::bpf::Hook::SockOps).ok()?;
+        let here = crate::bpf::attached(&cgroup, crate::bpf::Hook::SockOps).ok()?;
         (here == expected).then_some(())
     })
 }

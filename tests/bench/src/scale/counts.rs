@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tests::{sandbox::Sandbox, service};
 
-use crate::bench::fleet::Member;
+use crate::fleet::Member;
 
 /// What the agent says of each of the services.
 pub struct Counts(Vec<Count>);

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tests::sandbox::Sandbox;
 
-use super::fleet::Member;
+use crate::fleet::Member;
 
 /// Connections of one client process: both the usual limit of descriptors and the ports of one
 /// address allow for more.

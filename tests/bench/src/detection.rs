@@ -15,13 +15,13 @@ use tests::{
     service, wait_for,
 };
 
-use super::{
-    Measured, Settings,
+use crate::{
     checker::{self, Script},
     fleet::{self, Member},
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
+    settings::{Measured, Settings},
     stats::Series,
 };
 

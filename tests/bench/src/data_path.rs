@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use tests::{sandbox::Sandbox, service};
 
-use super::{
-    Measured, Settings,
+use crate::{
     load::{self, Attached, Load, Place},
     machine::{Machine, Usage, cpu_microseconds},
     peers,
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
+    settings::{Measured, Settings},
     stats::Series,
 };
 

@@ -1,10 +1,10 @@
-//! What a bench found: a table for people, Markdown for the README, JSON for programs.
+//! What a bench found: a table for people, Markdown for BENCHMARKS.md, JSON for programs.
 
 use std::io::{IsTerminal as _, stdout};
 
 use serde_json::{Value, json};
 
-use super::{machine::Machine, stats::Series};
+use crate::{machine::Machine, stats::Series};
 
 /// The result of one bench.
 pub struct Report {
@@ -143,7 +143,7 @@ impl Report {
         println!("\n{}", self.method);
     }
 
-    /// For the README.
+    /// For BENCHMARKS.md.
     pub fn markdown(&self, machine: &Machine) -> String {
         format!(
             "### {}: {}\n\n{}.\n\n{}\n\n{}\n\n{}\n",

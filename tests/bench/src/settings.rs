@@ -1,0 +1,30 @@
+//! What a bench is told, and what it returns.
+
+use std::path::PathBuf;
+
+use crate::{machine::Machine, report::Report};
+
+/// What a bench is told.
+pub struct Settings {
+    /// How often everything is measured; each bench has a default of its own.
+    pub rounds: Option<u32>,
+    /// How long the soak lasts; it has a default of its own.
+    pub minutes: Option<u32>,
+    /// The program that is measured.
+    pub ondemand: PathBuf,
+}
+
+impl Settings {
+    /// Whether it is only to be seen that the bench works: with a single round it may be smaller.
+    pub fn is_short(&self) -> bool {
+        self.rounds == Some(1)
+    }
+}
+
+/// What a bench returns.
+pub struct Measured {
+    /// Where it was measured.
+    pub machine: Machine,
+    /// The figures.
+    pub report: Report,
+}
