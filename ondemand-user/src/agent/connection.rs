@@ -4,7 +4,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ondemand_core::measure::unit::Units;
 use tokio::sync::oneshot;
 
@@ -15,7 +14,10 @@ use super::{
 };
 use crate::{
     bus::report::Report,
-    systemd::{Change, Known, Link, Reading, Slices, Systemd},
+    systemd::{
+        Change, Known, Link, Reading, Systemd,
+        units::{Readings, Wanted},
+    },
 };
 
 /// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
@@ -137,69 +139,6 @@ impl Connection {
         self.known.clear();
         self.early.clear();
         self.link.take().is_some()
-    }
-}
-
-/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
-/// machine; of all at once, the replies would take memory.
-const AT_ONCE: usize = 16;
-/// Units that are read between two signs that it goes on.
-const BETWEEN_SIGNS: usize = 128;
-
-/// The units' state, in their order.
-pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
-    let read = |unit: &String| {
-        let (systemd, unit) = (systemd.clone(), unit.clone());
-        async move {
-            let reading = systemd.read(&unit).await?;
-            Ok((unit, reading))
-        }
-    };
-    // Collected, because a stream that borrows the names would not be `Send`.
-    let questions: Vec<_> = units.iter().map(read).collect();
-    stream::iter(questions)
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-/// All that is read of the units.
-#[derive(Debug, Default)]
-pub struct Readings {
-    units: Vec<(String, Reading)>,
-    /// By service: the unit whose address rules steering would go past.
-    rules: Vec<(String, Option<String>)>,
-}
-
-/// What to read.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    units: Vec<String>,
-    /// Services that ask for steering: front socket and backend.
-    steered: Vec<(String, [String; 2])>,
-}
-
-impl Wanted {
-    /// Reads it. `going_on` is called now and then.
-    pub async fn read(&self, systemd: &Systemd, going_on: impl Fn()) -> Result<Readings> {
-        let mut units = Vec::with_capacity(self.units.len());
-        for some in self.units.chunks(BETWEEN_SIGNS) {
-            going_on();
-            units.extend(read(systemd, some).await?);
-        }
-        let mut rules = Vec::with_capacity(self.steered.len());
-        let mut slices = Slices::default();
-        for (at, (name, [socket, backend])) in self.steered.iter().enumerate() {
-            if at.is_multiple_of(BETWEEN_SIGNS) {
-                going_on();
-            }
-            let mut place = systemd.address_rules(socket, &mut slices).await?;
-            if place.is_none() {
-                place = systemd.address_rules(backend, &mut slices).await?;
-            }
-            rules.push((name.clone(), place));
-        }
-        Ok(Readings { units, rules })
     }
 }
 

@@ -7,10 +7,13 @@ use ondemand_core::{
     policy::{self, Facts, Verdict},
 };
 
-use super::{Agent, connection, events::Message, timing::timed, watched::Watched};
-use crate::host::{
-    ablation::{self, Moment},
-    clock, veto,
+use super::{Agent, events::Message, timing::timed, watched::Watched};
+use crate::{
+    host::{
+        ablation::{self, Moment},
+        clock, veto,
+    },
+    systemd::units,
 };
 
 /// Looks that are no event's answer take at most this part of the agent's time.
@@ -270,7 +273,7 @@ impl Agent {
             } else {
                 Moment::Released
             });
-            let readings = connection::read(&systemd, &all).await;
+            let readings = units::read(&systemd, &all).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Job {
                 service,

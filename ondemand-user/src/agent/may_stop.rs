@@ -10,7 +10,10 @@ use nix::unistd::geteuid;
 use ondemand_core::lifecycle::Input;
 use tokio::task::AbortHandle;
 
-use super::{Agent, events::Message};
+use super::{
+    Agent,
+    events::{Answers, Message},
+};
 use crate::systemd::Systemd;
 
 /// polkitd may not have read yet what was written for this agent: one refusal is not believed.
@@ -35,13 +38,6 @@ impl Permission {
     pub fn denied(&self, name: &str) -> Option<&String> {
         self.denied.get(name)
     }
-}
-
-/// The answers to one question.
-pub struct Answers {
-    round: u64,
-    allowed: Vec<String>,
-    denied: BTreeMap<String, String>,
 }
 
 impl Agent {

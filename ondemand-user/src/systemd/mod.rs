@@ -5,6 +5,7 @@ mod facts;
 mod permission;
 mod reading;
 pub mod unit_path;
+pub mod units;
 mod usage;
 
 use std::{

@@ -15,6 +15,7 @@ mod names;
 mod networks;
 mod overlaps;
 mod parse;
+mod parsed;
 mod table;
 #[cfg(test)]
 mod tests;
