@@ -69,11 +69,9 @@ impl Connection {
     pub fn watch<'a>(&mut self, services: impl Iterator<Item = (&'a String, &'a Watched)>) {
         let mut wanted = Wanted::default();
         for (name, watched) in services {
-            wanted.units.extend_from_slice(&watched.units);
+            wanted.units.extend(watched.units.each().map(String::clone));
             if watched.could_steer() {
-                let [backend, _, _, socket] = &watched.units;
-                let both = [socket.clone(), backend.clone()];
-                wanted.steered.push((name.clone(), both));
+                wanted.steered.push((name.clone(), watched.units.clone()));
             }
         }
         self.known.retain(|unit, _| wanted.units.contains(unit));
@@ -170,17 +168,17 @@ pub async fn complete_report(
 impl Agent {
     /// The units of a service, if all of them are known.
     pub(super) fn units_of(&self, watched: &Watched) -> Option<Units> {
-        let [backend, proxy, lease, _] = &watched.units;
+        let names = &watched.units;
         Some(Units {
-            backend: self.systemd.known(backend)?.unit,
-            proxy: self.systemd.known(proxy)?.unit,
-            lease: self.systemd.known(lease)?.unit,
+            backend: self.systemd.known(&names.backend)?.unit,
+            proxy: self.systemd.known(&names.proxy)?.unit,
+            lease: self.systemd.known(&names.lease)?.unit,
         })
     }
 
     /// The services that a unit belongs to.
     pub(super) fn users_of(&self, unit: &str) -> Vec<String> {
-        let uses = |watched: &Watched| watched.units.iter().any(|used| used == unit);
+        let uses = |watched: &Watched| watched.units.each().iter().any(|used| *used == unit);
         let users = self.services.iter().filter(|(_, watched)| uses(watched));
         users.map(|(name, _)| name.clone()).collect()
     }
@@ -190,14 +188,10 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        let known = watched
-            .units
-            .each_ref()
-            .map(|unit| self.systemd.known(unit));
-        let [Some(backend), Some(proxy), Some(lease), Some(socket)] = known else {
+        let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
             return;
         };
-        let problem = watched::problem(&watched.service, [backend, proxy, lease, socket])
+        let problem = watched::problem(&watched.units, &known)
             .or_else(|| self.permission.denied(name).cloned());
         if problem == watched.problem {
             return;

@@ -226,7 +226,7 @@ impl Agent {
         else {
             return;
         };
-        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        let (name, proxy) = (name.to_owned(), watched.units.proxy.clone());
         tokio::spawn(async move {
             if let ondemand_core::lifecycle::JobEnd::Failed(why) = systemd.stop(&proxy).await {
                 log::warn!("{name}: {why}");
@@ -240,7 +240,7 @@ impl Agent {
         else {
             return;
         };
-        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        let (name, proxy) = (name.to_owned(), watched.units.proxy.clone());
         tokio::spawn(async move {
             if let Err(error) = systemd.signal(&proxy, crate::proxy::LEAVE).await {
                 log::warn!("{name}: {error:#}");
@@ -257,23 +257,23 @@ impl Agent {
         };
         watched.ticket += 1;
         let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
-        let (lease, all) = (watched.units[2].clone(), watched.units.clone());
+        let names = watched.units.clone();
         let probe = self.recorder.probe(name).filter(|_| !start);
         tokio::spawn(async move {
             if let Some(probe) = probe {
-                probe.ask(&systemd, &all[0]).await;
+                probe.ask(&systemd, &names.backend).await;
             }
             let end = if start {
-                systemd.start(&lease).await
+                systemd.start(&names.lease).await
             } else {
-                systemd.stop(&lease).await
+                systemd.stop(&names.lease).await
             };
             ablation::reached(if start {
                 Moment::Retaken
             } else {
                 Moment::Released
             });
-            let readings = units::read(&systemd, &all).await;
+            let readings = units::read(&systemd, names.each()).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Job {
                 service,

@@ -64,7 +64,7 @@ impl Agent {
         let (round, messages) = (self.permission.round, self.messages.clone());
         let mut open: BTreeMap<String, String> = services
             .values()
-            .map(|watched| (watched.service.name.clone(), watched.units[2].clone()))
+            .map(|watched| (watched.service.name.clone(), watched.units.lease.clone()))
             .filter(|(name, _)| !self.permission.allowed.contains(name))
             .collect();
         let task = tokio::spawn(async move {

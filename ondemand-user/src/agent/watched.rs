@@ -6,7 +6,7 @@ mod tests;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::{
-    config::{Endpoint, Service},
+    config::{Endpoint, PerUnit, Service, UnitNames},
     lifecycle::{
         Counter, Lifecycle, Options,
         note::{StopReason, VetoReason},
@@ -32,8 +32,8 @@ const FASTEST_POLL: Duration = Duration::from_millis(50);
 pub struct Watched {
     /// Its configuration.
     pub service: Service,
-    /// Its units' names: backend, proxy, lease, front socket.
-    pub units: [String; 4],
+    /// Its units' names.
+    pub units: UnitNames,
     /// Its place in the maps.
     pub slot: Slot,
     /// Where in the stop protocol it is.
@@ -79,12 +79,7 @@ impl Watched {
     pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool) -> Self {
         let lifecycle = Lifecycle::new(options(&service, steerable, dry_run));
         Self {
-            units: [
-                service.unit.clone(),
-                service.proxy_unit(),
-                service.lease_unit(),
-                service.socket_unit(),
-            ],
+            units: service.unit_names(),
             service,
             slot,
             lifecycle,
@@ -125,7 +120,7 @@ impl Watched {
         } else {
             self.lifecycle.set_options(options);
         }
-        self.units[0].clone_from(&service.unit);
+        self.units = service.unit_names();
         self.service = service;
         self.slot = slot;
     }
@@ -260,9 +255,9 @@ fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
 }
 
 /// Why a service cannot be looked after, judging by its units.
-pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) -> Option<String> {
-    let name = &service.unit;
-    match backend.load_state.as_str() {
+pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
+    let name = &names.backend;
+    match known.backend.load_state.as_str() {
         "loaded" => {}
         "not-found" => return Some(format!("its unit {name} does not exist")),
         other => {
@@ -272,23 +267,23 @@ pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) 
         }
     }
     let generated = [
-        (service.proxy_unit(), proxy),
-        (service.lease_unit(), lease),
-        (service.socket_unit(), socket),
+        (&names.proxy, known.proxy),
+        (&names.lease, known.lease),
+        (&names.socket, known.socket),
     ];
     for (unit, known) in generated {
         if known.load_state != "loaded" {
             return Some(format!("{unit} is missing; run `systemctl daemon-reload`"));
         }
     }
-    if !backend.stop_when_unneeded {
+    if !known.backend.stop_when_unneeded {
         return Some(format!(
             "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
         ));
     }
     // Nothing would start it again, and its front address may be somebody else's.
-    (!socket.unit.state.is_up()).then(|| {
-        let socket = service.socket_unit();
+    (!known.socket.unit.state.is_up()).then(|| {
+        let socket = &names.socket;
         format!("{socket} does not listen; run `systemctl start {socket}`")
     })
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ondemand_core::config::UnitNames;
 
 use super::{Reading, Slices, Systemd};
 
@@ -16,7 +17,10 @@ const BETWEEN_SIGNS: usize = 128;
 /// # Errors
 ///
 /// PID 1 does not answer.
-pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
+pub async fn read(
+    systemd: &Systemd,
+    units: impl IntoIterator<Item = &String>,
+) -> Result<Vec<(String, Reading)>> {
     let read = |unit: &String| {
         let (systemd, unit) = (systemd.clone(), unit.clone());
         async move {
@@ -25,7 +29,7 @@ pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Re
         }
     };
     // Collected, because a stream that borrows the names would not be `Send`.
-    let questions: Vec<_> = units.iter().map(read).collect();
+    let questions: Vec<_> = units.into_iter().map(read).collect();
     stream::iter(questions)
         .buffered(AT_ONCE)
         .try_collect()
@@ -46,8 +50,8 @@ pub struct Readings {
 pub struct Wanted {
     /// The units' names.
     pub units: Vec<String>,
-    /// Services that ask for steering: front socket and backend.
-    pub steered: Vec<(String, [String; 2])>,
+    /// The services that request steering, and their units.
+    pub steered: Vec<(String, UnitNames)>,
 }
 
 impl Wanted {
@@ -64,13 +68,13 @@ impl Wanted {
         }
         let mut rules = Vec::with_capacity(self.steered.len());
         let mut slices = Slices::default();
-        for (at, (name, [socket, backend])) in self.steered.iter().enumerate() {
+        for (at, (name, names)) in self.steered.iter().enumerate() {
             if at.is_multiple_of(BETWEEN_SIGNS) {
                 going_on();
             }
-            let mut place = systemd.address_rules(socket, &mut slices).await?;
+            let mut place = systemd.address_rules(&names.socket, &mut slices).await?;
             if place.is_none() {
-                place = systemd.address_rules(backend, &mut slices).await?;
+                place = systemd.address_rules(&names.backend, &mut slices).await?;
             }
             rules.push((name.clone(), place));
         }
