@@ -3,9 +3,9 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -103,21 +103,16 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 ///
 /// As [`replace`].
 pub fn replace_by_link(path: &Path, target: &Path) -> io::Result<()> {
-    let directory = directory(path);
-    let link = |new: &Path| symlink(target, new);
-    persist(
-        beside(path, |new| new.make_in(directory, link))?,
-        path,
-        directory,
-    )
+    persist(beside(path, |new| symlink(target, new))?, path)
 }
 
 fn replace_with(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let directory = directory(path);
-    let mut new = beside(path, |new| new.tempfile_in(directory))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut new = beside(path, |new| options.open(new))?;
     write(new.as_file_mut())?;
     new.as_file().sync_all()?;
-    persist(new, path, directory)
+    persist(new, path)
 }
 
 fn directory(path: &Path) -> &Path {
@@ -127,23 +122,29 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Makes a file beside `path` that is removed when it is dropped. Its name is random and it is
-/// created exclusively (`O_EXCL`), so that no other user can have placed it. Neither systemd nor
-/// polkitd reads files of such names.
-fn beside<T>(path: &Path, make: impl FnOnce(&Builder) -> io::Result<T>) -> io::Result<T> {
+/// Has `make` create a file beside `path`, which is removed when it is dropped. Its name is new: what
+/// another user may have placed there is an error for `make`, and the next name is tried. Neither
+/// systemd nor polkitd reads files of such names.
+fn beside<F>(
+    path: &Path,
+    make: impl FnMut(&Path) -> io::Result<F>,
+) -> io::Result<NamedTempFile<F>> {
     let Some(name) = path.file_name() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     };
     let mut prefix = OsString::from(".");
     prefix.push(name);
     prefix.push(".");
-    make(Builder::new().prefix(&prefix).suffix(".tmp"))
+    Builder::new()
+        .prefix(&prefix)
+        .suffix(".tmp")
+        .make_in(directory(path), make)
 }
 
-fn persist<F>(new: NamedTempFile<F>, path: &Path, directory: &Path) -> io::Result<()> {
+fn persist<F>(new: NamedTempFile<F>, path: &Path) -> io::Result<()> {
     new.persist(path).map_err(|error| error.error)?;
     // The rename itself is on the disk when the directory is.
-    File::open(directory)?.sync_all()
+    File::open(directory(path))?.sync_all()
 }
 
 #[cfg(test)]
