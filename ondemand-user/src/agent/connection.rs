@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{
     Agent,
     events::Message,
-    watched::{self, Watched},
+    watched::{self, Complaint, Watched},
 };
 use crate::{
     bus::report::Report,
@@ -217,8 +217,10 @@ impl Agent {
             return;
         };
         match self.sampler.was_refused(watched.slot) {
-            Ok(true) if watched.lifecycle.has_gate() && !watched.refusal_said => {
-                watched.refusal_said = true;
+            Ok(true)
+                if watched.lifecycle.has_gate()
+                    && watched.complaints.is_new(Complaint::NotSteered, "") =>
+            {
                 log::warn!(
                     "{name}: connections cannot be steered to its listener, so the proxy carries \
                      them: it is an MPTCP socket, most likely (programs in Go: set \

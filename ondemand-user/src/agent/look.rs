@@ -7,7 +7,12 @@ use ondemand_core::{
     policy::{self, Facts, Verdict},
 };
 
-use super::{Agent, events::Message, timing::timed, watched::Watched};
+use super::{
+    Agent,
+    events::Message,
+    timing::timed,
+    watched::{Complaint, Watched},
+};
 use crate::{
     host::{
         ablation::{self, Moment},
@@ -84,15 +89,14 @@ impl Agent {
         }
         let view = self.view(self.services.get(name)?)?;
         let watched = self.services.get_mut(name)?;
-        let complaint = match view.verdict {
-            Verdict::Unknown(reason) if view.units.backend.state.is_up() => Some(reason),
-            _ => None,
-        };
-        if complaint != watched.complaint {
-            if let Some(reason) = complaint {
-                log::warn!("{name}: kept, because nobody can tell whether it is used: {reason}");
+        let complaints = &mut watched.complaints;
+        match view.verdict {
+            Verdict::Unknown(reason) if view.units.backend.state.is_up() => {
+                if complaints.is_new(Complaint::Unknown(reason), reason) {
+                    log::warn!("{name}: kept, because it is unknown whether it is used: {reason}");
+                }
             }
-            watched.complaint = complaint;
+            _ => complaints.end(|of| matches!(of, Complaint::Unknown(_))),
         }
         if let Some(interval) = watched.poll_interval(&view.units, view.sample.as_ref()) {
             let at = view.now + interval.max(self.poll_cost * POLL_SHARE);

@@ -20,13 +20,22 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{bus::Reply, systemd::Known};
+use crate::{bus::Reply, host::complaints::Complaints, systemd::Known};
 
 /// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
 /// than a second.
 const SLOWEST_POLL: Duration = Duration::from_millis(500);
 /// The fastest.
 const FASTEST_POLL: Duration = Duration::from_millis(50);
+
+/// What there is to complain of about a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// Whether it is used is unknown.
+    Unknown(Reason),
+    /// Its listener cannot be steered to. It is not over while the service is watched.
+    NotSteered,
+}
 
 /// One configured service.
 pub struct Watched {
@@ -51,10 +60,8 @@ pub struct Watched {
     pub syn_cookies: bool,
     /// Why it is left alone, if it is.
     pub problem: Option<String>,
-    /// The unknown that was complained of last.
-    pub complaint: Option<Reason>,
-    /// Whether it was said that its listener cannot be steered to.
-    pub refusal_said: bool,
+    /// What was complained of, and is not over.
+    pub complaints: Complaints<Complaint>,
     /// What was counted since the agent's start.
     pub tally: Tally,
     /// When a listener was seen of which the start's begin is not known yet.
@@ -89,8 +96,7 @@ impl Watched {
             ticket: 0,
             syn_cookies: false,
             problem: None,
-            complaint: None,
-            refusal_said: false,
+            complaints: Complaints::default(),
             tally: Tally::default(),
             listens: None,
             listened_since: None,
