@@ -327,7 +327,7 @@ impl Uncounted {
         self.until = Some(now);
     }
 
-    /// A look at the connections that are older than the counting: their packets are not
+    /// A look at the connections that are older than the counting: their ends are not
     /// counted either.
     pub fn older(&mut self, open: u64, now: Ktime) {
         if open > 0 || self.older {

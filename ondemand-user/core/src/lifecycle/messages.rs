@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a request waits for what is about to end by itself: a proxy without clients, a job,
-/// the last packets.
+/// a client that may be on its way.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the configuration says about the protocol of one service.
