@@ -34,8 +34,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// For a stop that somebody asked for: nothing is waited for, but what the last packets
-    /// cannot rule out.
+    /// For a stop that somebody asked for: nothing is waited for but a client that may be
+    /// on its way: the stamps are coarse, and a SYN cookie leaves only its look-up.
     pub const AT_ONCE: Self = Self {
         idle_timeout: Some(Duration::ZERO),
         min_uptime: Duration::ZERO,
@@ -130,8 +130,7 @@ impl fmt::Display for Reason {
 
 /// Says whether anybody uses a service whose backend is up.
 ///
-/// The idle clock begins at the latest of the last packet or change of a connection, the last
-/// look-up and the backend's start: a service that was started by hand and that nobody connects
+/// The idle clock begins at the latest of the last begin or end of a connection, the last look-up and the backend's start: a service that was started by hand and that nobody connects
 /// to is idle too, its idle timeout after the start.
 pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
     let Some(sample) = sample else {

@@ -4,18 +4,20 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ondemand_core::measure::unit::Units;
 use tokio::sync::oneshot;
 
 use super::{
     Agent,
     events::Message,
-    watched::{self, Watched},
+    watched::{self, Complaint, Watched},
 };
 use crate::{
     bus::report::Report,
-    systemd::{Change, Known, Link, Reading, Slices, Systemd},
+    systemd::{
+        Change, Known, Link, Reading, Systemd,
+        units::{Readings, Wanted},
+    },
 };
 
 /// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
@@ -67,11 +69,9 @@ impl Connection {
     pub fn watch<'a>(&mut self, services: impl Iterator<Item = (&'a String, &'a Watched)>) {
         let mut wanted = Wanted::default();
         for (name, watched) in services {
-            wanted.units.extend_from_slice(&watched.units);
+            wanted.units.extend(watched.units.each().map(String::clone));
             if watched.could_steer() {
-                let [backend, _, _, socket] = &watched.units;
-                let both = [socket.clone(), backend.clone()];
-                wanted.steered.push((name.clone(), both));
+                wanted.steered.push((name.clone(), watched.units.clone()));
             }
         }
         self.known.retain(|unit, _| wanted.units.contains(unit));
@@ -140,69 +140,6 @@ impl Connection {
     }
 }
 
-/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
-/// machine; of all at once, the replies would take memory.
-const AT_ONCE: usize = 16;
-/// Units that are read between two signs that it goes on.
-const BETWEEN_SIGNS: usize = 128;
-
-/// The units' state, in their order.
-pub async fn read(systemd: &Systemd, units: &[String]) -> Result<Vec<(String, Reading)>> {
-    let read = |unit: &String| {
-        let (systemd, unit) = (systemd.clone(), unit.clone());
-        async move {
-            let reading = systemd.read(&unit).await?;
-            Ok((unit, reading))
-        }
-    };
-    // Collected, because a stream that borrows the names would not be `Send`.
-    let questions: Vec<_> = units.iter().map(read).collect();
-    stream::iter(questions)
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-/// All that is read of the units.
-#[derive(Debug, Default)]
-pub struct Readings {
-    units: Vec<(String, Reading)>,
-    /// By service: the unit whose address rules steering would go past.
-    rules: Vec<(String, Option<String>)>,
-}
-
-/// What to read.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    units: Vec<String>,
-    /// Services that ask for steering: front socket and backend.
-    steered: Vec<(String, [String; 2])>,
-}
-
-impl Wanted {
-    /// Reads it. `going_on` is called now and then.
-    pub async fn read(&self, systemd: &Systemd, going_on: impl Fn()) -> Result<Readings> {
-        let mut units = Vec::with_capacity(self.units.len());
-        for some in self.units.chunks(BETWEEN_SIGNS) {
-            going_on();
-            units.extend(read(systemd, some).await?);
-        }
-        let mut rules = Vec::with_capacity(self.steered.len());
-        let mut slices = Slices::default();
-        for (at, (name, [socket, backend])) in self.steered.iter().enumerate() {
-            if at.is_multiple_of(BETWEEN_SIGNS) {
-                going_on();
-            }
-            let mut place = systemd.address_rules(socket, &mut slices).await?;
-            if place.is_none() {
-                place = systemd.address_rules(backend, &mut slices).await?;
-            }
-            rules.push((name.clone(), place));
-        }
-        Ok(Readings { units, rules })
-    }
-}
-
 /// Adds what only systemd knows and answers.
 pub async fn complete_report(
     systemd: Option<Systemd>,
@@ -231,17 +168,17 @@ pub async fn complete_report(
 impl Agent {
     /// The units of a service, if all of them are known.
     pub(super) fn units_of(&self, watched: &Watched) -> Option<Units> {
-        let [backend, proxy, lease, _] = &watched.units;
+        let names = &watched.units;
         Some(Units {
-            backend: self.systemd.known(backend)?.unit,
-            proxy: self.systemd.known(proxy)?.unit,
-            lease: self.systemd.known(lease)?.unit,
+            backend: self.systemd.known(&names.backend)?.unit,
+            proxy: self.systemd.known(&names.proxy)?.unit,
+            lease: self.systemd.known(&names.lease)?.unit,
         })
     }
 
     /// The services that a unit belongs to.
     pub(super) fn users_of(&self, unit: &str) -> Vec<String> {
-        let uses = |watched: &Watched| watched.units.iter().any(|used| used == unit);
+        let uses = |watched: &Watched| watched.units.each().iter().any(|used| *used == unit);
         let users = self.services.iter().filter(|(_, watched)| uses(watched));
         users.map(|(name, _)| name.clone()).collect()
     }
@@ -251,14 +188,10 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        let known = watched
-            .units
-            .each_ref()
-            .map(|unit| self.systemd.known(unit));
-        let [Some(backend), Some(proxy), Some(lease), Some(socket)] = known else {
+        let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
             return;
         };
-        let problem = watched::problem(&watched.service, [backend, proxy, lease, socket])
+        let problem = watched::problem(&watched.units, &known)
             .or_else(|| self.permission.denied(name).cloned());
         if problem == watched.problem {
             return;
@@ -284,8 +217,10 @@ impl Agent {
             return;
         };
         match self.sampler.was_refused(watched.slot) {
-            Ok(true) if watched.lifecycle.has_gate() && !watched.refusal_said => {
-                watched.refusal_said = true;
+            Ok(true)
+                if watched.lifecycle.has_gate()
+                    && watched.complaints.is_new(Complaint::NotSteered, "") =>
+            {
                 log::warn!(
                     "{name}: connections cannot be steered to its listener, so the proxy carries \
                      them: it is an MPTCP socket, most likely (programs in Go: set \

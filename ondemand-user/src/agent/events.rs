@@ -1,5 +1,7 @@
 //! What the event loop waits for.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use ondemand_core::{
     lifecycle::JobEnd,
@@ -7,12 +9,12 @@ use ondemand_core::{
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
-use super::{Agent, connection::Readings, last_look::Ticket, may_stop};
+use super::Agent;
 use crate::{
     bus,
     host::{clock, veto},
     observe::metrics,
-    systemd::{Change, Link, Reading},
+    systemd::{Change, Link, Reading, units::Readings},
 };
 
 /// Everything that can happen.
@@ -46,7 +48,7 @@ pub(super) enum Message {
         reply: veto::Reply,
     },
     /// What PID 1 would do.
-    Permission(may_stop::Answers),
+    Permission(Answers),
     /// Look-ups that these services' last looks waited for are over, if that is known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
@@ -56,6 +58,18 @@ pub(super) enum Message {
         end: JobEnd,
         readings: Result<Vec<(String, Reading)>>,
     },
+}
+
+/// A service, and the number of its question.
+pub(super) type Ticket = (String, u64);
+
+/// Whether PID 1 would stop services: the answers to one question.
+pub(super) struct Answers {
+    /// The number of the question.
+    pub round: u64,
+    pub allowed: Vec<String>,
+    /// Why not, by service.
+    pub denied: BTreeMap<String, String>,
 }
 
 /// The events that come from outside the agent.

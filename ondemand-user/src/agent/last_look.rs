@@ -5,7 +5,11 @@ use ondemand_core::{
     measure::sample::{Snapshot, Sockets},
 };
 
-use super::{Agent, events::Message, timing::timed};
+use super::{
+    Agent,
+    events::{Message, Ticket},
+    timing::timed,
+};
 use crate::{
     host::{ablation, clock},
     kernel::lookups,
@@ -20,9 +24,6 @@ pub(super) struct LastLooks {
     /// Whether a wait is under way.
     waiting: bool,
 }
-
-/// A service, and the number of its question.
-pub(super) type Ticket = (String, u64);
 
 impl Agent {
     /// Takes the snapshot that a stop rests on. Behind a gate it has to wait until those are

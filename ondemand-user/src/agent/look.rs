@@ -7,10 +7,18 @@ use ondemand_core::{
     policy::{self, Facts, Verdict},
 };
 
-use super::{Agent, connection, events::Message, timing::timed, watched::Watched};
-use crate::host::{
-    ablation::{self, Moment},
-    clock, veto,
+use super::{
+    Agent,
+    events::Message,
+    timing::timed,
+    watched::{Complaint, Watched},
+};
+use crate::{
+    host::{
+        ablation::{self, Moment},
+        clock, veto,
+    },
+    systemd::units,
 };
 
 /// Looks that are no event's answer take at most this part of the agent's time.
@@ -81,15 +89,14 @@ impl Agent {
         }
         let view = self.view(self.services.get(name)?)?;
         let watched = self.services.get_mut(name)?;
-        let complaint = match view.verdict {
-            Verdict::Unknown(reason) if view.units.backend.state.is_up() => Some(reason),
-            _ => None,
-        };
-        if complaint != watched.complaint {
-            if let Some(reason) = complaint {
-                log::warn!("{name}: kept, because nobody can tell whether it is used: {reason}");
+        let complaints = &mut watched.complaints;
+        match view.verdict {
+            Verdict::Unknown(reason) if view.units.backend.state.is_up() => {
+                if complaints.is_new(Complaint::Unknown(reason), reason) {
+                    log::warn!("{name}: kept, because it is unknown whether it is used: {reason}");
+                }
             }
-            watched.complaint = complaint;
+            _ => complaints.end(|of| matches!(of, Complaint::Unknown(_))),
         }
         if let Some(interval) = watched.poll_interval(&view.units, view.sample.as_ref()) {
             let at = view.now + interval.max(self.poll_cost * POLL_SHARE);
@@ -223,7 +230,7 @@ impl Agent {
         else {
             return;
         };
-        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        let (name, proxy) = (name.to_owned(), watched.units.proxy.clone());
         tokio::spawn(async move {
             if let ondemand_core::lifecycle::JobEnd::Failed(why) = systemd.stop(&proxy).await {
                 log::warn!("{name}: {why}");
@@ -237,7 +244,7 @@ impl Agent {
         else {
             return;
         };
-        let (name, proxy) = (name.to_owned(), watched.units[1].clone());
+        let (name, proxy) = (name.to_owned(), watched.units.proxy.clone());
         tokio::spawn(async move {
             if let Err(error) = systemd.signal(&proxy, crate::proxy::LEAVE).await {
                 log::warn!("{name}: {error:#}");
@@ -254,23 +261,23 @@ impl Agent {
         };
         watched.ticket += 1;
         let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
-        let (lease, all) = (watched.units[2].clone(), watched.units.clone());
+        let names = watched.units.clone();
         let probe = self.recorder.probe(name).filter(|_| !start);
         tokio::spawn(async move {
             if let Some(probe) = probe {
-                probe.ask(&systemd, &all[0]).await;
+                probe.ask(&systemd, &names.backend).await;
             }
             let end = if start {
-                systemd.start(&lease).await
+                systemd.start(&names.lease).await
             } else {
-                systemd.stop(&lease).await
+                systemd.stop(&names.lease).await
             };
             ablation::reached(if start {
                 Moment::Retaken
             } else {
                 Moment::Released
             });
-            let readings = connection::read(&systemd, &all).await;
+            let readings = units::read(&systemd, names.each()).await;
             // The agent has ended if nobody listens.
             let _ = messages.send(Message::Job {
                 service,

@@ -10,7 +10,10 @@ use nix::unistd::geteuid;
 use ondemand_core::lifecycle::Input;
 use tokio::task::AbortHandle;
 
-use super::{Agent, events::Message};
+use super::{
+    Agent,
+    events::{Answers, Message},
+};
 use crate::systemd::Systemd;
 
 /// polkitd may not have read yet what was written for this agent: one refusal is not believed.
@@ -37,13 +40,6 @@ impl Permission {
     }
 }
 
-/// The answers to one question.
-pub struct Answers {
-    round: u64,
-    allowed: Vec<String>,
-    denied: BTreeMap<String, String>,
-}
-
 impl Agent {
     /// Asks about those services of which it is not known.
     pub(super) fn ask_permission(&mut self) {
@@ -68,7 +64,7 @@ impl Agent {
         let (round, messages) = (self.permission.round, self.messages.clone());
         let mut open: BTreeMap<String, String> = services
             .values()
-            .map(|watched| (watched.service.name.clone(), watched.units[2].clone()))
+            .map(|watched| (watched.service.name.clone(), watched.units.lease.clone()))
             .filter(|(name, _)| !self.permission.allowed.contains(name))
             .collect();
         let task = tokio::spawn(async move {

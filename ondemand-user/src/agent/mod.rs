@@ -55,6 +55,7 @@ use crate::{
         ablation,
         atomic_file::{self, Store},
         capabilities, clock,
+        complaints::Complaints,
     },
     install::units::last_good,
     kernel::{Kernel, maps::Sampler, sockets::syn_cookies::SynCookies},
@@ -91,8 +92,8 @@ struct Agent {
     broken: Option<anyhow::Error>,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
-    /// What could not be looked at the last time, so that it is said once.
-    blind: Option<&'static str>,
+    /// About what cannot be looked at.
+    complaints: Complaints<&'static str>,
     /// What the last such look took, which bounds how often it is done.
     poll_cost: Duration,
     /// When the bytes of open connections may be counted again.
@@ -153,7 +154,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         began: false,
         broken: None,
         next_poll: None,
-        blind: None,
+        complaints: Complaints::default(),
         poll_cost: Duration::ZERO,
         next_bytes: Ktime::from_nanos(0),
     };

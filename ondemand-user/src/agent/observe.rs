@@ -87,7 +87,7 @@ impl Agent {
     /// The same for one that is left alone.
     pub(super) fn tell_unit_left_alone(&mut self, name: &str) {
         let watched = self.services.get(name);
-        let known = watched.and_then(|watched| self.systemd.known(&watched.units[0]));
+        let known = watched.and_then(|watched| self.systemd.known(&watched.units.backend));
         if let Some(unit) = known.map(|known| known.unit) {
             self.tell_unit(name, &unit);
         }

@@ -37,7 +37,7 @@ impl Agent {
             .collect();
         if older {
             let taken = self.sampler.snapshot().map(drop);
-            self.complain_once("connections older than the agent", &taken);
+            self.complain("connections older than the agent", &taken);
         }
         self.poll_cost = clock::now().since(begin).unwrap_or_default();
         for name in names {
@@ -67,7 +67,7 @@ impl Agent {
             .iter()
             .map(|watched| watched.service.name.clone())
             .collect();
-        self.complain_once("connections of Unix sockets", &counts);
+        self.complain("connections of Unix sockets", &counts);
         let now = clock::now();
         for name in names {
             let Some(watched) = self.services.get_mut(&name) else {
@@ -88,16 +88,10 @@ impl Agent {
         }
     }
 
-    /// What cannot be looked at keeps services up: that is said, but not at every look.
-    fn complain_once<T>(&mut self, what: &'static str, looked: &Result<T>) {
-        match looked {
-            Ok(_) if self.blind == Some(what) => self.blind = None,
-            Ok(_) => {}
-            Err(error) if self.blind != Some(what) => {
-                log::warn!("services with {what} are kept, they cannot be looked at: {error:#}");
-                self.blind = Some(what);
-            }
-            Err(_) => {}
+    /// What cannot be looked at keeps services up: that is logged, but not at every look.
+    fn complain<T>(&mut self, what: &'static str, looked: &Result<T>) {
+        if let Some(error) = self.complaints.follow(what, looked) {
+            log::warn!("services with {what} are kept, they cannot be looked at: {error:#}");
         }
     }
 }

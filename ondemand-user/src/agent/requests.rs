@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use ondemand_core::{
     config,
-    lifecycle::{
-        Input, JobEnd,
-        request::{self, Refusal},
-    },
+    lifecycle::{self, Input, JobEnd, Refusal},
     words::Span,
 };
 
@@ -147,11 +144,11 @@ impl Agent {
     }
 
     /// The end of a stop that was asked for.
-    pub(super) fn answer_stop(&mut self, name: &str, reply: &request::Reply) {
+    pub(super) fn answer_stop(&mut self, name: &str, reply: &lifecycle::Reply) {
         let result = match reply {
-            request::Reply::Stopped => Ok(true),
-            request::Reply::NotRunning => Ok(false),
-            request::Reply::Kept(refusal) => {
+            lifecycle::Reply::Stopped => Ok(true),
+            lifecycle::Reply::NotRunning => Ok(false),
+            lifecycle::Reply::Kept(refusal) => {
                 log::info!("{name}: kept: {refusal}");
                 Err(Error::new(names::KEPT, self.explain(name, refusal)))
             }

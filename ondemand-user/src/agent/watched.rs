@@ -6,7 +6,7 @@ mod tests;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::{
-    config::{Endpoint, Service},
+    config::{Endpoint, PerUnit, Service, UnitNames},
     lifecycle::{
         Counter, Lifecycle, Options,
         note::{StopReason, VetoReason},
@@ -20,7 +20,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{bus::Reply, systemd::Known};
+use crate::{bus::Reply, host::complaints::Complaints, systemd::Known};
 
 /// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
 /// than a second.
@@ -28,12 +28,21 @@ const SLOWEST_POLL: Duration = Duration::from_millis(500);
 /// The fastest.
 const FASTEST_POLL: Duration = Duration::from_millis(50);
 
+/// What there is to complain of about a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// Whether it is used is unknown.
+    Unknown(Reason),
+    /// Its listener cannot be steered to. It is not over while the service is watched.
+    NotSteered,
+}
+
 /// One configured service.
 pub struct Watched {
     /// Its configuration.
     pub service: Service,
-    /// Its units' names: backend, proxy, lease, front socket.
-    pub units: [String; 4],
+    /// Its units' names.
+    pub units: UnitNames,
     /// Its place in the maps.
     pub slot: Slot,
     /// Where in the stop protocol it is.
@@ -51,10 +60,8 @@ pub struct Watched {
     pub syn_cookies: bool,
     /// Why it is left alone, if it is.
     pub problem: Option<String>,
-    /// The unknown that was complained of last.
-    pub complaint: Option<Reason>,
-    /// Whether it was said that its listener cannot be steered to.
-    pub refusal_said: bool,
+    /// What was complained of, and is not over.
+    pub complaints: Complaints<Complaint>,
     /// What was counted since the agent's start.
     pub tally: Tally,
     /// When a listener was seen of which the start's begin is not known yet.
@@ -79,12 +86,7 @@ impl Watched {
     pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool) -> Self {
         let lifecycle = Lifecycle::new(options(&service, steerable, dry_run));
         Self {
-            units: [
-                service.unit.clone(),
-                service.proxy_unit(),
-                service.lease_unit(),
-                service.socket_unit(),
-            ],
+            units: service.unit_names(),
             service,
             slot,
             lifecycle,
@@ -94,8 +96,7 @@ impl Watched {
             ticket: 0,
             syn_cookies: false,
             problem: None,
-            complaint: None,
-            refusal_said: false,
+            complaints: Complaints::default(),
             tally: Tally::default(),
             listens: None,
             listened_since: None,
@@ -125,7 +126,7 @@ impl Watched {
         } else {
             self.lifecycle.set_options(options);
         }
-        self.units[0].clone_from(&service.unit);
+        self.units = service.unit_names();
         self.service = service;
         self.slot = slot;
     }
@@ -260,9 +261,9 @@ fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
 }
 
 /// Why a service cannot be looked after, judging by its units.
-pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) -> Option<String> {
-    let name = &service.unit;
-    match backend.load_state.as_str() {
+pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
+    let name = &names.backend;
+    match known.backend.load_state.as_str() {
         "loaded" => {}
         "not-found" => return Some(format!("its unit {name} does not exist")),
         other => {
@@ -272,23 +273,23 @@ pub fn problem(service: &Service, [backend, proxy, lease, socket]: [&Known; 4]) 
         }
     }
     let generated = [
-        (service.proxy_unit(), proxy),
-        (service.lease_unit(), lease),
-        (service.socket_unit(), socket),
+        (&names.proxy, known.proxy),
+        (&names.lease, known.lease),
+        (&names.socket, known.socket),
     ];
     for (unit, known) in generated {
         if known.load_state != "loaded" {
             return Some(format!("{unit} is missing; run `systemctl daemon-reload`"));
         }
     }
-    if !backend.stop_when_unneeded {
+    if !known.backend.stop_when_unneeded {
         return Some(format!(
             "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
         ));
     }
     // Nothing would start it again, and its front address may be somebody else's.
-    (!socket.unit.state.is_up()).then(|| {
-        let socket = service.socket_unit();
+    (!known.socket.unit.state.is_up()).then(|| {
+        let socket = &names.socket;
         format!("{socket} does not listen; run `systemctl start {socket}`")
     })
 }
@@ -326,7 +327,7 @@ impl Uncounted {
         self.until = Some(now);
     }
 
-    /// A look at the connections that are older than the counting: their packets are not
+    /// A look at the connections that are older than the counting: their ends are not
     /// counted either.
     pub fn older(&mut self, open: u64, now: Ktime) {
         if open > 0 || self.older {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use zbus::{
-    Connection, Variant, fdo,
+    Connection, Variant,
+    fdo::{self, DBusProxy},
     message::{Flags, Header},
 };
 
@@ -14,11 +15,26 @@ pub const MANAGE: &str = "org.ondemand1.manage";
 /// Reading the configuration again.
 pub const RELOAD: &str = "org.ondemand1.reload";
 
-const POLKIT: &str = "org.freedesktop.PolicyKit1";
-const POLKIT_PATH: &str = "/org/freedesktop/PolicyKit1/Authority";
-const POLKIT_INTERFACE: &str = "org.freedesktop.PolicyKit1.Authority";
 /// `CheckAuthorization` may ask the user.
 const ALLOW_USER_INTERACTION: u32 = 1;
+
+/// polkit (org.freedesktop.PolicyKit1.Authority(8)).
+#[zbus::proxy(
+    interface = "org.freedesktop.PolicyKit1.Authority",
+    default_service = "org.freedesktop.PolicyKit1",
+    default_path = "/org/freedesktop/PolicyKit1/Authority"
+)]
+trait Authority {
+    /// Returns whether it is allowed, whether it would be after authenticating, and details.
+    fn check_authorization(
+        &self,
+        subject: &(&str, HashMap<&str, Variant<'_>>),
+        action: &str,
+        details: &HashMap<&str, &str>,
+        flags: u32,
+        cancellation_id: &str,
+    ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
+}
 
 /// Says whether the caller of `call` may do this. `details` are for polkit's rules.
 ///
@@ -34,16 +50,11 @@ pub async fn check(
     let Some(sender) = call.sender() else {
         return Err(Error::access_denied("the bus does not say who calls"));
     };
-    let reply = connection
-        .call_method(
-            Some("org.freedesktop.DBus"),
-            "/org/freedesktop/DBus",
-            Some("org.freedesktop.DBus"),
-            "GetConnectionUnixUser",
-            &sender.as_str(),
-        )
-        .await;
-    let user = reply.and_then(|reply| reply.body().deserialize::<u32>());
+    let user = async {
+        let bus = DBusProxy::new(connection).await?;
+        bus.get_connection_unix_user(sender.as_ref().into()).await
+    };
+    let user = user.await;
     let user = user.map_err(|error| {
         Error::access_denied(format!("the bus does not say who calls: {error}"))
     })?;
@@ -94,17 +105,10 @@ async fn ask_polkit(
     } else {
         0
     };
-    let body = (("system-bus-name", subject), action, details, flags, "");
-    let reply = connection
-        .call_method(
-            Some(POLKIT),
-            POLKIT_PATH,
-            Some(POLKIT_INTERFACE),
-            "CheckAuthorization",
-            &body,
-        )
+    let authority = AuthorityProxy::new(connection).await?;
+    let subject = ("system-bus-name", subject);
+    let (allowed, challenge, _) = authority
+        .check_authorization(&subject, action, &details, flags, "")
         .await?;
-    let (allowed, challenge, _): (bool, bool, HashMap<String, String>) =
-        reply.body().deserialize()?;
     Ok((allowed, challenge))
 }

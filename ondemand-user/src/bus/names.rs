@@ -1,4 +1,4 @@
-//! The names of `org.ondemand1` on the bus.
+//! The names of `org.ondemand1` on the bus, and what the proxy calls there.
 
 /// The agent's name on the bus.
 pub const NAME: &str = "org.ondemand1";
@@ -23,3 +23,30 @@ pub const FAILED: &str = "org.ondemand1.Error.Failed";
 pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 /// The same, but the user may be asked for a password, and the call does not allow it.
 pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+
+/// The agent, as the proxy calls it.
+#[zbus::proxy(
+    interface = "org.ondemand1.Manager",
+    default_service = "org.ondemand1",
+    default_path = "/org/ondemand1"
+)]
+pub trait Agent {
+    /// Comes back when the application of a service listens.
+    fn wait_listening(&self, service: &str) -> zbus::Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::proxy::Defaults;
+
+    use super::*;
+
+    #[test]
+    fn the_agent_is_called_by_its_names() {
+        let name = AgentProxy::DESTINATION.as_ref().map(|name| name.as_str());
+        let path = AgentProxy::PATH.as_ref().map(|path| path.as_str());
+        let interface = AgentProxy::INTERFACE.as_ref().map(|name| name.as_str());
+        let called = (name, path, interface);
+        assert_eq!(called, (Some(NAME), Some(PATH), Some(INTERFACE)));
+    }
+}

@@ -48,7 +48,7 @@ pub struct Service {
     pub starts: u64,
     /// Ends of its unit since the agent's start.
     pub stops: u64,
-    /// The same by reason: `idle`, `external`, `failed`.
+    /// The same by reason: `idle`, `requested`, `external`, `failed`.
     pub stops_by_reason: BTreeMap<String, u64>,
     /// Stops that were not carried through, since the agent's start.
     pub vetoes: u64,

@@ -25,7 +25,8 @@ Environment:
   ONDEMAND_LOG=debug                        more log lines: error, warn, info, debug, trace"#;
 
 pub const AGENT: &str = "\
-It needs root, and logs one line for each decision, with the figures behind it.
+ondemand.service runs it as the user ondemand-agent with three capabilities: CAP_BPF, CAP_PERFMON
+and CAP_NET_ADMIN. By hand it needs root. It logs one line for each decision, with the figures.
 SIGHUP reads the configuration again (systemctl reload ondemand); no count is lost.
 SIGTERM ends it; the kernel goes on counting, and no service is stopped.
 

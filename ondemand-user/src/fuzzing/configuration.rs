@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::units;
+use super::generated;
 use crate::host::config_file;
 
 pub(super) const PATH: &str = "/etc/ondemand/ondemand.toml";
@@ -14,7 +14,7 @@ pub fn configuration(data: &[u8]) {
         return; // Refused before it is parsed.
     };
     match config_file::parse(Path::new(PATH), text) {
-        Ok(config) => units::check(&config, &units::host(data.len().is_multiple_of(2))),
+        Ok(config) => generated::check(&config, &generated::host(data.len().is_multiple_of(2))),
         Err(error) => {
             let shown = error.to_string();
             let harmless = |c: char| !c.is_control() || c == '\n';

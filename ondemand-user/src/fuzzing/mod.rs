@@ -5,6 +5,7 @@
 //! seeds and some thousand mutations of these, on any compiler.
 
 mod configuration;
+mod generated;
 mod history;
 mod http;
 mod kernel;

@@ -1,16 +1,19 @@
-//! Where the holds are written: whole, or not at all.
+//! Files that are written whole, or not at all.
 
 use std::{
     env,
-    fs::{self, File},
-    io::Write as _,
+    ffi::OsString,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result};
+use tempfile::{Builder, NamedTempFile};
 
-/// Where the file is: in the agent's StateDirectory= (systemd.exec(5)).
+/// Where the holds are: in the agent's StateDirectory= (systemd.exec(5)).
 pub fn path() -> PathBuf {
     let directory = env::var_os("STATE_DIRECTORY");
     // There may be several, with colons between.
@@ -20,7 +23,7 @@ pub fn path() -> PathBuf {
         .join("holds")
 }
 
-/// Writes the file, in the order in which it was asked to.
+/// Writes a file of the agent's, in the order in which it was requested.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,
@@ -57,7 +60,9 @@ impl Store {
             if *written > number {
                 return Ok(());
             }
-            replace(&path, &text).with_context(|| format!("write {}", path.display()))?;
+            fs::create_dir_all(directory(&path))
+                .and_then(|()| replace(&path, text.as_bytes(), 0o600))
+                .with_context(|| format!("write {}", path.display()))?;
             *written = number;
             Ok(())
         }
@@ -77,25 +82,168 @@ impl Store {
     }
 }
 
-/// After a crash at any moment there is the old file or the new one.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let directory = path.parent().context("it is no file")?;
-    fs::create_dir_all(directory)?;
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(directory)?.sync_all()?;
-    Ok(())
+/// Replaces the file at `path` by one with these bytes and this mode, whatever the umask: after a
+/// crash at any moment there is the old file or the new one. A link at `path` is replaced, not
+/// followed. It waits for the disk. A process that is killed meanwhile leaves a file behind that is
+/// named like `.holds.a1B2c3.tmp`.
+///
+/// # Errors
+///
+/// The file is as it was, and nothing else is left in its directory.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, |file| {
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode))
+    })
+}
+
+/// The same with a symbolic link to `target`.
+///
+/// # Errors
+///
+/// As [`replace`].
+pub fn replace_by_link(path: &Path, target: &Path) -> io::Result<()> {
+    persist(beside(path, |new| symlink(target, new))?, path)
+}
+
+fn replace_with(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut new = beside(path, |new| options.open(new))?;
+    write(new.as_file_mut())?;
+    new.as_file().sync_all()?;
+    persist(new, path)
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Has `make` create a file beside `path`, which is removed when it is dropped. Its name is new: what
+/// another user may have placed there is an error for `make`, and the next name is tried. Neither
+/// systemd nor polkitd reads files of such names.
+fn beside<F>(
+    path: &Path,
+    make: impl FnMut(&Path) -> io::Result<F>,
+) -> io::Result<NamedTempFile<F>> {
+    let Some(name) = path.file_name() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+    };
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    Builder::new()
+        .prefix(&prefix)
+        .suffix(".tmp")
+        .make_in(directory(path), make)
+}
+
+fn persist<F>(new: NamedTempFile<F>, path: &Path) -> io::Result<()> {
+    new.persist(path).map_err(|error| error.error)?;
+    // The rename itself is on the disk when the directory is.
+    File::open(directory(path))?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
+    /// Runs `replace` on a file `target` in a directory of its own, in which `prepare` made what was
+    /// there before. Returns whether it succeeded and the directory's other files.
+    fn after(
+        prepare: impl FnOnce(&Path),
+        replace: impl FnOnce(&Path) -> io::Result<()>,
+        check: impl FnOnce(&Path),
+    ) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("target");
+        prepare(&target);
+        let names = || -> BTreeSet<OsString> {
+            let entries = fs::read_dir(directory.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect()
+        };
+        let mut before = names();
+        let replaced = replace(&target).is_ok();
+        if replaced {
+            before.insert("target".into());
+        }
+        assert_eq!(names(), before, "nothing else is left");
+        check(&target);
+        replaced
+    }
+
+    fn old(target: &Path) {
+        fs::write(target, "old").unwrap();
+    }
+
+    fn link(target: &Path) {
+        let elsewhere = target.with_file_name("elsewhere");
+        old(&elsewhere);
+        symlink(elsewhere, target).unwrap();
+    }
+
+    fn has(text: &'static str, mode: u32) -> impl FnOnce(&Path) {
+        move |target| {
+            let data = fs::symlink_metadata(target).unwrap();
+            assert!(data.is_file());
+            assert_eq!(data.permissions().mode() & 0o7777, mode);
+            assert_eq!(fs::read_to_string(target).unwrap(), text);
+        }
+    }
+
     #[test]
-    fn the_last_wish_wins_and_a_failure_changes_nothing() {
+    fn the_new_file_or_the_old_one() {
+        let new = |mode| move |target: &Path| replace(target, b"new", mode);
+        let half = |target: &Path| {
+            replace_with(target, |file| {
+                file.write_all(b"ha")?;
+                Err(io::Error::other("the disk is full"))
+            })
+        };
+        let by_link = |target: &Path| replace_by_link(target, Path::new("../there"));
+        let private = |target: &Path| {
+            old(target);
+            fs::set_permissions(target, Permissions::from_mode(0o600)).unwrap();
+        };
+        let is_link = |to: &'static str| {
+            move |target: &Path| assert_eq!(fs::read_link(target).unwrap(), Path::new(to))
+        };
+        let directory = |target: &Path| fs::create_dir(target).unwrap();
+        let is_directory = |target: &Path| assert!(target.is_dir());
+
+        assert!(after(|_| {}, new(0o600), has("new", 0o600)));
+        assert!(after(old, new(0o600), has("new", 0o600)));
+        // Any usual umask forbids writing to the group.
+        assert!(after(private, new(0o664), has("new", 0o664)));
+        assert!(after(link, new(0o644), |target| {
+            has("new", 0o644)(target);
+            let elsewhere = target.with_file_name("elsewhere");
+            assert_eq!(fs::read_to_string(elsewhere).unwrap(), "old");
+        }));
+        assert!(!after(private, half, has("old", 0o600)));
+        assert!(!after(|_| {}, half, |target| assert!(!target.exists())));
+        assert!(!after(directory, new(0o600), is_directory));
+
+        assert!(after(|_| {}, by_link, is_link("../there")));
+        assert!(after(old, by_link, is_link("../there")));
+        assert!(after(link, by_link, is_link("../there")));
+        assert!(!after(directory, by_link, is_directory));
+    }
+
+    #[test]
+    fn what_is_no_file_cannot_be_replaced() {
+        for path in ["/", "..", ""] {
+            assert!(replace(Path::new(path), b"", 0o600).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_last_wish_wins_and_a_failure_is_told_with_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state/holds");
         let mut store = Store::new(path.clone());
@@ -104,11 +252,10 @@ mod tests {
         second().unwrap();
         first().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "second\n");
-        // Nothing can be created beside it.
-        fs::create_dir(path.with_extension("new")).unwrap();
+        assert!(fs::read_to_string(store.keep_copy().unwrap()).is_ok());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         let error = store.save("third\n".into())().unwrap_err();
         assert!(format!("{error:#}").contains("holds"), "{error:#}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "second\n");
-        assert!(fs::read_to_string(store.keep_copy().unwrap()).is_ok());
     }
 }

@@ -4,6 +4,7 @@ pub mod ablation;
 pub mod atomic_file;
 pub mod capabilities;
 pub mod clock;
+pub mod complaints;
 pub mod config_file;
 pub mod directories;
 pub mod logging;

@@ -4,17 +4,11 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
-use zbus::{OwnedVariant, fdo};
 
-use super::{NAME, PROPERTIES, SERVICE, Systemd, unit_path};
+use super::{Systemd, calls::if_known};
 
-const SOCKET: &str = "org.freedesktop.systemd1.Socket";
-const SLICE: &str = "org.freedesktop.systemd1.Slice";
 /// Slices are nested no deeper than this in anything but a mistake.
 const SLICES: usize = 16;
-
-/// An address as family, bytes, and length of its prefix.
-type Prefix = (i32, Vec<u8>, u32);
 
 /// What was read of slices: many units are in the same.
 #[derive(Debug, Default)]
@@ -54,44 +48,18 @@ impl Systemd {
 
     /// Whether a unit filters, and the slice it is in.
     async fn rules_of(&self, unit: &str) -> Result<(bool, Option<String>)> {
-        let deny = self.value(unit, "IPAddressDeny").await?;
-        let deny = deny.map(Vec::<Prefix>::try_from).transpose();
-        let deny = deny.with_context(|| format!("IPAddressDeny= of {unit}"))?;
-        let slice = self.value(unit, "Slice").await?;
-        let slice = slice.map(String::try_from).transpose();
-        let slice = slice.with_context(|| format!("Slice= of {unit}"))?;
+        let read = async {
+            let cgroup = self.cgroup(unit).await?;
+            let deny = if_known(cgroup.ip_address_deny().await)?;
+            let slice = if_known(cgroup.slice().await)?;
+            zbus::Result::Ok((deny, slice))
+        };
+        let read = read.await;
+        let (deny, slice) =
+            read.with_context(|| format!("ask systemd for IPAddressDeny= and Slice= of {unit}"))?;
         Ok((
             deny.is_some_and(|deny| !deny.is_empty()),
             slice.filter(|slice| !slice.is_empty()),
         ))
-    }
-
-    /// One property of a unit with a cgroup. `None`: this version of systemd has none of the name.
-    async fn value(&self, unit: &str, property: &str) -> Result<Option<OwnedVariant>> {
-        let interface = match unit.rsplit_once('.') {
-            Some((_, "socket")) => SOCKET,
-            Some((_, "slice")) => SLICE,
-            _ => SERVICE,
-        };
-        let path = unit_path::of(unit);
-        let reply = self
-            .connection
-            .call_method(
-                Some(NAME),
-                path.as_str(),
-                Some(PROPERTIES),
-                "Get",
-                &(interface, property),
-            )
-            .await;
-        match reply {
-            Ok(reply) => Ok(Some(reply.body().deserialize()?)),
-            Err(zbus::Error::FDO(error)) if matches!(*error, fdo::Error::UnknownProperty(_)) => {
-                Ok(None)
-            }
-            Err(error) => {
-                Err(error).with_context(|| format!("ask systemd for {property}= of {unit}"))
-            }
-        }
     }
 }

@@ -1,12 +1,9 @@
 //! What `ondemand check` wants to know of units beyond what the agent does.
 
 use anyhow::{Context as _, Result};
-use zbus::{DeserializeDict, OwnedVariant, Type};
+use zbus::{DeserializeDict, Type};
 
-use super::{MANAGER, MANAGER_PATH, NAME, PROPERTIES, SERVICE, Systemd, UNIT, unit_path};
-
-const SOCKET: &str = "org.freedesktop.systemd1.Socket";
-const SLICE: &str = "org.freedesktop.systemd1.Slice";
+use super::{Systemd, UNIT, interface_of};
 
 /// A unit as PID 1 has it. What a version of systemd does not tell is empty.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
@@ -65,12 +62,7 @@ impl Systemd {
     ///
     /// PID 1 does not answer, or the unit is of another kind.
     pub async fn resources(&self, unit: &str) -> Result<Resources> {
-        let interface = match unit.rsplit_once('.') {
-            Some((_, "socket")) => SOCKET,
-            Some((_, "slice")) => SLICE,
-            _ => SERVICE,
-        };
-        self.all(unit, interface).await
+        self.all(unit, interface_of(unit)).await
     }
 
     /// systemd's version as it gives it: `252.39-1~deb12u1`.
@@ -79,37 +71,15 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn version(&self) -> Result<String> {
-        let reply = self
-            .connection
-            .call_method(
-                Some(NAME),
-                MANAGER_PATH,
-                Some(PROPERTIES),
-                "Get",
-                &(MANAGER, "Version"),
-            )
-            .await
-            .context("ask systemd for its version")?;
-        let value: OwnedVariant = reply.body().deserialize()?;
-        String::try_from(value).context("understand systemd's version")
+        let version = self.manager.version().await;
+        version.context("ask systemd for its version")
     }
 
     pub(super) async fn all<T>(&self, unit: &str, interface: &str) -> Result<T>
     where
         T: for<'de> serde::Deserialize<'de> + Type,
     {
-        let path = unit_path::of(unit);
-        let reply = self
-            .connection
-            .call_method(
-                Some(NAME),
-                path.as_str(),
-                Some(PROPERTIES),
-                "GetAll",
-                &interface,
-            )
-            .await
-            .with_context(|| format!("ask systemd about {unit}"))?;
+        let reply = self.all_properties(unit, interface).await?;
         reply
             .body()
             .deserialize()

@@ -1,10 +1,12 @@
 //! The only code that speaks to PID 1 (org.freedesktop.systemd1(5)).
 
 mod address_rules;
+mod calls;
 mod facts;
 mod permission;
 mod reading;
 pub mod unit_path;
+pub mod units;
 mod usage;
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
 
 pub use address_rules::Slices;
 use anyhow::{Context as _, Result, anyhow};
+use calls::{CgroupProxy, ManagerProxy};
 pub use facts::{Facts, Resources};
 use futures_util::StreamExt as _;
 use nix::sys::signal::Signal;
@@ -23,14 +26,13 @@ use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
 use tokio::{sync::mpsc, task::AbortHandle};
 use zbus::{
-    Connection, Message, MessageStream, OwnedObjectPath, OwnedVariant, connection::Builder,
+    Connection, Message, MessageStream, OwnedObjectPath, connection::Builder,
+    proxy::CacheProperties,
 };
 
 use crate::host::ablation::{self, Moment};
 
 const NAME: &str = "org.freedesktop.systemd1";
-const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
-const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -82,6 +84,7 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Systemd {
     connection: Connection,
+    manager: ManagerProxy<'static>,
     /// The watched units, by object path.
     watched: Arc<Mutex<HashMap<String, String>>>,
 }
@@ -115,14 +118,9 @@ impl Link {
         let streams = Streams::open(&connection)
             .await
             .context("listen to systemd's signals")?;
-        let systemd = Systemd {
-            connection,
-            watched: Arc::default(),
-        };
-        systemd
-            .manager("Subscribe", &())
-            .await
-            .context("subscribe to systemd's signals")?;
+        let systemd = Systemd::over(connection).await?;
+        let subscribed = systemd.manager.subscribe().await;
+        subscribed.context("subscribe to systemd's signals")?;
         let (sender, changes) = mpsc::unbounded_channel();
         let forwarder = tokio::spawn(forward(streams, Arc::clone(&systemd.watched), sender));
         Ok(Self {
@@ -148,8 +146,17 @@ impl Systemd {
     ///
     /// The bus does not answer.
     pub async fn connect() -> Result<Self> {
+        Self::over(connect().await?).await
+    }
+
+    async fn over(connection: Connection) -> Result<Self> {
+        let manager = ManagerProxy::builder(&connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
         Ok(Self {
-            connection: connect().await?,
+            connection,
+            manager,
             watched: Arc::default(),
         })
     }
@@ -173,12 +180,7 @@ impl Systemd {
     ///
     /// PID 1 does not answer. A unit that does not exist is no error: its `LoadState` says so.
     pub async fn read(&self, unit: &str) -> Result<Reading> {
-        let path = unit_path::of(unit);
-        let reply = self
-            .connection
-            .call_method(Some(NAME), path.as_str(), Some(PROPERTIES), "GetAll", &UNIT)
-            .await
-            .with_context(|| format!("ask systemd about {unit}"))?;
+        let reply = self.all_properties(unit, UNIT).await?;
         let properties = reply
             .body()
             .deserialize()
@@ -195,37 +197,26 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn memory(&self, unit: &str) -> Result<Option<u64>> {
-        let path = unit_path::of(unit);
-        let reply = self
-            .connection
-            .call_method(
-                Some(NAME),
-                path.as_str(),
-                Some(PROPERTIES),
-                "Get",
-                &(SERVICE, "MemoryCurrent"),
-            )
-            .await
-            .with_context(|| format!("ask systemd for the memory of {unit}"))?;
-        let value: OwnedVariant = reply.body().deserialize()?;
-        let bytes = u64::try_from(value).with_context(|| format!("memory of {unit}"))?;
+        let read = async { self.cgroup(unit).await?.memory_current().await };
+        let bytes = read.await;
+        let bytes = bytes.with_context(|| format!("ask systemd for the memory of {unit}"))?;
         Ok((bytes != u64::MAX).then_some(bytes))
     }
 
     /// Starts a unit and waits for its job's end.
     pub async fn start(&self, unit: &str) -> JobEnd {
-        self.job("StartUnit", unit, GIVE_WAY).await
+        self.job(Verb::Start, unit, GIVE_WAY).await
     }
 
     /// The same for somebody who asked for it: a stop that is queued is turned around, and one
     /// that runs is waited for.
     pub async fn start_as_asked(&self, unit: &str) -> JobEnd {
-        self.job("StartUnit", unit, "replace").await
+        self.job(Verb::Start, unit, "replace").await
     }
 
     /// Stops a unit and waits for its job's end.
     pub async fn stop(&self, unit: &str) -> JobEnd {
-        self.job("StopUnit", unit, GIVE_WAY).await
+        self.job(Verb::Stop, unit, GIVE_WAY).await
     }
 
     /// Sends a signal to a service's main process.
@@ -234,14 +225,13 @@ impl Systemd {
     ///
     /// PID 1 does not do it: the service is down, for example.
     pub async fn signal(&self, unit: &str, signal: Signal) -> Result<()> {
-        let body = (unit, "main", signal as i32);
-        let sent = self.manager("KillUnit", &body).await;
-        sent.map(drop)
-            .map_err(|error| anyhow!(explain("KillUnit", unit, &error)))
+        let sent = self.manager.kill_unit(unit, "main", signal as i32).await;
+        sent.map_err(|error| anyhow!(explain("KillUnit", unit, &error)))
     }
 
-    async fn job(&self, method: &'static str, unit: &str, mode: &'static str) -> JobEnd {
-        let end = tokio::time::timeout(JOB_TIMEOUT, self.run_job(method, unit, mode)).await;
+    async fn job(&self, verb: Verb, unit: &str, mode: &str) -> JobEnd {
+        let method = verb.method();
+        let end = tokio::time::timeout(JOB_TIMEOUT, self.run_job(verb, unit, mode)).await;
         match end {
             Ok(Ok(result)) => match result.as_str() {
                 "done" | "skipped" => JobEnd::Done,
@@ -254,20 +244,18 @@ impl Systemd {
     }
 
     /// A queued job is not a finished one: its end comes as a signal, which may be faster than
-    /// the reply to the call.
-    async fn run_job(
-        &self,
-        method: &'static str,
-        unit: &str,
-        mode: &'static str,
-    ) -> zbus::Result<String> {
+    /// the reply to the call. The rule is our own: a proxy's stream of signals has a short queue,
+    /// and asks for the name's owner first.
+    async fn run_job(&self, verb: Verb, unit: &str, mode: &str) -> zbus::Result<String> {
         let mut ends =
             MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
-        let reply = self.manager(method, &(unit, mode)).await?;
-        let job: OwnedObjectPath = reply.body().deserialize()?;
-        ablation::reached(match method {
-            "StopUnit" => Moment::ReleaseQueued,
-            _ => Moment::RetakeQueued,
+        let job = match verb {
+            Verb::Start => self.manager.start_unit(unit, mode).await?,
+            Verb::Stop => self.manager.stop_unit(unit, mode).await?,
+        };
+        ablation::reached(match verb {
+            Verb::Start => Moment::RetakeQueued,
+            Verb::Stop => Moment::ReleaseQueued,
         });
         while let Some(message) = ends.next().await {
             let message = message?;
@@ -281,13 +269,56 @@ impl Systemd {
         Err(zbus::Error::Failure("the bus closed the connection".into()))
     }
 
-    async fn manager<B>(&self, method: &'static str, body: &B) -> zbus::Result<Message>
-    where
-        B: serde::Serialize + zbus::DynamicType,
-    {
-        self.connection
-            .call_method(Some(NAME), MANAGER_PATH, Some(MANAGER), method, body)
+    /// The properties of a unit with a cgroup.
+    async fn cgroup(&self, unit: &str) -> zbus::Result<CgroupProxy<'static>> {
+        CgroupProxy::builder(&self.connection)
+            .path(unit_path::of(unit))
+            .interface(interface_of(unit))
+            .cache_properties(CacheProperties::No)
+            .build()
             .await
+    }
+
+    /// All properties of one of a unit's interfaces. Not by zbus' own proxy for it, which makes a
+    /// map of them and does not tell where in the stream of messages the reply stood.
+    async fn all_properties(&self, unit: &str, interface: &str) -> Result<Message> {
+        let path = unit_path::of(unit);
+        self.connection
+            .call_method(
+                Some(NAME),
+                path.as_str(),
+                Some(PROPERTIES),
+                "GetAll",
+                &interface,
+            )
+            .await
+            .with_context(|| format!("ask systemd about {unit}"))
+    }
+}
+
+/// What a job does.
+#[derive(Clone, Copy)]
+enum Verb {
+    Start,
+    Stop,
+}
+
+impl Verb {
+    /// The call that queues it, for messages.
+    fn method(self) -> &'static str {
+        match self {
+            Self::Start => "StartUnit",
+            Self::Stop => "StopUnit",
+        }
+    }
+}
+
+/// The interface with the properties of a unit's cgroup.
+fn interface_of(unit: &str) -> &'static str {
+    match unit.rsplit_once('.') {
+        Some((_, "socket")) => "org.freedesktop.systemd1.Socket",
+        Some((_, "slice")) => "org.freedesktop.systemd1.Slice",
+        _ => SERVICE,
     }
 }
 

@@ -6,8 +6,6 @@ use zbus::{DeserializeDict, Type, fdo};
 use super::{SERVICE, Systemd};
 
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
-const BUS: &str = "org.freedesktop.DBus";
-const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 #[derive(Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
@@ -37,7 +35,7 @@ impl Systemd {
     ///
     /// PID 1 does not tell.
     pub async fn may_stop(&self, unit: &str) -> Result<bool> {
-        match self.manager("StopUnit", &(unit, "isolate")).await {
+        match self.manager.stop_unit(unit, "isolate").await {
             Err(zbus::Error::FDO(error)) if matches!(*error, fdo::Error::InvalidArgs(_)) => {
                 Ok(true)
             }
@@ -66,17 +64,13 @@ impl Systemd {
     ///
     /// The bus does not answer.
     pub async fn has_polkit(&self) -> Result<bool> {
-        for method in ["ListActivatableNames", "ListNames"] {
-            let reply = self
-                .connection
-                .call_method(Some(BUS), BUS_PATH, Some(BUS), method, &())
-                .await
-                .context("ask the bus for polkit")?;
-            let names: Vec<String> = reply.body().deserialize()?;
-            if names.iter().any(|name| name == POLKIT) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let names = async {
+            let bus = fdo::DBusProxy::new(&self.connection).await?;
+            let mut names = bus.list_activatable_names().await?;
+            names.extend(bus.list_names().await?);
+            zbus::Result::Ok(names)
+        };
+        let names = names.await.context("ask the bus for polkit")?;
+        Ok(names.iter().any(|name| name.as_str() == POLKIT))
     }
 }

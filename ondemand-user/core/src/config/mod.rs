@@ -15,13 +15,16 @@ mod names;
 mod networks;
 mod overlaps;
 mod parse;
+mod parsed;
 mod table;
 #[cfg(test)]
 mod tests;
 mod timespan;
+mod unit_names;
 
 pub use error::{Error, Problem};
 pub use networks::List;
+pub use unit_names::{PerUnit, UnitNames};
 
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
@@ -112,23 +115,6 @@ impl Endpoint {
     /// Whether who has the one keeps somebody else from the other.
     pub fn overlaps(&self, other: &Self) -> bool {
         endpoint::overlap(self, other, false)
-    }
-}
-
-impl Service {
-    /// `ondemand-NAME.socket`, the front socket.
-    pub fn socket_unit(&self) -> String {
-        format!("ondemand-{}.socket", self.name)
-    }
-
-    /// `ondemand-NAME.service`, the proxy.
-    pub fn proxy_unit(&self) -> String {
-        format!("ondemand-{}.service", self.name)
-    }
-
-    /// `ondemand-NAME.target`, the lease.
-    pub fn lease_unit(&self) -> String {
-        format!("ondemand-{}.target", self.name)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Endpoint, endpoint, error::Problem, parse::Parsed, table::Place};
+use super::{Endpoint, endpoint, error::Problem, parsed::Parsed, table::Place};
 
 /// An address that somebody binds.
 pub(super) struct Claim<'a> {

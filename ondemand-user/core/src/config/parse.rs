@@ -8,6 +8,7 @@ use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, endpoint,
     error::Problem,
     names, networks, overlaps,
+    parsed::Parsed,
     table::{Lines, Place, Section, Value},
     timespan,
 };
@@ -37,15 +38,6 @@ const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(90);
 const MIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 const LISTEN_EXAMPLE: &str = r#"["0.0.0.0:80", "[::]:80"]"#;
-
-/// A service and where its values stand.
-pub(super) struct Parsed {
-    pub service: Service,
-    /// As long as `service.listen`.
-    pub listen: Vec<Place>,
-    pub backend: Place,
-    pub unit: Place,
-}
 
 /// The problems found so far.
 #[derive(Default)]

@@ -1,9 +1,8 @@
 //! The last look before a stop: is what was idle still so, behind the closed gate?
 
 use super::{
-    Command, Counter, DRY_RUN_PAUSE, Lifecycle, Step, Stop, View, idle_since,
+    Command, Counter, DRY_RUN_PAUSE, Lifecycle, Refusal, Reply, Step, Stop, View, idle_since,
     note::{Cause, Note},
-    request::{Refusal, Reply},
     since_or_zero,
 };
 use crate::{

@@ -1,11 +1,8 @@
 //! What goes into the protocol and what comes out of it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use super::{
-    note::{Note, StopReason, VetoReason},
-    request::Reply,
-};
+use super::note::{Cause, Note, StopReason, VetoReason};
 use crate::{
     config::{Endpoint, Service},
     measure::{
@@ -14,7 +11,12 @@ use crate::{
         unit::Units,
     },
     policy::Verdict,
+    words::{Span, counted},
 };
+
+/// How long a request waits for what is about to end by itself: a proxy without clients, a job,
+/// a client that may be on its way.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the configuration says about the protocol of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,4 +150,61 @@ pub enum Counter {
     Veto(VetoReason),
     /// The counters and the socket tables differed.
     Drift,
+}
+
+/// How a stop that somebody asked for ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is down.
+    Stopped,
+    /// It was down already.
+    NotRunning,
+    /// It stays up.
+    Kept(Refusal),
+}
+
+/// Why it stays up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// So many connections are open.
+    Open(u64),
+    /// It is held.
+    Held,
+    /// It is starting.
+    Starting,
+    /// Its proxy is up, and without clients stays for so long.
+    Proxy(Duration),
+    /// Nobody can tell whether it is used, and why.
+    Unknown(String),
+    /// The agent stops nothing; it would have been stopped.
+    DryRun,
+    /// What was waited for did not come.
+    Slow,
+    /// The protocol's own veto.
+    Vetoed(Cause),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(1) => f.write_str("1 connection is open"),
+            Self::Open(open) => write!(f, "{} are open", counted(*open, "connection")),
+            Self::Held => f.write_str("it is held; release it first (`ondemand release`)"),
+            Self::Starting => f.write_str("it is starting; try again when it is up"),
+            Self::Proxy(stays) => write!(
+                f,
+                "its proxy is still up; it ends {} after its last client",
+                Span(*stays)
+            ),
+            Self::Unknown(why) => write!(f, "nobody can tell whether it is used: {why}"),
+            Self::DryRun => f.write_str("the agent runs dry; it would be stopped now"),
+            Self::Slow => write!(
+                f,
+                "its units did not settle within {}; `ondemand status` says more",
+                Span(PATIENCE)
+            ),
+            Self::Vetoed(cause @ Cause::Program(_)) => write!(f, "its veto program says: {cause}"),
+            Self::Vetoed(cause) => write!(f, "{cause}"),
+        }
+    }
 }

@@ -26,7 +26,7 @@ mod look;
 mod messages;
 pub mod note;
 pub mod pause;
-pub mod request;
+mod request;
 mod runs;
 mod settle;
 #[cfg(test)]
@@ -34,7 +34,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use messages::{Answer, Command, Counter, Input, JobEnd, Options, View};
+pub use messages::{
+    Answer, Command, Counter, Input, JobEnd, Options, PATIENCE, Refusal, Reply, View,
+};
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
 use request::Request;

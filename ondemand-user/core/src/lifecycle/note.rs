@@ -89,7 +89,7 @@ impl VetoReason {
 /// What keeps a service up, with the figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// So many connections came; zero if it was only a packet or a SYN.
+    /// So many connections came; zero if it was only a look-up (a SYN).
     Activity(u64),
     /// So many handshakes are half done.
     HalfOpen(u64),

@@ -1,4 +1,4 @@
-//! What the sampler gives: counters and sockets of a service, and what woke the agent.
+//! What the kernel's maps hold: counters and sockets of a service, and what woke the agent.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,8 @@ pub struct Leg {
     pub accepted: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Payload bytes that clients sent. Those of open connections as of the last
-    /// [`super::Sampler::add_open_bytes`], here and below.
+    /// Payload bytes that clients sent. Those of open connections are added when somebody looks,
+    /// here and below.
     pub received_bytes: u64,
     /// Payload bytes that clients acknowledged.
     pub sent_bytes: u64,
@@ -110,11 +110,11 @@ pub struct Snapshot {
 pub enum KernelEvent {
     /// The backend of this service began to listen, at this moment.
     Listening(Slot, Ktime),
-    /// The first connection of a quiet service came. Sent once for each [`super::Sampler::arm_opened`].
+    /// The first connection of a quiet service came. Sent once each time that it is requested.
     Opened(Slot),
-    /// The last connection went. Sent once for each [`super::Sampler::arm_closed`].
+    /// The last connection went. Sent once each time that it is requested.
     Closed(Slot),
-    /// The first byte to a client was acknowledged, at this moment. Sent once for each
-    /// [`super::Sampler::arm_opened`].
+    /// The first byte to a client was acknowledged, at this moment. Requested with
+    /// [`KernelEvent::Opened`].
     Answered(Slot, Ktime),
 }

@@ -132,19 +132,26 @@ fn a_unix_front_is_dated_by_the_end_of_its_proxy() {
 
 #[track_caller]
 fn check_problem(
-    states: [&str; 4],
+    [backend, proxy, lease, socket_unit]: [&str; 4],
     stop_when_unneeded: bool,
     socket: ActiveState,
     expected: Option<&str>,
 ) {
-    let mut known = states.map(|state| {
+    let known = |state: &str| {
         let mut known = Known::default();
         known.load_state = state.into();
         known.stop_when_unneeded = stop_when_unneeded;
         known
-    });
-    known[3].unit.state = socket;
-    let problem = problem(&service("127.0.0.1:80"), known.each_ref());
+    };
+    let mut known = PerUnit {
+        backend: known(backend),
+        proxy: known(proxy),
+        lease: known(lease),
+        socket: known(socket_unit),
+    };
+    known.socket.unit.state = socket;
+    let names = service("127.0.0.1:80").unit_names();
+    let problem = problem(&names, &known.find(Some).unwrap());
     assert_eq!(problem.as_deref(), expected);
 }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ondemand_core::config::{Config, DEFAULT_PATH, Service};
+use ondemand_core::config::{Config, DEFAULT_PATH, PerUnit, Service, UnitNames};
 
 use super::finding::Finding;
 use crate::{
@@ -102,16 +102,22 @@ fn compare(expected: &str, found: Option<&str>) -> State {
     }
 }
 
-/// The files of one service; `facts`: of its own units that PID 1 has loaded.
-pub fn look(service: &Service, files: &[UnitFile], source: &Source, facts: &[Facts]) -> Finding {
+/// The files of one service; `facts`: of its units, if PID 1 answered.
+pub fn look(
+    service: &Service,
+    files: &[UnitFile],
+    source: &Source,
+    facts: Option<&PerUnit<Facts>>,
+) -> Finding {
     const WHAT: &str = "units";
     let drop_in = Path::new(&format!("{}.d", service.unit)).join("50-ondemand.conf");
-    let own = [
-        PathBuf::from(service.socket_unit()),
-        service.proxy_unit().into(),
-        service.lease_unit().into(),
-        drop_in,
-    ];
+    let UnitNames {
+        proxy,
+        lease,
+        socket,
+        ..
+    } = service.unit_names();
+    let own = [socket.into(), proxy.into(), lease.into(), drop_in];
     let mut states = Vec::new();
     for file in files.iter().filter(|file| own.contains(&file.path)) {
         let Content::Text(expected) = &file.content else {
@@ -157,10 +163,8 @@ pub fn look(service: &Service, files: &[UnitFile], source: &Source, facts: &[Fac
             "remove it, or see that it still does what `ondemand units` shows",
         );
     }
-    if facts
-        .iter()
-        .any(|facts| facts.need_daemon_reload == Some(true))
-    {
+    let mut units = facts.iter().flat_map(|facts| facts.each());
+    if units.any(|unit| unit.need_daemon_reload == Some(true)) {
         return Finding::warning(
             WHAT,
             "there and current, but systemd has not read them all since they or the \

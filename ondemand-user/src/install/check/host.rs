@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use aya::programs::ProgramType;
 use nix::unistd::geteuid;
 use ondemand_core::config::Config;
+use zbus::fdo::DBusProxy;
 
 use super::{finding::Finding, permission};
 use crate::{
@@ -102,17 +103,8 @@ pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec
 
 async fn agent(systemd: &Systemd) -> Finding {
     let running = async {
-        let reply = systemd
-            .connection()
-            .call_method(
-                Some("org.freedesktop.DBus"),
-                "/org/freedesktop/DBus",
-                Some("org.freedesktop.DBus"),
-                "NameHasOwner",
-                &names::NAME,
-            )
-            .await?;
-        anyhow::Ok(reply.body().deserialize::<bool>()?)
+        let bus = DBusProxy::new(systemd.connection()).await?;
+        anyhow::Ok(bus.name_has_owner(names::NAME.try_into()?).await?)
     };
     match running.await {
         Ok(true) => Finding::ok("agent", "running"),

@@ -3,7 +3,7 @@
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::Result;
-use ondemand_core::config::{Endpoint, Service};
+use ondemand_core::config::{Endpoint, PerUnit, Service, UnitNames};
 
 use super::{
     addresses,
@@ -26,32 +26,28 @@ pub async fn look(
     systemd: Option<&Systemd>,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
-    let mut own = Vec::new();
     let mut units = addresses::Units::default();
-    let mut backend = None;
+    let mut facts = None;
     match systemd {
         None => found.push(Finding::unknown(
             "unit",
             &anyhow::anyhow!("whether {} exists: systemd does not answer", service.unit),
         )),
         Some(systemd) => match read(service, systemd, &mut units).await {
-            Ok([unit, rest @ ..]) => {
-                found.push(usable(service, &unit));
-                own.extend(rest);
-                backend = Some(unit);
+            Ok(read) => {
+                found.push(usable(service, &read.backend));
+                facts = Some(read);
             }
             Err(error) => found.push(Finding::unknown("unit", &error)),
         },
     }
     let loaded = found.iter().all(|finding| finding.level == Level::Ok);
     let current = match files {
-        Ok(files) => {
-            own.extend(backend.clone());
-            generated::look(service, files, source, &own)
-        }
+        Ok(files) => generated::look(service, files, source, facts.as_ref()),
         Err(error) => Finding::error("units", format!("cannot be made: {error:#}"), "see above"),
     };
-    if let (Some(systemd), Some(unit), true) = (systemd, &backend, loaded) {
+    if let (Some(systemd), Some(facts), true) = (systemd, &facts, loaded) {
+        let unit = &facts.backend;
         // Before a reload it is not to be expected.
         if unit.stop_when_unneeded == Some(false) && current.level == Level::Ok {
             found.push(Finding::error(
@@ -94,20 +90,23 @@ fn lists(service: &Service) -> Vec<Finding> {
     found
 }
 
-/// The application's unit, front socket, proxy and lease, in this order.
+/// The service's units as PID 1 has them.
 async fn read(
     service: &Service,
     systemd: &Systemd,
     units: &mut addresses::Units,
-) -> Result<[Facts; 4]> {
-    let unit = systemd.facts(&service.unit).await?;
-    let socket = systemd.facts(&service.socket_unit()).await?;
-    let proxy = systemd.facts(&service.proxy_unit()).await?;
-    let lease = systemd.facts(&service.lease_unit()).await?;
-    units.backend.clone_from(&unit.active_state);
-    units.front.clone_from(&socket.active_state);
-    units.cgroup = systemd.resources(&service.unit).await?.control_group;
-    Ok([unit, socket, proxy, lease])
+) -> Result<PerUnit<Facts>> {
+    let names = service.unit_names();
+    let facts = PerUnit {
+        backend: systemd.facts(&names.backend).await?,
+        socket: systemd.facts(&names.socket).await?,
+        proxy: systemd.facts(&names.proxy).await?,
+        lease: systemd.facts(&names.lease).await?,
+    };
+    units.backend.clone_from(&facts.backend.active_state);
+    units.front.clone_from(&facts.socket.active_state);
+    units.cgroup = systemd.resources(&names.backend).await?.control_group;
+    Ok(facts)
 }
 
 /// Can the application's unit be started?
@@ -151,7 +150,8 @@ fn usable(service: &Service, facts: &Facts) -> Finding {
 
 /// The units other than our own that pin the application's.
 fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
-    let own = [service.proxy_unit(), service.lease_unit()];
+    let UnitNames { proxy, lease, .. } = service.unit_names();
+    let own = [proxy, lease];
     let lists = [
         &facts.wanted_by,
         &facts.required_by,

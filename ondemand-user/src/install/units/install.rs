@@ -2,13 +2,13 @@
 
 use std::{
     fs, io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 
 use super::{Content, MARK, UnitFile};
+use crate::host::atomic_file;
 
 /// Writes `files` below `directory`. Each appears by a rename, so that nobody reads half of one.
 ///
@@ -29,18 +29,11 @@ fn put(path: &Path, content: &Content) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    // systemd ignores files whose names do not end like a unit's.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let made = match content {
-        Content::Text(text) => fs::write(&temporary, text),
-        Content::Link(target) => symlink(target, &temporary),
-    };
-    made.and_then(|()| fs::rename(&temporary, path))
-        .inspect_err(|_| {
-            // The error that is reported is the first one; this is only tidying up.
-            let _ = fs::remove_file(&temporary);
-        })
+    match content {
+        // systemd warns of a unit file that not everybody may read.
+        Content::Text(text) => atomic_file::replace(path, text.as_bytes(), 0o644),
+        Content::Link(target) => atomic_file::replace_by_link(path, target),
+    }
 }
 
 /// Takes away what [`write`] wrote, as far as it came.

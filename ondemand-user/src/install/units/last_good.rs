@@ -6,9 +6,9 @@
 //! not be writable for a generator (systemd 255 and later), or not mounted yet.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -16,7 +16,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use ondemand_core::config::Config;
 
-use crate::host::config_file;
+use crate::host::{atomic_file, config_file};
 
 /// Its name wherever it is kept.
 pub const FILE: &str = "last-good.toml";
@@ -57,16 +57,8 @@ pub(super) fn keep(directory: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let new = directory.join(format!(".{FILE}.{}", std::process::id()));
     // The configuration itself may be for root alone.
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut to| to.write_all(text.as_bytes()))
-        .and_then(|()| fs::rename(&new, &file))
+    atomic_file::replace(&file, text.as_bytes(), 0o600)
 }
 
 /// There is no configuration any more: that is no mistake.

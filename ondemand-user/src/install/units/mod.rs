@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ondemand_core::config::{Config, Service};
+use ondemand_core::config::{Config, Service, UnitNames};
 
 mod escape;
 pub mod generator;
@@ -85,15 +85,20 @@ fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[Uni
     };
     escape::name(&service.name)?;
     escape::name(&service.unit)?;
-    let socket = service.socket_unit();
+    let UnitNames {
+        proxy,
+        lease,
+        socket,
+        ..
+    } = service.unit_names();
     Ok([
         text(socket.clone(), text::socket(service, host, header)?),
         UnitFile {
             path: Path::new("sockets.target.wants").join(&socket),
             content: Content::Link(Path::new("..").join(&socket)),
         },
-        text(service.proxy_unit(), text::proxy(service, host, header)?),
-        text(service.lease_unit(), text::lease(service, header)),
+        text(proxy, text::proxy(service, host, header)?),
+        text(lease, text::lease(service, header)),
         text(
             format!("{}.d/50-ondemand.conf", service.unit),
             text::drop_in(service, header),

@@ -1,6 +1,6 @@
 //! Connections of Unix sockets, from a sock_diag snapshot.
 //!
-//! Nothing in the kernel counts them for us: sock_ops and cgroup_skb see TCP alone.
+//! Nothing in the kernel counts them for us: sock_ops and the iterators see TCP alone.
 
 use std::{
     collections::HashMap,

@@ -10,6 +10,7 @@ use super::{
     record::Record,
     render::{Observation, Row},
 };
+use crate::host::complaints::Complaints;
 
 /// How late the agent may hear of what systemd has stamped. A time that goes on is shown up to so
 /// long ago: what is shown is never taken back, not even if the agent dies before it has heard.
@@ -20,8 +21,8 @@ const NEWS_DELAY: Duration = Duration::from_millis(250);
 pub struct Books {
     record: Record,
     ledgers: BTreeMap<String, Ledger>,
-    /// Whether it was said that nothing can be written.
-    complained: bool,
+    /// About services whose record cannot be written.
+    complaints: Complaints<String>,
 }
 
 impl Books {
@@ -30,7 +31,7 @@ impl Books {
         Self {
             record,
             ledgers: BTreeMap::new(),
-            complained: false,
+            complaints: Complaints::default(),
         }
     }
 
@@ -86,13 +87,12 @@ impl Books {
             }
         }
         // Written before anybody can be shown it.
-        match self.record.save(service, ledger) {
-            Ok(()) => self.complained = false,
-            Err(error) if !self.complained => {
-                self.complained = true;
-                log::warn!("counters will not outlive the agent: {error:#}");
-            }
-            Err(_) => {}
+        // Most often all of them fail for the same reason: one line is enough.
+        let is_first = self.complaints.is_empty();
+        let saved = self.record.save(service, ledger);
+        let complaint = self.complaints.follow(service.to_owned(), &saved);
+        if let Some(error) = complaint.filter(|_| is_first) {
+            log::warn!("counters will not outlive the agent: {error:#}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::ledger::Ledger;
-use crate::host::directories;
+use crate::host::{atomic_file, directories};
 
 /// A file that is larger than this is not ours. Bytes.
 const LARGEST: u64 = 64 << 10;
@@ -65,11 +65,10 @@ impl Record {
     /// It cannot be written.
     pub fn save(&self, service: &str, ledger: &Ledger) -> Result<()> {
         let path = self.path(service);
-        let new = self.directory.join(format!("{service}.new"));
         let write = || -> Result<()> {
             fs::create_dir_all(&self.directory)?;
-            fs::write(&new, serde_json::to_vec(ledger)?)?;
-            Ok(fs::rename(&new, &path)?)
+            let bytes = serde_json::to_vec(ledger)?;
+            Ok(atomic_file::replace(&path, &bytes, 0o600)?)
         };
         write().with_context(|| format!("write {}", path.display()))
     }

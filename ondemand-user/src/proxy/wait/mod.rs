@@ -26,7 +26,7 @@ use ondemand_core::{
 };
 
 use crate::{
-    bus::names,
+    bus::names::AgentProxy,
     kernel::sockets::listening,
     systemd::{Known, Systemd},
 };
@@ -215,14 +215,8 @@ impl Bus {
         };
         let (connection, name) = (systemd.connection().clone(), name.to_owned());
         Some(Box::pin(async move {
-            let call = connection.call_method(
-                Some(names::NAME),
-                names::PATH,
-                Some(names::INTERFACE),
-                "WaitListening",
-                &name,
-            );
-            call.await.map(drop)
+            let agent = AgentProxy::new(&connection).await?;
+            agent.wait_listening(&name).await
         }))
     }
 

@@ -4,10 +4,7 @@ mod look;
 mod release;
 mod request;
 
-use super::{
-    request::{Refusal, Reply},
-    *,
-};
+use super::*;
 use crate::measure::{
     sample::{Leg, Sockets},
     unit::{ActiveState, Unit, Units},

@@ -1,0 +1,64 @@
+//! The four units of a service.
+
+use super::Service;
+
+/// One value for each unit of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerUnit<T> {
+    /// Of the application's own unit.
+    pub backend: T,
+    /// Of the proxy.
+    pub proxy: T,
+    /// Of the lease.
+    pub lease: T,
+    /// Of the front socket.
+    pub socket: T,
+}
+
+/// The names of a service's units.
+pub type UnitNames = PerUnit<String>;
+
+impl<T> PerUnit<T> {
+    /// All four: backend, proxy, lease, front socket.
+    pub fn each(&self) -> [&T; 4] {
+        [&self.backend, &self.proxy, &self.lease, &self.socket]
+    }
+
+    /// What `find` returns for each. `None`: it returns nothing for one of them.
+    pub fn find<'t, U>(&'t self, find: impl Fn(&'t T) -> Option<U>) -> Option<PerUnit<U>> {
+        Some(PerUnit {
+            backend: find(&self.backend)?,
+            proxy: find(&self.proxy)?,
+            lease: find(&self.lease)?,
+            socket: find(&self.socket)?,
+        })
+    }
+}
+
+impl Service {
+    /// The names of its units.
+    pub fn unit_names(&self) -> UnitNames {
+        let own = |kind: &str| format!("ondemand-{}.{kind}", self.name);
+        UnitNames {
+            backend: self.unit.clone(),
+            proxy: own("service"),
+            lease: own("target"),
+            socket: own("socket"),
+        }
+    }
+
+    /// `ondemand-NAME.socket`, the front socket.
+    pub fn socket_unit(&self) -> String {
+        self.unit_names().socket
+    }
+
+    /// `ondemand-NAME.service`, the proxy.
+    pub fn proxy_unit(&self) -> String {
+        self.unit_names().proxy
+    }
+
+    /// `ondemand-NAME.target`, the lease.
+    pub fn lease_unit(&self) -> String {
+        self.unit_names().lease
+    }
+}

@@ -1,0 +1,156 @@
+//! What must hold for the units of any configuration: whatever a value is, it stays the value of
+//! its own key.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use ondemand_core::{
+    config::{Config, Endpoint, Service},
+    proxy_stay::exit_idle_time,
+};
+
+use super::unit_file;
+use crate::install::units::{Content, Host, UnitFile, files};
+
+/// Directories below which a backend's socket changes what its proxy is kept from.
+const PLACES: [&str; 8] = [
+    "/home",
+    "/root",
+    "/run/user",
+    "/dev",
+    "/tmp",
+    "/var/tmp",
+    "/run",
+    "/",
+];
+
+pub(super) fn host(new: bool) -> Host {
+    Host {
+        ondemand: "/usr/bin/ondemand".into(),
+        user: new.then(|| "ondemand".into()),
+        systemd: new.then_some(255),
+    }
+}
+
+/// The units of a configuration that passed its checks.
+pub(super) fn check(config: &Config, host: &Host) {
+    let generated = files(config, host).expect("what is accepted can be generated");
+    compare(config, host, &generated);
+}
+
+pub(super) fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
+    assert_eq!(generated.len(), 5 * config.services.len());
+    for (service, files) in config.services.values().zip(generated.chunks(5)) {
+        let plain = plain(service);
+        let plain = Config {
+            path: "/etc/a".into(),
+            agent: config.agent.clone(),
+            services: BTreeMap::from([(plain.name.clone(), plain)]),
+        };
+        let plain_host = Host {
+            ondemand: "/usr/bin/a".into(),
+            ..host.clone()
+        };
+        let expected =
+            crate::install::units::files(&plain, &plain_host).expect("a harmless configuration");
+        for (file, expected) in files.iter().zip(&expected) {
+            same_shape(file, expected);
+        }
+        values(config, service, host, files);
+    }
+}
+
+/// A service of the same shape whose values are harmless.
+fn plain(service: &Service) -> Service {
+    let mut number = 0;
+    let mut endpoint = |endpoint: &Endpoint| {
+        number += 1;
+        match endpoint {
+            Endpoint::Tcp(_) => Endpoint::Tcp(([127, 0, 0, 1], number).into()),
+            Endpoint::Unix(path) => {
+                let place = PLACES.iter().find(|place| path.starts_with(place));
+                Endpoint::Unix(Path::new(place.unwrap_or(&"/")).join(number.to_string()))
+            }
+        }
+    };
+    Service {
+        name: "a".into(),
+        listen: service.listen.iter().map(&mut endpoint).collect(),
+        backend: endpoint(&service.backend),
+        unit: "a.service".into(),
+        ..service.clone()
+    }
+}
+
+fn same_shape(file: &UnitFile, expected: &UnitFile) {
+    // Below the directory of the units, as deep as it should be.
+    let depth = |path: &Path| {
+        let mut parts = path.components();
+        assert!(parts.all(|part| matches!(part, Component::Normal(_))));
+        path.components().count()
+    };
+    assert_eq!(depth(&file.path), depth(&expected.path), "{:?}", file.path);
+    match (&file.content, &expected.content) {
+        (Content::Text(text), Content::Text(expected)) => {
+            assert_eq!(
+                text.split(['\n', '\r', '\0']).count(),
+                expected.lines().count() + 1
+            );
+            let keys = |text: &str| -> Vec<(String, String)> {
+                let entries = unit_file::entries(text).into_iter();
+                entries.map(|entry| (entry.section, entry.key)).collect()
+            };
+            assert_eq!(keys(text), keys(expected), "{text}");
+        }
+        (Content::Link(target), Content::Link(_)) => {
+            let mut parts = target.components();
+            assert_eq!(parts.next(), Some(Component::ParentDir));
+            assert_eq!(depth(parts.as_path()), 1);
+        }
+        (found, expected) => panic!("{found:?} instead of {expected:?}"),
+    }
+}
+
+/// What systemd makes of the values is what they were.
+fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
+    let socket = service.socket_unit();
+    let mut listen = service.listen.iter();
+    for file in files {
+        let Content::Text(text) = &file.content else {
+            continue;
+        };
+        for entry in unit_file::entries(text) {
+            let found = || unit_file::without_specifiers(&entry.value);
+            match entry.key.as_str() {
+                "ListenStream" => {
+                    let address = listen.next().map(ToString::to_string);
+                    assert_eq!(Some(found()), address);
+                }
+                "SourcePath" => assert_eq!(PathBuf::from(found()), config.path),
+                "ExecStart" => assert_eq!(unit_file::words(&entry.value), command(service, host)),
+                "PartOf" => assert_eq!(found(), service.unit),
+                "Wants" | "Requires" | "After" => {
+                    let names = [&service.unit, &socket, &service.lease_unit()];
+                    assert!(names.contains(&&found()), "{entry:?}");
+                    assert!(!found().contains(char::is_whitespace), "{entry:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(listen.next(), None);
+}
+
+fn command(service: &Service, host: &Host) -> Vec<String> {
+    vec![
+        host.ondemand.clone(),
+        "proxy".into(),
+        format!("--unit={}", service.unit),
+        format!("--backend={}", service.backend),
+        format!("--start-timeout={}ms", service.start_timeout.as_millis()),
+        format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
+        service.name.clone(),
+    ]
+}
