@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    note::{Note, StopReason, VetoReason},
+    note::{Note, VetoReason},
     request::Reply,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         unit::Units,
     },
     policy::Verdict,
+    runs::RunEvent,
 };
 
 /// What the configuration says about the protocol of one service.
@@ -31,21 +32,22 @@ pub struct Options {
     pub proxy_stays: Duration,
     /// Whether the front socket is one of those that a snapshot shows.
     pub tcp_front: bool,
+    /// Whether the backend's listener is one of those that the kernel tells of.
+    pub tcp_backend: bool,
 }
 
 impl Options {
     /// The options of `service`.
     pub fn new(service: &Service, dry_run: bool) -> Self {
+        let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         Self {
             steer: service.steer,
             wake_list: !service.wake_from.is_absent(),
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
-            tcp_front: service
-                .listen
-                .iter()
-                .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_))),
+            tcp_front: service.listen.iter().any(tcp),
+            tcp_backend: tcp(&service.backend),
         }
     }
 }
@@ -126,6 +128,8 @@ pub enum Command {
     StopProxy,
     /// Tell the proxy to leave now if it has no connection; nobody waits for the end.
     DismissProxy,
+    /// Tell those who subscribe to the runs of the backend.
+    Run(RunEvent),
     /// Count it.
     Count(Counter),
     /// Log it.
@@ -140,10 +144,6 @@ pub enum Command {
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// A start, and how long it took.
-    Start(Option<Duration>),
-    /// The end of a run.
-    Stop(StopReason),
     /// A stop that was not carried through.
     Veto(VetoReason),
     /// The counters and the socket tables differed.
