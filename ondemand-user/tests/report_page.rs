@@ -7,6 +7,7 @@ use std::{
 };
 
 use ondemand::observe::history::{Record, What, Writer};
+use ondemand_core::runs::StopReason;
 use serde_json::Value;
 use tests::{require, skip};
 
@@ -80,7 +81,7 @@ fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
                     },
                     What::Stopped {
                         at: at + HOUR / 2,
-                        reason: 0,
+                        reason: StopReason::Idle,
                         connections: 1,
                         received: 100,
                         sent: 1000,

@@ -12,4 +12,5 @@ pub mod policy;
 pub mod proxy_stay;
 pub mod readiness;
 pub mod replay;
+pub mod runs;
 pub mod words;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ondemand_core::lifecycle::Counter;
+use ondemand_core::runs::RunEvent;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Agent;
@@ -44,21 +44,22 @@ impl Announcer {
         self.tell(News::Services(names));
     }
 
-    /// Something was counted.
-    pub fn count(&self, service: &str, counter: Counter) {
+    /// Something happened to an application.
+    pub fn happened(&self, service: &str, event: &RunEvent) {
         let service = service.to_owned();
-        let item = match counter {
-            Counter::Start(took) => News::Started {
+        self.tell(match event {
+            RunEvent::Started(start) => News::Started {
                 service,
-                took: took.and_then(|took| u64::try_from(took.as_micros()).ok()),
+                took: start
+                    .took()
+                    .and_then(|took| u64::try_from(took.as_micros()).ok()),
             },
-            Counter::Stop(reason) => News::Stopped {
+            RunEvent::Ended { reason, .. } => News::Stopped {
                 service,
                 reason: reason.as_str(),
             },
-            Counter::Veto(_) | Counter::Drift => return,
-        };
-        self.tell(item);
+            _ => return,
+        });
     }
 }
 

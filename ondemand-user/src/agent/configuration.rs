@@ -92,7 +92,9 @@ impl Agent {
         }
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         let history = config.agent.history.as_deref();
-        self.recorder.watch(history, config.services.keys());
+        if self.recorder.watch(history, config.services.keys()) {
+            self.record_present();
+        }
         self.metrics.configure(&config);
         self.config = config;
         self.systemd.watch(self.services.iter());
@@ -102,7 +104,7 @@ impl Agent {
 
     /// A service that was not watched before.
     fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
-        let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run);
+        let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run, now);
         let counted = self
             .sampler
             .sample(slot)

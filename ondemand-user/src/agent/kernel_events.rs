@@ -1,6 +1,6 @@
 //! What the kernel's programs tell: somebody listens, the first client came, the last one went.
 
-use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent, words::Span};
+use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent};
 use tokio::sync::oneshot;
 
 use super::Agent;
@@ -20,37 +20,18 @@ impl Agent {
         };
         match (event, self.services.get_mut(&name)) {
             (KernelEvent::Listening(_, at), Some(watched)) => {
-                watched.listens = Some(at);
                 // First of all: a client waits for it.
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may have gone.
                 }
-                self.metrics.listens(&name, at);
+                watched.lifecycle.runs().listens(at);
                 self.find_refusal(&name);
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
-            (KernelEvent::Answered(_, at), _) => return self.recorder.answered(&name, at),
+            (KernelEvent::Answered(_, at), Some(watched)) => watched.lifecycle.runs().answered(at),
             _ => {}
         }
         self.look(&name, Input::Changed);
-        if let KernelEvent::Listening(_, at) = event {
-            self.say_listening(&name);
-            self.recorder.listens(&name, at);
-        }
-    }
-
-    /// Says how long the start took. It is over when the application listens, which for
-    /// `Type=simple` systemd does not know; the kernel may tell of it before systemd tells of the
-    /// start.
-    pub(super) fn say_listening(&mut self, name: &str) {
-        let watched = self.services.get(name);
-        let units = watched.and_then(|watched| self.units_of(watched));
-        if let Some((units, watched)) = units.zip(self.services.get_mut(name))
-            && let Some(took) = watched.listened(&units.backend)
-        {
-            watched.tally.last_start = Some(took);
-            log::info!("{name}: listens {} after its start began", Span(took));
-        }
     }
 
     /// Somebody waits for a backend's listener. One that is there already sends no event.

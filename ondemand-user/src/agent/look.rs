@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ondemand_core::{
-    lifecycle::{Command, Input, View, note::Note},
+    lifecycle::{Command, Input, View},
     policy::{self, Facts, Verdict},
 };
 
@@ -55,7 +55,7 @@ impl Agent {
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
-                self.tell_unit_left_alone(name);
+                self.follow_unmanaged(name);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -63,9 +63,8 @@ impl Agent {
             };
             watched.wake = None;
             let commands = watched.lifecycle.step(&view, next);
-            self.record(name, &view, &commands);
+            self.record(name, &view);
             input = self.carry_out(name, commands);
-            self.tell_unit(name, &view.units.backend);
             if input.is_none() && self.arm(name, &view) {
                 // The last connection may have closed before the kernel was asked to tell.
                 input = Some(Input::Changed);
@@ -151,22 +150,13 @@ impl Agent {
                 }
                 Command::StopProxy => self.stop_proxy(name),
                 Command::DismissProxy => self.dismiss_proxy(name),
+                Command::Run(event) => self.happened(name, &event),
                 Command::Count(counter) => {
                     watched.tally.add(counter);
-                    self.announcer.count(name, counter);
                     self.metrics.count(name, counter);
                 }
                 Command::Answer(reply) => self.answer_stop(name, &reply),
-                Command::Say(note) => {
-                    if matches!(note, Note::Stopped { .. }) {
-                        ablation::reached(Moment::Stopped);
-                    }
-                    let more = match note.is_failure() {
-                        true => format!("; see `journalctl -u {}`", watched.service.unit),
-                        false => String::new(),
-                    };
-                    log::log!(note.level(), "{name}: {note}{more}");
-                }
+                Command::Say(note) => log::log!(note.level(), "{name}: {note}"),
                 Command::WaitUntil(at) => watched.wake = Some(at),
             }
         }

@@ -231,7 +231,6 @@ impl Agent {
                 for name in self.users_of(&unit) {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
-                    self.say_listening(&name);
                 }
             }
             Event::Systemd(Some(Change::Reloaded)) => self.read_units(),
@@ -344,11 +343,6 @@ impl Agent {
             self.find_problem(&name);
             self.find_refusal(&name);
             self.look(&name, Input::Changed);
-            let watched = self.services.get(&name);
-            let backend = watched.and_then(|watched| self.units_of(watched));
-            if let Some((units, watched)) = backend.zip(self.services.get_mut(&name)) {
-                watched.found(&units.backend);
-            }
         }
     }
 

@@ -1,16 +1,19 @@
-//! What the metrics are told.
+//! What the observers are told: the metrics, the history, `status`, the bus and the log.
 
 use std::time::Duration;
 
 use ondemand_core::{
-    config::Endpoint,
-    measure::unit::{ActiveState, Unit},
+    measure::unit::ActiveState,
     policy::Verdict,
+    runs::{RunEvent, StopReason},
 };
 
 use super::{Agent, watched::Watched};
 use crate::{
-    host::clock,
+    host::{
+        ablation::{self, Moment},
+        clock,
+    },
     observe::metrics::{Observation, Question},
 };
 
@@ -71,25 +74,47 @@ impl Agent {
         }
     }
 
-    /// Tells the metrics what systemd says of a service's unit.
-    pub(super) fn tell_unit(&mut self, name: &str, unit: &Unit) {
-        let Some(watched) = self.services.get(name) else {
+    /// Something happened to the application of a service: tells all who subscribe to it.
+    pub(super) fn happened(&mut self, name: &str, event: &RunEvent) {
+        let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        let announced = matches!(watched.service.backend, Endpoint::Tcp(_));
-        let news = self.metrics.follow(name, unit, announced);
-        // The last chance to learn what a stop by somebody else gives back.
-        if news && unit.state == ActiveState::Deactivating {
-            self.measure_memory(name);
+        watched.tally.happened(event);
+        self.announcer.happened(name, event);
+        self.metrics.happened(name, *event);
+        if let Some(level) = event.level() {
+            let more = match event.is_failure() {
+                true => format!("; see `journalctl -u {}`", watched.service.unit),
+                false => String::new(),
+            };
+            log::log!(level, "{name}: {event}{more}");
+        }
+        self.record_run(name, event);
+        match event {
+            // The last chance to learn what a stop by another program gives back.
+            RunEvent::Ending => self.measure_memory(name),
+            RunEvent::Ended {
+                reason: StopReason::Idle | StopReason::Requested,
+                ..
+            } => ablation::reached(Moment::Stopped),
+            _ => {}
         }
     }
 
-    /// The same for one that is left alone.
-    pub(super) fn tell_unit_left_alone(&mut self, name: &str) {
-        let watched = self.services.get(name);
-        let known = watched.and_then(|watched| self.systemd.known(&watched.units.backend));
-        if let Some(unit) = known.map(|known| known.unit) {
-            self.tell_unit(name, &unit);
+    /// Follows the application of a service that is not managed.
+    pub(super) fn follow_unmanaged(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let Some(known) = self.systemd.known(&watched.units.backend) else {
+            return;
+        };
+        let sample = self.sampler.sample(watched.slot).ok();
+        let events = watched
+            .lifecycle
+            .follow(clock::now(), &known.unit, sample.as_ref());
+        for event in events {
+            self.happened(name, &event);
         }
     }
 

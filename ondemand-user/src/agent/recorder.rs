@@ -1,27 +1,17 @@
 //! Tells the history what happens. It observes: nothing waits for it, nothing depends on it.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::mpsc::SyncSender,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-mod usage;
+use std::{collections::HashMap, path::Path, sync::mpsc::SyncSender, time::Duration};
 
 use ondemand_core::{
-    lifecycle::{
-        Command, Counter, View,
-        note::{Note, StopReason},
-    },
-    measure::{Ktime, sample::Sample, unit::Unit},
+    lifecycle::View,
+    measure::{Ktime, sample::Sample},
+    runs::{RunEvent, StopReason},
 };
-use usage::Usage;
 
 use super::{Agent, watched::Watched};
 use crate::{
-    host::clock,
-    observe::history::{Record, What, Writer},
+    host::clock::{self, wall},
+    observe::history::{Record, Usage, What, Writer},
     systemd::Systemd,
 };
 
@@ -36,9 +26,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Watches these services and no others, and writes to `path`.
-    pub fn watch<'a>(&mut self, path: Option<&Path>, names: impl Iterator<Item = &'a String>) {
-        if self.writer.as_ref().map(Writer::path) != path {
+    /// Watches these services and no others, and writes to `path`. True: that is a history which
+    /// knows nothing of their present.
+    pub fn watch<'a>(
+        &mut self,
+        path: Option<&Path>,
+        names: impl Iterator<Item = &'a String>,
+    ) -> bool {
+        let is_other = self.writer.as_ref().map(Writer::path) != path;
+        if is_other {
             self.finish();
             self.writer = path.and_then(|path| {
                 Writer::start(path)
@@ -56,6 +52,7 @@ impl Recorder {
             let at = wall(clock::now());
             writer.write(Record::Watched { services, at });
         }
+        is_other
     }
 
     /// The agent ends.
@@ -78,18 +75,10 @@ impl Recorder {
         used.and_then(|used| used.wake).is_some_and(|at| at <= now)
     }
 
-    /// The application began to listen.
-    pub fn listens(&mut self, name: &str, at: Ktime) {
+    /// Something happened to the application.
+    pub fn happened(&mut self, name: &str, event: &RunEvent) {
         if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
-            used.listens(at);
-            send(writer, name, used.told());
-        }
-    }
-
-    /// A client has the first byte of its answer.
-    pub fn answered(&mut self, name: &str, at: Ktime) {
-        if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
-            used.answered(at);
+            used.happened(event, clock::now());
             send(writer, name, used.told());
         }
     }
@@ -140,20 +129,9 @@ fn send(writer: &mut Writer, name: &str, what: Vec<What>) {
     }
 }
 
-/// Milliseconds since 1970 of a moment on the kernel's clock.
-fn wall(at: Ktime) -> i64 {
-    let (now, here) = (SystemTime::now(), clock::now());
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let moment = match here.since(at) {
-        Some(ago) => now.saturating_sub(ago),
-        None => now + at.since(here).unwrap_or_default(),
-    };
-    i64::try_from(moment.as_millis()).unwrap_or(i64::MAX)
-}
-
 impl Agent {
-    /// What a look at a service saw, and what came of it.
-    pub(super) fn record(&mut self, name: &str, view: &View, commands: &[Command]) {
+    /// What a look at a service saw of its clients.
+    pub(super) fn record(&mut self, name: &str, view: &View) {
         let Some(watched) = self.services.get(name) else {
             return;
         };
@@ -162,7 +140,6 @@ impl Agent {
         else {
             return;
         };
-        let ended = used.follow(view, commands);
         let (open, last) = activity(watched, view.sample.as_ref());
         let arm = used.look(view.now, open, last, view.units.backend.state.is_up());
         send(writer, name, used.told());
@@ -179,12 +156,28 @@ impl Agent {
                 Err(error) => log::debug!("{name}: {error:#}"),
             }
         }
-        if ended.is_some_and(|reason| reason != StopReason::Idle) {
-            // Nobody knew beforehand. Memory is gone with it, CPU time is not.
+    }
+
+    /// The same of what happened to its application.
+    pub(super) fn record_run(&mut self, name: &str, event: &RunEvent) {
+        self.recorder.happened(name, event);
+        if let RunEvent::Ended { reason, .. } = event
+            && *reason != StopReason::Idle
+        {
+            // It was not known beforehand. Memory is gone with it, CPU time is not.
             let (probe, systemd) = (self.recorder.probe(name), self.systemd.caller());
-            let unit = watched.service.unit.clone();
-            if let (Some(probe), Some(systemd)) = (probe, systemd) {
+            let unit = self.services.get(name).map(|it| it.service.unit.clone());
+            if let (Some(probe), Some(systemd), Some(unit)) = (probe, systemd, unit) {
                 tokio::spawn(async move { probe.ask(&systemd, &unit).await });
+            }
+        }
+    }
+
+    /// A history that knows nothing of the present is told what the applications do.
+    pub(super) fn record_present(&mut self) {
+        for (name, watched) in &mut self.services {
+            if let Some(found) = watched.lifecycle.runs().found() {
+                self.recorder.happened(name, &found);
             }
         }
     }

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use ondemand_core::{
-    lifecycle::{
-        Step, View,
-        note::{StopReason, VetoReason},
-    },
+    lifecycle::{Step, View, note::VetoReason},
     measure::{Ktime, unit::ActiveState},
     policy::Verdict,
+    runs::StopReason,
     words::{Span, counted},
 };
 use tokio::sync::oneshot;
@@ -102,7 +100,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         _ => None,
     });
     let tally = &watched.tally;
-    let stops = StopReason::ALL.map(|reason| {
+    let stops = StopReason::SEEN.map(|reason| {
         (
             reason.as_str().to_owned(),
             tally.stops.get(&reason).copied().unwrap_or(0),

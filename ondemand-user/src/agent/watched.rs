@@ -7,16 +7,14 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::{
     config::{Endpoint, PerUnit, Service, UnitNames},
-    lifecycle::{
-        Counter, Lifecycle, Options,
-        note::{StopReason, VetoReason},
-    },
+    lifecycle::{Counter, Lifecycle, Options, note::VetoReason},
     measure::{
         Ktime,
         sample::{Sample, Slot},
         unit::{Unit, Units},
     },
     policy::{Facts, Reason, Rules},
+    runs::{RunEvent, StopReason},
 };
 use tokio::sync::oneshot;
 
@@ -62,12 +60,8 @@ pub struct Watched {
     pub problem: Option<String>,
     /// What was complained of, and is not over.
     pub complaints: Complaints<Complaint>,
-    /// What was counted since the agent's start.
+    /// What was counted.
     pub tally: Tally,
-    /// When a listener was seen of which the start's begin is not known yet.
-    pub listens: Option<Ktime>,
-    /// The begin of the start of which the first listener was seen.
-    listened_since: Option<Ktime>,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
     /// Those who asked for a stop and wait for its end.
@@ -82,9 +76,9 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// A service of which nothing is known yet.
-    pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool) -> Self {
-        let lifecycle = Lifecycle::new(options(&service, steerable, dry_run));
+    /// A service of which nothing is known yet, watched from now on.
+    pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool, now: Ktime) -> Self {
+        let lifecycle = Lifecycle::new(options(&service, steerable, dry_run)).since(now);
         Self {
             units: service.unit_names(),
             service,
@@ -98,8 +92,6 @@ impl Watched {
             problem: None,
             complaints: Complaints::default(),
             tally: Tally::default(),
-            listens: None,
-            listened_since: None,
             waiting: Vec::new(),
             asked: Vec::new(),
             steerable,
@@ -120,7 +112,7 @@ impl Watched {
         self.rules_unread |= service.steer && !self.service.steer;
         let options = options(&service, self.may_steer(), dry_run);
         if service.unit != self.service.unit {
-            self.lifecycle = Lifecycle::new(options);
+            self.lifecycle = Lifecycle::new(options).since(now);
             self.asked.clear();
             self.ticket += 1;
         } else {
@@ -129,26 +121,6 @@ impl Watched {
         self.units = service.unit_names();
         self.service = service;
         self.slot = slot;
-    }
-
-    /// It was up before anybody looked: what listens from now on says nothing of that start.
-    pub fn found(&mut self, backend: &Unit) {
-        if backend.state.is_up() && self.listened_since.is_none() && self.listens.is_none() {
-            self.listened_since = backend.inactive_exit;
-        }
-    }
-
-    /// How long its last start, as far as it is known, took until the first listener that was
-    /// seen, once for each start.
-    pub fn listened(&mut self, backend: &Unit) -> Option<Duration> {
-        if self.listened_since == backend.inactive_exit {
-            // A second listener of this start, or the first of one that is not known yet.
-            return None;
-        }
-        let took = backend.since_start(self.listens?)?;
-        self.listened_since = backend.inactive_exit;
-        self.listens = None;
-        Some(took)
     }
 
     /// Whether it asks for steering, and there is anything between which.
@@ -337,7 +309,7 @@ impl Uncounted {
     }
 }
 
-/// What was counted since the agent's start.
+/// What was counted since the agent began to watch the service.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Starts of the backend.
@@ -348,21 +320,29 @@ pub struct Tally {
     pub vetoes: BTreeMap<VetoReason, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,
-    /// How long the last start took.
+    /// How long the last start took, as far as it is known.
     pub last_start: Option<Duration>,
 }
 
 impl Tally {
-    /// Counts.
+    /// Counts what the lifecycle decided.
     pub fn add(&mut self, counter: Counter) {
         match counter {
-            Counter::Start(took) => {
-                self.starts += 1;
-                self.last_start = took.or(self.last_start);
-            }
-            Counter::Stop(reason) => *self.stops.entry(reason).or_default() += 1,
             Counter::Veto(reason) => *self.vetoes.entry(reason).or_default() += 1,
             Counter::Drift => self.drift += 1,
+        }
+    }
+
+    /// Counts what happened to the backend.
+    pub fn happened(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::Started(start) => {
+                self.starts += 1;
+                self.last_start = start.took().or(self.last_start);
+            }
+            RunEvent::Ready { took } => self.last_start = Some(*took),
+            RunEvent::Ended { reason, .. } => *self.stops.entry(*reason).or_default() += 1,
+            _ => {}
         }
     }
 }

@@ -44,17 +44,17 @@ pub struct Service {
     pub idle_timeout_seconds: Option<f64>,
     /// Until it is stopped if nobody comes; null: it is used, held, down or unknown, or never.
     pub stops_in_seconds: Option<f64>,
-    /// Starts since the agent's own.
+    /// Starts since the agent began to watch it ([`ondemand_core::runs`]).
     pub starts: u64,
-    /// Ends of its unit since the agent's start.
+    /// Ends of its unit since then.
     pub stops: u64,
     /// The same by reason: `idle`, `requested`, `external`, `failed`.
     pub stops_by_reason: BTreeMap<String, u64>,
-    /// Stops that were not carried through, since the agent's start.
+    /// Stops that were not carried through, since then.
     pub vetoes: u64,
     /// The same by reason.
     pub vetoes_by_reason: BTreeMap<String, u64>,
-    /// How long its last start took.
+    /// How long its last start since then took, until it was up and, where that is known, listened.
     pub last_start_duration_seconds: Option<f64>,
     /// Clients served by the proxy.
     pub front: Counts,

@@ -5,17 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ondemand_core::{
     holds::{self, Left, Moment},
-    lifecycle::{
-        Counter,
-        note::{StopReason, VetoReason},
-    },
+    lifecycle::{Counter, note::VetoReason},
     measure::{
         Ktime,
         unit::{ActiveState, Unit},
     },
+    runs::{Look, Runs},
 };
 
-use crate::observe::metrics::{Observation, record, render};
+use crate::observe::metrics::{Observation, ledger::Ledger, record, render};
 
 /// The holds: what was read once is written and read again without loss.
 pub fn holds(data: &[u8]) {
@@ -53,26 +51,38 @@ pub fn ledger(data: &[u8]) {
     let Ok(mut ledger) = record::parse(data) else {
         return;
     };
-    let at = |seconds: u64| Some(Ktime::from_nanos(seconds * 1_000_000_000));
+    let at = |seconds: u64| Ktime::from_nanos(seconds * 1_000_000_000);
     let now = Ktime::from_nanos(u64::MAX / 2);
     let mut unit = Unit {
         state: ActiveState::Active,
-        inactive_exit: at(4),
-        active_enter: at(5),
+        inactive_exit: Some(at(4)),
+        active_enter: Some(at(5)),
         ..Unit::default()
     };
     ledger.set_unit("wiki.service");
-    ledger.follow(&unit, true, now);
-    ledger.listens(now);
+    let look = |ledger: &mut Ledger, runs: &mut Runs, unit: &Unit| {
+        let look = Look {
+            now,
+            backend: unit,
+            sample: None,
+            announced: true,
+        };
+        for event in runs.follow(&look, None) {
+            ledger.take(&event, now);
+        }
+    };
+    let mut runs = Runs::since(at(3));
+    look(&mut ledger, &mut runs, &unit);
     ledger.count(Counter::Veto(VetoReason::HalfOpen));
     ledger.count(Counter::Drift);
     ledger.lease(true);
-    ledger.count(Counter::Stop(StopReason::Idle));
     ledger.times.measured(u64::MAX);
-    (unit.state, unit.inactive_enter) = (ActiveState::Inactive, at(7));
-    ledger.follow(&unit, false, now);
-    (unit.inactive_exit, unit.active_enter, unit.inactive_enter) = (at(9), at(10), at(12));
-    ledger.follow(&unit, false, now);
+    (unit.state, unit.inactive_enter) = (ActiveState::Inactive, Some(at(7)));
+    look(&mut ledger, &mut runs, &unit);
+    (unit.inactive_exit, unit.active_enter) = (Some(at(9)), Some(at(10)));
+    unit.inactive_enter = Some(at(12));
+    // By the next agent.
+    look(&mut ledger, &mut Runs::since(at(20)), &unit);
     ledger.times.advance(Ktime::from_nanos(u64::MAX));
     let written = serde_json::to_vec(&ledger).expect("a ledger can be written");
     assert_eq!(record::parse(&written).ok().as_ref(), Some(&ledger));

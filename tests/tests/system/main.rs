@@ -28,6 +28,7 @@ mod privilege;
 mod prometheus;
 mod race;
 mod readiness;
+mod runs;
 mod scale;
 mod scans;
 mod setup;

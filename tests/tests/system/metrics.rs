@@ -25,7 +25,7 @@ use crate::{
 
 const RECORD: &str = "/run/ondemand/metrics/test.json";
 
-fn ask(sandbox: &Sandbox) -> Answer {
+pub(crate) fn ask(sandbox: &Sandbox) -> Answer {
     sandbox
         .in_network(|| client::get(front(), Request::default()))
         .unwrap()
@@ -36,7 +36,7 @@ fn boot(cgroups: Cgroups, config: &str) -> Sandbox {
     on_demand(Sandbox::boot_with(cgroups).unwrap(), config, "").unwrap()
 }
 
-fn kill_agent(sandbox: &Sandbox) {
+pub(crate) fn kill_agent(sandbox: &Sandbox) {
     let pid = agent_pid(sandbox);
     sandbox.run(&["kill", "-KILL", &pid.to_string()]).unwrap();
     wait_next_agent(sandbox, pid);

@@ -71,7 +71,7 @@ impl Lifecycle {
         if self.options.dry_run {
             commands.push(Command::Say(Note::WouldStop {
                 quiet,
-                run: self.runs.so_far(view),
+                run: self.runs.so_far(view.now, view.sample.as_ref()),
             }));
             self.pause.hold(view, DRY_RUN_PAUSE);
             self.step = Step::Rest;

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::note::{Cause, Note, StopReason, VetoReason};
+use super::note::{Cause, Note, VetoReason};
 use crate::{
     config::{Endpoint, Service},
     measure::{
@@ -11,6 +11,7 @@ use crate::{
         unit::Units,
     },
     policy::Verdict,
+    runs::RunEvent,
     words::{Span, counted},
 };
 
@@ -33,21 +34,22 @@ pub struct Options {
     pub proxy_stays: Duration,
     /// Whether the front socket is one of those that a snapshot shows.
     pub tcp_front: bool,
+    /// Whether the backend's listener is one of those that the kernel tells of.
+    pub tcp_backend: bool,
 }
 
 impl Options {
     /// The options of `service`.
     pub fn new(service: &Service, dry_run: bool) -> Self {
+        let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         Self {
             steer: service.steer,
             wake_list: !service.wake_from.is_absent(),
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
-            tcp_front: service
-                .listen
-                .iter()
-                .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_))),
+            tcp_front: service.listen.iter().any(tcp),
+            tcp_backend: tcp(&service.backend),
         }
     }
 }
@@ -128,6 +130,8 @@ pub enum Command {
     StopProxy,
     /// Tell the proxy to leave now if it has no connection; nobody waits for the end.
     DismissProxy,
+    /// Tell those who subscribe to the runs of the backend.
+    Run(RunEvent),
     /// Count it.
     Count(Counter),
     /// Log it.
@@ -142,10 +146,6 @@ pub enum Command {
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// A start, and how long it took.
-    Start(Option<Duration>),
-    /// The end of a run.
-    Stop(StopReason),
     /// A stop that was not carried through.
     Veto(VetoReason),
     /// The counters and the socket tables differed.

@@ -27,7 +27,6 @@ mod messages;
 pub mod note;
 pub mod pause;
 mod request;
-mod runs;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -40,11 +39,11 @@ pub use messages::{
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
 use request::Request;
-use runs::{Released, Runs};
 
 use crate::{
-    measure::{Ktime, sample::Sample},
+    measure::{Ktime, sample::Sample, unit::Unit},
     policy::Verdict,
+    runs::{Look, Released, RunEvent, Runs},
 };
 
 /// How long PID 1 may take to see that a backend without lease is unneeded: it looks later
@@ -121,7 +120,8 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A service of which nothing is known yet.
+    /// A service of which nothing is known yet. What happens to its backend from its first view on
+    /// is counted.
     pub fn new(options: Options) -> Self {
         Self {
             options,
@@ -134,6 +134,38 @@ impl Lifecycle {
             request: None,
             orphaned: None,
         }
+    }
+
+    /// The same, counted from this moment on, which is before its first view.
+    pub fn since(mut self, watched: Ktime) -> Self {
+        self.runs = Runs::since(watched);
+        self
+    }
+
+    /// The runs of the backend: for what the kernel tells of it.
+    pub fn runs(&mut self) -> &mut Runs {
+        &mut self.runs
+    }
+
+    /// Follows the runs of the backend, without a step: of a service that is not managed.
+    pub fn follow(&mut self, now: Ktime, backend: &Unit, sample: Option<&Sample>) -> Vec<RunEvent> {
+        let released = match self.step {
+            Step::Releasing(stop)
+            | Step::Settling {
+                stop: Some(stop), ..
+            } => Some(Released {
+                quiet: stop.quiet,
+                asked: stop.asked,
+            }),
+            _ => None,
+        };
+        let look = Look {
+            now,
+            backend,
+            sample,
+            announced: self.options.tcp_backend,
+        };
+        self.runs.follow(&look, released)
     }
 
     /// Where in the protocol it is.
@@ -179,18 +211,8 @@ impl Lifecycle {
 
     /// One step.
     pub fn step(&mut self, view: &View, input: Input) -> Vec<Command> {
-        let mut commands = Vec::new();
-        let released = match self.step {
-            Step::Releasing(stop)
-            | Step::Settling {
-                stop: Some(stop), ..
-            } => Some(Released {
-                quiet: stop.quiet,
-                asked: stop.asked,
-            }),
-            _ => None,
-        };
-        self.runs.follow(view, released, &mut commands);
+        let events = self.follow(view.now, &view.units.backend, view.sample.as_ref());
+        let mut commands: Vec<_> = events.into_iter().map(Command::Run).collect();
         self.pause.end_with_clients(view);
         if view.units.backend.is_settled_down() {
             self.pause = Pause::default();

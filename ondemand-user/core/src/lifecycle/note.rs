@@ -6,36 +6,9 @@ use log::Level;
 
 use crate::{
     measure::sample::Sockets,
-    words::{Bytes, Span, counted},
+    runs::Run,
+    words::{Span, counted},
 };
-
-/// Why a run of the backend ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum StopReason {
-    /// Nobody used it: the agent released the lease.
-    Idle,
-    /// Somebody asked the agent for it.
-    Requested,
-    /// Somebody else stopped it, or it ended by itself.
-    External,
-    /// It failed.
-    Failed,
-}
-
-impl StopReason {
-    /// All of them, for metrics.
-    pub const ALL: [Self; 4] = [Self::Idle, Self::Requested, Self::External, Self::Failed];
-
-    /// The name in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Requested => "requested",
-            Self::External => "external",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// Why a stop was not carried through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,66 +124,11 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What the kernel counted during one run of the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Run {
-    /// Clients accepted.
-    pub connections: u64,
-    /// Payload bytes to clients.
-    pub sent_bytes: u64,
-    /// How long it has been up.
-    pub up: Duration,
-    /// False: it was up already when the agent came, and the counts begin there.
-    pub whole: bool,
-}
-
-impl fmt::Display for Run {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, {} out since {} {} ago",
-            counted(self.connections, "connection"),
-            Bytes(self.sent_bytes),
-            if self.whole {
-                "its start"
-            } else {
-                "it was first seen; started"
-            },
-            Span(self.up)
-        )
-    }
-}
-
-/// One decision, or one thing that happened to a service.
+/// One decision about a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The backend became active.
-    Started {
-        /// From the begin of its start.
-        took: Option<Duration>,
-    },
-    /// The backend did not start.
-    StartFailed,
     /// The proxy is stopped, because its backend is gone.
     OrphanedProxy,
-    /// The agent's stop was carried through.
-    Stopped {
-        /// How long nobody had used it.
-        quiet: Duration,
-        /// Whether somebody asked for it.
-        asked: bool,
-        /// What it did before.
-        run: Run,
-        /// Whether its unit ended as failed.
-        failed: bool,
-    },
-    /// Stopped, but not by the agent.
-    Ended {
-        /// Whether it failed.
-        failed: bool,
-        /// What it did before.
-        run: Run,
-    },
     /// Idle, and kept up nevertheless.
     Kept {
         /// Why.
@@ -234,12 +152,6 @@ pub enum Note {
 }
 
 impl Note {
-    /// Whether the unit's own log says more.
-    pub fn is_failure(&self) -> bool {
-        matches!(self, Self::StartFailed | Self::Ended { failed: true, .. })
-            || matches!(self, Self::Stopped { failed: true, .. })
-    }
-
     /// How loud to say it.
     pub fn level(&self) -> Level {
         match self {
@@ -248,9 +160,7 @@ impl Note {
                 cause: Cause::Drift(_) | Cause::Refused(_),
                 ..
             }
-            | Self::StartFailed
-            | Self::LeaseRefused(_)
-            | Self::Ended { failed: true, .. } => Level::Warn,
+            | Self::LeaseRefused(_) => Level::Warn,
             _ => Level::Info,
         }
     }
@@ -259,33 +169,9 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Type=simple is active as soon as its process exists: that is no figure.
-            Self::Started { took: Some(took) } if *took >= Duration::from_millis(5) => {
-                write!(f, "started in {}", Span(*took))
-            }
-            Self::Started { .. } => f.write_str("started"),
-            Self::StartFailed => f.write_str("did not start, its unit has failed"),
             Self::OrphanedProxy => f.write_str(
                 "is gone and its proxy is not: ends the proxy, the next client starts both",
             ),
-            Self::Stopped {
-                quiet,
-                asked,
-                run,
-                failed,
-            } => {
-                let why = if *asked { " as asked," } else { "" };
-                write!(f, "stopped{why} after {} quiet ({run})", Span(*quiet))?;
-                if *failed {
-                    f.write_str("; its unit ended as failed")
-                } else {
-                    Ok(())
-                }
-            }
-            Self::Ended { failed: false, run } => {
-                write!(f, "was stopped, not by this agent ({run})")
-            }
-            Self::Ended { failed: true, run } => write!(f, "failed ({run})"),
             Self::Kept { cause, again, .. } => write!(
                 f,
                 "kept: {cause} (veto: {}); no new attempt for {}",
@@ -318,56 +204,16 @@ mod tests {
     fn decisions() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let run = Run {
-            connections: 12,
+            connections: 1,
+            received_bytes: 0,
             sent_bytes: 3_400_000,
             up: minutes(60),
             whole: true,
         };
         check(
-            Note::Started {
-                took: Some(Duration::from_millis(840)),
-            },
-            "started in 840 ms",
-        );
-        check(
-            Note::Stopped {
-                quiet: minutes(10),
-                asked: false,
-                run,
-                failed: false,
-            },
-            "stopped after 10 min quiet (12 connections, 3.4 MB out since its start 1 h ago)",
-        );
-        check(
-            Note::Stopped {
-                quiet: minutes(1),
-                asked: true,
-                run,
-                failed: false,
-            },
-            "stopped as asked, after 1 min quiet (12 connections, 3.4 MB out since its start 1 h \
-             ago)",
-        );
-        check(
-            Note::Stopped {
-                quiet: minutes(10),
-                asked: false,
-                run: Run {
-                    whole: false,
-                    ..run
-                },
-                failed: true,
-            },
-            "stopped after 10 min quiet (12 connections, 3.4 MB out since it was first seen; \
-             started 1 h ago); its unit ended as failed",
-        );
-        check(
             Note::WouldStop {
                 quiet: minutes(10),
-                run: Run {
-                    connections: 1,
-                    ..run
-                },
+                run,
             },
             "would be stopped after 10 min quiet (1 connection, 3.4 MB out since its start 1 h \
              ago); dry run",

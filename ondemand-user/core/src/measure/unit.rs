@@ -1,11 +1,6 @@
 //! What systemd says about a unit, as far as the stop protocol needs it.
 
-use std::time::Duration;
-
 use crate::measure::Ktime;
-
-/// By how much systemd may be late with the stamp of a start.
-const STAMPED_LATE: Duration = Duration::from_secs(1);
 
 /// A unit's `ActiveState` (org.freedesktop.systemd1(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,20 +81,6 @@ impl Unit {
         self.state.is_up() && !self.job
     }
 
-    /// How long after the begin of its last start this moment is. `None`: it was before.
-    ///
-    /// systemd stamps a start after it has forked (`service_set_state` follows `service_spawn`,
-    /// src/core/service.c), so on a busy machine what the new process does may seem to be a little
-    /// earlier. What is later than the end of the run before belongs to this one.
-    pub fn since_start(&self, at: Ktime) -> Option<Duration> {
-        let begin = self.inactive_exit?;
-        let early = begin.since(at).is_some_and(|early| early < STAMPED_LATE);
-        if early && self.inactive_enter.is_none_or(|end| at > end) {
-            return Some(Duration::ZERO);
-        }
-        at.since(begin)
-    }
-
     /// Down, and nobody is about to change that.
     pub fn is_settled_down(&self) -> bool {
         self.state.is_down() && !self.job
@@ -121,37 +102,5 @@ impl Units {
     /// The backend is up, the lease holds it, and no job is about to change either.
     pub fn held(&self) -> bool {
         self.backend.is_settled_up() && self.lease.is_settled_up()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(end: Option<u64>, begin: u64, at: u64, expected: Option<u64>) {
-        let nanos = |nanos| Ktime::from_nanos(nanos);
-        let unit = Unit {
-            inactive_exit: Some(nanos(begin)),
-            inactive_enter: end.map(nanos),
-            ..Unit::default()
-        };
-        assert_eq!(
-            unit.since_start(nanos(at)),
-            expected.map(Duration::from_nanos)
-        );
-    }
-
-    #[test]
-    fn what_belongs_to_a_start() {
-        check(None, 50, 57, Some(7));
-        check(None, 50, 48, Some(0));
-        check(Some(40), 50, 57, Some(7));
-        check(Some(40), 50, 48, Some(0));
-        check(Some(40), 50, 39, None);
-        // It has ended meanwhile: nobody knows when the run before did.
-        check(Some(60), 50, 48, None);
-        // Long before.
-        check(None, 3_000_000_000, 50, None);
     }
 }

@@ -42,7 +42,7 @@ fn what_cannot_be_steered_has_no_gate() {
         steer: true,
         ..service(listen)
     };
-    let watched = |listen, steerable| Watched::new(asks(listen), Slot(0), steerable, false);
+    let watched = |listen, steerable| Watched::new(asks(listen), Slot(0), steerable, false, ms(0));
     assert!(watched("127.0.0.1:80", true).lifecycle.has_gate());
     assert!(!watched("127.0.0.1:80", false).lifecycle.has_gate());
     assert!(!watched("/run/wiki.sock", true).lifecycle.has_gate());
@@ -56,36 +56,11 @@ fn what_cannot_be_steered_has_no_gate() {
     assert!(fenced.set_rules(None) && fenced.lifecycle.has_gate());
     assert!(!watched("127.0.0.1:80", false).set_rules(rules.clone()));
     // Who did not ask for steering before is not steered until the rules are read.
-    let mut asks_now = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
+    let mut asks_now = Watched::new(service("127.0.0.1:80"), Slot(0), true, false, ms(0));
     assert!(!asks_now.could_steer());
     asks_now.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
     assert!(!asks_now.lifecycle.has_gate() && asks_now.could_steer());
     assert!(!asks_now.set_rules(None) && asks_now.lifecycle.has_gate());
-}
-
-#[test]
-fn a_start_takes_until_its_first_listener() {
-    let mut watched = Watched::new(service("127.0.0.1:80"), Slot(0), true, false);
-    let mut told = |listens: Option<u64>, begin| {
-        watched.listens = listens.map(ms).or(watched.listens);
-        let backend = Unit {
-            inactive_exit: Some(ms(begin)),
-            ..Unit::default()
-        };
-        watched.listened(&backend).map(|took| took.as_millis())
-    };
-    assert_eq!(told(None, 100), None);
-    assert_eq!(told(Some(150), 100), Some(50));
-    assert_eq!(told(Some(160), 100), None, "a second one");
-    // The next start is told of after its listener: not 9.9 s after the first start.
-    assert_eq!(told(Some(10_000), 100), None);
-    assert_eq!(told(None, 9_950), Some(50));
-    assert_eq!(told(None, 20_000), None, "nobody listens yet");
-    assert_eq!(told(Some(20_030), 20_000), Some(30));
-    // The last one of a run is none of the next start.
-    assert_eq!(told(Some(25_000), 20_000), None);
-    assert_eq!(told(None, 30_000), None);
-    assert_eq!(told(Some(30_010), 30_000), Some(10));
 }
 
 fn service(listen: &str) -> Service {
@@ -119,14 +94,14 @@ fn a_unix_front_is_dated_by_the_end_of_its_proxy() {
         ..Units::default()
     };
     let watched = |listen| {
-        Watched::new(service(listen), Slot(0), true, false)
+        Watched::new(service(listen), Slot(0), true, false, ms(0))
             .facts(&units)
             .uncounted_until
     };
     // It stays 9 s after its last client.
     assert_eq!(watched("/run/wiki.sock"), Some(ms(51_000)));
     assert_eq!(watched("127.0.0.1:80"), None);
-    let never = Watched::new(service("/run/wiki.sock"), Slot(0), true, false);
+    let never = Watched::new(service("/run/wiki.sock"), Slot(0), true, false, ms(0));
     assert_eq!(never.facts(&Units::default()).uncounted_until, None);
 }
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use ondemand_core::runs::StopReason;
+
 use super::{
     Terms,
     model::{Measured, Quantiles, Report, Service},
 };
-use crate::observe::history::{Known, Loaded, Period, REASONS, TIMELINE};
+use crate::observe::history::{Known, Loaded, Period, TIMELINE};
 
 /// Byte-milliseconds in a GiB-hour.
 const GIB_HOUR: f64 = (1_u64 << 30) as f64 * 3.6e6;
@@ -51,7 +53,8 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
 }
 
 fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
-    let stops = REASONS.into_iter().zip(one.stops);
+    let stops = StopReason::ALL.into_iter().zip(one.stops);
+    let stops = stops.map(|(reason, count)| (reason.as_str(), count));
     let mut measured = Measured {
         activations: one.activations,
         active_seconds: one.active as f64 / 1e3,

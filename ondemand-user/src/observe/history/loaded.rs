@@ -1,9 +1,12 @@
 //! What the history knows of a service. Sums stop at their ends instead of going round: the numbers
 //! may be those of a damaged file.
 
-use ondemand_core::replay::{Replay, Timeouts};
+use ondemand_core::{
+    replay::{Replay, Timeouts},
+    runs::StopReason,
+};
 
-use super::{Known, REASONS};
+use super::Known;
 
 /// Into so many equal parts a period is cut for the picture of states.
 pub const TIMELINE: usize = 240;
@@ -59,8 +62,8 @@ pub struct Loaded {
     pub received: u64,
     /// See `cpu`.
     pub sent: u64,
-    /// Ends of runs, as [`REASONS`].
-    pub stops: [u64; REASONS.len()],
+    /// Ends of runs, by [`StopReason::code`].
+    pub stops: [u64; StopReason::ALL.len()],
     /// It is down since then, and had so much memory.
     pub(super) down: Option<(i64, Option<u64>)>,
     /// The last memory that was measured.
@@ -88,7 +91,7 @@ impl Loaded {
             connections: 0,
             received: 0,
             sent: 0,
-            stops: [0; REASONS.len()],
+            stops: [0; StopReason::ALL.len()],
             down: None,
             memory: None,
             watched_until: i64::MIN,

@@ -11,11 +11,14 @@ pub(crate) mod read;
 mod store;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod writer;
 
 pub use known::Known;
 pub use loaded::{Loaded, Period, TIMELINE};
+use ondemand_core::runs::StopReason;
 pub use read::read;
+pub use usage::Usage;
 pub use writer::Writer;
 
 /// For so many days things are remembered: a year, and a month to compare with.
@@ -24,11 +27,6 @@ pub const KEPT_DAYS: i64 = 400;
 pub const LARGEST: i64 = 448 << 20;
 
 const MILLIS_A_DAY: i64 = 86_400_000;
-
-/// Why a run ended, by its number in the database: see schema.sql.
-pub const REASONS: [&str; 5] = ["idle", "external", "failed", "unknown", "requested"];
-/// Nobody saw the end of a run: there was no agent.
-const UNSEEN: i64 = 3;
 
 /// Something that happened. Times are milliseconds since 1970, spans milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +88,8 @@ pub enum What {
     Stopped {
         /// When.
         at: i64,
-        /// Its place in [`REASONS`].
-        reason: usize,
+        /// Why.
+        reason: StopReason,
         /// Clients accepted since the run before.
         connections: i64,
         /// Payload bytes from clients.

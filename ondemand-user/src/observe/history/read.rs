@@ -4,7 +4,10 @@ use std::{path::Path, thread};
 
 use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
-use ondemand_core::replay::{Replay, Timeouts};
+use ondemand_core::{
+    replay::{Replay, Timeouts},
+    runs::StopReason,
+};
 use rusqlite::{Connection, Row, types::ValueRef};
 
 use super::{
@@ -259,10 +262,9 @@ impl Reader {
             if run.ended.is_none() {
                 continue;
             }
-            if let Some(reason) = row.get::<_, Option<u32>>(6)?
-                && let Some(count) = service.stops.get_mut(reason as usize)
-            {
-                *count += 1;
+            let code = row.get::<_, Option<u32>>(6)?.map(i64::from);
+            if let Some(reason) = code.and_then(StopReason::from_code) {
+                service.stops[reason as usize] += 1;
             }
             let sums = [
                 &mut service.connections,

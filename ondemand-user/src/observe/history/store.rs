@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
+use ondemand_core::runs::StopReason;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::{KEPT_DAYS, LARGEST, MILLIS_A_DAY, Record, UNSEEN, What, open};
+use super::{KEPT_DAYS, LARGEST, MILLIS_A_DAY, Record, What, open};
 
 /// A start that is not further away than this is the same start: the host's clock is set now
 /// and then, and what is known of a start is its place on another clock. Milliseconds.
@@ -169,7 +170,7 @@ fn write_what(db: &Connection, service: i64, what: &What) -> rusqlite::Result<Op
             return Ok(Some(*started));
         }
         What::Down { since } => {
-            end(db, service, *since, UNSEEN)?;
+            end(db, service, *since, StopReason::Unseen)?;
             return Ok(Some(*since));
         }
         What::Listening { after } => execute(
@@ -207,7 +208,7 @@ fn write_what(db: &Connection, service: i64, what: &What) -> rusqlite::Result<Op
                  WHERE service = ?4 AND ended IS NULL",
                 params![connections, received, sent, service],
             )?;
-            end(db, service, *at, *reason as i64)?;
+            end(db, service, *at, *reason)?;
             return Ok(Some(*at));
         }
         What::Quiet { since } => {
@@ -242,18 +243,18 @@ fn up(db: &Connection, service: i64, started: i64) -> rusqlite::Result<()> {
         return Ok(());
     }
     // Its end was not seen, but this start is later.
-    end(db, service, started, UNSEEN)?;
+    end(db, service, started, StopReason::Unseen)?;
     db.prepare_cached("INSERT OR REPLACE INTO activation (started, service) VALUES (?, ?)")?
         .execute([started, service])?;
     Ok(())
 }
 
-fn end(db: &Connection, service: i64, at: i64, reason: i64) -> rusqlite::Result<()> {
+fn end(db: &Connection, service: i64, at: i64, reason: StopReason) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE activation SET ended = max(0, ?1 - started), reason = ?2
          WHERE service = ?3 AND ended IS NULL",
     )?
-    .execute([at, reason, service])?;
+    .execute([at, reason.code(), service])?;
     Ok(())
 }
 

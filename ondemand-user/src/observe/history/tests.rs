@@ -28,7 +28,7 @@ fn watched(at: i64) -> Record {
     Record::Watched { services, at }
 }
 
-fn stopped(at: i64, reason: usize) -> What {
+fn stopped(at: i64, reason: StopReason) -> What {
     What::Stopped {
         at,
         reason,
@@ -59,7 +59,7 @@ fn two_runs() -> Vec<Record> {
             memory: Some(1 << 30),
             cpu: Some(7_000_000),
         }),
-        wiki(stopped(20 * MINUTE, 0)),
+        wiki(stopped(20 * MINUTE, StopReason::Idle)),
         wiki(What::Arrived {
             at: 30 * MINUTE,
             gap: Some(15 * MINUTE),
@@ -191,7 +191,10 @@ fn an_agent_that_was_killed_goes_on_in_the_same_database() {
     let (_directory, path) = place();
     // As if killed: nothing is closed.
     std::mem::forget(written(&path, &two_runs()));
-    let again = vec![watched(40 * MINUTE), of("wiki", stopped(45 * MINUTE, 2))];
+    let again = vec![
+        watched(40 * MINUTE),
+        of("wiki", stopped(45 * MINUTE, StopReason::Failed)),
+    ];
     let store = written(&path, &again);
     let found = load(&path, 0, 50 * MINUTE);
     assert_eq!((found.watched, found.active), (50 * MINUTE, 25 * MINUTE));
@@ -203,13 +206,48 @@ fn an_agent_that_was_killed_goes_on_in_the_same_database() {
     assert_eq!(check, "ok");
 }
 
+/// Rows as each version since the first has written them: their meaning never changes.
+#[test]
+fn an_old_history_reads_the_same() {
+    let (_directory, path) = place();
+    let store = written(&path, &[watched(0)]);
+    let rows = [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)];
+    let codes = rows.iter().flat_map(|(code, count)| vec![*code; *count]);
+    for (started, code) in codes.chain([5, 99]).enumerate() {
+        let sql = "INSERT INTO activation (started, service, ended, reason) VALUES (?, 1, 1, ?)";
+        let started = started as i64 * MINUTE;
+        store.db().execute(sql, [started, code]).unwrap();
+    }
+    let found = load(&path, 0, 40 * MINUTE);
+    let names = StopReason::ALL.map(StopReason::as_str);
+    assert_eq!(
+        names,
+        ["idle", "external", "failed", "unknown", "requested"]
+    );
+    assert_eq!((found.activations, found.stops), (17, [5, 4, 3, 2, 1]));
+    // What is written now has the same numbers.
+    let (_directory, path) = place();
+    for (place, reason) in (0..).zip(StopReason::ALL) {
+        let what = What::Up {
+            started: place * MINUTE,
+        };
+        let end = stopped(place * MINUTE + 1, reason);
+        let store = written(&path, &[of("wiki", what), of("wiki", end)]);
+        let sql = "SELECT reason FROM activation ORDER BY started DESC LIMIT 1";
+        let code = store.db().query_row(sql, [], |row| row.get::<_, i64>(0));
+        assert_eq!(code, Ok(place));
+    }
+}
+
 #[test]
 fn what_is_too_old_is_forgotten() {
     let (_directory, path) = place();
     let day = |day: i64| day * MILLIS_A_DAY;
     let mut store = written(&path, &two_runs());
     let wiki = |what| of("wiki", what);
-    store.write(&[wiki(stopped(40 * MINUTE, 0))]).unwrap();
+    store
+        .write(&[wiki(stopped(40 * MINUTE, StopReason::Idle))])
+        .unwrap();
     // The first records of a process look for what is too old.
     drop(store);
     let late = day(KEPT_DAYS) + 25 * MINUTE;
@@ -227,7 +265,11 @@ fn its_size_is_bounded() {
     for batch in 0..40_i64 {
         let run = |number: i64| {
             let at = (batch * 1000 + number) * MINUTE;
-            [What::Up { started: at }, stopped(at + 1000, 0)].map(|what| of("wiki", what))
+            [
+                What::Up { started: at },
+                stopped(at + 1000, StopReason::Idle),
+            ]
+            .map(|what| of("wiki", what))
         };
         let records: Vec<Record> = (0..1000).flat_map(run).collect();
         store.write(&records).unwrap();
@@ -346,7 +388,7 @@ fn a_period_of_which_nothing_is_known() {
     let error = error.to_string();
     assert!(error.contains("knows nothing from"), "{error}");
     let ended = vec![
-        of("wiki", stopped(40 * MINUTE, 0)),
+        of("wiki", stopped(40 * MINUTE, StopReason::Idle)),
         Record::Ended { at: 40 * MINUTE },
     ];
     drop(written(&path, &ended));

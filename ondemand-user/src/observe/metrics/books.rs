@@ -74,14 +74,9 @@ impl Books {
         match note {
             Note::Count(counter) => ledger.count(counter),
             Note::Lease { released } => ledger.lease(released),
-            Note::Listens(at) => ledger.listens(at),
             Note::Memory(bytes) => ledger.times.measured(bytes),
-            Note::Unit {
-                unit,
-                announced,
-                now,
-            } => {
-                if !ledger.follow(&unit, announced, now) {
+            Note::Run(event, now) => {
+                if !ledger.take(&event, now) {
                     return;
                 }
             }

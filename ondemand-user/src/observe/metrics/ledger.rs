@@ -1,17 +1,15 @@
 //! What the agent counts of one service, in a form that outlives the agent.
 //!
-//! Starts and stops are recognised by systemd's time stamps, not by having been watched: what
-//! happened while no agent ran is found when the next one first sees the unit. What happened
-//! twice in that time is counted once, because systemd keeps only the last stamps.
+//! Starts and stops are those that [`ondemand_core::runs`] recognises. What happened while no agent
+//! ran is found when the next one first sees the unit, by systemd's stamps against those of the
+//! record: what happened twice in that time is counted once.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use ondemand_core::{
-    lifecycle::{Counter, note::StopReason},
-    measure::{
-        Ktime,
-        unit::{ActiveState, Unit},
-    },
+    lifecycle::Counter,
+    measure::Ktime,
+    runs::{Change, RunEvent, Stamps, Start, StopReason},
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,11 +38,11 @@ pub struct Ledger {
     run: Option<Ktime>,
     /// Whether it goes on.
     running: bool,
-    /// Why it ends, when it ends.
+    /// Why it ends, if no agent lives to see it.
     end: Option<String>,
-    /// The start that is not over before its application listens.
+    /// The start that is not over.
     starting: Option<Starting>,
-    /// When a listener was seen last.
+    /// When a start's listener was seen last. For people who look at the record.
     listened: Option<Ktime>,
 }
 
@@ -70,12 +68,9 @@ impl Ledger {
         self.starting = None;
     }
 
-    /// The lifecycle counted something. Starts are not taken from it: see [`Ledger::follow`].
+    /// The lifecycle counted something.
     pub fn count(&mut self, counter: Counter) {
         match counter {
-            Counter::Start(_) => {}
-            Counter::Stop(reason) if self.running => self.end = Some(reason.as_str().into()),
-            Counter::Stop(_) => {}
             Counter::Veto(reason) => {
                 add_one(self.vetoes.entry(reason.as_str().into()).or_default());
                 self.end = None;
@@ -90,82 +85,78 @@ impl Ledger {
         self.end = released.then(|| StopReason::Idle.as_str().into());
     }
 
-    /// The application began to listen.
-    pub fn listens(&mut self, at: Ktime) {
-        self.listened = Some(at);
-        if let Some(starting) = self.starting.take() {
-            self.started(starting);
-        }
-    }
-
-    /// Takes over what systemd says of the unit. `announced`: a start is not over before
-    /// [`Ledger::listens`], which will be called. True: something has changed.
-    pub fn follow(&mut self, unit: &Unit, announced: bool, now: Ktime) -> bool {
-        let times_changed = self.times.follow(unit, now);
-        let up = match unit.state {
-            ActiveState::Active | ActiveState::Reloading => true,
-            ActiveState::Activating | ActiveState::Inactive | ActiveState::Failed => false,
-            // Neither up nor down yet.
-            ActiveState::Deactivating | ActiveState::Unknown => return times_changed,
-        };
-        let new = unit.active_enter.is_some() && unit.active_enter != self.run;
-        if !std::mem::replace(&mut self.seen, true) {
-            // What was before the first look is nobody's.
-            self.run = unit.active_enter;
-            self.running = up;
-            return true;
-        }
-        let failed = unit.state == ActiveState::Failed;
-        if self.running && (new || !up) {
-            self.ended(failed && !new);
-        }
-        if new {
-            self.run = unit.active_enter;
-            add_one(&mut self.starts);
-            self.begun(unit, announced && up);
-            if !up {
-                self.ended(failed);
+    /// Something happened to the backend. True: that changed something here.
+    pub fn take(&mut self, event: &RunEvent, now: Ktime) -> bool {
+        match *event {
+            RunEvent::Found(found) => self.find(&found, now),
+            RunEvent::Began { at } => self.times.turn(true, false, at, now),
+            RunEvent::Started(start) => self.started(start),
+            RunEvent::Listening { at, .. } => self.listened = Some(at),
+            RunEvent::Ready { took } => self.ready(took),
+            RunEvent::Ended { reason, .. } => self.ended(reason),
+            RunEvent::Down { at, failed } => self.times.turn(false, failed, at, now),
+            RunEvent::FirstByte { .. } | RunEvent::Ending | RunEvent::StartFailed { .. } => {
+                return false;
             }
         }
-        let changed = times_changed || new || self.running != up;
-        self.running = up;
-        changed
+        true
     }
 
-    fn begun(&mut self, unit: &Unit, announced: bool) {
-        let stamps = unit.inactive_exit.zip(unit.active_enter);
-        let Some((begin, took)) = stamps.and_then(|(begin, end)| Some((begin, end.since(begin)?)))
-        else {
-            return;
+    /// Counts what happened since the agent before. Without one, what was before is not counted.
+    fn find(&mut self, found: &Stamps, now: Ktime) {
+        let known = self.times.known(now).filter(|_| self.seen);
+        self.seen = true;
+        let Some(known) = known else {
+            (self.run, self.running) = (found.up, found.running);
+            return self.times.begin(found, now);
         };
-        let starting = Starting { begin, took };
-        if announced
-            && self
-                .listened
-                .is_none_or(|at| unit.since_start(at).is_none())
-        {
-            self.starting = Some(starting);
-        } else {
-            self.started(starting);
+        let known = Stamps {
+            up: self.run,
+            running: self.running,
+            ..known
+        };
+        for change in found.since(&known) {
+            if change != Change::Began && self.running {
+                let reason = match change {
+                    Change::Failed => StopReason::Failed,
+                    _ => StopReason::External,
+                };
+                let name = |reason: &StopReason| Some(reason.as_str()) == self.end.as_deref();
+                let begun = StopReason::SEEN.into_iter().find(name);
+                self.ended(begun.unwrap_or(reason));
+            }
+            match change {
+                Change::Began => self.times.turn(true, false, found.began, now),
+                Change::Up => {
+                    self.started(found.start());
+                    if let Some(took) = found.start().took() {
+                        self.ready(took);
+                    }
+                }
+                Change::Down | Change::Failed => {
+                    let failed = change == Change::Failed;
+                    self.times.turn(false, failed, found.down, now);
+                }
+            }
         }
     }
 
-    /// A start is over when the application listens and systemd says so, whatever comes later.
-    fn started(&mut self, starting: Starting) {
-        let listened = self.listened.and_then(|at| at.since(starting.begin));
-        self.start_durations
-            .observe(starting.took.max(listened.unwrap_or_default()));
+    fn started(&mut self, start: Start) {
+        add_one(&mut self.starts);
+        (self.run, self.running) = (start.up, true);
+        let begun = start.began.zip(start.took());
+        self.starting = begun.map(|(begin, took)| Starting { begin, took });
     }
 
-    fn ended(&mut self, failed: bool) {
-        let reason = if failed {
-            StopReason::Failed
-        } else {
-            StopReason::External
-        };
-        let reason = self.end.take().unwrap_or_else(|| reason.as_str().into());
-        add_one(self.stops.entry(reason).or_default());
-        // It never listened.
+    fn ready(&mut self, took: Duration) {
+        self.starting = None;
+        self.start_durations.observe(took);
+    }
+
+    fn ended(&mut self, reason: StopReason) {
+        (self.running, self.end) = (false, None);
+        add_one(self.stops.entry(reason.as_str().into()).or_default());
+        // The agent that saw it begin did not live to see it ready.
         if let Some(starting) = self.starting.take() {
             self.start_durations.observe(starting.took);
         }
@@ -179,8 +170,13 @@ fn add_one(counter: &mut u64) {
 
 #[cfg(test)]
 mod tests {
+    use ondemand_core::{
+        lifecycle::note::VetoReason,
+        measure::unit::{ActiveState, Unit},
+        runs::{Look, Runs},
+    };
+
     use super::*;
-    use ondemand_core::lifecycle::note::VetoReason;
 
     fn at(seconds: u64) -> Ktime {
         Ktime::from_nanos(seconds * 1_000_000_000)
@@ -198,21 +194,46 @@ mod tests {
         }
     }
 
-    /// Follows `steps`, then compares starts and the stops as `reason=count`.
-    #[track_caller]
-    fn check(steps: &[(&str, u64, u64)], starts: u64, stops: &str) {
-        let mut ledger = Ledger::default();
-        for (index, (state, begun, ended)) in steps.iter().enumerate() {
-            ledger.follow(&unit(state, *begun, *ended), false, at(100 + index as u64));
+    /// What the agent of these runs tells of a look.
+    fn look(ledger: &mut Ledger, runs: &mut Runs, unit: &Unit, now: Ktime) {
+        let look = Look {
+            now,
+            backend: unit,
+            sample: None,
+            announced: true,
+        };
+        for event in runs.follow(&look, None) {
+            ledger.take(&event, now);
         }
+    }
+
+    /// Starts, and stops as `reason=count`.
+    fn counted(ledger: &Ledger) -> (u64, String) {
         let text = |(reason, count): (&String, &u64)| format!("{reason}={count}");
         let found: Vec<String> = ledger.stops.iter().map(text).collect();
-        assert_eq!((ledger.starts, found.join(" ").as_str()), (starts, stops));
-        assert_eq!(ledger.start_durations.count(), starts);
+        (ledger.starts, found.join(" "))
+    }
+
+    /// Follows `steps`, all by one agent and each by another one: what is counted is the same.
+    #[track_caller]
+    fn check(steps: &[(&str, u64, u64)], starts: u64, stops: &str) {
+        for agents_die in [false, true] {
+            let (mut ledger, mut runs) = (Ledger::default(), Runs::default());
+            for (index, (state, begun, ended)) in steps.iter().enumerate() {
+                if agents_die {
+                    runs = Runs::default();
+                }
+                let unit = unit(state, *begun, *ended);
+                look(&mut ledger, &mut runs, &unit, at(100 + index as u64));
+            }
+            assert_eq!(counted(&ledger), (starts, stops.to_owned()));
+            let awaited = u64::from(ledger.starting.is_some());
+            assert_eq!(ledger.start_durations.count() + awaited, starts);
+        }
     }
 
     #[test]
-    fn runs_are_recognised_by_their_stamps() {
+    fn runs_are_counted_whoever_saw_them() {
         check(&[("active", 5, 0)], 0, "");
         check(&[("inactive", 5, 7)], 0, "");
         check(&[("inactive", 0, 0), ("active", 5, 0)], 1, "");
@@ -243,14 +264,28 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_lifecycles_or_what_an_earlier_agent_began() {
+    fn a_run_that_begins_as_the_agent_comes_is_counted_once() {
+        let (mut ledger, mut runs) = (Ledger::default(), Runs::since(at(10)));
+        look(&mut ledger, &mut runs, &unit("active", 11, 0), at(20));
+        assert_eq!(counted(&ledger), (1, String::new()));
+        // It ends, and another one begins before the next agent looks.
+        let mut runs = Runs::since(at(30));
+        look(&mut ledger, &mut runs, &unit("active", 33, 31), at(40));
+        assert_eq!(counted(&ledger), (2, "external=1".into()));
+        assert_eq!(ledger.run, Some(at(34)));
+    }
+
+    #[test]
+    fn the_reason_is_what_an_earlier_agent_began() {
         #[track_caller]
         fn check(prepare: impl FnOnce(&mut Ledger), expected: &str) {
             let mut ledger = Ledger::default();
-            ledger.follow(&unit("active", 5, 0), false, at(10));
+            let first = unit("active", 5, 0);
+            look(&mut ledger, &mut Runs::default(), &first, at(10));
             prepare(&mut ledger);
-            ledger.follow(&unit("inactive", 5, 12), false, at(13));
-            assert_eq!(ledger.stops.keys().collect::<Vec<_>>(), [expected]);
+            let last = unit("inactive", 5, 12);
+            look(&mut ledger, &mut Runs::default(), &last, at(13));
+            assert_eq!(counted(&ledger), (0, format!("{expected}=1")));
         }
         check(|_| {}, "external");
         check(|ledger| ledger.lease(true), "idle");
@@ -268,48 +303,50 @@ mod tests {
             },
             "external",
         );
-        check(
-            |ledger| ledger.count(Counter::Stop(StopReason::Failed)),
-            "failed",
-        );
     }
 
     #[test]
-    fn a_start_is_over_when_the_application_listens_and_systemd_says_so() {
-        /// Seconds at which it listens, before and after systemd calls it active at 6.
+    fn a_start_is_observed_once() {
+        /// When it listens, and whether the agent lives to see it; then the start's length.
         #[track_caller]
-        fn check(before: Option<u64>, after: Option<u64>, expected: f64) {
-            let mut ledger = Ledger::default();
-            ledger.follow(&unit("inactive", 0, 0), true, at(1));
-            if let Some(seconds) = before {
-                ledger.listens(at(seconds));
+        fn check(listens: Option<u64>, agent_dies: bool, expected: f64) {
+            let (mut ledger, mut runs) = (Ledger::default(), Runs::default());
+            look(&mut ledger, &mut runs, &unit("inactive", 0, 0), at(1));
+            look(&mut ledger, &mut runs, &unit("active", 5, 0), at(6));
+            assert_eq!((ledger.starts, ledger.start_durations.count()), (1, 0));
+            if agent_dies {
+                runs = Runs::default();
+                look(&mut ledger, &mut runs, &unit("active", 5, 0), at(7));
             }
-            ledger.follow(&unit("active", 5, 0), true, at(6));
-            if let Some(seconds) = after {
-                ledger.listens(at(seconds));
+            if let Some(seconds) = listens {
+                runs.listens(at(seconds));
             }
-            ledger.follow(&unit("inactive", 5, 20), true, at(20));
+            look(&mut ledger, &mut runs, &unit("active", 5, 0), at(9));
+            look(&mut ledger, &mut runs, &unit("inactive", 5, 20), at(20));
             let durations = &ledger.start_durations;
             assert_eq!((durations.count(), durations.sum()), (1, expected));
         }
-        check(None, None, 1.0);
-        check(Some(5), None, 1.0);
-        check(Some(2), Some(8), 3.0);
-        check(None, Some(8), 3.0);
-        check(None, Some(6), 1.0);
+        check(None, false, 1.0);
+        check(Some(8), false, 3.0);
+        check(Some(6), false, 1.0);
+        check(None, true, 1.0);
+        // Its listener may have been there before.
+        check(Some(8), true, 1.0);
     }
 
     #[test]
     fn another_unit_is_another_life() {
         let mut ledger = Ledger::default();
         ledger.set_unit("a.service");
-        ledger.follow(&unit("active", 5, 0), false, at(10));
-        ledger.follow(&unit("inactive", 5, 12), false, at(13));
+        let mut runs = Runs::default();
+        look(&mut ledger, &mut runs, &unit("active", 5, 0), at(10));
+        look(&mut ledger, &mut runs, &unit("inactive", 5, 12), at(13));
         ledger.set_unit("b.service");
-        ledger.follow(&unit("active", 7, 0), false, at(14));
+        let mut runs = Runs::default();
+        look(&mut ledger, &mut runs, &unit("active", 7, 0), at(14));
         assert_eq!((ledger.starts, ledger.stops.len()), (0, 1));
         ledger.set_unit("b.service");
-        ledger.follow(&unit("inactive", 7, 15), false, at(16));
+        look(&mut ledger, &mut runs, &unit("inactive", 7, 15), at(16));
         assert_eq!(ledger.stops.values().sum::<u64>(), 2);
     }
 }

@@ -12,14 +12,10 @@ pub(crate) mod render;
 pub(crate) mod server;
 mod times;
 
-use std::{collections::HashMap, net::SocketAddr, thread};
+use std::{net::SocketAddr, thread};
 
 use books::Books;
-use ondemand_core::{
-    config::Config,
-    lifecycle::Counter,
-    measure::{Ktime, unit::Unit},
-};
+use ondemand_core::{config::Config, lifecycle::Counter, measure::Ktime, runs::RunEvent};
 use record::Record;
 pub use render::Observation;
 use server::Server;
@@ -37,17 +33,10 @@ pub(crate) enum Note {
     Count(Counter),
     /// The lease is being released, or else taken.
     Lease { released: bool },
-    /// The application began to listen.
-    Listens(Ktime),
     /// Its memory in bytes.
     Memory(u64),
-    /// systemd says something new of the application's unit.
-    Unit {
-        unit: Unit,
-        /// Whether the application's listener will be seen.
-        announced: bool,
-        now: Ktime,
-    },
+    /// Something happened to the backend, and the agent heard of it at this moment.
+    Run(RunEvent, Ktime),
 }
 
 enum Message {
@@ -62,8 +51,6 @@ enum Message {
 #[derive(Debug)]
 pub struct Metrics {
     messages: mpsc::UnboundedSender<Message>,
-    /// What was told of the units last.
-    told: HashMap<String, Unit>,
 }
 
 impl Metrics {
@@ -75,14 +62,11 @@ impl Metrics {
         if let Err(error) = thread.spawn(move || work(source, questions)) {
             log::error!("there will be no metrics, their thread cannot be started: {error}");
         }
-        let told = HashMap::new();
-        (Self { messages, told }, asked)
+        (Self { messages }, asked)
     }
 
     /// The configuration is this one now.
-    pub fn configure(&mut self, config: &Config) {
-        // A service may have another unit now: everything is told anew.
-        self.told.clear();
+    pub fn configure(&self, config: &Config) {
         let services = config.services.values();
         self.tell(Message::Configure {
             address: config.agent.metrics,
@@ -102,31 +86,9 @@ impl Metrics {
         self.note(service, Note::Lease { released });
     }
 
-    /// The application began to listen.
-    pub fn listens(&self, service: &str, at: Ktime) {
-        self.note(service, Note::Listens(at));
-    }
-
-    /// systemd says this of the application's unit. `announced`: the application's listener is
-    /// seen when it comes. True: it is news.
-    pub fn follow(&mut self, service: &str, unit: &Unit, announced: bool) -> bool {
-        let before = self.told.get(service);
-        if before == Some(unit) {
-            return false;
-        }
-        // At the first look it may listen already.
-        let announced = announced && before.is_some();
-        self.told.insert(service.to_owned(), *unit);
-        let (unit, now) = (*unit, clock::now());
-        self.note(
-            service,
-            Note::Unit {
-                unit,
-                announced,
-                now,
-            },
-        );
-        true
+    /// Something happened to the backend.
+    pub fn happened(&self, service: &str, event: RunEvent) {
+        self.note(service, Note::Run(event, clock::now()));
     }
 
     /// For a measurement of a service's memory, in bytes, that comes later.

@@ -90,28 +90,28 @@ mod tests {
     use super::*;
     use ondemand_core::{
         lifecycle::{Counter, note::VetoReason},
-        measure::{
-            Ktime,
-            unit::{ActiveState, Unit},
-        },
+        measure::Ktime,
+        runs::{RunEvent, Stamps, Start},
     };
 
     fn ledger() -> Ledger {
-        let at = |seconds: u64| Some(Ktime::from_nanos(seconds * 1_000_000_000));
-        let mut unit = Unit {
-            state: ActiveState::Active,
-            inactive_exit: at(4),
-            active_enter: at(5),
-            ..Unit::default()
+        let at = |seconds: u64| Ktime::from_nanos(seconds * 1_000_000_000);
+        let start = Start {
+            began: Some(at(4)),
+            up: Some(at(5)),
         };
         let mut ledger = Ledger::default();
         ledger.set_unit("wiki.service");
-        ledger.follow(&unit, false, Ktime::from_nanos(6_000_000_000));
+        ledger.take(&RunEvent::Found(Stamps::default()), at(3));
+        ledger.take(&RunEvent::Began { at: start.began }, at(6));
+        ledger.take(&RunEvent::Started(start), at(6));
         ledger.count(Counter::Veto(VetoReason::HalfOpen));
         ledger.times.measured(u64::MAX);
-        unit.state = ActiveState::Inactive;
-        unit.inactive_enter = at(7);
-        ledger.follow(&unit, false, Ktime::from_nanos(8_000_000_000));
+        let (at, failed) = (Some(at(7)), false);
+        ledger.take(
+            &RunEvent::Down { at, failed },
+            Ktime::from_nanos(8_000_000_000),
+        );
         ledger.times.advance(Ktime::from_nanos(u64::MAX));
         ledger.start_durations.observe(Duration::from_nanos(1));
         ledger

@@ -6,8 +6,9 @@ mod tests;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ondemand_core::{
-    lifecycle::note::{StopReason, VetoReason},
+    lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
+    runs::StopReason,
 };
 use prometheus_client::{
     collector::Collector,
@@ -182,7 +183,7 @@ impl Collector for Rows {
             None,
             "Ends of the service: idle (stopped for lack of use), requested (by `ondemand stop`), external (by somebody else, or by itself), failed.",
         )?
-        .reasons(StopReason::ALL.map(StopReason::as_str), |ledger| &ledger.stops)?;
+        .reasons(StopReason::SEEN.map(StopReason::as_str), |ledger| &ledger.stops)?;
         all.counter(
             "ondemand_stop_vetoes",
             None,

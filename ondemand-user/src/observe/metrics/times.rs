@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use ondemand_core::measure::{
-    Ktime,
-    unit::{ActiveState, Unit},
-};
+use ondemand_core::{measure::Ktime, runs::Stamps};
 use serde::{Deserialize, Serialize};
 
 /// Adds up spans of time. All of them only ever grow.
@@ -65,51 +62,41 @@ impl Times {
         self.present = None;
     }
 
-    /// Takes over what systemd says. True: something has changed.
-    pub fn follow(&mut self, unit: &Unit, now: Ktime) -> bool {
-        if unit.state == ActiveState::Unknown {
-            return false;
+    /// The stamps that are accounted for, without that of its last run, and what the unit was doing
+    /// then. `None`: unknown, or of another boot.
+    pub fn known(&self, now: Ktime) -> Option<Stamps> {
+        let present = self.present.filter(|present| present.until <= now)?;
+        Some(Stamps {
+            began: present.begun,
+            down: present.ended,
+            active: present.active,
+            failed: present.failed,
+            ..Stamps::default()
+        })
+    }
+
+    /// Begins with what systemd says now: what was before is unknown.
+    pub fn begin(&mut self, stamps: &Stamps, now: Ktime) {
+        self.present = Some(Present {
+            active: stamps.active,
+            failed: stamps.failed,
+            until: now,
+            begun: stamps.began,
+            ended: stamps.down,
+        });
+    }
+
+    /// The unit began to start, or is down. `at`: systemd's stamp, if there is one.
+    pub fn turn(&mut self, active: bool, failed: bool, at: Option<Ktime>, now: Ktime) {
+        self.advance(at.map_or(now, |at| at.min(now)));
+        if let Some(present) = &mut self.present {
+            (present.active, present.failed) = (active, failed);
+            let stamp = match active {
+                true => &mut present.begun,
+                false => &mut present.ended,
+            };
+            *stamp = at.or(*stamp);
         }
-        let (begun, ended) = (unit.inactive_exit, unit.inactive_enter);
-        let active = !unit.state.is_down();
-        let failed = unit.state == ActiveState::Failed;
-        // A record of the future is of another boot.
-        let before = self.present.filter(|before| before.until <= now);
-        let Some(before) = before else {
-            self.present = Some(Present {
-                active,
-                failed,
-                until: now,
-                begun,
-                ended,
-            });
-            return true;
-        };
-        let mut changes = [
-            begun.filter(|_| begun != before.begun).map(|at| (at, true)),
-            ended
-                .filter(|_| ended != before.ended)
-                .map(|at| (at, false)),
-        ];
-        changes.sort();
-        for (at, active) in changes.into_iter().flatten() {
-            self.advance(at.min(now));
-            if let Some(present) = &mut self.present {
-                present.active = active;
-                present.failed &= active;
-            }
-        }
-        let Some(present) = &mut self.present else {
-            return false;
-        };
-        *present = Present {
-            active,
-            failed,
-            until: present.until,
-            begun,
-            ended,
-        };
-        *present != before
     }
 
     /// Adds up what has passed until `to`, if nothing has changed until then.
@@ -136,7 +123,33 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
+    use ondemand_core::{
+        measure::unit::{ActiveState, Unit},
+        runs::Change,
+    };
+
     use super::*;
+
+    /// What systemd says of the unit: as the metrics are told of it.
+    fn follow(times: &mut Times, unit: &Unit, now: Ktime) -> bool {
+        let Some(stamps) = Stamps::of(unit) else {
+            return false;
+        };
+        let Some(known) = times.known(now) else {
+            times.begin(&stamps, now);
+            return true;
+        };
+        let changes = stamps.since(&known);
+        for change in &changes {
+            match change {
+                Change::Began => times.turn(true, false, stamps.began, now),
+                Change::Down => times.turn(false, false, stamps.down, now),
+                Change::Failed => times.turn(false, true, stamps.down, now),
+                Change::Up => {}
+            }
+        }
+        changes.iter().any(|change| *change != Change::Up)
+    }
 
     fn at(seconds: u64) -> Ktime {
         Ktime::from_nanos(seconds * 1_000_000_000)
@@ -157,7 +170,7 @@ mod tests {
     fn check(steps: &[(&str, u64, u64, u64)], end: u64, active: f64, inactive: f64, saved: f64) {
         let mut times = Times::default();
         for (state, begun, ended, now) in steps {
-            times.follow(&unit(state, *begun, *ended), at(*now));
+            follow(&mut times, &unit(state, *begun, *ended), at(*now));
             times.measured(100);
         }
         times.advance(at(end));
@@ -202,6 +215,18 @@ mod tests {
             8.0,
             0.0,
         );
+        // `systemctl reset-failed`.
+        check(
+            &[
+                ("active", 5, 0, 10),
+                ("failed", 5, 12, 14),
+                ("inactive", 5, 12, 16),
+            ],
+            20,
+            2.0,
+            8.0,
+            800.0,
+        );
         check(
             &[("active", 5, 0, 10), ("unknown", 0, 0, 14)],
             20,
@@ -242,23 +267,26 @@ mod tests {
     #[test]
     fn late_news_take_nothing_back() {
         let mut times = Times::default();
-        times.follow(&unit("active", 5, 0), at(10));
+        follow(&mut times, &unit("active", 5, 0), at(10));
         times.advance(at(20));
-        assert!(times.follow(&unit("inactive", 5, 15), at(21)));
+        assert!(follow(&mut times, &unit("inactive", 5, 15), at(21)));
         assert_eq!((times.active(), times.inactive()), (10.0, 0.0));
         times.advance(at(22));
         assert_eq!((times.active(), times.inactive()), (10.0, 2.0));
         times.advance(at(12));
         assert_eq!((times.active(), times.inactive()), (10.0, 2.0));
-        assert!(!times.follow(&unit("inactive", 5, 15), at(23)), "no news");
+        assert!(
+            !follow(&mut times, &unit("inactive", 5, 15), at(23)),
+            "no news"
+        );
     }
 
     #[test]
     fn another_boot_begins_anew_and_keeps_the_sums() {
         let mut times = Times::default();
-        times.follow(&unit("active", 5, 0), at(100));
+        follow(&mut times, &unit("active", 5, 0), at(100));
         times.advance(at(110));
-        times.follow(&unit("active", 1, 0), at(2));
+        follow(&mut times, &unit("active", 1, 0), at(2));
         times.advance(at(5));
         assert_eq!(times.active(), 13.0);
     }

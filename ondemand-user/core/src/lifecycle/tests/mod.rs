@@ -27,6 +27,7 @@ const STEERED: Options = Options {
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
     tcp_front: true,
+    tcp_backend: true,
 };
 const PROXIED: Options = Options {
     steer: false,
@@ -206,8 +207,11 @@ fn words(command: &Command) -> String {
         Command::TakeLease => "take".into(),
         Command::StopProxy => "stop-proxy".into(),
         Command::DismissProxy => "dismiss-proxy".into(),
-        Command::Count(Counter::Start(_)) => "+start".into(),
-        Command::Count(Counter::Stop(reason)) => format!("+stop:{}", reason.as_str()),
+        // Each is counted and logged.
+        Command::Run(RunEvent::Started(_)) => "+start say".into(),
+        Command::Run(RunEvent::Ended { reason, .. }) => format!("+stop:{} say", reason.as_str()),
+        Command::Run(RunEvent::StartFailed { .. }) => "say".into(),
+        Command::Run(_) => String::new(),
         Command::Count(Counter::Veto(reason)) => format!("+veto:{}", reason.as_str()),
         Command::Count(Counter::Drift) => "+drift".into(),
         Command::Say(_) => "say".into(),
@@ -224,7 +228,9 @@ fn words(command: &Command) -> String {
 /// Takes one step and compares the commands and the step that it ends in.
 #[track_caller]
 fn check(mut lifecycle: Lifecycle, view: View, input: Input, commands: &str, step: &str) {
-    let done: Vec<_> = lifecycle.step(&view, input).iter().map(words).collect();
+    let done = lifecycle.step(&view, input);
+    let mut done: Vec<_> = done.iter().map(words).collect();
+    done.retain(|word| !word.is_empty());
     assert_eq!(
         (done.join(" ").as_str(), name(lifecycle.current())),
         (commands, step)

@@ -195,7 +195,13 @@ fn step_5_opens_the_gate() {
         });
         check(down.clone(), view, Input::Changed, commands, "rest");
     };
-    next(|v| v.units.backend.state = ActiveState::Activating, "");
+    next(
+        |v| {
+            v.units.backend.state = ActiveState::Activating;
+            v.units.backend.active_enter = Some(ms(START));
+        },
+        "",
+    );
     next(|v| v.units.lease.job = true, "+start say");
     next(
         |v| (v.units.lease.state, v.units.lease.job) = (ActiveState::Inactive, true),
@@ -354,6 +360,7 @@ fn runs_are_reported_once() {
     let notes = |lifecycle: &mut Lifecycle, view: View| -> Vec<String> {
         let commands = lifecycle.step(&view, Input::Changed);
         let say = |command| match command {
+            Command::Run(event) => event.level().map(|_| event.to_string()),
             Command::Say(note) => Some(note.to_string()),
             _ => None,
         };
@@ -394,6 +401,27 @@ fn runs_are_reported_once() {
         ["did not start, its unit has failed"]
     );
     assert_eq!(notes(&mut lifecycle, again), [""; 0]);
+}
+
+#[test]
+fn a_start_waits_for_the_listener_that_the_kernel_tells_of() {
+    for tcp_backend in [false, true] {
+        let options = Options {
+            tcp_backend,
+            ..PROXIED
+        };
+        let mut lifecycle = after(options, &[(stopped(), Input::Changed)]);
+        let started = with(at(busy(), NOW + 200), |view| {
+            view.units.backend.active_enter = Some(ms(NOW + 100));
+            view.units.backend.inactive_exit = Some(ms(NOW + 50));
+        });
+        let ready = |command: &Command| matches!(command, Command::Run(RunEvent::Ready { .. }));
+        let commands = lifecycle.step(&started, Input::Changed);
+        assert_eq!(commands.iter().any(ready), !tcp_backend);
+        lifecycle.runs().listens(ms(NOW + 150));
+        let commands = lifecycle.step(&started, Input::Changed);
+        assert_eq!(commands.iter().any(ready), tcp_backend);
+    }
 }
 
 #[test]

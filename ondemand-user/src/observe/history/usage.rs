@@ -1,0 +1,218 @@
+//! The use of one service over time: its runs as the history knows them, and the quiet gaps between
+//! arrivals.
+//!
+//! Nothing is polled while nobody comes: the kernel tells of the next connection. While
+//! somebody uses the service it is looked at once a second at most. So a gap shorter than
+//! [`QUIET`] is not one, unless the service was down in it.
+
+use std::time::Duration;
+
+use ondemand_core::{
+    measure::Ktime,
+    runs::{Run, RunEvent, StopReason},
+};
+
+use super::What;
+use crate::host::clock::wall;
+
+/// Nobody has to be there for so long before the kernel is asked to tell of the next one.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What is known of the use of one service.
+#[derive(Default)]
+pub struct Usage {
+    /// When to look at it again.
+    pub wake: Option<Ktime>,
+    /// The begin of the start of the present or last run that the history knows.
+    pub run: Option<Ktime>,
+    state: State,
+    told: Vec<What>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Unknown,
+    Used,
+    /// Nobody has been there since. `None`: nobody knows since when.
+    Quiet(Option<Ktime>),
+}
+
+impl Usage {
+    /// What there is to tell since the last time.
+    pub fn told(&mut self) -> Vec<What> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Something happened to the application.
+    pub fn happened(&mut self, event: &RunEvent, now: Ktime) {
+        match *event {
+            // What comes of a start or a stop that is under way will be seen.
+            RunEvent::Found(found) if found.running => self.up(found.began.or(found.up)),
+            RunEvent::Found(found) if !found.active => {
+                let since = wall(found.down.unwrap_or(now));
+                self.told.push(What::Down { since });
+            }
+            RunEvent::Started(start) => self.up(start.began.or(start.up)),
+            RunEvent::Listening { after, .. } => {
+                let after = millis(after);
+                self.told.push(What::Listening { after });
+            }
+            RunEvent::FirstByte { after } => {
+                let after = millis(after);
+                self.told.push(What::FirstByte { after });
+            }
+            RunEvent::Ended {
+                at, reason, run, ..
+            } => self.stopped(at, reason, run),
+            RunEvent::StartFailed { began, at } => {
+                self.up(began);
+                self.stopped(at, StopReason::Failed, Run::default());
+            }
+            _ => {}
+        }
+    }
+
+    fn stopped(&mut self, at: Ktime, reason: StopReason, run: Run) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.told.push(What::Stopped {
+            at: wall(at),
+            reason,
+            connections: number(run.connections),
+            received: number(run.received_bytes),
+            sent: number(run.sent_bytes),
+        });
+    }
+
+    fn up(&mut self, began: Option<Ktime>) {
+        if let Some(began) = began {
+            self.run = Some(began);
+            self.told.push(What::Up {
+                started: wall(began),
+            });
+        }
+    }
+
+    /// A look at the connections. True: the kernel is to tell of the next one.
+    pub fn look(&mut self, now: Ktime, open: Option<u64>, last: Option<Ktime>, up: bool) -> bool {
+        self.wake = None;
+        let Some(open) = open else {
+            return false; // Nobody can tell.
+        };
+        if let State::Quiet(since) = self.state {
+            if open == 0 && last <= since {
+                return false;
+            }
+            // Of somebody who has gone again only the last sign is known.
+            let at = if open > 0 { now } else { last.unwrap_or(now) };
+            let gap = since.and_then(|since| at.since(since)).map(millis);
+            self.told.push(What::Arrived { at: wall(at), gap });
+            self.state = State::Used;
+        }
+        if open > 0 {
+            self.state = State::Used;
+            return false;
+        }
+        if let Some(last) = last
+            && up
+            && now.since(last).is_some_and(|quiet| quiet < QUIET)
+        {
+            self.state = State::Used;
+            self.wake = Some(last + QUIET);
+            return false;
+        }
+        self.state = State::Quiet(last);
+        if let Some(last) = last {
+            self.told.push(What::Quiet { since: wall(last) });
+        }
+        true
+    }
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Ktime {
+        Ktime::from_nanos(ms * 1_000_000)
+    }
+
+    /// The gap before an arrival, whether the kernel is to tell of the next, and the next look.
+    type Seen = (Option<Option<i64>>, bool, Option<u64>);
+
+    /// Looks at (now, open, last, up), milliseconds; what comes of each: gaps, and the next look.
+    #[track_caller]
+    fn check(looks: &[(u64, u64, Option<u64>, bool)], expected: &[Seen]) {
+        let mut usage = Usage::default();
+        let mut found = Vec::new();
+        for (now, open, last, up) in looks {
+            let arm = usage.look(ms(*now), Some(*open), last.map(ms), *up);
+            let gap = usage.told().iter().find_map(|what| match what {
+                What::Arrived { gap, .. } => Some(*gap),
+                _ => None,
+            });
+            found.push((gap, arm, usage.wake.map(|wake| wake.as_nanos() / 1_000_000)));
+        }
+        assert_eq!(found, expected, "{looks:?}");
+    }
+
+    #[test]
+    fn gaps() {
+        // The first arrival ever.
+        check(
+            &[(5_000, 0, None, false), (9_000, 1, Some(9_000), false)],
+            &[(None, true, None), (Some(None), false, None)],
+        );
+        // A gap while it is up, and none of less than a second.
+        check(
+            &[
+                (1_000, 1, Some(900), true),
+                (2_000, 0, Some(2_000), true),
+                (3_000, 0, Some(2_500), true),
+                (3_500, 0, Some(2_500), true),
+                (9_500, 1, Some(9_500), true),
+            ],
+            &[
+                (None, false, None),
+                (None, false, Some(3_000)),
+                (None, false, Some(3_500)),
+                (None, true, None),
+                (Some(Some(7_000)), false, None),
+            ],
+        );
+        // Whoever came and went before the look; then a gap of less than a second while it is
+        // down.
+        check(
+            &[
+                (1_000, 0, Some(0), true),
+                (4_010, 0, Some(4_000), false),
+                (4_400, 1, Some(4_400), false),
+            ],
+            &[
+                (None, true, None),
+                (Some(Some(4_000)), true, None),
+                (Some(Some(400)), false, None),
+            ],
+        );
+    }
+
+    #[test]
+    fn unknown_is_no_arrival() {
+        let mut usage = Usage::default();
+        assert!(usage.look(ms(2_000), Some(0), Some(ms(1)), true));
+        assert!(!usage.look(ms(3_000), None, None, true));
+        assert!(usage.wake.is_none());
+        assert!(!usage.look(ms(4_000), Some(1), Some(ms(4_000)), true));
+        let gap = Some(3_999);
+        assert!(
+            usage
+                .told()
+                .iter()
+                .any(|what| matches!(what, What::Arrived { gap: found, .. } if *found == gap))
+        );
+    }
+}

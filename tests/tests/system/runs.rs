@@ -1,0 +1,113 @@
+//! What counts the runs of a service agrees, whatever happens to the service and the agent.
+
+use serde_json::Value;
+use tests::{
+    metrics::{of_test, on_demand, scrape},
+    sandbox::{Cgroups, Sandbox},
+    service::{self, CONFIG, SOON, wait_state},
+    wait_for,
+};
+
+use crate::{
+    metrics::{ask, kill_agent},
+    require_sandbox,
+};
+
+/// What `status` counts of `test`: starts, the stops by reason, and the last start's length.
+fn shown(sandbox: &Sandbox) -> ([f64; 5], Option<f64>) {
+    let status = service::status(sandbox, "test").unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let stops = |reason| number(&status["stops_by_reason"][reason]);
+    let [idle, requested, external, failed] = REASONS.map(stops);
+    let all = [number(&status["starts"]), idle, requested, external, failed];
+    assert_eq!(number(&status["stops"]), all[1..].iter().sum::<f64>());
+    (all, status["last_start_duration_seconds"].as_f64())
+}
+
+const REASONS: [&str; 4] = ["idle", "requested", "external", "failed"];
+
+/// The same in the metrics, and the sum of all starts' lengths. `None`: a start is under way.
+fn scraped(sandbox: &Sandbox) -> Option<([f64; 5], f64)> {
+    let samples = scrape(sandbox).ok()?;
+    let value = |name, labels: &str| of_test(&samples, name, labels);
+    let stops = |reason| value("stops_total", &format!(",reason=\"{reason}\""));
+    let [idle, requested, external, failed] = REASONS.map(stops);
+    let starts = value("starts_total", "")?;
+    let has_length = value("start_duration_seconds_count", "")? == starts;
+    let all = [starts, idle?, requested?, external?, failed?];
+    has_length.then_some((all, value("start_duration_seconds_sum", "")?))
+}
+
+#[test]
+fn status_and_metrics_agree() {
+    require_sandbox!();
+    // Listens later than systemd calls it started.
+    let config = CONFIG.replace("300ms", "1h");
+    let sandbox = Sandbox::boot_with(Cgroups::Unified).unwrap();
+    let sandbox = on_demand(sandbox, &config, "--start-delay-ms 300").unwrap();
+    let app = |verb| drop(sandbox.run(&["systemctl", verb, "app.service"]));
+    // What both count since this agent's start, beside what the metrics had before it.
+    let mut sum = 0.0;
+    let mut check = |before: [f64; 5], expected: [f64; 5], is_start: bool| {
+        let all = [0, 1, 2, 3, 4].map(|place| before[place] + expected[place]);
+        let agree = || {
+            let (total, length) = (scraped(&sandbox)?, shown(&sandbox));
+            (total.0 == all && length.0 == expected).then_some((total.1, length.1))
+        };
+        let (total, length) =
+            wait_for("status and metrics agree", SOON, agree).unwrap_or_else(|error| {
+                let found = (shown(&sandbox), scraped(&sandbox));
+                panic!("{error} on {all:?}: {found:?}")
+            });
+        if is_start {
+            let length = length.expect("the last start's length");
+            let grown = total - sum;
+            assert!((grown - length).abs() < 1e-6, "{grown} s, {length} s");
+            assert!(length > 0.2, "until it listens: {length} s");
+        }
+        sum = total;
+        all
+    };
+    let none = [0.0; 5];
+    check(none, none, false);
+    ask(&sandbox);
+    check(none, [1.0, 0.0, 0.0, 0.0, 0.0], true);
+    sandbox.run(&["ondemand", "stop", "test"]).unwrap();
+    check(none, [1.0, 0.0, 1.0, 0.0, 0.0], false);
+    app("start");
+    check(none, [2.0, 0.0, 1.0, 0.0, 0.0], true);
+    app("stop");
+    check(none, [2.0, 0.0, 1.0, 1.0, 0.0], false);
+    // A start that fails is none, and no stop.
+    let broken = "/run/systemd/system/app.service.d/broken.conf";
+    let fail = "[Service]\nExecStartPre=/bin/false\n";
+    sandbox.write(broken, fail).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    app("start");
+    service::wait_journal(&sandbox, "ondemand.service", "did not start", 1).unwrap();
+    check(none, [2.0, 0.0, 1.0, 1.0, 0.0], false);
+    sandbox.run(&["rm", broken]).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    app("start");
+    check(none, [3.0, 0.0, 1.0, 1.0, 0.0], true);
+    app("kill");
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    check(none, [3.0, 0.0, 1.0, 2.0, 0.0], false);
+    app("start");
+    check(none, [4.0, 0.0, 1.0, 2.0, 0.0], true);
+    sandbox
+        .run(&["systemctl", "kill", "-s", "KILL", "app.service"])
+        .unwrap();
+    let all = check(none, [4.0, 0.0, 1.0, 2.0, 1.0], false);
+
+    // The next agent counts from its own start; the metrics go on. A run that it finds is no start of
+    // its own, and what listens later says nothing of that start.
+    app("start");
+    check(none, [5.0, 0.0, 1.0, 2.0, 1.0], true);
+    let found = [all[0] + 1.0, all[1], all[2], all[3], all[4]];
+    kill_agent(&sandbox);
+    check(found, none, false);
+    assert_eq!(shown(&sandbox).1, None, "no start of this agent's");
+    app("restart");
+    check(found, [1.0, 0.0, 0.0, 1.0, 0.0], true);
+}
