@@ -33,7 +33,12 @@ impl Lifecycle {
     /// Takes a request. The next step, which is wished for at once, has the right verdict.
     pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
         if view.units.backend.is_settled_down() {
-            commands.push(Command::Answer(Reply::NotRunning));
+            // Somebody else's request may have stopped it just now. One answer is for all who ask.
+            let reply = match self.request.take() {
+                Some(_) => Reply::Stopped,
+                None => Reply::NotRunning,
+            };
+            commands.push(Command::Answer(reply));
             return;
         }
         // Whoever asks does not wait for the pause after an earlier veto.
@@ -47,9 +52,12 @@ impl Lifecycle {
 
     /// Answers a request that has come to its end, or cannot be met.
     pub(super) fn judge_request(&mut self, view: &View, commands: &mut Vec<Command>) {
-        let Some(request) = self.request else {
+        let Some(request) = &mut self.request else {
             return;
         };
+        // Asked for while it was starting, it is about the run that came of it.
+        request.run = request.run.or(self.runs.started());
+        let request = *request;
         if self.runs.started() != request.run || view.units.backend.is_settled_down() {
             // A next client may have started it again.
             self.answer(Reply::Stopped, commands);

@@ -43,6 +43,27 @@ fn a_request_is_taken_at_once() {
         "=down",
         "rest",
     );
+    // It has just stopped for somebody else who asked, and both get the one answer.
+    let again = asked(STEERED, quiet());
+    check(
+        again,
+        stopped(),
+        Input::Stop,
+        "close +stop:external say =stopped",
+        "rest",
+    );
+    // It is starting, and is up at the next look: that is no stop.
+    let starting = with(stopped(), |v| {
+        v.units.backend.state = ActiveState::Activating
+    });
+    let starting = after(STEERED, &[(starting, Input::Stop)]);
+    check(
+        starting,
+        quiet(),
+        Input::Changed,
+        "+start say open @65000",
+        "rest",
+    );
     assert!(asked(STEERED, quiet()).is_asked());
     assert!(!asked(STEERED, stopped()).is_asked());
 }
