@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::note::{Cause, Note, StopReason, VetoReason};
+use super::{
+    ablation::Protection,
+    note::{Cause, Note, StopReason, VetoReason},
+};
 use crate::{
     config::{Endpoint, Service},
     measure::{
@@ -19,7 +22,7 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the configuration says about the protocol of one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Whether there is a gate.
     pub steer: bool,
@@ -33,6 +36,8 @@ pub struct Options {
     pub proxy_stays: Duration,
     /// Whether the front socket is one of those that a snapshot shows.
     pub tcp_front: bool,
+    /// What a test leaves out.
+    pub leaves_out: &'static [Protection],
 }
 
 impl Options {
@@ -48,6 +53,7 @@ impl Options {
                 .listen
                 .iter()
                 .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_))),
+            leaves_out: &[],
         }
     }
 }
@@ -91,7 +97,7 @@ pub enum Answer {
 }
 
 /// How a job of systemd ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JobEnd {
     /// `done`.
     Done,

@@ -2,7 +2,9 @@
 //! timeout is waited for. It ends with one [`Command::Answer`].
 
 use super::{
-    Lifecycle, Step, idle_since,
+    Lifecycle, Step,
+    ablation::Protection,
+    idle_since,
     messages::{Command, PATIENCE, Refusal, Reply, View},
     pause::Pause,
 };
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// The request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request {
     /// Answered until then, unless an attempt is under way.
     pub(super) until: Ktime,
@@ -58,7 +60,8 @@ impl Lifecycle {
         // Asked for while it was starting, it is about the run that came of it.
         request.run = request.run.or(self.runs.started());
         let request = *request;
-        if self.runs.started() != request.run || view.units.backend.is_settled_down() {
+        let ended = self.runs.started() != request.run || view.units.backend.is_settled_down();
+        if ended && !self.leaves_out(Protection::RunEnded) {
             // A next client may have started it again.
             self.answer(Reply::Stopped, commands);
             return;
@@ -73,7 +76,7 @@ impl Lifecycle {
         let deactivating = view.units.backend.state == ActiveState::Deactivating;
         let refusal = self.refusal(view).or_else(|| {
             let late = view.now >= request.until && !deactivating;
-            late.then(|| self.late(view))
+            (late && !self.leaves_out(Protection::Patience)).then(|| self.late(view))
         });
         match refusal {
             Some(refusal) => self.answer(Reply::Kept(refusal), commands),
@@ -87,6 +90,7 @@ impl Lifecycle {
     fn dismiss_proxy(&mut self, view: &View, commands: &mut Vec<Command>) {
         let proxy = &view.units.proxy;
         let stays = view.units.held() && proxy.is_settled_up() && !self.options.dry_run;
+        let stays = stays && !self.leaves_out(Protection::Dismissal);
         if let Some(request) = &mut self.request
             && stays
             && let Some(since) = idle_since(view)

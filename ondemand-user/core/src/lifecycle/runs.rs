@@ -9,7 +9,7 @@ use super::{
 use crate::measure::{Ktime, sample::Sample, unit::ActiveState};
 
 /// The present run of the backend.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Current {
     started: Option<Ktime>,
     /// The counters before it.
@@ -29,7 +29,7 @@ pub(super) struct Released {
 
 /// Recognises the runs of the backend by the time of its start, so that a restart of which
 /// only the end was seen is two runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Runs {
     current: Option<Current>,
     /// The counters when the last run ended: the next run's first client is counted before

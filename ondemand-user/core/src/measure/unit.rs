@@ -8,7 +8,7 @@ use crate::measure::Ktime;
 const STAMPED_LATE: Duration = Duration::from_secs(1);
 
 /// A unit's `ActiveState` (org.freedesktop.systemd1(5)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ActiveState {
     /// Started.
     Active,
@@ -66,7 +66,7 @@ impl ActiveState {
 }
 
 /// One unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Unit {
     /// Its state.
     pub state: ActiveState,
@@ -107,7 +107,7 @@ impl Unit {
 }
 
 /// The units of one service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Units {
     /// The application's own unit.
     pub backend: Unit,

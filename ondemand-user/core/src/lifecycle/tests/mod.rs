@@ -3,6 +3,7 @@
 mod look;
 mod release;
 mod request;
+mod runs;
 
 use super::*;
 use crate::measure::{
@@ -27,6 +28,7 @@ const STEERED: Options = Options {
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
     tcp_front: true,
+    leaves_out: &[],
 };
 const PROXIED: Options = Options {
     steer: false,

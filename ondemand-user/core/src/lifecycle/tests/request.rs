@@ -95,6 +95,8 @@ fn a_request_goes_the_way_of_an_idle_stop() {
         v.units.backend.state = ActiveState::Deactivating
     });
     go(STEERED, deactivating, "close @70000", "rest");
+    // Somebody else stops it, and that takes long.
+    go(STEERED, at(deactivating, NOW + 60_000), "close", "rest");
     // The rest of it.
     let mut lifecycle = asked(STEERED, quiet());
     lifecycle.step(&idle(), Input::Changed);
