@@ -104,10 +104,6 @@ impl Agent {
     fn sockets_of(&mut self, name: &str, snapshot: Option<&Snapshot>) -> Option<Sockets> {
         self.look_at_unix_sockets(Some(name));
         let slot = self.services.get(name)?.slot;
-        let mut sockets = snapshot?.sockets.get(&slot).copied().unwrap_or_default();
-        if ablation::leaves_out(ablation::Step::HalfOpenCheck) {
-            sockets.half_open = 0;
-        }
-        Some(sockets)
+        Some(snapshot?.sockets.get(&slot).copied().unwrap_or_default())
     }
 }

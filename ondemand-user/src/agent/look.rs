@@ -111,7 +111,6 @@ impl Agent {
         for command in commands {
             let watched = self.services.get_mut(name)?;
             match command {
-                Command::CloseGate if ablation::leaves_out(ablation::Step::Gate) => {}
                 Command::CloseGate | Command::OpenGate => {
                     let open = command == Command::OpenGate;
                     let (before, after) = match open {

@@ -18,7 +18,11 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{bus::Reply, host::complaints::Complaints, systemd::Known};
+use crate::{
+    bus::Reply,
+    host::{ablation, complaints::Complaints},
+    systemd::Known,
+};
 
 /// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
 /// than a second.
@@ -228,6 +232,7 @@ impl Watched {
 fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
     let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
     let mut options = Options::new(service, dry_run);
+    options.leaves_out = ablation::left_out();
     options.steer &= steerable && tcp(&service.backend) && service.listen.iter().any(tcp);
     options
 }

@@ -1,6 +1,6 @@
-//! What only tests do to the stop protocol: leave out a step of it, to show what is lost
-//! without, and kill the agent at one, to show that nothing is lost by that; and places that fail as
-//! no place should.
+//! What only tests do to the stop protocol: leave out a protection, to show what is lost without
+//! it, and kill the agent at a step, to show that nothing is lost by that; and places that fail as no
+//! place should.
 //!
 //! Only a program that was built with the cargo feature `ablation` can.
 
@@ -10,26 +10,21 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use ondemand_core::lifecycle::ablation::Protection;
 
 #[cfg(all(feature = "ablation", not(debug_assertions)))]
 compile_error!("the feature `ablation` is for tests: it must not be in a release build");
 
-/// A step that can be left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Connections are steered until the backend is gone, and from its listen(2) on.
-    Gate,
-    /// Half-open handshakes do not veto.
-    HalfOpenCheck,
-}
-
-/// Whether `ONDEMAND_LEAVES_OUT` names this step.
-pub fn leaves_out(step: Step) -> bool {
-    let name = match step {
-        Step::Gate => "gate",
-        Step::HalfOpenCheck => "half-open-check",
-    };
-    cfg!(feature = "ablation") && env::var("ONDEMAND_LEAVES_OUT").is_ok_and(|out| out == name)
+/// The protections that `ONDEMAND_LEAVES_OUT` names.
+pub fn left_out() -> &'static [Protection] {
+    if !cfg!(feature = "ablation") {
+        return &[];
+    }
+    match env::var("ONDEMAND_LEAVES_OUT").as_deref() {
+        Ok("gate") => &[Protection::Gate],
+        Ok("half-open-check") => &[Protection::HalfOpen],
+        _ => &[],
+    }
 }
 
 /// A moment at which the agent can be made to die, in the order of a stop.

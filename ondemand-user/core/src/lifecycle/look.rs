@@ -1,7 +1,9 @@
 //! The last look before a stop: is what was idle still so, behind the closed gate?
 
 use super::{
-    Command, Counter, DRY_RUN_PAUSE, Lifecycle, Refusal, Reply, Step, Stop, View, idle_since,
+    Command, Counter, DRY_RUN_PAUSE, Lifecycle, Refusal, Reply, Step, Stop, View,
+    ablation::Protection,
+    idle_since,
     note::{Cause, Note},
     since_or_zero,
 };
@@ -46,14 +48,15 @@ impl Lifecycle {
                     .to_owned();
             return self.keep(view, Cause::Unknown(what), commands);
         }
-        if moved(first, &after) {
+        if moved(first, &after) && !self.leaves_out(Protection::Counters) {
             let came = after.accepted().saturating_sub(first.accepted());
             return self.keep(view, Cause::Activity(came), commands);
         }
-        if sockets.half_open > 0 {
+        if sockets.half_open > 0 && !self.leaves_out(Protection::HalfOpen) {
             return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
         }
-        if sockets.front + sockets.steered + sockets.back + sockets.older > 0 {
+        let open = sockets.front + sockets.steered + sockets.back + sockets.older;
+        if open > 0 && !self.leaves_out(Protection::Connections) {
             commands.push(Command::Count(Counter::Drift));
             return self.keep(view, Cause::Drift(sockets), commands);
         }
@@ -61,10 +64,10 @@ impl Lifecycle {
             self.step = Step::Rest;
             return;
         }
-        if !view.units.proxy.is_settled_down() {
+        if !view.units.proxy.is_settled_down() && !self.leaves_out(Protection::ProxyDown) {
             return self.keep(view, Cause::Proxy, commands);
         }
-        if idle_since(view).is_none() {
+        if idle_since(view).is_none() && !self.leaves_out(Protection::StillIdle) {
             return self.not_idle(view, commands);
         }
         let quiet = since_or_zero(view.now, since);

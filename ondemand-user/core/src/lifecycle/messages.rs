@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use super::note::{Cause, Note, VetoReason};
+use super::{
+    ablation::Protection,
+    note::{Cause, Note, VetoReason},
+};
 use crate::{
     config::{Endpoint, Service},
     measure::{
@@ -20,7 +23,7 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the configuration says about the protocol of one service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Whether there is a gate.
     pub steer: bool,
@@ -36,6 +39,8 @@ pub struct Options {
     pub tcp_front: bool,
     /// Whether the backend's listener is one of those that the kernel tells of.
     pub tcp_backend: bool,
+    /// What a test leaves out.
+    pub leaves_out: &'static [Protection],
 }
 
 impl Options {
@@ -50,6 +55,7 @@ impl Options {
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
             tcp_front: service.listen.iter().any(tcp),
             tcp_backend: tcp(&service.backend),
+            leaves_out: &[],
         }
     }
 }
@@ -93,7 +99,7 @@ pub enum Answer {
 }
 
 /// How a job of systemd ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JobEnd {
     /// `done`.
     Done,

@@ -22,6 +22,7 @@
 //! It is safe to begin in any state of the units: a lease that an agent released and did not
 //! live to see settle is taken again.
 
+pub mod ablation;
 mod look;
 mod messages;
 pub mod note;
@@ -33,6 +34,7 @@ mod tests;
 
 use std::time::Duration;
 
+use ablation::Protection;
 pub use messages::{
     Answer, Command, Counter, Input, JobEnd, Options, PATIENCE, Refusal, Reply, View,
 };
@@ -41,7 +43,11 @@ use pause::Pause;
 use request::Request;
 
 use crate::{
-    measure::{Ktime, sample::Sample, unit::Unit},
+    measure::{
+        Ktime,
+        sample::Sample,
+        unit::{ActiveState, Unit, Units},
+    },
     policy::Verdict,
     runs::{Look, Released, RunEvent, Runs},
 };
@@ -61,7 +67,7 @@ pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 pub const RETRY: Duration = Duration::from_secs(10);
 
 /// Where in the protocol a service is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Nothing is under way.
     Rest,
@@ -88,7 +94,7 @@ pub enum Step {
 }
 
 /// A stop under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stop {
     /// When the lease was released.
     pub at: Ktime,
@@ -101,7 +107,7 @@ pub struct Stop {
 }
 
 /// The state of one service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lifecycle {
     options: Options,
     step: Step,
@@ -126,7 +132,7 @@ impl Lifecycle {
         Self {
             options,
             step: Step::Rest,
-            gate: None,
+            gate: options.leaves_out(Protection::GateUnknown).then_some(false),
             admits: None,
             pause: Pause::default(),
             retakes: 0,
@@ -255,6 +261,11 @@ impl Lifecycle {
             (Step::Releasing(_), Input::Job(JobEnd::Failed(why))) => {
                 self.keep(view, Cause::Refused(why), commands);
             }
+            (Step::Releasing(_), Input::Job(JobEnd::Canceled))
+                if self.leaves_out(Protection::Canceled) => {}
+            (Step::Releasing(_), Input::Job(_)) if self.leaves_out(Protection::Settling) => {
+                self.step = Step::Rest;
+            }
             (Step::Releasing(stop), Input::Job(JobEnd::Done | JobEnd::Canceled)) => {
                 self.settle(view, view.now + SETTLE, Some(stop), commands);
             }
@@ -282,7 +293,9 @@ impl Lifecycle {
             let Some(since) = idle_since(view) else {
                 return;
             };
-            if !units.proxy.is_settled_down() || view.now < self.pause.until {
+            let proxy_is_down =
+                units.proxy.is_settled_down() || self.leaves_out(Protection::ProxyDown);
+            if !proxy_is_down || view.now < self.pause.until {
                 return;
             }
             if self.options.ask {
@@ -293,7 +306,10 @@ impl Lifecycle {
             } else {
                 self.look(view, since, commands);
             }
-        } else if units.backend.is_settled_up() && units.lease.is_settled_down() {
+        } else if units.backend.is_settled_up()
+            && units.lease.is_settled_down()
+            && !self.leaves_out(Protection::Unleased)
+        {
             // Released by hand, or by an agent that is gone. PID 1 may be about to stop it.
             let wait = SETTLE * 2_u32.pow(self.retakes.min(5));
             self.step = Step::Settling {
@@ -308,7 +324,9 @@ impl Lifecycle {
     /// which the agent stops a proxy.
     fn end_orphan(&mut self, view: &View, commands: &mut Vec<Command>) {
         let units = &view.units;
-        let is_orphan = units.backend.is_settled_down() && units.proxy.is_settled_up();
+        let is_orphan = units.backend.is_settled_down()
+            && units.proxy.is_settled_up()
+            && !self.leaves_out(Protection::Orphan);
         if !is_orphan {
             self.orphaned = None;
             return;
@@ -335,7 +353,7 @@ impl Lifecycle {
     /// Step 5. Closing comes before everything else, opening after it.
     fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
         let open = self.options.steer
-            && view.units.held()
+            && self.may_open(view)
             && matches!(self.step, Step::Rest | Step::Asking)
             && self.pause.reason != Some(VetoReason::HalfOpen);
         // Without steering there is no gate, unless the configuration just took it away.
@@ -345,9 +363,18 @@ impl Lifecycle {
         self.gate = Some(open);
         if open {
             commands.push(Command::OpenGate);
-        } else {
+        } else if self.leaves_out(Protection::GateFirst) {
+            commands.push(Command::CloseGate);
+        } else if !self.leaves_out(Protection::Gate) {
             commands.insert(0, Command::CloseGate);
         }
+    }
+
+    fn may_open(&self, view: &View) -> bool {
+        let Units { backend, lease, .. } = &view.units;
+        let listens = backend.state == ActiveState::Activating;
+        (backend.is_settled_up() || (listens && self.leaves_out(Protection::Active)))
+            && (lease.is_settled_up() || self.leaves_out(Protection::LeaseHeld))
     }
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {

@@ -15,7 +15,7 @@ pub const FIRST: Duration = Duration::from_millis(250);
 pub const LONGEST: Duration = Duration::from_secs(30);
 
 /// Until when no stop is attempted, and why.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Pause {
     pub(super) until: Ktime,
     pub(super) reason: Option<VetoReason>,

@@ -2,7 +2,9 @@
 //! timeout is waited for. It ends with one [`Command::Answer`].
 
 use super::{
-    Lifecycle, Step, idle_since,
+    Lifecycle, Step,
+    ablation::Protection,
+    idle_since,
     messages::{Command, PATIENCE, Refusal, Reply, View},
     pause::Pause,
 };
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// The request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request {
     /// Answered until then, unless an attempt is under way.
     pub(super) until: Ktime,
@@ -33,7 +35,12 @@ impl Lifecycle {
     /// Takes a request. The next step, which is wished for at once, has the right verdict.
     pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
         if view.units.backend.is_settled_down() {
-            commands.push(Command::Answer(Reply::NotRunning));
+            // Somebody else's request may have stopped it just now. One answer is for all who ask.
+            let reply = match self.request.take() {
+                Some(_) => Reply::Stopped,
+                None => Reply::NotRunning,
+            };
+            commands.push(Command::Answer(reply));
             return;
         }
         // Whoever asks does not wait for the pause after an earlier veto.
@@ -47,10 +54,14 @@ impl Lifecycle {
 
     /// Answers a request that has come to its end, or cannot be met.
     pub(super) fn judge_request(&mut self, view: &View, commands: &mut Vec<Command>) {
-        let Some(request) = self.request else {
+        let Some(request) = &mut self.request else {
             return;
         };
-        if self.runs.started() != request.run || view.units.backend.is_settled_down() {
+        // Asked for while it was starting, it is about the run that came of it.
+        request.run = request.run.or(self.runs.started());
+        let request = *request;
+        let ended = self.runs.started() != request.run || view.units.backend.is_settled_down();
+        if ended && !self.leaves_out(Protection::RunEnded) {
             // A next client may have started it again.
             self.answer(Reply::Stopped, commands);
             return;
@@ -65,7 +76,7 @@ impl Lifecycle {
         let deactivating = view.units.backend.state == ActiveState::Deactivating;
         let refusal = self.refusal(view).or_else(|| {
             let late = view.now >= request.until && !deactivating;
-            late.then(|| self.late(view))
+            (late && !self.leaves_out(Protection::Patience)).then(|| self.late(view))
         });
         match refusal {
             Some(refusal) => self.answer(Reply::Kept(refusal), commands),
@@ -79,6 +90,7 @@ impl Lifecycle {
     fn dismiss_proxy(&mut self, view: &View, commands: &mut Vec<Command>) {
         let proxy = &view.units.proxy;
         let stays = view.units.held() && proxy.is_settled_up() && !self.options.dry_run;
+        let stays = stays && !self.leaves_out(Protection::Dismissal);
         if let Some(request) = &mut self.request
             && stays
             && let Some(since) = idle_since(view)

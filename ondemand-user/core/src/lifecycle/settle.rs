@@ -2,6 +2,7 @@
 
 use super::{
     Lifecycle, Step, Stop,
+    ablation::Protection,
     messages::{Command, View},
     note::{Cause, Note},
     since_or_zero,
@@ -59,6 +60,10 @@ impl Lifecycle {
     }
 
     pub(super) fn take_lease(&mut self, commands: &mut Vec<Command>) {
+        if self.leaves_out(Protection::Retaking) {
+            self.step = Step::Rest;
+            return;
+        }
         self.retakes += 1;
         self.step = Step::Retaking;
         commands.push(Command::TakeLease);

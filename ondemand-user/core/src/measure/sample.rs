@@ -9,7 +9,7 @@ use crate::measure::Ktime;
 pub struct Slot(pub u32);
 
 /// What the kernel counted on one way to the application. Every field only ever grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Leg {
     /// Connections established.
     pub accepted: u64,
@@ -30,7 +30,7 @@ impl Leg {
 }
 
 /// What the kernel knew about one service at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
     /// When it was read.
     pub at: Ktime,
@@ -80,7 +80,7 @@ impl Sample {
 }
 
 /// The sockets of one service as the kernel's own tables show them, independent of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sockets {
     /// Open connections by leg, those that were counted when they were accepted.
     pub front: u64,

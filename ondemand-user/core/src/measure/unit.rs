@@ -3,7 +3,7 @@
 use crate::measure::Ktime;
 
 /// A unit's `ActiveState` (org.freedesktop.systemd1(5)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ActiveState {
     /// Started.
     Active,
@@ -61,7 +61,7 @@ impl ActiveState {
 }
 
 /// One unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Unit {
     /// Its state.
     pub state: ActiveState,
@@ -88,7 +88,7 @@ impl Unit {
 }
 
 /// The units of one service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Units {
     /// The application's own unit.
     pub backend: Unit,

@@ -235,6 +235,21 @@ fn step_1_asks_the_veto_program() {
         "close @61000",
         "unleased",
     );
+    // The configuration changes while it runs: what is asked no more is not waited for.
+    let changed = |options| {
+        let mut lifecycle = asking();
+        lifecycle.set_options(options);
+        name(lifecycle.current())
+    };
+    assert_eq!(changed(STEERED), "rest");
+    let listed = Options {
+        wake_list: true,
+        ..ASKED
+    };
+    assert_eq!(changed(listed), "asking");
+    let mut looks = looking(STEERED);
+    looks.set_options(ASKED);
+    assert_eq!(name(looks.current()), "looking");
     // An answer that comes too late changes nothing.
     check(warm(STEERED), busy(), allow(), "@120000", "rest");
 }

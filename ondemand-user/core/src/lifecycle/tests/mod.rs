@@ -3,6 +3,7 @@
 mod look;
 mod release;
 mod request;
+mod runs;
 
 use super::*;
 use crate::measure::{
@@ -28,6 +29,7 @@ const STEERED: Options = Options {
     proxy_stays: Duration::from_secs(1),
     tcp_front: true,
     tcp_backend: true,
+    leaves_out: &[],
 };
 const PROXIED: Options = Options {
     steer: false,

@@ -43,6 +43,27 @@ fn a_request_is_taken_at_once() {
         "=down",
         "rest",
     );
+    // It has just stopped for somebody else who asked, and both get the one answer.
+    let again = asked(STEERED, quiet());
+    check(
+        again,
+        stopped(),
+        Input::Stop,
+        "close +stop:external say =stopped",
+        "rest",
+    );
+    // It is starting, and is up at the next look: that is no stop.
+    let starting = with(stopped(), |v| {
+        v.units.backend.state = ActiveState::Activating
+    });
+    let starting = after(STEERED, &[(starting, Input::Stop)]);
+    check(
+        starting,
+        quiet(),
+        Input::Changed,
+        "+start say open @65000",
+        "rest",
+    );
     assert!(asked(STEERED, quiet()).is_asked());
     assert!(!asked(STEERED, stopped()).is_asked());
 }
@@ -74,6 +95,8 @@ fn a_request_goes_the_way_of_an_idle_stop() {
         v.units.backend.state = ActiveState::Deactivating
     });
     go(STEERED, deactivating, "close @70000", "rest");
+    // Somebody else stops it, and that takes long.
+    go(STEERED, at(deactivating, NOW + 60_000), "close", "rest");
     // The rest of it.
     let mut lifecycle = asked(STEERED, quiet());
     lifecycle.step(&idle(), Input::Changed);

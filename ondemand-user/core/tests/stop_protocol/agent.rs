@@ -1,0 +1,268 @@
+//! The agent: the product's own `Lifecycle` and policy, and what carries its commands out. Each
+//! command has its effect in a step of its own, so that anything may come between two of them.
+
+use std::collections::VecDeque;
+
+use ondemand_core::{
+    lifecycle::{Answer, Command, Input, JobEnd, Lifecycle, Options, Reply, Step as Place},
+    measure::unit::Units,
+};
+
+use crate::{
+    model::{Protocol, Without},
+    pid1,
+    state::{Agent, Awaits, Client, Deed, LeaseJob, State, Told},
+    view,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// It looks, as it does whenever something may have changed.
+    Look,
+    /// systemd's signals arrive.
+    Hear,
+    /// The next command.
+    CarryOut,
+    /// No look-up is under way any more that may have read the open gate.
+    Snapshot,
+    /// What the snapshot shows is judged.
+    Judge,
+    VetoAllows,
+    VetoKeeps,
+    JobEnded,
+    Start,
+    Die,
+    /// Somebody asks for a stop.
+    Ask,
+    /// The connection to systemd is lost, and there again.
+    Interrupt,
+    Hold,
+    Release,
+}
+
+impl Step {
+    /// What may happen, but need not.
+    pub fn is_optional(self) -> bool {
+        matches!(
+            self,
+            Self::Die | Self::Ask | Self::Interrupt | Self::Hold | Self::Release
+        )
+    }
+}
+
+impl Agent {
+    pub fn new(options: Options, state: &State) -> Self {
+        Self {
+            lifecycle: Lifecycle::new(options),
+            units: pid1::units(state),
+            todo: VecDeque::new(),
+            awaits: Awaits::Nothing,
+        }
+    }
+}
+
+pub fn steps(model: &Protocol, state: &State) -> Vec<Step> {
+    let left = &state.left;
+    let mut steps = vec![];
+    if state.held {
+        steps.push(Step::Release);
+    } else if left.holds > 0 {
+        steps.push(Step::Hold);
+    }
+    let Some(agent) = &state.agent else {
+        steps.push(Step::Start);
+        return steps;
+    };
+    if left.deaths > 0 {
+        steps.push(Step::Die);
+    }
+    if !agent.todo.is_empty() {
+        steps.push(Step::CarryOut);
+        return steps;
+    }
+    if left.stops > 0 {
+        steps.push(Step::Ask);
+    }
+    if left.interrupts > 0 {
+        steps.push(Step::Interrupt);
+    }
+    if agent.units != pid1::units(state) {
+        steps.push(Step::Hear);
+    }
+    if would_change(model, state, agent) {
+        steps.push(Step::Look);
+    }
+    match &agent.awaits {
+        Awaits::Nothing | Awaits::Job(_) => {}
+        Awaits::Veto => steps.extend([Step::VetoAllows, Step::VetoKeeps]),
+        Awaits::Lookups => {
+            let is_awaited =
+                |client: &Client| matches!(client, Client::LookingUp { awaited: true, .. });
+            if !state.clients.iter().any(is_awaited) {
+                steps.push(Step::Snapshot);
+            }
+        }
+        Awaits::Snapshot(_) => steps.push(Step::Judge),
+        Awaits::Ended(_) => steps.push(Step::JobEnded),
+    }
+    steps
+}
+
+/// A look that changes nothing is no step.
+fn would_change(model: &Protocol, state: &State, agent: &Agent) -> bool {
+    let mut after = agent.lifecycle.clone();
+    let commands = after.step(&view::view(model, state, agent), Input::Changed);
+    after != agent.lifecycle || commands.iter().any(|command| deed(command).is_some())
+}
+
+pub fn step(model: &Protocol, state: &mut State, step: Step) {
+    match step {
+        Step::Start => state.agent = Some(Agent::new(model.options, state)),
+        Step::Die => {
+            state.left.deaths -= 1;
+            state.agent = None;
+            // They see that the bus name is gone.
+            state.asked.clear();
+        }
+        Step::Hold => {
+            state.left.holds -= 1;
+            state.held = true;
+        }
+        Step::Release => state.held = false,
+        _ => {
+            let Some(mut agent) = state.agent.take() else {
+                return;
+            };
+            agent.step(model, state, step);
+            state.agent = Some(agent);
+        }
+    }
+}
+
+impl Agent {
+    fn step(&mut self, model: &Protocol, state: &mut State, step: Step) {
+        match step {
+            Step::CarryOut => self.carry_out(model, state),
+            Step::Hear => self.units = pid1::units(state),
+            Step::Look => self.look(model, state, Input::Changed),
+            Step::Snapshot => self.awaits = Awaits::Snapshot(view::sockets(model, state)),
+            Step::Judge | Step::JobEnded | Step::VetoAllows | Step::VetoKeeps => {
+                self.take_answer(model, state, step);
+            }
+            Step::Ask => {
+                state.left.stops -= 1;
+                state.asked.push(state.pid1.run);
+                self.look(model, state, Input::Stop);
+            }
+            Step::Interrupt => {
+                state.left.interrupts -= 1;
+                state.asked.clear();
+                self.lifecycle.interrupt();
+                self.awaits = Awaits::Nothing;
+                self.units = pid1::units(state);
+            }
+            Step::Start | Step::Die | Step::Hold | Step::Release => {}
+        }
+    }
+
+    fn take_answer(&mut self, model: &Protocol, state: &mut State, step: Step) {
+        let input = match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
+            Awaits::Snapshot(sockets) => Input::Snapshot(Some(sockets)),
+            Awaits::Ended(end) => {
+                // They are read after the job's end.
+                self.units = pid1::units(state);
+                Input::Job(end)
+            }
+            Awaits::Veto if step == Step::VetoAllows => Input::Veto(Answer::Allow),
+            _ => Input::Veto(Answer::Keep(String::new())),
+        };
+        self.look(model, state, input);
+    }
+
+    /// One step of the real protocol.
+    fn look(&mut self, model: &Protocol, state: &mut State, input: Input) {
+        let asked = *self.lifecycle.current() == Place::Asking;
+        let view = view::view(model, state, self);
+        let commands = self.lifecycle.step(&view, input);
+        self.todo = commands.iter().filter_map(deed).collect();
+        for deed in &self.todo {
+            match deed {
+                Deed::AskVeto | Deed::TakeSnapshot if !asked => {
+                    state.left.attempts = state.left.attempts.saturating_sub(1);
+                }
+                Deed::Answer(told) => state.wrong_answer |= is_wrong(state, &view.units, *told),
+                _ => {}
+            }
+        }
+    }
+
+    fn carry_out(&mut self, model: &Protocol, state: &mut State) {
+        match self.todo.pop_front() {
+            Some(Deed::CloseGate) => state.kernel.gate_open = false,
+            Some(Deed::OpenGate) => state.kernel.gate_open = true,
+            Some(Deed::AskVeto) => self.awaits = Awaits::Veto,
+            Some(Deed::TakeSnapshot) => {
+                await_lookups(model, state);
+                self.awaits = Awaits::Lookups;
+            }
+            Some(Deed::Lease(job)) => {
+                match job {
+                    // Requires= the backend: it is started, or kept.
+                    LeaseJob::Start => state.start_backend(),
+                    LeaseJob::Stop => state.pid1.lease_job = None,
+                }
+                if job == LeaseJob::Start && state.pid1.lease_job.is_none() {
+                    self.awaits = Awaits::Ended(JobEnd::Done);
+                } else {
+                    state.pid1.lease_job = Some(job);
+                    self.awaits = Awaits::Job(job);
+                }
+            }
+            Some(Deed::StopProxy | Deed::DismissProxy) => pid1::tell_proxy_to_leave(state),
+            Some(Deed::Answer(_)) => state.asked.clear(),
+            None => {}
+        }
+    }
+}
+
+/// What an RCU grace period waits for: the look-ups that have begun, and of these only those
+/// matter that have read the gate when it was open.
+fn await_lookups(model: &Protocol, state: &mut State) {
+    for client in &mut state.clients {
+        if let Client::LookingUp { gate, awaited, .. } = client {
+            *awaited = *gate == Some(true) && model.without != Some(Without::WaitForLookups);
+        }
+    }
+}
+
+/// Whether what is told is untrue, or nobody has asked. Who asks while another waits joins him.
+fn is_wrong(state: &State, units: &Units, told: Told) -> bool {
+    let down = units.backend.is_settled_down();
+    let untrue = match told {
+        Told::Stopped => state.asked.first() == Some(&state.pid1.run) && !down,
+        Told::NotRunning => !down,
+        Told::Kept => down,
+    };
+    untrue || state.asked.is_empty()
+}
+
+/// What a command does outside of the agent.
+fn deed(command: &Command) -> Option<Deed> {
+    Some(match command {
+        Command::CloseGate => Deed::CloseGate,
+        Command::OpenGate => Deed::OpenGate,
+        Command::AskVeto { .. } => Deed::AskVeto,
+        Command::TakeSnapshot => Deed::TakeSnapshot,
+        Command::ReleaseLease => Deed::Lease(LeaseJob::Stop),
+        Command::TakeLease => Deed::Lease(LeaseJob::Start),
+        Command::StopProxy => Deed::StopProxy,
+        Command::DismissProxy => Deed::DismissProxy,
+        Command::Answer(Reply::Stopped) => Deed::Answer(Told::Stopped),
+        Command::Answer(Reply::NotRunning) => Deed::Answer(Told::NotRunning),
+        Command::Answer(Reply::Kept(_)) => Deed::Answer(Told::Kept),
+        // Looks may come at any time here. Nobody of the model is on the lists of who may wake it.
+        Command::WaitUntil(_) | Command::Admit(_) => return None,
+        // Told to observers.
+        Command::Run(_) | Command::Count(_) | Command::Say(_) => return None,
+    })
+}

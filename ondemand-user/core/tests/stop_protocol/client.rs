@@ -1,0 +1,126 @@
+//! The clients and the kernel between them and the service.
+
+use ondemand_core::policy::COOKIE_GRACE;
+
+use crate::state::{Backend, Client, Listener, State};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The look-up begins, and leaves its stamp.
+    Syn,
+    ReadGate,
+    /// The look-up ends: a request socket, or a cookie.
+    Request {
+        cookie: bool,
+    },
+    /// However late.
+    FinalAck,
+    TakenByProxy,
+    Serve,
+}
+
+/// `cookies`: the kernel sends them.
+pub fn steps(state: &State, client: &Client, cookies: bool) -> Vec<Step> {
+    let active = state.pid1.backend == Backend::Active;
+    match client {
+        Client::Away => vec![Step::Syn],
+        Client::LookingUp { gate: None, .. } => vec![Step::ReadGate],
+        Client::LookingUp {
+            gate: Some(_),
+            since,
+            ..
+        } => {
+            let mut steps = vec![Step::Request { cookie: false }];
+            if cookies && state.age(*since) < COOKIE_GRACE {
+                steps.push(Step::Request { cookie: true });
+            }
+            steps
+        }
+        Client::HalfOpen { .. } | Client::Cookie { .. } => vec![Step::FinalAck],
+        Client::Established {
+            at: Listener::Front,
+        } if state.pid1.proxy && active => vec![Step::TakenByProxy],
+        Client::Established {
+            at: Listener::Backend,
+        }
+        | Client::Proxied
+            if active =>
+        {
+            vec![Step::Serve]
+        }
+        _ => vec![],
+    }
+}
+
+pub fn step(state: &mut State, index: usize, step: Step) {
+    let now = state.now;
+    let client = state.clients[index];
+    let kernel = &mut state.kernel;
+    state.clients[index] = match (step, client) {
+        (Step::Syn, _) => {
+            kernel.last_lookup = Some(now);
+            Client::LookingUp {
+                gate: None,
+                since: now,
+                awaited: false,
+            }
+        }
+        (Step::ReadGate, Client::LookingUp { since, awaited, .. }) => Client::LookingUp {
+            gate: Some(kernel.gate_open),
+            since,
+            awaited,
+        },
+        (Step::Request { cookie }, Client::LookingUp { gate, since, .. }) => {
+            let listens = !matches!(
+                state.pid1.backend,
+                Backend::Inactive | Backend::Activating { listening: false }
+            );
+            let at = if gate == Some(true) && listens {
+                Listener::Backend
+            } else {
+                Listener::Front
+            };
+            if cookie {
+                Client::Cookie { at, since }
+            } else {
+                Client::HalfOpen { at, young: true }
+            }
+        }
+        (Step::FinalAck, Client::HalfOpen { at, .. } | Client::Cookie { at, .. }) => {
+            match at {
+                Listener::Front => kernel.front.accepted += 1,
+                Listener::Backend => kernel.steered.accepted += 1,
+            }
+            kernel.use_now(now);
+            Client::Established { at }
+        }
+        (Step::TakenByProxy, _) => {
+            kernel.back.accepted += 1;
+            kernel.use_now(now);
+            Client::Proxied
+        }
+        (Step::Serve, Client::Proxied) => {
+            kernel.front.closed += 1;
+            kernel.back.closed += 1;
+            kernel.use_now(now);
+            Client::Served
+        }
+        (Step::Serve, _) => {
+            kernel.steered.closed += 1;
+            kernel.use_now(now);
+            Client::Served
+        }
+        (_, other) => other,
+    };
+}
+
+/// Time has passed: SYNs are young no more, and a cookie that was not answered is void.
+pub fn grow_old(state: &mut State) {
+    for index in 0..state.clients.len() {
+        state.clients[index] = match state.clients[index] {
+            Client::HalfOpen { at, .. } => Client::HalfOpen { at, young: false },
+            Client::Cookie { since, .. } if state.age(since) >= COOKIE_GRACE => Client::Served,
+            other => other,
+        };
+    }
+}

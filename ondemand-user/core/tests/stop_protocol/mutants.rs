@@ -1,0 +1,102 @@
+//! What is lost when the real protocol leaves out a protection, and what covers those without which
+//! nothing is lost: that is shown by leaving out both.
+
+use ondemand_core::lifecycle::{
+    Options,
+    ablation::Protection::{self, *},
+};
+
+use crate::{
+    ASKED_PROXIED, CRASHES, PROTOCOL, finds,
+    model::{ANSWERS, LOST, Protocol, STUCK},
+    mutant,
+};
+
+fn without(protocol: Protocol, leaves_out: &'static [Protection]) -> Protocol {
+    let options = Options {
+        leaves_out,
+        ..protocol.options
+    };
+    Protocol {
+        options,
+        ..protocol
+    }
+}
+
+/// Left out, it is found that `expected` does not hold.
+#[track_caller]
+fn breaks(expected: &str, protocol: Protocol, left_out: &'static [Protection]) {
+    mutant(&left_out, expected, without(protocol, left_out));
+}
+
+/// All but the last are left out, and nothing is found. Without the last, too, `expected` does not
+/// hold.
+#[track_caller]
+fn covered(expected: &str, protocol: Protocol, left_out: &'static [Protection]) {
+    if let Some((_, rest)) = left_out.split_last() {
+        let found = finds(without(protocol, rest));
+        assert_eq!(found, None, "without {rest:?}");
+    }
+    breaks(expected, protocol, left_out);
+}
+
+#[test]
+fn the_gate() {
+    breaks(LOST, PROTOCOL, &[Gate]);
+    breaks(LOST, PROTOCOL, &[GateFirst]);
+    breaks(LOST, PROTOCOL, &[GateUnknown]);
+}
+
+#[test]
+fn the_last_look() {
+    breaks(LOST, PROTOCOL, &[HalfOpen]);
+    // The cookie of a look-up that came between the two.
+    breaks(LOST, PROTOCOL, &[StillIdle]);
+    // Each of three sees a connection that came between them.
+    let no_cookies = Protocol {
+        cookies: false,
+        ..PROTOCOL
+    };
+    covered(LOST, no_cookies, &[Counters, Connections, StillIdle]);
+    covered(LOST, no_cookies, &[StillIdle, Counters, Connections]);
+    covered(LOST, no_cookies, &[Connections, StillIdle, Counters]);
+}
+
+#[test]
+fn when_the_gate_opens() {
+    // The next agent finds the lease stopping, and the backend still up.
+    breaks(LOST, PROTOCOL, &[LeaseHeld]);
+    // PID 1 takes the lease when the backend is active, not before.
+    let calm = PROTOCOL.with(|budgets| (budgets.deaths, budgets.attempts) = (0, 1));
+    let two = Protocol { clients: 2, ..calm };
+    covered(LOST, two, &[Active, LeaseHeld]);
+}
+
+#[test]
+fn the_end_of_the_stop() {
+    let calm = PROTOCOL.with(|budgets| budgets.deaths = 0);
+    covered(LOST, calm, &[Settling, LeaseHeld, Unleased]);
+    covered(LOST, calm, &[Unleased, Settling, LeaseHeld]);
+    covered(LOST, calm, &[LeaseHeld, Unleased, Settling]);
+    covered(LOST, calm, &[Retaking, LeaseHeld, Unleased]);
+    covered(LOST, calm, &[Unleased, Retaking, LeaseHeld]);
+}
+
+#[test]
+fn a_proxy_that_is_up() {
+    // PID 1 keeps what it `Wants=`: `Without::ProxyWants` loses a request by itself.
+    assert_eq!(finds(without(PROTOCOL, &[ProxyDown])), None);
+    breaks(STUCK, CRASHES, &[Orphan]);
+}
+
+#[test]
+fn a_stop_that_somebody_asks_for() {
+    let asked = Protocol {
+        idle_timeout: None,
+        ..PROTOCOL.with(|budgets| budgets.stops = 1)
+    };
+    breaks(STUCK, asked, &[Canceled]);
+    breaks(ANSWERS, asked, &[RunEnded]);
+    covered(STUCK, ASKED_PROXIED, &[Dismissal, Patience]);
+    covered(STUCK, ASKED_PROXIED, &[Patience, Dismissal]);
+}

@@ -1,0 +1,122 @@
+//! What the agent measures: counters, sockets and facts, judged by the product's own policy.
+
+use std::time::Duration;
+
+use ondemand_core::{
+    lifecycle::{Step, View},
+    measure::{
+        Ktime,
+        sample::{Leg, Sample, Sockets},
+        unit::Units,
+    },
+    policy::{self, COOKIE_GRACE, Facts, Hold, Rules, Verdict},
+};
+
+use crate::{
+    model::{Protocol, Without},
+    state::{Agent, Client, Listener, State},
+};
+
+/// Everything that is known at the moment of a step.
+pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
+    let sample = sample(state);
+    let rules = match agent.lifecycle.is_asked() {
+        true => Rules::AT_ONCE,
+        false => Rules {
+            idle_timeout: model.idle_timeout,
+            min_uptime: Duration::ZERO,
+        },
+    };
+    let facts = facts(model, state, agent);
+    let verdict = policy::decide(&rules, state.now, Some(&sample), &facts);
+    // From here on a stamp only tells one use from another, and since when nobody has used the
+    // service is for the log.
+    let last_use = Ktime::from_nanos(state.kernel.uses);
+    View {
+        now: state.now,
+        sample: Some(Sample {
+            last_activity: Some(last_use),
+            last_lookup: None,
+            ..sample
+        }),
+        verdict: match verdict {
+            Verdict::Idle { .. } => Verdict::Idle { since: last_use },
+            other => other,
+        },
+        units: agent.units,
+    }
+}
+
+fn facts(model: &Protocol, state: &State, agent: &Agent) -> Facts {
+    let units: &Units = &agent.units;
+    // As the agent does: cookies matter only to somebody who just looked up the front address.
+    let recent = state
+        .kernel
+        .last_lookup
+        .is_some_and(|at| state.age(at) < COOKIE_GRACE);
+    // The kernel's counter tells it for longer. Here it tells it no longer than it must.
+    let sent = state
+        .clients
+        .iter()
+        .any(|client| matches!(client, Client::Cookie { .. }));
+    // After the last attempt: nothing more is begun, what is under way goes on.
+    let under_way = matches!(
+        agent.lifecycle.current(),
+        Step::Asking | Step::Looking { .. } | Step::Releasing(_)
+    );
+    let used_up = state.left.attempts == 0 && !under_way;
+    Facts {
+        started: units.backend.active_enter,
+        uncounted: 0,
+        uncounted_until: None,
+        syn_cookies: recent && sent && model.without != Some(Without::WaitForCookies),
+        hold: (state.held || used_up).then_some(Hold { until: None }),
+    }
+}
+
+fn sample(state: &State) -> Sample {
+    let kernel = &state.kernel;
+    Sample {
+        // Only compared with the present.
+        at: Ktime::default(),
+        front: kernel.front,
+        steered: kernel.steered,
+        back: kernel.back,
+        ignored: Leg::default(),
+        refused: 0,
+        older: 0,
+        last_activity: kernel.last_activity,
+        lookups: 0,
+        last_lookup: kernel.last_lookup,
+    }
+}
+
+/// The kernel's socket tables.
+pub fn sockets(model: &Protocol, state: &State) -> Sockets {
+    let mut sockets = Sockets {
+        front_listeners: 1,
+        back_listeners: 1,
+        ..Sockets::default()
+    };
+    let any_age = model.without != Some(Without::AnyAge);
+    for client in &state.clients {
+        match *client {
+            Client::Established {
+                at: Listener::Front,
+            } => sockets.front += 1,
+            Client::Established {
+                at: Listener::Backend,
+            } => sockets.steered += 1,
+            Client::Proxied => {
+                sockets.front += 1;
+                sockets.back += 1;
+            }
+            Client::HalfOpen {
+                at: Listener::Backend,
+                young,
+            } if young || any_age => sockets.half_open += 1,
+            _ => {}
+        }
+    }
+    sockets
+}
