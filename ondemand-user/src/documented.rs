@@ -1,4 +1,6 @@
-//! Tests ask whether JSON.md is complete.
+//! Tests ask whether the documents are complete and true.
+
+use std::{fs, path::Path};
 
 /// Whether JSON.md names every key.
 #[track_caller]
@@ -14,5 +16,229 @@ pub fn assert_documented(json: &serde_json::Value) {
         }
         Value::Array(values) => values.iter().for_each(assert_documented),
         _ => {}
+    }
+}
+
+/// The top of the source tree.
+fn top() -> &'static Path {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().expect("it is not the top")
+}
+
+/// A document at the top of the source tree.
+#[track_caller]
+pub fn document(name: &str) -> String {
+    fs::read_to_string(top().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The names of all documents there.
+fn documents() -> Vec<String> {
+    let names = fs::read_dir(top()).unwrap().map(|entry| {
+        let name = entry.unwrap().file_name();
+        name.into_string().unwrap()
+    });
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
+    names.sort();
+    assert!(names.iter().any(|name| name == "README.md"), "{names:?}");
+    names
+}
+
+/// The rows of the tables in a section, as their cells.
+fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let section = text.split(&format!("\n{heading}\n")).nth(1);
+    let section = section.unwrap_or_else(|| panic!("no section {heading}"));
+    let level = heading.find(' ').unwrap_or_default();
+    let ends = |line: &str| {
+        let marks = line.find(|c| c != '#').unwrap_or_default();
+        (1..=level).contains(&marks) && line[marks..].starts_with(' ')
+    };
+    let lines = section.lines().take_while(|line| !ends(line));
+    let rows = lines.filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect();
+    rows.map(cells).collect()
+}
+
+/// What is between the first two backquotes.
+fn code(cell: &str) -> Option<&str> {
+    cell.split('`').nth(1)
+}
+
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory as _;
+    use ondemand_core::config::{AGENT_KEYS, Config, SERVICE_KEYS};
+
+    use super::*;
+    use crate::commands::args::Cli;
+
+    #[test]
+    fn the_manual_has_every_key_and_no_other() {
+        let manual = document("MANUAL.md");
+        let rows = rows(&manual, "### All keys");
+        let found: BTreeSet<&str> = rows.iter().filter_map(|row| code(&row[0])).collect();
+        let keys = AGENT_KEYS.iter().chain(SERVICE_KEYS).copied().collect();
+        assert_eq!(found, keys);
+    }
+
+    #[test]
+    fn the_manual_has_the_defaults() {
+        let manual = document("MANUAL.md");
+        let required =
+            "listen = \"127.0.0.1:80\"\nbackend = \"127.0.0.1:81\"\nunit = \"a.service\"";
+        let config = |agent: &str, service: &str| {
+            let text = format!("[agent]\n{agent}\n[service.a]\n{required}\n{service}");
+            Config::parse(Path::new("/x"), &text).unwrap()
+        };
+        let without = config("", "");
+        let mut defaults = 0;
+        for row in rows(&manual, "### All keys") {
+            let [key, _, default] = &row[..] else {
+                panic!("three columns: {row:?}");
+            };
+            let (Some(key), Some(value)) = (code(key), code(default)) else {
+                continue; // The head, a required key, or one without a value by default.
+            };
+            let line = format!("{key} = {value}");
+            let with = match AGENT_KEYS.contains(&key) {
+                true => config(&line, ""),
+                false => config("", &line),
+            };
+            assert_eq!(with, without, "{line}");
+            defaults += 1;
+        }
+        assert!(defaults >= 6, "{defaults} defaults in the manual");
+    }
+
+    #[test]
+    fn the_manual_has_every_command_and_option() {
+        let manual = document("MANUAL.md");
+        let rows = rows(&manual, "## Commands");
+        let called = rows.iter().filter_map(|row| code(&row[0]));
+        let named = called.filter_map(|call| call.strip_prefix("ondemand ")?.split(' ').next());
+        let named: BTreeSet<&str> = named.collect();
+        let cli = Cli::command();
+        let commands = cli.get_subcommands().map(clap::Command::get_name);
+        assert_eq!(named, commands.collect());
+        let has = |option: &str| {
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-');
+            manual.split(option).skip(1).any(ends)
+        };
+        for command in cli.get_subcommands() {
+            for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+                let option = format!("--{option}");
+                let name = command.get_name();
+                assert!(
+                    has(&option),
+                    "MANUAL.md has no {option} of `ondemand {name}`"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn examples_are_right() {
+        let parse = |name: &str, text: &str| {
+            let config = Config::parse(&top().join(name), text).unwrap();
+            assert!(!config.services.is_empty(), "{name}");
+        };
+        for name in ["README.md", "MANUAL.md"] {
+            let text = document(name);
+            let examples = text.split("\n```toml\n").skip(1);
+            let examples = examples.map(|rest| rest.split("\n```\n").next().unwrap());
+            let examples: Vec<&str> = examples.collect();
+            assert!(!examples.is_empty(), "{name} has no example");
+            examples.iter().for_each(|example| parse(name, example));
+        }
+        let copied = "units/examples/ondemand.toml";
+        parse(copied, &document(copied));
+    }
+
+    /// A heading as the end of a link: as GitHub makes it.
+    fn anchor(heading: &str) -> String {
+        let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+        let plain = heading.to_lowercase();
+        plain
+            .chars()
+            .filter(kept)
+            .collect::<String>()
+            .replace(' ', "-")
+    }
+
+    fn has_heading(text: &str, wanted: &str) -> bool {
+        let headings = text.lines().filter(|line| line.starts_with('#'));
+        headings
+            .map(|line| line.trim_start_matches('#').trim())
+            .any(|heading| anchor(heading) == wanted)
+    }
+
+    #[test]
+    fn links_lead_somewhere() {
+        let mut links = 0;
+        for name in documents() {
+            let text = document(&name);
+            for link in text.split("](").skip(1) {
+                let link = link.split(')').next().unwrap();
+                if link.contains("://") {
+                    continue;
+                }
+                let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+                let file = if file.is_empty() { name.as_str() } else { file };
+                assert!(top().join(file).exists(), "{name}: no file of {link}");
+                if !heading.is_empty() {
+                    let found = has_heading(&document(file), heading);
+                    assert!(found, "{name}: no heading of {link}");
+                }
+                links += 1;
+            }
+        }
+        assert!(links > 10, "{links} links");
+    }
+
+    #[test]
+    fn files_that_are_named_are_there() {
+        let mut files = 0;
+        // What has changed may name what is no more.
+        for name in documents().iter().filter(|name| *name != "CHANGELOG.md") {
+            let text = document(name);
+            let words = text.split(|c: char| c.is_whitespace() || "`()[]|,;:".contains(c));
+            for word in words {
+                let is_ours = [
+                    "ondemand-ebpf/",
+                    "ondemand-user/",
+                    "tests/",
+                    "units/",
+                    "xtask/",
+                ]
+                .iter()
+                .any(|folder| word.starts_with(folder));
+                if !is_ours || word.contains('*') {
+                    continue;
+                }
+                let path = word.trim_end_matches('.');
+                assert!(top().join(path).exists(), "{name}: there is no {path}");
+                files += 1;
+            }
+        }
+        assert!(files > 20, "{files} files");
+    }
+
+    #[test]
+    fn the_readme_is_short() {
+        let words = document("README.md").split_whitespace().count();
+        assert!(
+            words < 1000,
+            "{words} words: README.md is for people in a hurry"
+        );
+    }
+
+    #[test]
+    fn sections_end_where_the_next_begins() {
+        let text = "# a\n## b\n| x | y |\n### c\n| `z` |\n## d\n| no |\n";
+        assert_eq!(rows(text, "## b"), [vec!["x", "y"], vec!["`z`"]]);
+        assert_eq!(rows(text, "### c"), [["`z`"]]);
+        assert_eq!(code("`z` of `y`"), Some("z"));
+        assert!(has_heading(text, "c") && !has_heading(text, "e"));
+        assert_eq!(anchor("Hold, start: `stop`"), "hold-start-stop");
     }
 }

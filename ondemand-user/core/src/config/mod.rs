@@ -24,6 +24,7 @@ mod unit_names;
 
 pub use error::{Error, Problem};
 pub use networks::List;
+pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use unit_names::{PerUnit, UnitNames};
 
 /// Where the configuration is, unless `--config` says otherwise.

@@ -14,8 +14,10 @@ use super::{
 };
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
-const AGENT_KEYS: &[&str] = &["metrics", "history"];
-const SERVICE_KEYS: &[&str] = &[
+/// Of `[agent]`. MANUAL.md describes each.
+pub const AGENT_KEYS: &[&str] = &["metrics", "history"];
+/// Of `[service.NAME]`. MANUAL.md describes each.
+pub const SERVICE_KEYS: &[&str] = &[
     "listen",
     "backend",
     "unit",

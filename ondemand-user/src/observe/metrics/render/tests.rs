@@ -221,3 +221,20 @@ fn the_older_format_names_counters_in_full() {
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
     assert_eq!(helps.count(), 18);
 }
+
+#[test]
+fn the_manual_has_every_metric_and_no_other() {
+    let text = plain(&open_metrics(vec![row("wiki")]).unwrap());
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: Vec<&str> = types.map(|line| line.split(' ').next().unwrap()).collect();
+    assert!(served.len() > 10, "{served:?}");
+    let manual = crate::documented::document("MANUAL.md");
+    let section = manual.split("\n## Metrics\n").nth(1).unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `ondemand_"));
+    let described: Vec<String> = rows
+        .map(|row| format!("ondemand_{}", row.split('`').next().unwrap()))
+        .collect();
+    assert_eq!(described, served);
+}
