@@ -84,7 +84,11 @@ fn status_and_metrics_agree() {
     sandbox.write(broken, fail).unwrap();
     sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
     app("start");
-    service::wait_journal(&sandbox, "ondemand.service", "did not start", 1).unwrap();
+    wait_for("the agent sees it fail", SOON, || {
+        let status = service::status(&sandbox, "test").ok()?;
+        (status["state"] == "failed").then_some(())
+    })
+    .unwrap();
     check(none, [2.0, 0.0, 1.0, 1.0, 0.0], false);
     sandbox.run(&["rm", broken]).unwrap();
     sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
@@ -98,12 +102,21 @@ fn status_and_metrics_agree() {
     sandbox
         .run(&["systemctl", "kill", "-s", "KILL", "app.service"])
         .unwrap();
-    let all = check(none, [4.0, 0.0, 1.0, 2.0, 1.0], false);
+    check(none, [4.0, 0.0, 1.0, 2.0, 1.0], false);
+
+    // While the agent does not manage it, because its front socket is gone.
+    let socket = |verb| drop(sandbox.run(&["systemctl", verb, "ondemand-test.socket"]));
+    socket("stop");
+    app("start");
+    check(none, [5.0, 0.0, 1.0, 2.0, 1.0], true);
+    app("stop");
+    let all = check(none, [5.0, 0.0, 1.0, 3.0, 1.0], false);
+    socket("start");
 
     // The next agent counts from its own start; the metrics go on. A run that it finds is no start of
     // its own, and what listens later says nothing of that start.
     app("start");
-    check(none, [5.0, 0.0, 1.0, 2.0, 1.0], true);
+    check(none, [6.0, 0.0, 1.0, 3.0, 1.0], true);
     let found = [all[0] + 1.0, all[1], all[2], all[3], all[4]];
     kill_agent(&sandbox);
     check(found, none, false);
