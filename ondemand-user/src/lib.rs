@@ -6,8 +6,6 @@
 pub mod agent;
 pub mod bus;
 pub mod commands;
-#[cfg(test)]
-mod documented;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod host;

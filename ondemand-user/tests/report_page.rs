@@ -231,7 +231,7 @@ fn the_same_figures_for_scripts() {
     let directory = tempfile::tempdir().unwrap();
     let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
     let json: Value = serde_json::from_slice(&report(&history, &["--json", "wiki"])).unwrap();
-    assert_documented(&json);
+    tests::documents::assert_documented(&json);
     let wiki = &json["services"][0];
     assert_eq!(json["services"].as_array().unwrap().len(), 1);
     assert_eq!(wiki["arrivals"], 21);
@@ -285,20 +285,4 @@ fn what_systemd_does_not_account_is_unknown() {
         "{page}"
     );
     assert!(!page.contains("0.00 GiB"), "{page}");
-}
-
-/// Whether JSON.md names every key.
-#[track_caller]
-fn assert_documented(json: &Value) {
-    match json {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let is_there = include_str!("../../JSON.md").contains(&format!("`{key}`"));
-                assert!(is_there, "JSON.md does not say what `{key}` is");
-                assert_documented(value);
-            }
-        }
-        Value::Array(values) => values.iter().for_each(assert_documented),
-        _ => {}
-    }
 }

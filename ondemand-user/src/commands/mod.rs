@@ -3,6 +3,8 @@
 pub mod actions;
 pub mod args;
 pub mod client;
+#[cfg(test)]
+mod documents;
 mod help;
 pub mod report;
 pub mod status;

@@ -175,7 +175,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
     #[test]
     fn scripts_get_these_names() {
         let json = serde_json::to_value(report()).unwrap();
-        crate::documented::assert_documented(&json);
+        ::tests::documents::assert_documented(&json);
         let keys = |value: &serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };

@@ -179,7 +179,7 @@ service b
 
     #[test]
     fn scripts_get_these_names() {
-        crate::documented::assert_documented(&serde_json::to_value(findings()).unwrap());
+        ::tests::documents::assert_documented(&serde_json::to_value(findings()).unwrap());
         assert_eq!(
             serde_json::to_value(&findings()[1..3]).unwrap(),
             serde_json::json!([

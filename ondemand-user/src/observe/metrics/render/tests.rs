@@ -228,7 +228,7 @@ fn the_manual_has_every_metric_and_no_other() {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let served: Vec<&str> = types.map(|line| line.split(' ').next().unwrap()).collect();
     assert!(served.len() > 10, "{served:?}");
-    let manual = crate::documented::document("MANUAL.md");
+    let manual = ::tests::documents::document("MANUAL.md");
     let section = manual.split("\n## Metrics\n").nth(1).unwrap();
     let rows = section
         .lines()

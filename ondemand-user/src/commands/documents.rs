@@ -1,35 +1,8 @@
 //! Tests ask whether the documents are complete and true.
 
-use std::{fs, path::Path};
+use std::fs;
 
-/// Whether JSON.md names every key.
-#[track_caller]
-pub fn assert_documented(json: &serde_json::Value) {
-    use serde_json::Value;
-    match json {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let is_there = include_str!("../../JSON.md").contains(&format!("`{key}`"));
-                assert!(is_there, "JSON.md does not say what `{key}` is");
-                assert_documented(value);
-            }
-        }
-        Value::Array(values) => values.iter().for_each(assert_documented),
-        _ => {}
-    }
-}
-
-/// The top of the source tree.
-fn top() -> &'static Path {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    folder.parent().expect("it is not the top")
-}
-
-/// A document at the top of the source tree.
-#[track_caller]
-pub fn document(name: &str) -> String {
-    fs::read_to_string(top().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
+use ::tests::{documents::document, source_tree as top};
 
 /// The names of all documents there.
 fn documents() -> Vec<String> {
@@ -64,7 +37,7 @@ fn code(cell: &str) -> Option<&str> {
 }
 
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, path::Path};
 
     use clap::CommandFactory as _;
     use ondemand_core::config::{AGENT_KEYS, Config, SERVICE_KEYS};
