@@ -4,7 +4,7 @@
 //! benches. What depends on several of them has the features that all of them want, and is built
 //! once, whichever program is asked for.
 
-use std::{os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{fs, os::unix::process::CommandExt as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use tests::bench::Options;
@@ -30,18 +30,39 @@ pub fn programs(names: &[&str]) -> Result<()> {
     run(&Step::cargo(&["build"]).args(&words))
 }
 
-/// Builds the program with optimizations.
+/// Builds the program with optimizations, and takes its debug information out into `ondemand.debug`
+/// beside it, where debuggers find it (`.gnu_debuglink`, the GDB manual's "Separate Debug Files").
 ///
 /// # Errors
 ///
-/// It does not build.
+/// It does not build, or objcopy is missing: binutils has it, which comes with a C compiler.
 pub fn release() -> Result<()> {
     run(&Step::cargo(&[
         "build",
         "--package",
         "ondemand",
         "--release",
-    ]))
+    ]))?;
+    let (program, debug) = ("target/release/ondemand", "target/release/ondemand.debug");
+    let stripped = "target/release/ondemand.stripped";
+    run(&Step::new(&[
+        "objcopy",
+        "--only-keep-debug",
+        "--compress-debug-sections",
+        program,
+        debug,
+    ]))?;
+    let link = format!("--add-gnu-debuglink={debug}");
+    run(&Step::new(&[
+        "objcopy",
+        "--strip-all",
+        &link,
+        program,
+        stripped,
+    ]))?;
+    // Cargo's own copy, which has another name too, stays as it is: it would be linked anew.
+    let top = tests::source_tree();
+    fs::rename(top.join(stripped), top.join(program)).context("put the stripped program in place")
 }
 
 /// Builds the benches and what they measure, and becomes them.
