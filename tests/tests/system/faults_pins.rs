@@ -111,24 +111,18 @@ fn pins_and_links_are_taken_away() {
                 "loads its programs anew",
             ],
         );
-        let words = ["the program connections is not attached any more"];
+        let words = ["the program connections is no longer attached"];
         check(&sandbox, || detach(&sandbox, "connections"), &words);
-        let words = ["the program steering is not attached any more"];
+        let words = ["the program steering is no longer attached"];
         check(&sandbox, || detach(&sandbox, "steering"), &words);
-        let words = [
-            "what an earlier agent left does not count any more",
-            "link_connections",
-        ];
+        let words = ["counters restart at zero", "link_connections"];
         let while_none_runs = || {
             shell(&sandbox, "systemctl stop ondemand.service");
             shell(&sandbox, &format!("rm {}/link_connections", pins()));
             service::start_agent(&sandbox).unwrap();
         };
         check(&sandbox, while_none_runs, &words);
-        let words = [
-            "what an earlier agent left does not count any more",
-            "COUNTERS",
-        ];
+        let words = ["counters restart at zero", "COUNTERS"];
         let while_none_runs = || {
             shell(&sandbox, "systemctl stop ondemand.service");
             shell(&sandbox, &format!("rm {}/COUNTERS", pins()));
