@@ -130,8 +130,8 @@ fn a_backend_on_another_port_than_configured_swallows_nobody() {
             ),
             "{loss}"
         );
-        // The proxy lets its clients go before it says why.
-        let why = "no answer for its clients";
+        // The proxy closes its clients before it logs why.
+        let why = "the backend did not become ready";
         let journal =
             service::wait_journal(&sandbox, "ondemand-test.service", why, attempt).unwrap();
         assert_eq!(journal.matches(why).count(), attempt, "{journal}");
