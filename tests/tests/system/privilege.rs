@@ -260,10 +260,10 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         &sandbox,
         "ondemand check",
         1,
-        &["ondemand permit", "is not what"],
+        &["ondemand permit", "does not match this configuration"],
     );
     sandbox.run(&["ondemand", "reload"]).unwrap();
-    check(&sandbox, "ondemand check", 0, &["and no others"]);
+    check(&sandbox, "ondemand check", 0, &["these services only"]);
     sandbox.run(&["systemctl", "start", "new.service"]).unwrap();
     wait_state(&sandbox, "new.service", "inactive").unwrap();
 
