@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-/// Whether JSON.md names every key.
+/// Asserts that JSON.md names every key.
 #[track_caller]
 pub fn assert_documented(json: &serde_json::Value) {
     use serde_json::Value;
@@ -10,7 +10,7 @@ pub fn assert_documented(json: &serde_json::Value) {
         Value::Object(fields) => {
             for (key, value) in fields {
                 let is_there = include_str!("../../JSON.md").contains(&format!("`{key}`"));
-                assert!(is_there, "JSON.md does not say what `{key}` is");
+                assert!(is_there, "JSON.md does not document `{key}`");
                 assert_documented(value);
             }
         }

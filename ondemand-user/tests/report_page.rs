@@ -294,7 +294,7 @@ fn assert_documented(json: &Value) {
         Value::Object(fields) => {
             for (key, value) in fields {
                 let is_there = include_str!("../../JSON.md").contains(&format!("`{key}`"));
-                assert!(is_there, "JSON.md does not say what `{key}` is");
+                assert!(is_there, "JSON.md does not document `{key}`");
                 assert_documented(value);
             }
         }

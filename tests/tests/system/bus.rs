@@ -96,7 +96,7 @@ fn everybody_may_look_and_only_root_may_act() {
             &sandbox,
             &format!("{nobody} ondemand {verb}"),
             1,
-            &["the bus does not let you", "sudo"],
+            &["the bus denied access", "sudo"],
         );
     }
 }
