@@ -102,12 +102,7 @@ fn a_damaged_file_of_holds() {
         .unwrap();
     service::start_agent(&sandbox).unwrap();
     let journal = sandbox.journal("ondemand.service");
-    for words in [
-        file,
-        "line 1",
-        "line 2",
-        "test is held until it is released",
-    ] {
+    for words in [file, "line 1", "line 2", "test stays held until released"] {
         assert!(journal.contains(words), "no {words:?} in {journal}");
     }
     assert_eq!(status(&sandbox, "test").unwrap()["held"], true);

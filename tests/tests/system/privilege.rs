@@ -380,7 +380,7 @@ fn a_backend_that_the_agent_may_not_look_at_is_kept() {
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
-    wait_journal(&sandbox, "may not look at /run/link/app.sock");
+    wait_journal(&sandbox, "no access to /run/link/app.sock");
     wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
     stays(&sandbox, "app.service", "active", SEVERAL_TIMEOUTS);
     sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();

@@ -121,7 +121,7 @@ fn it_shows_the_service_and_takes_keys() {
     sandbox
         .run(&["systemctl", "stop", "ondemand.service"])
         .unwrap();
-    top.shows("answer,");
+    top.shows("retrying");
     service::start_agent(&sandbox).unwrap();
     sandbox.run(&["ondemand", "start", "test"]).unwrap();
     top.press("q");
@@ -165,7 +165,7 @@ fn it_leaves_the_terminal_as_it_was_when_it_fails() {
     sandbox
         .run(&["sh", "-c", "kill -KILL $(pidof dbus-daemon)"])
         .unwrap();
-    top.shows("answer,");
+    top.shows("retrying");
     top.press("q");
     top.ends_clean(0);
 }
@@ -187,7 +187,7 @@ fn where_it_cannot_be_drawn() {
     check("ondemand top", &["terminal", "ondemand status"]);
     check(
         "script -qec 'ondemand top </dev/null' /dev/null",
-        &["input is none", "ondemand status"],
+        &["input is not one", "ondemand status"],
     );
     check(
         "TERM=dumb script -qec 'ondemand top' /dev/null",

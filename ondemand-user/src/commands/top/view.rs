@@ -77,14 +77,14 @@ pub(super) const KEYS: &str = "q quit  ? help  up/down select  s sort  h hold  r
 
 const HELP: &str = "\
 up, down, k, j   select a service
-page up, down    ten further; g, G: first, last
+page up, down    ten rows; g, G: first, last
 s, S             sort by the next, the previous column
 h                hold the selected service until released
 r                release it
 q, Ctrl-C        quit
 
-LEFT     until it is stopped if nobody comes
-TRAFFIC  bytes a second, the last seconds, youngest right
+LEFT     time until it is stopped without a client
+TRAFFIC  bytes per second, the latest at the right
 START    how long its last start took
 
 any key: back";

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_reused_last_and_only_when_nobody_is_connected() {
+    fn a_slot_is_reused_last_and_only_without_connections() {
         let known: BTreeMap<Slot, String> = (0..MAX_SERVICES)
             .map(|slot| (Slot(slot), format!("s{slot}")))
             .collect();

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_let_go() {
+    fn waiting_clients_are_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients: Vec<_> = (0..5)
