@@ -115,7 +115,7 @@ fn it_shows_the_service_and_takes_keys() {
     })
     .unwrap();
     top.press("?");
-    top.shows("youngest");
+    top.shows("latest");
     top.press(" ");
     // The agent restarts meanwhile.
     sandbox
