@@ -13,7 +13,7 @@ use tests::{
 
 use crate::require_sandbox;
 
-/// The other screen begins and ends (xterm's control sequences), and the cursor is seen again.
+/// The alternate screen starts and ends (xterm's control sequences), and the cursor is visible again.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const CURSOR: &str = "\x1b[?25h";
@@ -155,7 +155,7 @@ fn it_leaves_the_terminal_as_it_was_when_it_fails() {
     for place in ["draw", "ask"] {
         let run = format!("ONDEMAND_PANICS_IN={place} exec ondemand-ablated top");
         let after = Top::run(&sandbox, &run).ends_clean(101);
-        let why = format!("as asked, in {place}");
+        let why = format!("on request, in {place}");
         assert!(after.contains(&why), "{after:?}");
         std::fs::remove_file(sandbox.path("/run/top")).unwrap();
     }
