@@ -1,5 +1,5 @@
-//! Builds the eBPF object with whatever BPF-capable Rust toolchain is present, and installs
-//! nothing. `cargo xtask build` installs what is missing.
+//! Builds the eBPF object with an installed BPF-capable Rust toolchain, and installs nothing.
+//! `cargo xtask build` installs what is missing.
 //!
 //! `ONDEMAND_EBPF_TOOLCHAIN`: `auto` (the default), `system` (a compiler in /usr/bin with a
 //! prebuilt `core` for BPF, as Debian packages it) or `rustup:NAME` (a nightly with rust-src).
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         .current_dir(&program)
         .arg("--target-dir")
         .arg(&target_dir)
-        // What cargo set for this build script must not leak into the other toolchain.
+        // The variables that cargo sets for this build script must not reach the other toolchain.
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTUP_TOOLCHAIN")
@@ -115,7 +115,7 @@ fn find_toolchain() -> Result<Toolchain> {
     };
     found.with_context(|| {
         format!(
-            "no Rust toolchain that compiles for {TARGET} was found (looked for: {wanted}).\n\
+            "no Rust toolchain that compiles for {TARGET} was found (searched: {wanted}).\n\
              `cargo xtask build` installs one. By hand, either\n  \
              rustup toolchain install nightly --component rust-src && cargo install bpf-linker\n\
              or, on Debian,\n  \

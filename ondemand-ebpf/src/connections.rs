@@ -1,4 +1,4 @@
-//! sock_ops: listeners are tagged, connections are counted as they come and go.
+//! sock_ops: tags listeners, and counts connections when they are established and closed.
 
 use aya_ebpf::{
     bindings::{
@@ -45,7 +45,7 @@ fn listening(ctx: &SockOpsContext) {
     if !is_watched(port) {
         return;
     }
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.ops.cast()) };
     let address = local_address!(ctx.ops, word!(ctx.ops, family));
     let endpoint = Endpoint {
@@ -54,12 +54,12 @@ fn listening(ctx: &SockOpsContext) {
         port,
         pad: 0,
     };
-    // SAFETY: entries are only replaced as a whole; a torn read would be of the same service.
+    // SAFETY: entries are only replaced as a whole; a torn read stays within the same service.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
         return;
     };
     let (slot, role) = (owner.slot, owner.role);
-    // SAFETY: the context is valid; the union is read as the pointer that the kernel puts there.
+    // SAFETY: the context is valid; the union is read as the pointer that the kernel stores in it.
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if socket.is_null() {
         return;
@@ -81,7 +81,7 @@ fn listening(ctx: &SockOpsContext) {
     if role != ROLE_BACKEND {
         return;
     }
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let family = unsafe { (*ctx.ops).family };
     remember_listener(slot, family, &address, |place, flags| {
         insert_listener(ctx, place, flags)
@@ -132,7 +132,7 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     let address = local_address!(ctx.ops, word!(ctx.ops, family));
-    // SAFETY: checked against null; whoever else writes it holds the socket's lock too.
+    // SAFETY: checked against null; every other writer holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
     let slot = tag.slot;
     let mut leg = leg_of(tag, ctx.local_port(), address);
@@ -148,7 +148,7 @@ fn established(ctx: &SockOpsContext) {
     };
     let present = ctx.cb_flags();
     let mut wanted = present | BPF_SOCK_OPS_STATE_CB_FLAG;
-    // SAFETY: a valid map value; the agent only ever stores whole words.
+    // SAFETY: a valid map value; the agent only stores whole words.
     let (opened, answered) = unsafe {
         (
             core::ptr::read_volatile(&raw const (*alarm).opened),
@@ -158,7 +158,7 @@ fn established(ctx: &SockOpsContext) {
     if answered != 0 && leg != LEG_BACK && leg != LEG_IGNORED {
         wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
     }
-    // Without the flag no close would be counted: then it must not be counted as open.
+    // Without the flag its close would not be counted: then it must not be counted as open.
     if wanted != present && ctx.set_cb_flags(wanted as i32).is_err() {
         return;
     }
@@ -177,11 +177,11 @@ fn established(ctx: &SockOpsContext) {
     }
 }
 
-/// The peer acknowledged what was sent (`tcp_bpf_rtt`, net/ipv4/tcp_input.c): asked for on few
-/// connections, and until its first byte only.
+/// The peer acknowledged data (`tcp_bpf_rtt`, net/ipv4/tcp_input.c): requested on few connections,
+/// and only until their first byte.
 fn acknowledged(ctx: &SockOpsContext) {
     let state = word!(ctx.ops, state);
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let (socket, acked) = unsafe { ((*ctx.ops).__bindgen_anon_2.sk, (*ctx.ops).bytes_acked) };
     // TCP counts an acknowledged FIN as a byte.
     let fin = u64::from(state != ESTABLISHED && state != CLOSE_WAIT);
@@ -232,7 +232,7 @@ fn state_changed(ctx: &SockOpsContext) {
     if pointer.is_null() {
         return;
     }
-    // SAFETY: checked against null; whoever else writes it holds the socket's lock too.
+    // SAFETY: checked against null; every other writer holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
     let (slot, leg) = (tag.slot, tag.leg);
     if old == LISTEN {
@@ -247,7 +247,7 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     };
     traffic::add_last(ctx, socket.cast(), tag, counters, old);
-    // A socket can be closed only once: accept() after a disconnect does not exist.
+    // A socket closes only once: accept() after a disconnect does not exist.
     tag.leg = LEG_LISTENER;
     count(counters, leg, false);
     debug!(ctx, "slot {}: connection on leg {} closed", slot, leg);
@@ -260,7 +260,7 @@ fn state_changed(ctx: &SockOpsContext) {
     last_closed(counters, slot, now);
 }
 
-/// Tells the agent, if it asked, that no connection is left.
+/// Notifies the agent, if requested, that no connection is left.
 #[inline(always)]
 fn last_closed(counters: *mut Counters, slot: u32, now: u64) {
     let Some(alarm) = ALARMS.get_ptr_mut(slot) else {

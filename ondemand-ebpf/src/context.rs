@@ -1,5 +1,5 @@
-//! What the programs share: the ends of a connection, the clock, fields of kernel objects, and where
-//! a backend's listener is remembered.
+//! What the programs share: addresses of a connection, the clock, fields of kernel objects, and the
+//! place of a backend's listener.
 
 use core::ffi::c_void;
 
@@ -21,18 +21,18 @@ pub const CLOSE: u32 = 7;
 pub const CLOSE_WAIT: u32 = 8;
 pub const LISTEN: u32 = 10;
 
-/// Somebody else's listener is there already.
+/// The place has another listener.
 const EEXIST: i64 = -17;
 
-/// The cookie of the network namespace that is watched. Set by the loader.
+/// The cookie of the watched network namespace. Set by the loader.
 #[unsafe(no_mangle)]
 pub static NETNS: Global<u64> = Global::new(0);
 
-/// A word of a context. Volatile and before any branch: the compiler would otherwise fold
-/// the loads of two branches into one with a computed offset, which the verifier refuses.
+/// A word of a context. Volatile and before any branch: otherwise the compiler folds the loads
+/// of two branches into one with a computed offset, which the verifier refuses.
 macro_rules! word {
     ($context:expr, $($field:tt)+) => {
-        // SAFETY: the context is valid for the whole program.
+        // SAFETY: the context is valid during the whole program.
         unsafe { core::ptr::read_volatile(&raw const (*$context).$($field)+) }
     };
 }
@@ -57,7 +57,7 @@ macro_rules! address {
 }
 pub(crate) use address;
 
-/// The local end's [`address!`].
+/// The local [`address!`].
 macro_rules! local_address {
     ($context:expr, $family:expr) => {
         $crate::context::address!($context, $family, local_ip4, local_ip6)
@@ -65,7 +65,7 @@ macro_rules! local_address {
 }
 pub(crate) use local_address;
 
-/// The other end's [`address!`].
+/// The remote [`address!`].
 macro_rules! remote_address {
     ($context:expr, $family:expr) => {
         $crate::context::address!($context, $family, remote_ip4, remote_ip6)
@@ -73,36 +73,36 @@ macro_rules! remote_address {
 }
 pub(crate) use remote_address;
 
-/// Loads a field at an offset that the verifier knows as a constant.
+/// Loads a field at an offset that is constant for the verifier.
 ///
 /// # Safety
 ///
 /// `object` is a BTF pointer and the offset is that of a field of this size.
 #[inline(always)]
 pub unsafe fn field<T: Copy>(object: *mut c_void, offset: u32) -> T {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { core::ptr::read_volatile(object.byte_add(offset as usize).cast::<T>()) }
 }
 
-/// The programs' clock: coarse, because a fine one would cost a quarter of all that they do. The
-/// agent allows for a tick.
+/// The programs' clock: coarse, because a fine one would take a quarter of their run time. The
+/// agent allows for one tick.
 #[inline(always)]
 pub fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// A leg as an index that the verifier knows to be below [`LEGS`]. The compiler, which knows it too,
-/// would take the mask out.
+/// Returns a leg as an index that is below [`LEGS`] for the verifier. The compiler, which knows the
+/// bound too, would remove the mask.
 #[inline(always)]
 pub fn index(leg: u32) -> usize {
     const { assert!(LEGS == 4) };
     core::hint::black_box(leg) as usize & 3
 }
 
-/// The families of connections that a listener at `address` serves, IPv4 and IPv6. The
-/// wildcard of IPv6 may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
-/// (net/core/filter.c). A socket of IPv6 may be bound to an IPv4 address (ipv6(7)), as Java's are.
+/// The families of connections that a listener at `address` serves, IPv4 and IPv6. The IPv6
+/// wildcard may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
+/// (net/core/filter.c). An IPv6 socket may be bound to an IPv4 address (ipv6(7)), as Java does.
 #[inline(always)]
 fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
     let zeros = address[0] == 0 && address[1] == 0;
@@ -111,9 +111,9 @@ fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
     (v4 || wildcard, !v4)
 }
 
-/// Puts a backend's listener where steering finds it: `insert` takes the place and the flags. One that
-/// serves IPv4 alone goes before one that serves both. A refusal (MPTCP, say) leaves the service
-/// proxied.
+/// Stores a backend's listener where steering finds it: `insert` takes the place and the flags. A
+/// listener for IPv4 only has precedence over one for both. If the kernel refuses it (MPTCP, for
+/// example), the service stays proxied.
 #[inline(always)]
 pub fn remember_listener(
     slot: u32,

@@ -1,37 +1,36 @@
-//! The vocabulary that the kernel's programs and the agent share: map keys and values,
-//! capacities, events. Everything here is fixed layout, without implicit padding, and
-//! checked by the compiler on both sides.
+//! Types shared by the kernel's programs and the agent: map keys and values, capacities, events.
+//! All have a fixed layout without implicit padding, which the compiler checks on both sides.
 //!
 //! Any change of a type, a capacity or a meaning is a change of [`LAYOUT_VERSION`].
 #![no_std]
 
-/// The version of the maps' layout. It names the directory of the pins, so that an agent
+/// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
 pub const LAYOUT_VERSION: u32 = 3;
 
-/// Services at most, and slots in the maps.
+/// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
-/// Watched addresses at most, the wildcard aliases of backends included.
+/// Maximum number of watched addresses, including the wildcard aliases of backends.
 pub const MAX_ENDPOINTS: u32 = 16_384;
-/// Listening sockets that connections can be steered to: a service has one for each family.
+/// Listening sockets that connections can be steered to: one per service and family.
 pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
-/// Networks in the lists of all services at most ([`Network`]).
+/// Maximum number of networks in the lists of all services ([`Network`]).
 pub const MAX_NETWORKS: u32 = 16_384;
-/// Bytes of the event ring buffer.
+/// Size of the event ring buffer in bytes.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
-/// Ports, and words of the map that says what is known of each ([`PORT_WATCHED`]).
+/// Number of ports, and of words in the map of ports ([`PORT_WATCHED`]).
 pub const PORTS: u32 = 65_536;
 
-/// Bit of a port's word: somebody watches it.
+/// Bit of a port's word: the port is watched.
 pub const PORT_WATCHED: u32 = 1 << 31;
 /// Bit of a port's word: a front socket is bound to it.
 pub const PORT_FRONT: u32 = 1 << 30;
-/// The low bits of a port's word are the slot plus one of the front socket that alone is bound to
-/// it for IPv4, on the wildcard; so many bits further up stands the same for IPv6. Zero: there is
-/// none, or the address decides ([`Endpoint`]).
+/// The low bits of a port's word: slot plus one of the front socket that alone is bound to the port
+/// for IPv4, on the wildcard. The next bits, shifted by this number: the same for IPv6. Zero: there
+/// is none, or the address decides ([`Endpoint`]).
 pub const PORT_SLOT_BITS: u32 = 11;
 const _: () = assert!(MAX_SERVICES < 1 << PORT_SLOT_BITS);
-/// Longest service name in bytes, the final NUL not counted.
+/// Maximum length of a service name in bytes, without the final NUL.
 pub const MAX_NAME: usize = 63;
 
 /// A watched address of one network namespace.
@@ -40,8 +39,8 @@ pub const MAX_NAME: usize = 63;
 pub struct Endpoint {
     /// The namespace's cookie (`SO_NETNS_COOKIE`, socket(7)).
     pub netns: u64,
-    /// IPv6 address in network order; IPv4 as `::ffff:a.b.c.d`; the wildcard of IPv4 is
-    /// `::ffff:0.0.0.0` and that of IPv6 `::`.
+    /// IPv6 address in network order; IPv4 as `::ffff:a.b.c.d`. The IPv4 wildcard is
+    /// `::ffff:0.0.0.0`, the IPv6 wildcard `::`.
     pub address: [u32; 4],
     /// Port in host order.
     pub port: u32,
@@ -50,7 +49,7 @@ pub struct Endpoint {
 }
 const _: () = assert!(size_of::<Endpoint>() == 32);
 
-/// Whose listener it is that binds an [`Endpoint`].
+/// The owner of the listener that binds an [`Endpoint`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -66,30 +65,30 @@ pub const ROLE_FRONT: u32 = 1;
 /// The application's own listener.
 pub const ROLE_BACKEND: u32 = 2;
 
-/// On which way a connection reaches the application.
+/// A connection to the front socket.
 pub const LEG_FRONT: u32 = 0;
-/// Handed straight to the backend's listener, at the front address.
+/// A connection to the front address that was steered to the backend's listener.
 pub const LEG_STEERED: u32 = 1;
-/// To the backend's own address: the proxy's connection, or a client's.
+/// A connection to the backend's own address: the proxy's, or a client's.
 pub const LEG_BACK: u32 = 2;
-/// As [`LEG_STEERED`], by a client whose use does not keep the service up ([`GATE_IGNORE`]).
+/// Like [`LEG_STEERED`], by a client whose use does not keep the service up ([`GATE_IGNORE`]).
 pub const LEG_IGNORED: u32 = 3;
 /// Number of legs.
 pub const LEGS: u32 = 4;
 /// A listener, not a connection.
 pub const LEG_LISTENER: u32 = 4;
 
-/// Bit of a service's gate: new connections to the front address go straight to the backend.
+/// Bit of a service's gate: new connections to the front address are steered to the backend.
 pub const GATE_OPEN: u64 = 1 << 0;
-/// Bit of a service's gate: it is up, so clients that may not wake it are served, too.
+/// Bit of a service's gate: the service is up, so clients that may not start it are served too.
 pub const GATE_ADMIT: u64 = 1 << 1;
-/// Bit of a service's gate: it has a list of who may wake it.
+/// Bit of a service's gate: it has a list of clients that may start it.
 pub const GATE_WAKE: u64 = 1 << 2;
-/// Bit of a service's gate: it has a list of whose use does not keep it up.
+/// Bit of a service's gate: it has a list of clients whose use does not keep it up.
 pub const GATE_IGNORE: u64 = 1 << 3;
 
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
-/// longest prefix of an address is the list's word on it, 1 for yes and 0 for no.
+/// longest prefix of an address decides: 1 for listed and 0 for excepted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network {
@@ -105,12 +104,12 @@ const _: () = assert!(size_of::<Network>() == 24);
 pub const NETWORK_BITS: u32 = 64;
 /// Bits of a [`Network`] with the whole address.
 pub const ADDRESS_BITS: u32 = NETWORK_BITS + 128;
-/// Who may wake a service.
+/// Clients that may start a service.
 pub const LIST_WAKE: u32 = 1;
-/// Whose use does not keep a service up.
+/// Clients whose use does not keep a service up.
 pub const LIST_IGNORE: u32 = 2;
 
-/// What is known about a socket, in socket-local storage. Set on a listener; the accepted
+/// The programs' data of a socket, in socket-local storage. Set on a listener; the accepted
 /// sockets inherit a copy (`BPF_F_CLONE`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,57 +118,57 @@ pub struct Tag {
     pub slot: u32,
     /// The listener's role.
     pub role: u32,
-    /// Which leg it was counted on; [`LEG_LISTENER`] if it was not counted.
+    /// The leg it was counted on; [`LEG_LISTENER`] if it was not counted.
     pub leg: u32,
     /// The listener's port in host order.
     pub port: u32,
     /// The listener's address, as in [`Endpoint`].
     pub address: [u32; 4],
-    /// Bytes received that are in [`Counters`] already.
+    /// Bytes received that were added to [`Counters`].
     pub received: u64,
-    /// Bytes acknowledged by the peer that are in [`Counters`] already.
+    /// Bytes acknowledged by the peer that were added to [`Counters`].
     pub sent: u64,
 }
 const _: () = assert!(size_of::<Tag>() == 48);
 
-/// What is counted of one service. Shared by all CPUs, changed by atomic additions only.
+/// The counters of one service. Shared by all CPUs, changed by atomic additions only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Connections closed, by leg. Stands before `accepted`: the kernel copies a value to user
+    /// Connections closed, by leg. Placed before `accepted`: the kernel copies a value to user
     /// space in ascending order, so a reader never sees a close without its accept.
     pub closed: [u64; LEGS as usize],
     /// Connections established, by leg.
     pub accepted: [u64; LEGS as usize],
-    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last one that was established or closed,
-    /// [`LEG_IGNORED`] left out.
+    /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last connection that was established or
+    /// closed, without [`LEG_IGNORED`].
     pub last_change: u64,
-    /// Look-ups of the front address by arriving SYNs, those of ignored clients left out.
+    /// Look-ups of the front address by arriving SYNs, without those of ignored clients.
     pub lookups: u64,
-    /// When the last look-up was, on the same clock.
+    /// The last look-up, on the same clock.
     pub last_lookup: u64,
-    /// Backend listeners that could not be put where steering finds them.
+    /// Backend listeners that could not be stored for steering.
     pub listener_errors: u64,
-    /// Arriving SYNs that were refused because the service was down and their senders may not wake
+    /// Arriving SYNs that were refused because the service was down and their senders may not start
     /// it.
     pub refused: u64,
-    /// Payload bytes received, by leg. TCP's own count: retransmissions are not in it. Those of an
-    /// open connection are in it up to the last time somebody looked.
+    /// Payload bytes received, by leg. TCP's own count, without retransmissions. The bytes of an open
+    /// connection are added at its close, and when a reader requests them.
     pub received_bytes: [u64; LEGS as usize],
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
 }
 const _: () = assert!(size_of::<Counters>() == 168);
 
-/// What the agent wants to be woken for; the program takes a wish back as it fulfils it.
+/// Events that the agent requests; the program clears a request when it sends the event.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alarm {
-    /// Not zero: tell me of the next connection.
+    /// Not zero: report the next connection.
     pub opened: u64,
-    /// Not zero: tell me when no connection is left.
+    /// Not zero: report when no connection is left.
     pub closed: u64,
-    /// Not zero: tell me when the first client after this has a first byte of its answer.
+    /// Not zero: report the first byte of the next client's response.
     pub answered: u64,
 }
 const _: () = assert!(size_of::<Alarm>() == 24);
@@ -179,8 +178,8 @@ pub const INET: u32 = 2;
 /// `AF_INET6`
 pub const INET6: u32 = 10;
 
-/// Where steering finds a backend's listener: its place in the map `LISTENERS`. Of a service's two
-/// the second takes connections of IPv6 (`family` is `AF_INET6`), the first those of IPv4.
+/// The place of a backend's listener in the map `LISTENERS`. Of a service's two places, the second is
+/// for IPv6 connections (`family` is `AF_INET6`), the first for IPv4.
 #[inline(always)]
 pub const fn listener_place(slot: u32, family: u32) -> u32 {
     2 * slot + (family == INET6) as u32
@@ -199,7 +198,7 @@ pub struct Event {
 }
 const _: () = assert!(size_of::<Event>() == 16);
 
-/// A backend began to listen.
+/// A backend started to listen.
 pub const EVENT_LISTENING: u32 = 1;
 /// The first connection of a quiet service.
 pub const EVENT_OPENED: u32 = 2;
@@ -210,7 +209,7 @@ pub const EVENT_UNLISTENED: u32 = 4;
 /// The first byte to a client was acknowledged.
 pub const EVENT_ANSWERED: u32 = 5;
 
-/// One socket of a snapshot, as the iterators write it.
+/// One socket of a snapshot, in the iterators' format.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketRecord {
@@ -231,29 +230,29 @@ pub struct SocketRecord {
 }
 const _: () = assert!(size_of::<SocketRecord>() == 40);
 
-/// [`SocketRecord::slot`] of a socket that carries no tag.
+/// [`SocketRecord::slot`] of a socket without a tag.
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// What the maps were made for. The only entry of the map `META`.
+/// The identity of the maps. The only entry of the map `META`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// The network namespace that is watched.
+    /// The watched network namespace.
     pub netns: u64,
     /// Always zero.
     pub reserved: u64,
 }
 const _: () = assert!(size_of::<Meta>() == 16);
 
-/// A service's name, NUL-padded, by slot: the next agent finds the counters by it.
+/// A service's name, NUL-padded, by slot: the next agent finds its counters by it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(pub [u8; MAX_NAME + 1]);
 
 #[cfg(feature = "user")]
 mod pod {
-    /// SAFETY: for all of them: `repr(C)`, made of integers only, no padding (see the
-    /// assertions above), so any bytes are a value and every byte is initialised.
+    /// SAFETY: for all of them: `repr(C)`, integers only, no padding (see the assertions above), so
+    /// any bytes are a value and every byte is initialised.
     macro_rules! pod {
         ($($type:ident),*) => { $(
             // SAFETY: see the macro's comment.

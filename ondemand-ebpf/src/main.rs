@@ -1,4 +1,4 @@
-//! The eBPF programs. One file for each concern; `lib.rs` has the types shared with the agent.
+//! The eBPF programs, one file per concern; `lib.rs` has the types shared with the agent.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -6,7 +6,7 @@
     internal_features,
     reason = "core has no atomics for this target: it lacks compare-and-swap"
 )]
-#![allow(missing_docs, reason = "a program, nobody imports it")]
+#![allow(missing_docs, reason = "a program, which is not imported")]
 
 mod connections;
 mod context;
@@ -20,7 +20,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// The kernel lets GPL-compatible programs only use some of the helpers.
+/// The kernel restricts some of the helpers to GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! The maps, and the few ways in which the programs touch them.
+//! The maps, and the operations of the programs on them.
 
 use core::{ffi::c_void, intrinsics};
 
@@ -28,26 +28,26 @@ pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
 /// By slot, the bits `GATE_`.
 #[map]
 pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
-/// Who may wake a service, and who does not keep it up.
+/// Lists of clients: those that may start a service, and those whose use does not keep it up.
 #[map]
 pub static NETWORKS: LpmTrie<Network, u32> =
     LpmTrie::with_max_entries(MAX_NETWORKS, BPF_F_NO_PREALLOC);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
-/// Names by slot. Only the agent reads and writes it.
+/// Names by slot. Used by the agent only.
 #[map]
 pub static NAMES: Array<Name> = Array::with_max_entries(MAX_SERVICES, 0);
-/// Only the agent reads and writes it.
+/// Used by the agent only.
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 
-/// `aya_ebpf`'s has values of four bytes, which the kernel does not let the agent read
-/// (`sock_map_lookup_sys`, net/core/sock_map.c). Spelled out as [`TagStorage`].
+/// The type in `aya_ebpf` has values of four bytes, which the kernel does not let the agent read
+/// (`sock_map_lookup_sys`, net/core/sock_map.c). Defined like [`TagStorage`].
 #[repr(C)]
 pub struct Listeners {
     r#type: *const [i32; BPF_MAP_TYPE_SOCKMAP as usize],
     key: *const u32,
-    /// To the agent the socket's cookie, to a program the socket.
+    /// For the agent the socket's cookie, for a program the socket.
     value: *const u64,
     max_entries: *const [i32; MAX_LISTENERS as usize],
 }
@@ -55,7 +55,7 @@ pub struct Listeners {
 unsafe impl Sync for Listeners {}
 
 /// The backends' listeners, by `listener_place`. An array: a look-up in a hash of sockets takes 70 ns
-/// more, a quarter of all that steering costs a connection.
+/// more, a quarter of the whole cost of steering per connection.
 #[btf_map]
 pub static LISTENERS: Listeners = Listeners {
     r#type: core::ptr::null(),
@@ -64,8 +64,8 @@ pub static LISTENERS: Listeners = Listeners {
     max_entries: core::ptr::null(),
 };
 
-/// `aya_ebpf::btf_maps::SkStorage` cannot set `BPF_F_CLONE`, so the definition is spelled
-/// out as libbpf's `__uint()` and `__type()` do: a pointer to an array of N means N.
+/// `aya_ebpf::btf_maps::SkStorage` cannot set `BPF_F_CLONE`, so the definition follows libbpf's
+/// `__uint()` and `__type()`: a pointer to an array of N means N.
 #[repr(C)]
 pub struct TagStorage {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
@@ -78,7 +78,7 @@ pub struct TagStorage {
 // SAFETY: the pointers are types for the loader and are never followed.
 unsafe impl Sync for TagStorage {}
 
-/// Tags of listeners, and of the connections accepted from them.
+/// Tags of listeners, and of the connections accepted by them.
 #[btf_map]
 pub static TAGS: TagStorage = TagStorage {
     r#type: core::ptr::null(),
@@ -88,25 +88,25 @@ pub static TAGS: TagStorage = TagStorage {
     map_flags: core::ptr::null(),
 };
 
-/// What is known of `port` (host order).
+/// The word of `port` (host order).
 #[inline(always)]
 pub fn port_word(port: u32) -> u32 {
     PORTS.get(port).copied().unwrap_or(0)
 }
 
-/// Whether anybody watches `port` (host order).
+/// Whether `port` (host order) is watched.
 #[inline(always)]
 pub fn is_watched(port: u32) -> bool {
     port_word(port) & PORT_WATCHED != 0
 }
 
-/// The gate of `slot`: the bits `GATE_`. Read anew at each call.
+/// The gate of `slot`: the bits `GATE_`. Each call reads it again.
 #[inline(always)]
 pub fn gate(slot: u32) -> u64 {
     let Some(gate) = GATES.get_ptr(slot) else {
         return 0;
     };
-    // SAFETY: a valid map value; the agent only ever stores whole words.
+    // SAFETY: a valid map value; the agent only stores whole words.
     unsafe { core::ptr::read_volatile(gate) }
 }
 
@@ -127,10 +127,10 @@ pub fn is_listed(slot: u32, list: u32, address: [u32; 4]) -> bool {
 ///
 /// # Safety
 ///
-/// `socket` is a socket pointer that the verifier knows as such and that is not null.
+/// `socket` is a socket pointer for the verifier, and is not null.
 #[inline(always)]
 pub unsafe fn tag(socket: *mut c_void) -> *mut Tag {
-    // SAFETY: the caller's promise; no initial value is passed.
+    // SAFETY: guaranteed by the caller; no initial value is passed.
     unsafe {
         bpf_sk_storage_get(
             (&raw const TAGS).cast_mut().cast(),
@@ -149,7 +149,7 @@ pub unsafe fn tag(socket: *mut c_void) -> *mut Tag {
 /// As for [`tag`].
 #[inline(always)]
 pub unsafe fn set_tag(socket: *mut c_void, mut value: Tag) {
-    // SAFETY: the caller's promise; the helper copies the value.
+    // SAFETY: guaranteed by the caller; the helper copies the value.
     let stored = unsafe {
         bpf_sk_storage_get(
             (&raw const TAGS).cast_mut().cast(),
@@ -172,7 +172,7 @@ pub unsafe fn set_tag(socket: *mut c_void, mut value: Tag) {
 /// `counter` points into a map's value.
 #[inline(always)]
 pub unsafe fn atomic_add(counter: *mut u64, amount: u64) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::Relaxed }>(
             counter, amount,
@@ -187,7 +187,7 @@ pub unsafe fn atomic_add(counter: *mut u64, amount: u64) {
 /// `counter` points into a map's value.
 #[inline(always)]
 pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, amount)
     }
@@ -200,11 +200,11 @@ pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
 /// `place` points into a map's value.
 #[inline(always)]
 pub unsafe fn atomic_exchange(place: *mut u64, value: u64) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(place, value) }
 }
 
-/// Sends an event. A full buffer drops it: the agent's timers are the safety net.
+/// Sends an event. A full buffer drops it: the agent's timers are the fallback.
 #[inline(always)]
 pub fn emit(kind: u32, slot: u32, at: u64) {
     if let Some(mut entry) = EVENTS.reserve::<Event>(0) {

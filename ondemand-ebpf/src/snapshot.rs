@@ -1,8 +1,8 @@
-//! iter/tcp: what the kernel's own socket tables say, independent of the counters; the adoption of
-//! listeners that are older than the watch; and what open connections have transferred so far.
+//! iter/tcp: the kernel's own socket tables, independent of the counters; the adoption of
+//! listeners that are older than the watch; and the bytes of open connections.
 //!
 //! aya-ebpf has no macro for iterators, so the sections are named by hand. The iterator
-//! walks the network namespace of the process that made its link.
+//! walks the network namespace of the process that created its link.
 
 use core::ffi::c_void;
 
@@ -23,7 +23,7 @@ use crate::{
     traffic,
 };
 
-/// `TCP_NEW_SYN_RECV`: a request socket, a handshake that is half done.
+/// `TCP_NEW_SYN_RECV`: a request socket, which is a half-open handshake.
 const NEW_SYN_RECV: u32 = 12;
 
 /// Offsets in `struct sock_common`, from the running kernel's BTF.
@@ -66,7 +66,7 @@ struct IteratorMeta {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn snapshot(ctx: *const TcpIterator) -> i32 {
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let (meta, socket) = unsafe { ((*ctx).meta, (*ctx).socket) };
     if !socket.is_null()
         && let Some(record) = record(socket)
@@ -76,12 +76,12 @@ pub fn snapshot(ctx: *const TcpIterator) -> i32 {
     0
 }
 
-/// Tags listeners that are older than the watch and puts those of backends where steering
-/// finds them, then writes a record of them.
+/// Tags listeners that are older than the watch, stores those of backends for steering, and writes a
+/// record of each.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn adopt(ctx: *const TcpIterator) -> i32 {
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let (meta, socket) = unsafe { ((*ctx).meta, (*ctx).socket) };
     if socket.is_null() {
         return 0;
@@ -130,11 +130,11 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     0
 }
 
-/// Adds what open connections have transferred so far to the counters. Writes no records.
+/// Adds the bytes that open connections have transferred so far to the counters. Writes no records.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn bytes(ctx: *const TcpIterator) -> i32 {
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let socket = unsafe { (*ctx).socket };
     if socket.is_null() {
         return 0;
@@ -146,7 +146,7 @@ pub fn bytes(ctx: *const TcpIterator) -> i32 {
             u32::from(field::<u16>(socket, OFFSET_PORT.load())),
         )
     };
-    // The others are about to end, and then all of theirs is added.
+    // The others are about to close, which adds all of their bytes.
     if (state != ESTABLISHED && state != CLOSE_WAIT) || !is_watched(port) {
         return 0;
     }
@@ -183,7 +183,7 @@ fn insert_listener(socket: *mut c_void, place: u32, flags: u64) -> i64 {
     }
 }
 
-/// Describes a socket; `None` if nobody watches its port.
+/// Describes a socket; `None` if its port is not watched.
 #[inline(always)]
 fn record(socket: *mut c_void) -> Option<SocketRecord> {
     // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
@@ -293,7 +293,7 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
     Some(record)
 }
 
-/// Whether the peer of a half-open handshake is one whose use does not keep the service up.
+/// Whether a half-open handshake is of a client whose use does not keep the service up.
 #[inline(always)]
 fn is_ignored(request: *mut c_void, slot: u32) -> bool {
     // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
@@ -304,14 +304,14 @@ fn is_ignored(request: *mut c_void, slot: u32) -> bool {
     is_listed(slot, LIST_IGNORE, peer)
 }
 
-/// One end's address, which is at `v4` or `v6`, in the form of [`Endpoint::address`].
+/// The address at `v4` or `v6`, in the form of [`Endpoint::address`].
 ///
 /// # Safety
 ///
 /// `socket` is a BTF pointer to a `struct sock_common`, and the offsets are those of its addresses.
 #[inline(always)]
 unsafe fn address(socket: *mut c_void, family: u32, v4: u32, v6: u32) -> [u32; 4] {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         if family == INET6 {
             [

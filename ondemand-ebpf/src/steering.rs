@@ -1,6 +1,6 @@
-//! sk_lookup: while a service's gate is open, new connections to its front address go
-//! straight to the backend's own listening socket; while it is down, those who may not wake it are
-//! refused.
+//! sk_lookup: while a service's gate is open, steers new connections to its front address to the
+//! backend's own listening socket; while the service is down, refuses clients that may not start
+//! it.
 
 use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
@@ -21,9 +21,9 @@ use crate::{
 
 /// `IPPROTO_TCP`
 const TCP: u32 = 6;
-/// `SK_PASS`: with no socket chosen, the ordinary lookup goes on.
+/// `SK_PASS`: without a chosen socket, the ordinary lookup continues.
 const PASS: u32 = 1;
-/// `SK_DROP`: as if nobody listened; the client is refused (`inet_lookup_run_sk_lookup`).
+/// `SK_DROP`: as without a listener; the client is refused (`inet_lookup_run_sk_lookup`).
 const DROP: u32 = 0;
 
 #[sk_lookup]
@@ -56,8 +56,8 @@ fn steer(ctx: &SkLookupContext) -> u32 {
         }
         keeps_up = lists & GATE_IGNORE == 0 || !is_listed(slot, LIST_IGNORE, remote);
     }
-    // Raised before the gate is read: an agent that closes the gate and finds the counter
-    // unchanged knows that nobody slipped through.
+    // Incremented before the gate is read: if an agent closes the gate and finds the counter
+    // unchanged, no look-up passed in between.
     if keeps_up {
         // SAFETY: a valid map value.
         unsafe {
@@ -69,8 +69,8 @@ fn steer(ctx: &SkLookupContext) -> u32 {
         return PASS;
     }
     let place = listener_place(slot, family);
-    // SAFETY: map and place are valid; a socket that was found is released again. If it cannot take
-    // the connection, the ordinary lookup goes on.
+    // SAFETY: map and place are valid; a found socket is released again. If it cannot take the
+    // connection, the ordinary lookup continues.
     unsafe {
         let socket = bpf_map_lookup_elem(
             (&raw const LISTENERS).cast_mut().cast(),
@@ -84,7 +84,7 @@ fn steer(ctx: &SkLookupContext) -> u32 {
     PASS
 }
 
-/// The slot of the front socket at the destination. Mostly the port alone tells.
+/// The slot of the front socket at the destination. In most cases the port alone determines it.
 #[inline(always)]
 fn front_slot(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<u32> {
     let slots = if family == INET6 {

@@ -1,8 +1,8 @@
-//! Bytes of connections: TCP's own counts, added to the service's at the close, and
-//! for open connections when somebody looks. No program runs for a packet.
+//! Bytes of connections: TCP's own counts, added to the service's at the close, and for open
+//! connections when a reader requests them. No program runs per packet.
 //!
 //! Both happen under the socket's lock (tcp_set_state's callers; `bpf_iter_tcp_seq_show`,
-//! net/ipv4/tcp_ipv4.c), so what a tag says was added is never written by two at once.
+//! net/ipv4/tcp_ipv4.c), so a tag's added bytes never have two concurrent writers.
 
 use core::ffi::c_void;
 
@@ -31,15 +31,15 @@ static OFFSET_BYTES_RECEIVED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_BYTES_ACKED: Global<u32> = Global::new(0);
 
-/// What TCP has counted of one connection since its begin.
+/// TCP's count of one connection since its start.
 struct Total {
     received: u64,
     sent: u64,
 }
 
-/// A connection closes: adds what is not counted yet. TCP counts a received FIN and an
+/// A connection closes: adds the bytes that are not counted yet. TCP counts a received FIN and an
 /// acknowledged one as a byte each (tcp_rcv_nxt_update and tcp_snd_una_update in
-/// net/ipv4/tcp_input.c): they are taken off again.
+/// net/ipv4/tcp_input.c): these are subtracted.
 #[inline(always)]
 pub fn add_last(
     ctx: &SockOpsContext,
@@ -49,7 +49,7 @@ pub fn add_last(
     old_state: u32,
 ) {
     let una = word!(ctx.ops, snd_una);
-    // SAFETY: the context is valid for the whole program.
+    // SAFETY: the context is valid during the whole program.
     let mut total = unsafe {
         Total {
             received: (*ctx.ops).bytes_received,
@@ -71,14 +71,14 @@ pub fn add_last(
     add(&total, tag, counters);
 }
 
-/// Adds what an open connection has transferred so far. Its own FIN was not sent yet.
+/// Adds the bytes that an open connection has transferred so far. Its own FIN was not sent yet.
 ///
 /// # Safety
 ///
 /// `tcp` is a BTF pointer to a `struct tcp_sock`.
 #[inline(always)]
 pub unsafe fn add_so_far(tcp: *mut c_void, tag: &mut Tag, counters: *mut Counters) {
-    // SAFETY: the caller's promise; the offsets are the running kernel's.
+    // SAFETY: guaranteed by the caller; the offsets are the running kernel's.
     let total = unsafe {
         Total {
             received: field::<u64>(tcp, OFFSET_BYTES_RECEIVED.load()) - received_fin(tcp),
@@ -88,20 +88,19 @@ pub unsafe fn add_so_far(tcp: *mut c_void, tag: &mut Tag, counters: *mut Counter
     add(&total, tag, counters);
 }
 
-/// One if the peer's FIN was received: `SOCK_DONE`, bit 1 of `skc_flags`, is set by tcp_fin() and
-/// nowhere else.
+/// One if the peer's FIN was received: only tcp_fin() sets `SOCK_DONE`, bit 1 of `skc_flags`.
 ///
 /// # Safety
 ///
 /// As for [`add_so_far`].
 #[inline(always)]
 unsafe fn received_fin(tcp: *mut c_void) -> u64 {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     let flags: u64 = unsafe { field(tcp, OFFSET_FLAGS.load()) };
     flags >> 1 & 1
 }
 
-/// Adds what is new in `total`, and notes in the tag that it was added.
+/// Adds what is new in `total`, and records it in the tag.
 #[inline(always)]
 fn add(total: &Total, tag: &mut Tag, counters: *mut Counters) {
     let leg = index(tag.leg);

@@ -1,4 +1,4 @@
-//! `ondemand`: stops systemd services that nobody uses, and loses no request.
+//! `ondemand`: stops unused systemd services, and loses no request.
 //!
 //! Data flows one way: [`kernel`] -> maps -> `ondemand_core` (measure, policy, lifecycle) ->
 //! [`systemd`]. ARCHITECTURE.md has the map of the code and the invariants that hold it together.

@@ -26,17 +26,17 @@ use ondemand::{
 };
 use ondemand_core::config;
 
-/// The program was asked for something that cannot be, or the configuration is wrong.
+/// The exit code for an impossible request or an invalid configuration.
 const USAGE: u8 = 2;
 
-/// The program. (Public for the one that is built for tests.)
+/// Runs the program. (Public for the binary that is built for tests.)
 pub fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let called = arguments.next().map(PathBuf::from);
     if called.as_deref().and_then(Path::file_name) == Some(generator::NAME.as_ref()) {
         return generate(arguments.next());
     }
-    // Wrong usage ends here, with 2.
+    // Wrong usage exits here, with 2.
     let cli = Cli::parse();
     logging::init();
     match perform(cli) {
@@ -80,7 +80,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the one task of the program, on this thread.
+/// Runs the program's task on this thread.
 fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,15 +97,15 @@ fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
     };
     for old in units::write(&files, directory)? {
         eprintln!(
-            "ondemand: {} is left over from an earlier configuration; remove it",
+            "ondemand: {} belongs to an earlier configuration; remove it",
             old.display()
         );
     }
     Ok(())
 }
 
-/// The configuration is read only where the options do not say it all: the proxy's user may not
-/// be allowed to.
+/// Reads the configuration only if the options are incomplete: the proxy's user may not be allowed
+/// to read it.
 fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
     let WaitListening {
         name,
@@ -128,12 +128,12 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
     )
 }
 
-/// As a generator: the first of three directories is the one for units (systemd.generator(7)).
-/// Nothing is printed to standard output.
+/// Runs as a generator: the first of three directories is the one for units
+/// (systemd.generator(7)). Prints nothing to standard output.
 fn generate(directory: Option<OsString>) -> ExitCode {
     let Some(directory) = directory else {
         eprintln!(
-            "{}: called without the directory to write to; systemd calls it, see systemd.generator(7)",
+            "{}: called without an output directory; systemd calls it, see systemd.generator(7)",
             generator::NAME
         );
         return ExitCode::from(USAGE);
@@ -161,7 +161,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Whoever read our output has seen enough, as in `ondemand units | head`.
+/// The reader has closed the pipe, as in `ondemand units | head`.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let cause = error.root_cause().downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)

@@ -143,7 +143,7 @@ fn what_cannot_be_replayed_says_why() {
         &stdin,
         &rows("5,a\n4,a\n"),
         1,
-        "standard input:3: 4 comes before",
+        "standard input:3: 4 is earlier than",
     );
     check(
         &stdin,
@@ -188,7 +188,7 @@ fn what_cannot_be_replayed_says_why() {
         &["--trace", "-", "--timeouts", &many],
         "",
         2,
-        "50 are too many",
+        "--timeouts: 50 timeouts",
     );
     // Packed, but nothing says so.
     let output = report(&stdin, &fs::read(data("web_home_2015")).unwrap());
@@ -202,7 +202,7 @@ fn what_cannot_be_replayed_says_why() {
     let path = broken.path().to_str().unwrap();
     check(&["--trace", path], "", 1, "");
     fs::write(broken.path(), "no gzip at all").unwrap();
-    check(&["--trace", path], "", 1, "gzip cannot unpack");
+    check(&["--trace", path], "", 1, "gzip cannot decompress");
 }
 
 /// The most memory that a process ever had. Bytes.
@@ -283,7 +283,7 @@ fn people_read_the_same_figures() {
         ">          1 min             3        2 min 30 s       17 min 30 s",
         "          10 min             3            12 min            27 min",
         "Recommended: idle_timeout 1 min; with 1 min, 3 cold starts (each worth 5 min up and idle)",
-        "busiest hours (as the trace counts, its first day being Thu): Thu 00h (4)",
+        "busiest hours (as in the trace, whose first day is Thu): Thu 00h (4)",
         "SERVICE   ARRIVALS",
     ] {
         if !text.contains(line) {

@@ -1,4 +1,4 @@
-//! Clients that come at random times, some of them aimed at the moment of a stop.
+//! Clients that connect at random times, some of them aimed at the moment of a stop.
 
 use std::{
     collections::BTreeMap,
@@ -21,22 +21,22 @@ pub struct Arrivals {
     pub requests: usize,
     /// From one to the next, on average.
     pub mean_gap: Duration,
-    /// The part of them that comes about when the service goes idle.
+    /// The share of clients that connect when the service becomes idle.
     pub aimed: f64,
     /// The service's idle timeout.
     pub idle: Duration,
-    /// How much later than the idle timeout aimed ones come, at most.
+    /// Maximum delay of aimed clients after the idle timeout.
     pub aim: Duration,
     /// The same seed makes the same arrivals.
     pub seed: u64,
 }
 
 impl Arrivals {
-    /// Carries them out; gives how many were lost, by how.
+    /// Runs them; returns the number of lost requests, by kind.
     ///
     /// # Panics
     ///
-    /// If a client does.
+    /// If a client panics.
     pub fn run(&self) -> BTreeMap<Loss, u32> {
         let mut random = Random::new(self.seed);
         let mut next = Instant::now();

@@ -41,7 +41,7 @@ pub enum Hook {
 ///
 /// # Errors
 ///
-/// As the kernel says.
+/// The kernel's error.
 ///
 /// # Safety
 ///
@@ -56,17 +56,17 @@ pub unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<Ra
     RawFd::try_from(result).map_err(io::Error::other)
 }
 
-/// The same, for commands that give a file descriptor.
+/// The same, for commands that return a file descriptor.
 ///
 /// # Errors
 ///
-/// As the kernel says.
+/// The kernel's error.
 ///
 /// # Safety
 ///
 /// As for [`bpf`], and the command is one of those.
 pub unsafe fn bpf_fd<T>(command: libc::c_long, mut attributes: T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise; the descriptor is new and nobody else's.
+    // SAFETY: guaranteed by the caller; the descriptor is new and owned here.
     unsafe { bpf(command, &mut attributes).map(|fd| OwnedFd::from_raw_fd(fd)) }
 }
 

@@ -124,7 +124,7 @@ impl Classic {
         Ok(Some(Checking(child.context("run the checker script")?)))
     }
 
-    /// How often the application was stopped, as its journal says.
+    /// The number of stops of the application in its journal.
     pub fn stops(&self, sandbox: &Sandbox) -> usize {
         sandbox
             .journal(&self.application())

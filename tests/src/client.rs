@@ -1,4 +1,4 @@
-//! HTTP clients that say exactly how a request was lost.
+//! HTTP clients that report exactly how a request was lost.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ pub enum Loss {
     Truncated,
     /// Receiving failed.
     Receive(ErrorKind),
-    /// The answer was not what was asked for.
+    /// The response was not the requested one.
     Status(String),
 }
 
@@ -66,18 +66,18 @@ impl Answer {
     }
 }
 
-/// What to ask for.
+/// A request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Bytes of the answer's body.
     pub download: usize,
     /// Bytes of the request's body.
     pub upload: usize,
-    /// Whether the connection is to stay open.
+    /// Whether the connection stays open.
     pub keep_alive: bool,
     /// Shut the sending side down behind the request.
     pub half_close: bool,
-    /// More of the query: what else the test backend is to do.
+    /// More of the query: other actions of the test backend.
     pub query: &'static str,
 }
 

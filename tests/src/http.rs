@@ -20,11 +20,11 @@ pub struct Reply {
     pub body: String,
 }
 
-/// Asks in the network of a sandbox for a path with these lines of header.
+/// Requests a path with these header lines in the network of a sandbox.
 ///
 /// # Errors
 ///
-/// It cannot be asked, or breaks off.
+/// The request fails, or the response is truncated.
 pub fn get(sandbox: &Sandbox, address: SocketAddr, path: &str, header: &str) -> Result<Reply> {
     // Of version 1.0, so that the body ends with the connection.
     send(
@@ -43,7 +43,7 @@ pub fn send(sandbox: &Sandbox, address: SocketAddr, text: &str) -> Result<Reply>
     sandbox.in_network(|| {
         let mut stream = TcpStream::connect_timeout(&address, patience()).context("connect")?;
         stream.set_read_timeout(Some(patience()))?;
-        // Who closes early may have answered already.
+        // A server that closes early may have responded already.
         let sent = stream.write_all(text.as_bytes());
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);

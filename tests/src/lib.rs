@@ -50,11 +50,11 @@ fn profile_directory() -> Result<PathBuf> {
     profile.with_context(|| format!("{} is not in a target directory", this.display()))
 }
 
-/// A program of this workspace, built in the profile of the program that asks.
+/// A program of this workspace, built in the profile of the running program.
 ///
 /// # Errors
 ///
-/// It has not been built.
+/// It was not built.
 pub fn built(program: &str) -> Result<PathBuf> {
     let path = profile_directory()?.join(program);
     if !path.exists() {

@@ -11,7 +11,7 @@ use crate::{
     wait_for,
 };
 
-/// Where the agent serves them unless its configuration says otherwise.
+/// The agent's default address of the metrics.
 pub fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9464))
 }

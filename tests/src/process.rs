@@ -10,7 +10,7 @@ use nix::{
 
 use crate::sandbox::Sandbox;
 
-/// A process of a sandbox, by the number that this machine gives it.
+/// A process of a sandbox, by its process id on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(i32);
 
@@ -33,7 +33,7 @@ impl Process {
     /// It does not run.
     pub fn agent(sandbox: &Sandbox) -> Result<Self> {
         let inside = sandbox.main_pid("ondemand.service")?.to_string();
-        // The kernel writes the numbers of whoever reads.
+        // The kernel writes the process ids of the reader's namespace.
         let path = sandbox.path("/sys/fs/cgroup/system.slice/ondemand.service/cgroup.procs");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let is_main = |pid: &i32| {

@@ -128,11 +128,11 @@ impl<'s> Prometheus<'s> {
         result.cloned().with_context(|| answer.to_string())
     }
 
-    /// The number that a query gives. `None`: it gives nothing.
+    /// The number that a query returns. `None`: it returns nothing.
     ///
     /// # Errors
     ///
-    /// As for [`Prometheus::query`].
+    /// Like [`Prometheus::query`].
     pub fn number(&self, query: &str) -> Result<Option<f64>> {
         let result = self.query(query)?;
         let first = result.first();

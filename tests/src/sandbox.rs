@@ -25,7 +25,7 @@ pub struct Sandbox {
     state: PathBuf,
     /// Open for as long as the sandbox shall live.
     lifeline: Option<ChildStdin>,
-    /// Whether it goes on without this process.
+    /// Whether it outlives this process.
     kept: bool,
     init: u32,
     /// Its name, also that of its cgroup.
@@ -37,7 +37,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Which hierarchy of cgroups a sandbox has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cgroups {
-    /// cgroup2 alone, as current distributions have it.
+    /// Only cgroup2, as in current distributions.
     Unified,
     /// The controllers where this machine has them, so that memory is accounted.
     Accounted,
@@ -75,7 +75,7 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// The machine lacks something, or systemd does not come up; its output is in the message.
+    /// The machine lacks something, or systemd does not start; its output is in the message.
     pub fn boot() -> Result<Self> {
         Self::boot_with(Cgroups::Unified)
     }
@@ -89,11 +89,11 @@ impl Sandbox {
         Self::boot_as(cgroups, false)
     }
 
-    /// Boots one that goes on without this process, until [`Sandbox::end_command`] is run.
+    /// Boots one that outlives this process, until [`Sandbox::end_command`] is run.
     ///
     /// # Errors
     ///
-    /// As for [`Sandbox::boot`].
+    /// Like [`Sandbox::boot`].
     pub fn boot_kept(cgroups: Cgroups) -> Result<Self> {
         Self::boot_as(cgroups, true)
     }
@@ -164,13 +164,12 @@ impl Sandbox {
         command
     }
 
-    /// Runs a program inside and gives its standard output. It stays in this process's cgroup:
-    /// to be moved takes the kernel tens of milliseconds, too long for a question that is
-    /// asked again and again.
+    /// Runs a program inside and returns its standard output. It stays in this process's cgroup: a
+    /// move takes the kernel tens of milliseconds, too long for a frequent query.
     ///
     /// # Errors
     ///
-    /// It failed; what it wrote is in the message.
+    /// It failed; its output is in the message.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         let (program, arguments) = words.split_first().context("no program to run")?;
         let mut command = Command::new("nsenter");
@@ -266,7 +265,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// A property of a unit, as `systemctl show` gives it.
+    /// A property of a unit, as `systemctl show` prints it.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::{built, patience, pause::observe_for, sandbox::Sandbox, wait_for};
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// The front address that tests use unless they say otherwise.
+/// The default front address of tests.
 pub const FRONT: &str = "127.0.0.1:8000";
 
 /// The front address, parsed.
@@ -18,7 +18,7 @@ pub fn front() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8000))
 }
 
-/// Lines of `[service.test]` that tests use unless they say otherwise.
+/// The default lines of `[service.test]`.
 pub const CONFIG: &str = r#"
 listen = ["127.0.0.1:8000"]
 backend = "127.0.0.1:8080"
@@ -112,7 +112,7 @@ pub fn on_demand(config: &str, backend: &str) -> Result<Sandbox> {
     Ok(sandbox)
 }
 
-/// Starts the agent; `systemctl start` comes back when it says that it is ready.
+/// Starts the agent; `systemctl start` returns when it is ready.
 ///
 /// # Errors
 ///
@@ -124,7 +124,7 @@ pub fn start_agent(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// What `ondemand status --json` says of a service.
+/// The entry of a service in `ondemand status --json`.
 ///
 /// # Errors
 ///
@@ -205,11 +205,11 @@ pub fn stays(sandbox: &Sandbox, unit: &str, state: &str, span: Duration) {
     });
 }
 
-/// Waits until a unit's journal says something so many times, and gives that journal.
+/// Waits until the words are in a unit's journal this number of times, and returns the journal.
 ///
 /// # Errors
 ///
-/// It does not in time; the journal is in the message.
+/// They are not in time; the journal is in the message.
 pub fn wait_journal(sandbox: &Sandbox, unit: &str, words: &str, times: usize) -> Result<String> {
     let what = format!("{words:?} in the journal of {unit}, {times} times");
     wait_for(&what, SOON, || {

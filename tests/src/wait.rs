@@ -13,7 +13,7 @@ use crate::patience;
 ///
 /// # Errors
 ///
-/// It did not happen in time (see [`patience`]); the message says what was waited for.
+/// It did not happen in time (see [`patience`]); the message names the event.
 pub fn wait_for<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Option<T>) -> Result<T> {
     wait_closely(what, deadline, Duration::from_millis(10), probe)
 }

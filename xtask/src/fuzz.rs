@@ -11,12 +11,12 @@ const DIRECTORY: &str = "ondemand-user/fuzz";
 /// The longest input in bytes: a small database, a head of a request that is too long.
 const LONGEST: &str = "9216";
 
-/// Gives each of these targets so many inputs; all of them if none is named. With `sanitizer`
-/// memory errors are found too, also those of C code that a panic would not show.
+/// Runs this number of inputs on each of these targets; on all of them if none is named. With
+/// `sanitizer` it also finds memory errors of C code that cause no panic.
 ///
 /// # Errors
 ///
-/// A target is not there, does not build, or an input crashed it: the output says which.
+/// A target does not exist, does not build, or crashed: the output names it.
 pub fn fuzz(names: &[String], runs: u64, sanitizer: bool) -> Result<()> {
     let top = tests::source_tree();
     let targets = targets()?;

@@ -1,5 +1,5 @@
 //! `cargo xtask run --report` and `cargo xtask pictures`: three services with clients of
-//! different habits in a private systemd, and what ondemand tells of them.
+//! different habits in a private systemd, and ondemand's report of them.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use tests::{
     service, source_tree, wait_for,
 };
 
-/// How long clients come.
+/// The duration of the clients.
 const ACTIVITY: Duration = Duration::from_secs(25);
 const SOON: Duration = Duration::from_secs(30);
 
@@ -53,7 +53,7 @@ fn set_up() -> Result<Sandbox> {
     Ok(sandbox)
 }
 
-/// Clients of all services until `end`; gives how many were answered.
+/// Clients of all services until `end`; returns the number of responses.
 fn clients(sandbox: &Sandbox, end: Instant) -> Result<u32> {
     sandbox.in_network(|| {
         thread::scope(|scope| {
@@ -99,7 +99,7 @@ fn clients(sandbox: &Sandbox, end: Instant) -> Result<u32> {
 pub fn report() -> Result<()> {
     println!("boots a private systemd with three services: llm, preview, wiki");
     let sandbox = set_up()?;
-    println!("clients come for {} s, now and then", ACTIVITY.as_secs());
+    println!("running clients for {} s, with pauses", ACTIVITY.as_secs());
     let answered = clients(&sandbox, Instant::now() + ACTIVITY)?;
     println!("{answered} requests were answered, none was lost; waits until all is quiet\n");
     for (name, ..) in SERVICES {
@@ -124,21 +124,21 @@ pub fn report() -> Result<()> {
     Ok(())
 }
 
-/// Makes the README's pictures: `ondemand top` while clients come, and the report of a trace.
+/// Makes the README's pictures: `ondemand top` with clients, and the report of a trace.
 ///
 /// # Errors
 ///
-/// Chromium is missing or fails, or something of the above.
+/// Chromium is missing or fails, or another step fails.
 pub fn pictures() -> Result<()> {
     let sandbox = set_up()?;
     let mut screen = Screen::open(&sandbox)?;
-    println!("clients come for {} s", ACTIVITY.as_secs());
+    println!("running clients for {} s", ACTIVITY.as_secs());
     clients(&sandbox, Instant::now() + ACTIVITY)?;
     let top = screen.html();
     screen.close()?;
     drop(screen);
     drop(sandbox);
-    // Half a minute is no history: the report is of five days of a web server at somebody's home.
+    // Half a minute is too short for a history: the report is of five days of a home web server.
     let report = source_tree().join("target/report.html");
     let output = Command::new(built("ondemand")?)
         .current_dir(source_tree())

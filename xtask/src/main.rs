@@ -51,16 +51,16 @@ enum Task {
     /// By default in a private systemd, which is gone afterwards. Exits with 0 only if every
     /// step was seen.
     Run {
-        /// Leave the private systemd running, and say how to look inside
+        /// Leave the private systemd running, and print how to look inside
         #[arg(long)]
         keep: bool,
-        /// Let clients come to three services for half a minute instead, and report on them
+        /// Run clients of three services for half a minute instead, and report on them
         #[arg(long, conflicts_with_all = ["keep", "host"])]
         report: bool,
         /// Run the agent on this host instead, in the foreground
         ///
-        /// Needs systemd as PID 1, and the generator installed as the README says, so that the
-        /// units of the configuration are there.
+        /// Requires systemd as PID 1, and the generator, installed as in the README, so that the
+        /// units of the configuration exist.
         #[arg(long, requires = "config", conflicts_with = "keep")]
         host: bool,
         /// The configuration for --host
@@ -72,7 +72,7 @@ enum Task {
         #[command(flatten)]
         install: Install,
     },
-    /// Make the pictures of the README anew: `ondemand top`, and the report of a recorded trace
+    /// Make the pictures of the README: `ondemand top`, and the report of a recorded trace
     Pictures {
         #[command(flatten)]
         install: Install,
@@ -110,9 +110,9 @@ enum Task {
         /// Only the tests of whole systems, on the distribution whose root is this directory: its
         /// systemd, D-Bus, polkit and C library, this machine's kernel
         ///
-        /// Such a root comes from `debootstrap --variant=minbase
+        /// Such a root can be made by `debootstrap --variant=minbase
         /// --include=systemd,libpam-systemd,dbus,polkitd,iproute2,python3 trixie DIR`. Nothing is
-        /// changed in it, but for empty directories to mount on.
+        /// changed in it, except empty directories as mount points.
         #[arg(long, value_name = "DIR", conflicts_with_all = ["skip_system", "vm"])]
         root: Option<PathBuf>,
         #[command(flatten)]
@@ -120,11 +120,11 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Give hostile input to everything that reads input, by coverage-guided fuzzing.
+    /// Fuzz everything that reads input, with coverage guidance.
     ///
     /// One target after the other: the configuration, the unit files, traces, histories, the
     /// holds' file, the metrics' record, sock_diag, the kernel's events and socket tables, HTTP.
-    /// The unit tests give each of them some thousand mutations of the seeds; this is for more.
+    /// The unit tests run some thousand mutations of the seeds on each of them; this runs more.
     #[command(after_help = "\
 Examples:
   cargo xtask fuzz                             all of them, a hundred thousand inputs each
@@ -262,7 +262,7 @@ fn perform(task: Task) -> Result<ExitCode> {
                 testing::units(filter.as_deref())?;
             }
             if skip_system {
-                println!("skipped, as asked: the tests of whole systems");
+                println!("skipped on request: the tests of whole systems");
             } else {
                 testing::systems(long, root.as_deref(), filter.as_deref())?;
             }

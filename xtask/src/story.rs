@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the main story, told with a real application in a private systemd.
+//! `cargo xtask run`: the main story with a real application in a private systemd.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ impl Timeline {
     }
 }
 
-/// Tells the story; `keep` leaves the sandbox running behind it.
+/// Runs the story; `keep` leaves the sandbox running.
 ///
 /// # Errors
 ///
@@ -92,8 +92,8 @@ pub fn tell(keep: bool) -> Result<()> {
     });
     if keep {
         let inside = format!("nsenter --all --target {} --", sandbox.init());
-        println!("\nIt goes on. From another terminal:");
-        println!("  ask the application    {inside} curl -si http://{FRONT}/");
+        println!("\nThe sandbox keeps running. From another terminal:");
+        println!("  request a page         {inside} curl -si http://{FRONT}/");
         println!("  what the agent knows   {inside} ondemand status");
         println!("  what it did            {inside} journalctl -fu ondemand");
         println!("  look around            {inside} bash");
@@ -138,10 +138,7 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     let memory = memory(sandbox)?;
     timeline.say(
         '·',
-        &format!(
-            "nobody asks any more; the idle timeout is {:?}",
-            idle_timeout()
-        ),
+        &format!("no more requests; the idle timeout is {:?}", idle_timeout()),
     );
     let quiet = Instant::now();
     service::wait_state(sandbox, UNIT, "inactive")?;
@@ -169,7 +166,7 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
         "the agent should have counted 2 starts, and counted {starts:?}"
     );
     timeline.seen(&format!(
-        "asked once more: started again, answered after {}",
+        "one more request: started again, answered after {}",
         millis(again.took)
     ));
     answers.push(again);

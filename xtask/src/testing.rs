@@ -65,7 +65,7 @@ pub fn systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result<
     run(&system)
 }
 
-/// What cargo is told, to run a test in the root of another distribution.
+/// The arguments of cargo for a test in the root of another distribution.
 fn runner(root: &Path) -> Result<String> {
     let root = root
         .canonicalize()

@@ -112,7 +112,7 @@ pub fn ensure(no_install: bool, purpose: Purpose) -> Result<bool> {
             run(step)?;
         }
     }
-    // What apt installed may not be what was looked for: say so here, not in a later error.
+    // The package may not contain the missing tool: report it here, not in a later error.
     let still: Vec<_> = self::missing(purpose)
         .into_iter()
         .map(|item| item.what)

@@ -31,8 +31,8 @@ pub fn apt(packages: &[&str]) -> Step {
         .env("DEBIAN_FRONTEND", "noninteractive")
 }
 
-/// Whether a program is at this path, or in a directory of root's `PATH`, which may be longer than
-/// that of who builds.
+/// Whether a program exists at this path, or in a directory of root's `PATH`, which may be longer than
+/// that of the caller.
 pub fn is_there(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();

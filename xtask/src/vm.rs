@@ -23,12 +23,12 @@ use crate::{
     tools::{Missing, is_there},
 };
 
-/// Tests of whole systems whose names contain one of these are run, unless others are asked for.
+/// By default, tests of whole systems run whose names contain one of these.
 const TESTS: [&str; 2] = ["steering::", "steering_faults::"];
 /// A machine is ended after this time, whatever it does.
 const DEADLINE: Duration = Duration::from_secs(40 * 60);
 const QEMU: &str = "qemu-system-x86_64";
-/// How the job inside says how it ended.
+/// The prefix of the job's exit code in its output.
 const END: &str = "vm: exit ";
 
 /// Where everything is kept.
@@ -117,7 +117,7 @@ fn in_directory(directory: &Path, script: &str) -> Step {
 ///
 /// # Errors
 ///
-/// A test failed on one of them, or a machine did not boot or did not come to an end.
+/// A test failed on one of them, or a machine did not boot or did not finish.
 pub fn test(kernels: &[String], filter: Option<&str>) -> Result<()> {
     ensure!(
         std::env::consts::ARCH == "x86_64",
@@ -157,7 +157,7 @@ fn image<'a>(what: &str, arguments: impl IntoIterator<Item = &'a PathBuf>) -> Re
     run(&Step::new(&[&script.to_string_lossy(), what]).args(&arguments))
 }
 
-/// Builds the tests of whole systems, and says where they are.
+/// Builds the tests of whole systems, and returns their paths.
 fn system_tests() -> Result<PathBuf> {
     let words = ["test", "--test", "system", "--no-run"];
     run(&Step::cargo(&words))?;
@@ -196,7 +196,7 @@ fn script(xtask: &Path, system: &Path, filters: &[&str]) -> String {
     )
 }
 
-/// Boots a kernel, shows what the job says, and gives whether it went well.
+/// Boots a kernel, prints the job's output, and returns whether it succeeded.
 fn boot(kernel: &str, disk: &Path, initrd: &Path) -> Result<()> {
     let start = Instant::now();
     let log = home().join(format!("{kernel}.log"));
@@ -276,7 +276,7 @@ fn start_machine(kernel: &str, disk: &Path, initrd: &Path, console: &Path) -> Re
     command.spawn().context("run QEMU")
 }
 
-/// Prints and keeps what the job says, with the time since the start, and gives its exit code.
+/// Prints and keeps the job's output, with the time since the start, and returns its exit code.
 fn show(output: ChildStdout, mut log: File, kernel: &str, start: Instant) -> Option<String> {
     let mut end = None;
     for line in BufReader::new(output).split(b'\n') {

@@ -1,8 +1,8 @@
-//! What decides in ondemand: the configuration, the measurements as values, the policy and the stop
+//! The decisions of ondemand: the configuration, the measurements as values, the policy and the stop
 //! protocol.
 //!
 //! Nothing in this crate does input or output or reads a clock: time and measurements are arguments.
-//! So it cannot fail, and a test needs neither root nor patience.
+//! So it cannot fail, and its tests need neither root nor waiting.
 
 pub mod config;
 pub mod holds;

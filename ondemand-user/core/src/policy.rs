@@ -1,4 +1,4 @@
-//! Is a service idle? Pure: time and measurements are arguments, and it cannot fail.
+//! Decides whether a service is idle. Pure: time and measurements are arguments, and it cannot fail.
 
 #[cfg(test)]
 mod tests;
@@ -10,26 +10,25 @@ use crate::{
     measure::{Ktime, sample::Sample},
 };
 
-/// How much older than the truth the kernel's stamps may be. They come from the coarse clock, which
-/// moves once a tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
+/// Maximum lag of the kernel's stamps. They come from the coarse clock, which advances once per
+/// tick; a tick is at most 10 ms (`CONFIG_HZ=100`).
 pub const STAMP_SLACK: Duration = Duration::from_millis(10);
 
-/// How long a look-up keeps a service up where SYN cookies were sent lately: a cookie leaves
-/// no request socket behind, so only time can tell that nobody is about to finish its handshake.
+/// How long a look-up keeps a service up while SYN cookies are being sent: a cookie leaves no
+/// request socket, so only time excludes an unfinished handshake.
 pub const COOKIE_GRACE: Duration = Duration::from_secs(2);
 
 /// For how many idle timeouts after the last connection look-ups alone keep a service up. A
-/// look-up without a connection behind it is a port scan, or a client whose handshake takes
-/// long, which the half-open check sees behind the closed gate: a scan must not keep a service
-/// up for ever.
+/// look-up without a connection is a port scan, or a client with a slow handshake, which the
+/// half-open check finds behind the closed gate: a scan must not keep a service up for ever.
 pub const LOOKUP_CAP: u32 = 4;
 
-/// What the configuration says about stopping one service.
+/// The configuration of one service's stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Quiet for so long means idle. `None`: never.
+    /// Quiet for this duration means idle. `None`: never idle.
     pub idle_timeout: Option<Duration>,
-    /// Never stopped sooner after its start.
+    /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
 }
 
@@ -56,55 +55,55 @@ impl From<&Service> for Rules {
 pub struct Facts {
     /// When the backend became active (systemd's `ActiveEnterTimestampMonotonic`).
     pub started: Option<Ktime>,
-    /// Connections open now that the counters do not know: those of Unix sockets.
+    /// Open connections that the counters do not cover: those of Unix sockets.
     pub uncounted: u64,
     /// Until when such a connection, or one older than the counting, may have been active.
     pub uncounted_until: Option<Ktime>,
-    /// Whether the kernel sent SYN cookies lately (`TcpExt: SyncookiesSent`).
+    /// Whether the kernel sent SYN cookies recently (`TcpExt: SyncookiesSent`).
     pub syn_cookies: bool,
-    /// Whether somebody wants it kept up.
+    /// The hold, if there is one.
     pub hold: Option<Hold>,
 }
 
-/// Somebody wants a service kept up, however idle it is.
+/// A request to keep a service up, however idle it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// Until then. `None`: until it is released.
+    /// When it expires. `None`: when it is released.
     pub until: Option<Ktime>,
 }
 
-/// Whether anybody uses a service.
+/// Whether a service is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Connections are open.
     Busy {
-        /// How many.
+        /// The number of connections.
         open: u64,
     },
-    /// No connection is open, but not for long enough.
+    /// No connection is open, but not yet for the idle timeout.
     Quiet {
-        /// When the idle clock began.
+        /// When the idle clock started.
         since: Ktime,
         /// When it becomes idle. `None`: never, its idle timeout is infinite.
         idle_at: Option<Ktime>,
     },
-    /// Nobody has used it for its idle timeout.
+    /// The service was unused for its idle timeout.
     Idle {
-        /// When the idle clock began.
+        /// When the idle clock started.
         since: Ktime,
     },
-    /// No connection is open, and somebody wants it kept up.
+    /// No connection is open, and the service is held.
     Held {
-        /// When the idle clock began.
+        /// When the idle clock started.
         since: Ktime,
-        /// Until then. `None`: until it is released.
+        /// When the hold expires. `None`: when it is released.
         until: Option<Ktime>,
     },
-    /// Nobody can tell. It stops nothing.
+    /// Unknown. It stops nothing.
     Unknown(Reason),
 }
 
-/// Why nobody can tell.
+/// Why the verdict is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The kernel's counters could not be read.
@@ -113,7 +112,7 @@ pub enum Reason {
     NegativeOpen,
     /// A stamp lies in the future.
     Clock,
-    /// systemd does not say when the backend started.
+    /// systemd does not report when the backend started.
     NoStart,
 }
 
@@ -123,15 +122,15 @@ impl fmt::Display for Reason {
             Self::NoSample => "the kernel's counters could not be read",
             Self::NegativeOpen => "the kernel counted more connections closed than accepted",
             Self::Clock => "the clock ran backwards",
-            Self::NoStart => "systemd does not say when it started",
+            Self::NoStart => "systemd does not report when the backend started",
         })
     }
 }
 
-/// Says whether anybody uses a service whose backend is up.
+/// Decides whether a service whose backend is up is in use.
 ///
 /// The idle clock begins at the latest of the last begin or end of a connection, the last look-up and the backend's start: a service that was started by hand and that nobody connects
-/// to is idle too, its idle timeout after the start.
+/// idle too, its idle timeout after the start.
 pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
     let Some(sample) = sample else {
         return Verdict::Unknown(Reason::NoSample);
@@ -139,8 +138,8 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     let Some(counted) = sample.open() else {
         return Verdict::Unknown(Reason::NegativeOpen);
     };
-    // A client of a Unix front has a TCP connection behind it where the backend is TCP: the
-    // larger number counts each of them once.
+    // Where the front is a Unix socket and the backend TCP, each client has a TCP connection
+    // behind it: the larger number counts each client once.
     let open = counted.max(facts.uncounted);
     if open > 0 {
         return Verdict::Busy { open };
@@ -171,7 +170,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     let cap = last_use + idle_timeout.saturating_mul(LOOKUP_CAP);
     let looked_up = |at: Ktime| {
         let postponed = (at + STAMP_SLACK + idle_timeout).min(cap);
-        // A cookie leaves no trace but this one: it is not capped.
+        // A cookie leaves no trace but its look-up, so there is no cap.
         let cookie = facts.syn_cookies.then(|| at + STAMP_SLACK + COOKIE_GRACE);
         cookie.map_or(postponed, |cookie| postponed.max(cookie))
     };

@@ -1,13 +1,13 @@
-//! How long a proxy stays without a client.
+//! How long a proxy stays up without a client.
 
 use std::time::Duration;
 
 use crate::config::Service;
 
-/// How long the proxy stays when it has no connection left.
+/// How long the proxy stays up after its last connection.
 ///
-/// A steered service needs it for its first clients only. An unsteered one must not see the
-/// proxy come and go between two clients, and the agent's idle timeout must find it gone.
+/// A steered service needs it for its first clients only. For an unsteered one, the proxy must not
+/// stop and start between two clients, and must be gone at the end of the agent's idle timeout.
 pub fn exit_idle_time(service: &Service) -> Duration {
     const LONGEST: Duration = Duration::from_secs(600);
     const STEERED: Duration = Duration::from_secs(1);

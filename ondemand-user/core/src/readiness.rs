@@ -1,4 +1,4 @@
-//! Whether to go on, to wait or to give up. Pure.
+//! Decides whether the proxy goes on, waits or gives up. Pure.
 
 use std::time::Duration;
 
@@ -7,68 +7,68 @@ use crate::{
     measure::unit::{ActiveState, Unit},
 };
 
-/// How long a unit may be down without a job before that is final: PID 1 queues the backend's
-/// start together with the proxy's, but between a crash and an automatic restart, say, there
-/// may be a moment without either.
+/// How long a unit may be down without a job before this is final. PID 1 queues the backend's
+/// start together with the proxy's, but for a moment there may be neither state nor job, for
+/// example between a crash and an automatic restart.
 pub const DOWN_GRACE: Duration = Duration::from_millis(100);
-/// While systemd cannot be asked, a listener that was there from the beginning may be that of a
-/// backend which is being stopped: it is trusted after so long only. A bus that was killed is back
-/// much sooner.
+/// While systemd does not answer, a listener that existed from the start may belong to a backend
+/// that is being stopped: it is trusted only after this time. A bus that was killed is back much
+/// sooner.
 pub const BLIND_GRACE: Duration = Duration::from_secs(3);
 
-/// What is known.
+/// The observations.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// Somebody listens at the backend's address.
+    /// The backend's address has a listener.
     pub listening: bool,
-    /// At an earlier look nobody did.
+    /// An earlier look found no listener.
     pub was_silent: bool,
-    /// How long systemd could not be asked, up to now.
+    /// How long systemd has not answered.
     pub blind: Duration,
-    /// The backend's unit; `None` if systemd cannot be asked.
+    /// The backend's unit; `None` if systemd does not answer.
     pub unit: Option<Unit>,
-    /// The time since the beginning.
+    /// The time since the proxy began to wait.
     pub waited: Duration,
 }
 
-/// What to do.
+/// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The backend is there.
+    /// The backend is ready.
     Go,
-    /// Not yet.
+    /// The backend is not ready yet.
     Wait,
-    /// It will not come.
+    /// The backend will not become ready.
     GiveUp(Why),
 }
 
-/// Why the backend will not come.
+/// Why the backend will not become ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// systemd has given up on it.
+    /// It is `failed`.
     Failed,
-    /// It is not running, and nobody is about to start it.
+    /// It is not running, and has no start job.
     Down,
-    /// It runs and does not listen.
+    /// It is active and does not listen.
     NotListening,
-    /// It has not finished to start, or to stop.
+    /// It is still activating or deactivating.
     Slow(ActiveState),
-    /// Nobody listens, and systemd cannot be asked.
+    /// Nothing listens, and systemd does not answer.
     Unknown,
 }
 
 impl Why {
-    /// For people.
+    /// The message.
     pub fn text(self, unit: &str, backend: &Endpoint, start_timeout: Duration) -> String {
         let seconds = start_timeout.as_secs_f64();
         match self {
             Self::Failed => format!("{unit} has failed"),
-            Self::Down => format!(
-                "{unit} is not running and is not being started (masked? missing? stopped?)"
-            ),
+            Self::Down => {
+                format!("{unit} is not running and has no start job (masked, missing or stopped?)")
+            }
             Self::NotListening => {
                 format!(
-                    "{unit} is active but does not listen at {backend} after {seconds} s (start_timeout)"
+                    "{unit} is active but does not listen on {backend} after {seconds} s (start_timeout)"
                 )
             }
             Self::Slow(state) => {
@@ -78,7 +78,7 @@ impl Why {
                 )
             }
             Self::Unknown => {
-                format!("nobody listens at {backend} after {seconds} s (start_timeout)")
+                format!("nothing listens on {backend} after {seconds} s (start_timeout)")
             }
         }
     }
@@ -179,7 +179,7 @@ mod tests {
             90.0,
             GiveUp(Why::NotListening),
         );
-        // A stop is queued: this listener is about to go.
+        // A stop is queued: this listener will close.
         check(unit("active", true), true, 1.0, Wait);
         check(unit("deactivating", true), true, 1.0, Wait);
         check(unit("activating", true), true, 1.0, Wait);

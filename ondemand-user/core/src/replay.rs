@@ -1,35 +1,37 @@
-//! What if the idle timeout were another? Pure: gaps in, cold starts and warm-idle time out.
+//! What another idle timeout would have meant. Pure: the input is gaps, the output is cold starts
+//! and warm-idle time.
 //!
-//! A service that nobody uses for longer than its idle timeout is stopped, and its next client
-//! has to wait for a cold start. So the quiet gaps between one use and the next say, for every
-//! timeout `T`, what would have happened:
+//! A service that is unused for longer than its idle timeout is stopped, and its next client waits
+//! for a cold start. So the quiet gaps between one use and the next show, for each timeout `T`,
+//! what would have happened:
 //!
 //! - The first arrival of a service is a cold start.
 //! - A gap longer than `T` ends in a cold start; the service was up and idle for `T` of it.
-//! - Any other gap was spent up and idle, all of it: nobody had to wait. A gap of exactly `T`
-//!   is one of these.
-//! - After the last arrival it was up and idle until the end of what is known, at most for `T`.
+//! - During any other gap the service was up and idle, and no client waited. This includes a gap
+//!   of exactly `T`.
+//! - After the last arrival it was up and idle until the end of the data, but not longer than `T`.
 //!
-//! Nothing else is assumed: starts take no time here, and uses have no length but what the
+//! Nothing else is assumed: starts take no time, and the length of a use is what the caller leaves
+//! between two gaps. Times are whole microseconds, so sums are exact.
 //! caller leaves between two gaps. Times are whole microseconds, so sums are exact.
 
 use std::time::Duration;
 
-/// Timeouts that are looked at unless others are asked for, in seconds.
+/// The default timeouts, in seconds.
 const USUAL: [u64; 21] = [
     1, 5, 10, 30, 60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 5400, 7200, 10_800, 14_400,
     21_600, 43_200, 86_400, 604_800,
 ];
 
-/// At most so many timeouts: they bound the memory that a service takes.
+/// Maximum number of timeouts: it bounds the memory of a service.
 pub const MOST_TIMEOUTS: usize = 48;
 
-/// The idle timeouts to compare, ascending, each once. Microseconds.
+/// The idle timeouts to compare, ascending, without duplicates. Microseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts(Vec<u64>);
 
 impl Timeouts {
-    /// These, in any order. `None`: none at all, or more than [`MOST_TIMEOUTS`].
+    /// Sorts and deduplicates. `None`: no timeout, or more than [`MOST_TIMEOUTS`].
     pub fn new(spans: &[Duration]) -> Option<Self> {
         let micros = |span: &Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let mut timeouts: Vec<u64> = spans.iter().map(micros).collect();
@@ -52,46 +54,46 @@ impl Default for Timeouts {
     }
 }
 
-/// Gaps that are longer than one timeout and at most as long as the next.
+/// Gaps longer than one timeout and not longer than the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Bucket {
     gaps: u64,
-    /// Of all of them together. Microseconds.
+    /// The sum of their lengths. Microseconds.
     length: u64,
 }
 
-/// The gaps of one service. Its size is that of the timeouts, however many gaps there are.
+/// The gaps of one service. Its size depends on the number of timeouts, not on that of gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
     /// The first: up to the first timeout. The last: longer than all of them.
     buckets: Box<[Bucket]>,
-    /// Arrivals of which it is not known how long nobody had come before.
+    /// Arrivals after a gap of unknown length.
     first: u64,
-    /// How long nobody has come at the end. Microseconds.
+    /// The quiet time at the end. Microseconds.
     open: u64,
 }
 
-/// What one timeout would have meant.
+/// The outcome of one timeout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The idle timeout. Microseconds.
     pub timeout: u64,
-    /// Clients that would have waited for a start.
+    /// Clients that would have waited for a cold start.
     pub cold_starts: u64,
-    /// Time spent up with nobody using it. Microseconds; of many services more than 64 bits hold.
+    /// Time spent up and unused. Microseconds; the sum of many services exceeds 64 bits.
     pub warm_idle: u128,
 }
 
 impl Outcome {
-    /// The price of it, if one cold start is as bad as `cold_start_cost` microseconds of
-    /// warm-idle time. Microseconds.
+    /// Its cost, if one cold start is as bad as `cold_start_cost` microseconds of warm-idle time.
+    /// Microseconds.
     pub fn cost(&self, cold_start_cost: u64) -> u128 {
         self.warm_idle + u128::from(self.cold_starts) * u128::from(cold_start_cost)
     }
 }
 
 impl Replay {
-    /// No arrival yet.
+    /// No arrivals.
     pub fn new(timeouts: &Timeouts) -> Self {
         Self {
             buckets: vec![Bucket::default(); timeouts.0.len() + 1].into(),
@@ -100,35 +102,35 @@ impl Replay {
         }
     }
 
-    /// An arrival of which it is not known how long nobody had come before.
+    /// Adds an arrival after a gap of unknown length.
     pub fn first(&mut self) {
         self.first += 1;
     }
 
-    /// An arrival after `length` microseconds of quiet.
+    /// Adds an arrival after `length` microseconds of quiet.
     pub fn gap(&mut self, timeouts: &Timeouts, length: u64) {
         let bucket = &mut self.buckets[timeouts.0.partition_point(|timeout| *timeout < length)];
         bucket.gaps += 1;
         bucket.length = bucket.length.saturating_add(length);
     }
 
-    /// The end: nobody came in its last `length` microseconds.
+    /// Sets the end: its last `length` microseconds were quiet.
     pub fn end(&mut self, length: u64) {
         self.open = length;
     }
 
-    /// How many arrivals there were.
+    /// The number of arrivals.
     pub fn arrivals(&self) -> u64 {
         self.first + self.gaps().iter().sum::<u64>()
     }
 
-    /// How many gaps are longer than one timeout and at most as long as the next; the last:
-    /// longer than all.
+    /// The number of gaps longer than one timeout and not longer than the next; the last: longer
+    /// than all.
     pub fn gaps(&self) -> Vec<u64> {
         self.buckets.iter().map(|bucket| bucket.gaps).collect()
     }
 
-    /// Takes over what another has seen, of the same service.
+    /// Adds the arrivals and gaps of `other`, of the same service.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.buckets.iter_mut().zip(&other.buckets) {
             into.gaps += from.gaps;
@@ -138,7 +140,7 @@ impl Replay {
         self.open = self.open.max(other.open);
     }
 
-    /// What each of the timeouts would have meant. They must be those it was made with.
+    /// The outcome of each timeout. `timeouts` must be those of [`Replay::new`].
     pub fn outcomes(&self, timeouts: &Timeouts) -> Vec<Outcome> {
         let mut longer: u64 = self.buckets.iter().map(|bucket| bucket.gaps).sum();
         let mut warm = 0_u128;
@@ -156,7 +158,7 @@ impl Replay {
     }
 }
 
-/// Adds the outcomes of one more service to those of others.
+/// Adds the outcomes of another service to `sum`.
 pub fn add(sum: &mut Vec<Outcome>, outcomes: &[Outcome]) {
     if sum.is_empty() {
         sum.extend_from_slice(outcomes);
@@ -168,9 +170,9 @@ pub fn add(sum: &mut Vec<Outcome>, outcomes: &[Outcome]) {
     }
 }
 
-/// The outcome that costs least; of equals, that of the shorter timeout. `None`: there is none.
+/// The outcome with the lowest cost; among equals, that of the shortest timeout. `None`: there is none.
 pub fn cheapest(outcomes: &[Outcome], cold_start_cost: u64) -> Option<Outcome> {
-    // Of equals min_by_key takes the first.
+    // Among equals, min_by_key returns the first.
     let cost = |outcome: &&Outcome| outcome.cost(cold_start_cost);
     outcomes.iter().min_by_key(cost).copied()
 }
@@ -187,7 +189,7 @@ mod tests {
     /// `arrivals` and `end` in seconds; expected: cold starts and warm-idle seconds.
     #[track_caller]
     fn check(arrivals: &[u64], end: u64, timeout: u64, expected: (u64, u128)) {
-        // Others beside it change nothing.
+        // Other timeouts do not change the result.
         let timeouts = timeouts(&[timeout, 3, 17, 1_000_000]);
         let mut replay = Replay::new(&timeouts);
         for (i, at) in arrivals.iter().enumerate() {
@@ -251,7 +253,7 @@ mod tests {
         let outcomes = [outcome(1, 10, 5), outcome(2, 6, 13), outcome(3, 1, 40)];
         let pick = |cost| cheapest(&outcomes, cost).unwrap().timeout;
         assert_eq!(pick(0), 1);
-        assert_eq!(pick(2), 1, "of equals the shorter");
+        assert_eq!(pick(2), 1, "among equals the shortest");
         assert_eq!(pick(3), 2);
         assert_eq!(pick(10), 3);
         assert_eq!(cheapest(&[], 1), None);

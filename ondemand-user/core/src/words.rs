@@ -1,4 +1,4 @@
-//! Figures as people read them.
+//! Figures formatted for people.
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A span of time in words, to two places: `840 ms`, `2.5 s`, `10 min`, `1 h 5 min`, `3 d`.
+/// Formats a time span to two places: `840 ms`, `2.5 s`, `10 min`, `1 h 5 min`, `3 d`.
 pub struct Span(pub Duration);
 
 impl fmt::Display for Span {
@@ -34,12 +34,12 @@ impl fmt::Display for Span {
     }
 }
 
-/// Seconds as a span; what is none is zero.
+/// Converts seconds to a span; an invalid value is zero.
 pub fn span(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-/// A number of bytes in words: `999 B`, `3.4 MB`, powers of 1000.
+/// Formats a number of bytes: `999 B`, `3.4 MB`, powers of 1000.
 pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
@@ -50,7 +50,7 @@ impl fmt::Display for Bytes {
         let mut value = self.0 as f64;
         for unit in ["kB", "MB", "GB", "TB"] {
             value /= 1000.0;
-            // What would be printed as 1000.0 is 1.0 of the next unit.
+            // What would print as 1000.0 becomes 1.0 of the next unit.
             if value < 999.95 {
                 return write!(f, "{value:.1} {unit}");
             }

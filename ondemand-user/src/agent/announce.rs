@@ -1,4 +1,4 @@
-//! Tells the bus what has changed. Nobody waits for it, and nothing depends on it.
+//! Publishes changes on the bus. Nothing waits for it or depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,19 @@ use crate::{
     host::clock,
 };
 
-/// What was told.
+/// What was published.
 #[derive(Default)]
 pub struct Announcer {
-    /// To the bus, while there is one.
+    /// The channel to the bus, while there is one.
     news: Option<mpsc::UnboundedSender<News>>,
     /// By service: its state, and the end of its hold.
     told: BTreeMap<String, (&'static str, Option<u64>)>,
-    /// The connection's count of changes when that was told.
+    /// The connection's count of changes at that time.
     seen: u64,
 }
 
 impl Announcer {
-    /// A new bus: what is told from now on comes out of this.
+    /// Starts with a new bus: returns the channel of the news from now on.
     pub fn connect(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.news = Some(sender);
@@ -32,12 +32,12 @@ impl Announcer {
 
     fn tell(&self, item: News) {
         if let Some(news) = &self.news {
-            // The bus may have gone.
+            // The bus may be gone.
             let _ = news.send(item);
         }
     }
 
-    /// The services are others now.
+    /// Publishes a new set of services.
     pub fn services(&mut self, names: impl Iterator<Item = String>) {
         let names: BTreeSet<String> = names.collect();
         self.told.retain(|name, _| names.contains(name));
@@ -63,7 +63,7 @@ impl Announcer {
     }
 }
 
-/// Whether two ends of a hold are one: by the wall clock it is computed anew each time.
+/// Whether two ends of a hold are the same: by the wall clock they are computed again each time.
 fn is_same(before: Option<u64>, now: Option<u64>) -> bool {
     match (before, now) {
         (Some(before), Some(now)) => before.abs_diff(now) < 2_000_000,
@@ -72,7 +72,7 @@ fn is_same(before: Option<u64>, now: Option<u64>) -> bool {
 }
 
 impl Agent {
-    /// Tells of services whose state or hold has changed.
+    /// Publishes services whose state or hold has changed.
     pub(super) fn announce(&mut self) {
         let changes = self.systemd.changes() + self.holding.changes();
         if std::mem::replace(&mut self.announcer.seen, changes) == changes {
@@ -102,8 +102,8 @@ impl Agent {
         }
     }
 
-    /// Puts the agent on the bus. It works without, too. Gives what comes when clients find it, or
-    /// ends when they never will.
+    /// Puts the agent on the bus. It works without it, too. The result completes when clients can find
+    /// the agent, and is dropped if they never can.
     pub(super) fn serve_bus(&mut self) -> oneshot::Receiver<()> {
         let (taken, is_taken) = oneshot::channel();
         let Some(systemd) = self.systemd.caller() else {
@@ -113,7 +113,9 @@ impl Agent {
         self.announcer.services(self.services.keys().cloned());
         tokio::spawn(async move {
             if let Err(error) = bus::serve(systemd.connection(), requests, news, taken).await {
-                log::warn!("`ondemand status` and others will not work: {error:#}");
+                log::warn!(
+                    "the agent is not on the bus, `ondemand status` and others fail: {error:#}"
+                );
             }
         });
         is_taken

@@ -1,4 +1,4 @@
-//! Which services are watched: the configuration, and what changes when it is read again.
+//! The watched services: the configuration, and its changes at a reload.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use ondemand_core::{
 use super::{Agent, watched::Watched};
 use crate::host::{clock, config_file};
 
-/// The configuration, and its text.
+/// Reads the configuration and its text.
 pub(super) fn read(path: &Path) -> Result<(Config, String)> {
     let text = config_file::text(path)?;
     Ok((config_file::parse(path, &text)?, text))
 }
 
 impl Agent {
-    /// Reads the configuration anew. One that is wrong changes nothing, and is said.
+    /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
         let result = read(&self.config_path)
-            .context("the agent keeps the configuration that it has")
+            .context("the agent keeps its present configuration")
             .and_then(|(config, text)| {
                 self.apply(config)
                     .context("the new configuration cannot be watched")?;
@@ -31,7 +31,7 @@ impl Agent {
         let result = result.map(|text| self.keep_for_boot(text));
         match &result {
             Ok(()) => {
-                log::info!("configuration read again: {}", self.summary());
+                log::info!("read the configuration again: {}", self.summary());
                 self.ask_permission();
                 self.read_units();
             }
@@ -41,7 +41,7 @@ impl Agent {
         result
     }
 
-    /// Keeps what systemd's generator may need at the next boot.
+    /// Saves what systemd's generator may need at the next boot.
     pub(super) fn keep_for_boot(&mut self, text: String) {
         if self.config_path != Path::new(DEFAULT_PATH) {
             return;
@@ -49,28 +49,28 @@ impl Agent {
         let save = self.last_good.save(text);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = save() {
-                log::warn!("a copy of the configuration for the next boot: {error:#}");
+                log::warn!("could not copy the configuration for the next boot: {error:#}");
             }
         });
     }
 
-    /// Makes `config` the configuration. Services that it had before keep their counts.
+    /// Applies `config`. Services that were configured before keep their counters.
     pub(super) fn apply(&mut self, config: Config) -> Result<()> {
         let wanted: Vec<_> = config.services.values().collect();
         for (name, watched) in &self.services {
             if !config.services.contains_key(name) {
-                // Nobody would close it when the backend stops.
+                // Otherwise it would stay open when the backend stops.
                 self.sampler.set_gate(watched.slot, false)?;
             }
         }
         let slots = match self.sampler.watch(&wanted) {
             Ok(slots) => slots,
             Err(error) => {
-                // Nothing that was watched may go unwatched.
+                // No watched service may become unwatched.
                 let before: Vec<_> = self.config.services.values().collect();
                 self.sampler
                     .watch(&before)
-                    .context("watch what was watched before")?;
+                    .context("watch the previous services")?;
                 return Err(error);
             }
         };
@@ -102,19 +102,19 @@ impl Agent {
         Ok(())
     }
 
-    /// A service that was not watched before.
+    /// Takes over a service that was not watched before.
     fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
         let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run, now);
         let counted = self
             .sampler
             .sample(slot)
             .is_ok_and(|sample| sample.last_activity.is_some());
-        // Only what an earlier agent watched was counted until now.
+        // Only services watched by an earlier agent were counted until now.
         if self.began || !self.sampler.taken_over() || !counted {
             watched.uncounted.begin(now);
         }
         if !watched.lifecycle.has_gate() {
-            // An earlier configuration may have had one, and left it open.
+            // An earlier configuration may have left its gate open.
             if let Err(error) = self.sampler.set_gate(slot, false) {
                 log::error!("{}: {error:#}", service.name);
             }

@@ -1,5 +1,5 @@
-//! The agent's side of the connection to systemd: what is known of the units, and what
-//! happens when nothing is known any more.
+//! The agent's connection to systemd: the known states of the units, and what happens when the
+//! connection is lost.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,16 +25,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The connection, and what is known of the units by it.
+/// The connection, and the states that it reported.
 #[derive(Default)]
 pub struct Connection {
     link: Option<Link>,
-    /// Counts connections and their ends, so that what comes late over an old one is told apart:
-    /// taken for the present it would stay so, because positions begin anew with a connection.
+    /// Counts connections and their ends, to recognize late messages of an old one: taken for the
+    /// present state they would stay, because positions restart with a connection.
     number: u64,
     wanted: Wanted,
     known: HashMap<String, Known>,
-    /// What was told of units whose first reading is under way: it may be newer than that.
+    /// Changes of units whose first reading is in progress: they may be newer than the reading.
     early: HashMap<String, Vec<Reading>>,
     changes: u64,
 }
@@ -47,7 +47,7 @@ impl Connection {
         }
     }
 
-    /// Grows with whatever is told of units.
+    /// Increases with each reported change of a unit.
     pub fn changes(&self) -> u64 {
         self.changes
     }
@@ -65,7 +65,7 @@ impl Connection {
         self.link.as_ref().map(|link| link.systemd.clone())
     }
 
-    /// Makes these the services of interest.
+    /// Sets the services of interest.
     pub fn watch<'a>(&mut self, services: impl Iterator<Item = (&'a String, &'a Watched)>) {
         let mut wanted = Wanted::default();
         for (name, watched) in services {
@@ -86,7 +86,7 @@ impl Connection {
         self.wanted.units.iter().map(String::as_str)
     }
 
-    /// What systemd tells next. Cancel safe. Pending for ever without a connection.
+    /// Waits for systemd's next change. Cancel safe. Pending for ever without a connection.
     pub async fn next_change(&mut self) -> Option<Change> {
         match &mut self.link {
             Some(link) => link.changes.recv().await,
@@ -94,7 +94,7 @@ impl Connection {
         }
     }
 
-    /// Takes over what was read or told.
+    /// Takes over readings and changes.
     pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
         self.changes += 1;
         for (unit, reading) in readings {
@@ -117,7 +117,7 @@ impl Connection {
         self.known.get(unit)
     }
 
-    /// Reads all that is of interest. `going_on` is called now and then.
+    /// Reads everything of interest. Calls `going_on` periodically.
     pub async fn read_all(&self, going_on: impl Fn()) -> Result<Readings> {
         match self.caller() {
             Some(systemd) => self.wanted.read(&systemd, going_on).await,
@@ -140,7 +140,7 @@ impl Connection {
     }
 }
 
-/// Adds what only systemd knows and answers.
+/// Adds the figures that only systemd has, and answers.
 pub async fn complete_report(
     systemd: Option<Systemd>,
     mut report: Report,
@@ -159,9 +159,9 @@ pub async fn complete_report(
         }
     }
     match serde_json::to_string(&report) {
-        // The caller may have gone.
+        // The caller may be gone.
         Ok(text) => drop(answer.send(text)),
-        Err(error) => log::error!("the status cannot be written: {error}"),
+        Err(error) => log::error!("could not serialize the status: {error}"),
     }
 }
 
@@ -183,7 +183,7 @@ impl Agent {
         users.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Finds out, and says once, whether a service must be left alone.
+    /// Determines whether a service cannot be managed; logs each change once.
     pub(super) fn find_problem(&mut self, name: &str) {
         let Some(watched) = self.services.get_mut(name) else {
             return;
@@ -198,20 +198,20 @@ impl Agent {
         }
         match &problem {
             Some(problem) => {
-                log::warn!("{name}: left alone: {problem}");
+                log::warn!("{name}: not managed: {problem}");
                 watched.interrupt();
-                // Nobody would close it when the backend stops.
+                // Otherwise it would stay open when the backend stops.
                 if let Err(error) = self.sampler.set_gate(watched.slot, false) {
                     log::error!("{name}: {error:#}");
                 }
                 watched.lifecycle.gate_is_closed();
             }
-            None => log::info!("{name}: looked after again"),
+            None => log::info!("{name}: managed again"),
         }
         watched.problem = problem;
     }
 
-    /// Says once that a service that asks for steering has a listener that cannot be had.
+    /// Logs once that a service with `steer = true` has a listener that cannot be steered to.
     pub(super) fn find_refusal(&mut self, name: &str) {
         let Some(watched) = self.services.get_mut(name) else {
             return;
@@ -222,8 +222,8 @@ impl Agent {
                     && watched.complaints.is_new(Complaint::NotSteered, "") =>
             {
                 log::warn!(
-                    "{name}: connections cannot be steered to its listener, so the proxy carries \
-                     them: it is an MPTCP socket, most likely (programs in Go: set \
+                    "{name}: connections cannot be steered to its listener, so they are proxied: it is \
+                     probably an MPTCP socket (programs in Go: set \
                      GODEBUG=multipathtcp=0 in {})",
                     watched.service.unit
                 );
@@ -233,7 +233,7 @@ impl Agent {
         }
     }
 
-    /// Takes over what was read.
+    /// Takes over readings.
     pub(super) fn take_readings(&mut self, readings: Readings) {
         self.systemd.take(readings.units);
         for (name, place) in readings.rules {
@@ -243,16 +243,18 @@ impl Agent {
             if watched.set_rules(place) {
                 match watched.address_rules() {
                     Some(place) => log::warn!(
-                        "{name}: steering would go past IPAddressDeny= of {place}, so the proxy \
-                         carries all its clients"
+                        "{name}: steering would bypass IPAddressDeny= of {place}, so all its clients \
+                         are proxied"
                     ),
-                    None => log::info!("{name}: no address rules any more: clients are steered"),
+                    None => {
+                        log::info!("{name}: no address rules any more, its clients are steered")
+                    }
                 }
             }
         }
     }
 
-    /// Reads all units in a task of its own.
+    /// Reads all units in a separate task.
     pub(super) fn read_units(&self) {
         let Some(systemd) = self.systemd.caller() else {
             return;
@@ -261,7 +263,7 @@ impl Agent {
         let wanted = self.systemd.wanted.clone();
         tokio::spawn(async move {
             let readings = wanted.read(&systemd, || {}).await;
-            // The agent has ended if nobody listens.
+            // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Units {
                 connection,
                 readings,
@@ -269,13 +271,13 @@ impl Agent {
         });
     }
 
-    /// Nothing is known of the units any more. Nothing is stopped, and whatever was under way
-    /// is judged anew when they are known again.
+    /// The units' states are unknown from now on. Nothing is stopped, and steps in progress are
+    /// judged again when the states are known.
     pub(super) fn disconnected(&mut self, why: &str) {
         if !self.systemd.disconnect() {
             return;
         }
-        log::warn!("systemd cannot be asked, nothing is stopped until it can: {why}");
+        log::warn!("systemd does not answer, nothing is stopped until it does: {why}");
         for watched in self.services.values_mut() {
             watched.interrupt();
         }
@@ -286,7 +288,7 @@ impl Agent {
                 tokio::time::sleep(pause).await;
                 match Link::open().await {
                     Ok(link) => {
-                        // The agent has ended if nobody listens.
+                        // The receiver is gone if the agent has exited.
                         let _ = messages.send(Message::Connected(Box::new(link)));
                         return;
                     }
@@ -298,11 +300,11 @@ impl Agent {
     }
 
     pub(super) fn connected(&mut self, link: Link) {
-        log::info!("systemd can be asked again");
+        log::info!("systemd answers again");
         self.systemd.connect(link);
         self.read_units();
         self.ask_permission();
-        // Nobody waits for it here.
+        // No reply is needed here.
         drop(self.serve_bus());
     }
 }

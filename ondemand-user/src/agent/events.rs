@@ -1,4 +1,4 @@
-//! What the event loop waits for.
+//! The events of the event loop.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
     systemd::{Change, Link, Reading, units::Readings},
 };
 
-/// Everything that can happen.
+/// An event.
 pub(super) enum Event {
     Kernel(KernelEvent),
     /// `None`: the connection ended.
@@ -26,17 +26,17 @@ pub(super) enum Event {
     Bus(bus::Request),
     /// A scrape of the metrics.
     Scrape(metrics::Question),
-    /// A moment that something waited for has come.
+    /// The time of a timer has come.
     Time,
     Reload,
     Terminate,
 }
 
-/// What the agent's own tasks bring back.
+/// A result of the agent's own tasks.
 pub(super) enum Message {
     /// A new connection to systemd.
     Connected(Box<Link>),
-    /// The units, over the connection of this number.
+    /// The units, over the connection with this number.
     Units {
         connection: u64,
         readings: Result<Readings>,
@@ -47,9 +47,9 @@ pub(super) enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
-    /// What PID 1 would do.
+    /// PID 1's answers about permissions.
     Permission(Answers),
-    /// Look-ups that these services' last looks waited for are over, if that is known.
+    /// The look-ups that the last looks of these services waited for are over, if known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// The end of a job, and the service's units after it.
     Job {
@@ -72,7 +72,7 @@ pub(super) struct Answers {
     pub denied: BTreeMap<String, String>,
 }
 
-/// The events that come from outside the agent.
+/// The sources outside the agent.
 pub(super) struct Sources {
     pub messages: mpsc::UnboundedReceiver<Message>,
     pub requests: mpsc::UnboundedReceiver<bus::Request>,
@@ -83,7 +83,7 @@ pub(super) struct Sources {
 }
 
 impl Agent {
-    /// Waits for whatever comes first.
+    /// Waits for the next event.
     pub(super) async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
         let wakes = self.services.values().filter_map(|watched| watched.wake);
         let others = [
@@ -98,7 +98,7 @@ impl Agent {
             _ = sources.interrupt.recv() => Event::Terminate,
             _ = sources.hangup.recv() => Event::Reload,
             event = self.sampler.next_event() => {
-                Event::Kernel(event.context("wait for the kernel")?)
+                Event::Kernel(event.context("wait for a kernel event")?)
             }
             change = self.systemd.next_change() => Event::Systemd(change),
             Some(message) = sources.messages.recv() => Event::Message(message),
@@ -112,7 +112,7 @@ impl Agent {
 
 async fn sleep_until(moment: Option<Ktime>) {
     match moment {
-        // Both clocks stand still while the host is suspended.
+        // Both clocks stop while the host is suspended.
         Some(at) => {
             let wait = at.since(clock::now()).unwrap_or_default();
             tokio::time::sleep_until(Instant::now() + wait).await;

@@ -1,4 +1,4 @@
-//! The agent's side of holds: where they are kept, and when they end.
+//! The agent's part of holds: where they are saved, and when they expire.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ use crate::host::{
 pub struct Holding {
     holds: Holds,
     store: Store,
-    /// Names the host's present boot.
+    /// The ID of the host's present boot.
     boot: String,
     changes: u64,
 }
 
 impl Holding {
-    /// Reads the file. What cannot be read is said. `services` are the configured ones.
+    /// Reads the file, and logs what cannot be read. `services` are the configured ones.
     pub fn open<'a>(services: impl Iterator<Item = &'a str> + Clone) -> Self {
-        // Without a name it is a boot like no other: the wall clock tells.
+        // Without an ID each boot is a different one: the wall clock decides.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim().to_owned();
         let store = Store::new(atomic_file::path());
@@ -50,7 +50,7 @@ impl Holding {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Holds::default(),
             Err(error) => {
-                // Nobody knows which services are to be kept up.
+                // It is unknown which services are held.
                 log::error!(
                     "{file} cannot be read ({error}), so every service is held until it is \
                      released (`ondemand release NAME`)"
@@ -70,7 +70,7 @@ impl Holding {
         }
     }
 
-    /// What is left of a service's hold.
+    /// The rest of a service's hold.
     pub fn left(&self, service: &str, now: &Moment) -> Option<Left> {
         self.holds.left(service, now)
     }
@@ -90,29 +90,29 @@ impl Holding {
         self.holds.set(service, span, now)
     }
 
-    /// Ends a hold. False: there was none.
+    /// Ends a hold. Returns false if there was none.
     pub fn release(&mut self, service: &str) -> bool {
         self.changes += 1;
         self.holds.release(service)
     }
 
-    /// Grows with every change.
+    /// Increases with each change.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// When the next one ends.
+    /// When the next hold expires.
     pub fn wake(&self) -> Option<Ktime> {
         let left = self.holds.next_end(&clock::moment())?;
         Some(clock::now() + left)
     }
 
-    /// Whether there is a file, or something to write into one.
+    /// Whether a file exists, or is needed.
     fn is_needed(&self) -> bool {
         self.holds != Holds::default() || self.store.path().exists()
     }
 
-    /// What writes the file as it is to be now.
+    /// Returns a function that writes the file as of now.
     pub fn save(&mut self) -> impl FnOnce() -> Result<()> + Send + 'static {
         let text = holds::text(&self.holds, &clock::moment(), &self.boot);
         self.store.save(text)
@@ -120,20 +120,20 @@ impl Holding {
 }
 
 impl Agent {
-    /// Services whose hold has ended are looked at again.
+    /// Looks again at services whose hold has expired.
     pub(super) fn end_holds(&mut self) {
         let ended = self.holding.holds.expire(&clock::moment());
         self.holding.changes += ended.len() as u64;
         for name in ended {
-            log::info!("{name}: its hold has ended");
+            log::info!("{name}: its hold has expired");
             self.look(&name, Input::Changed);
         }
     }
 
-    /// Writes down how much is left now, so that a clock that is wrong after the next boot
-    /// makes it no longer.
+    /// Saves how much is left now, so that a wrong clock after the next boot does not lengthen a
+    /// hold.
     pub(super) fn leave_holds(&mut self) {
-        // A dry run may have another agent beside it, whose file it is.
+        // In a dry run the file may belong to another agent.
         if self.dry_run || !self.holding.is_needed() {
             return;
         }

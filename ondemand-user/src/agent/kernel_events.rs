@@ -1,11 +1,11 @@
-//! What the kernel's programs tell: somebody listens, the first client came, the last one went.
+//! Handles events of the kernel's programs: a new listener, the first client, the last close.
 
 use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent};
 use tokio::sync::oneshot;
 
 use super::Agent;
 
-/// Proxies of one service that wait for its listener, at most.
+/// Maximum number of proxies of one service that wait for its listener.
 const MOST_WAITING: usize = 64;
 
 impl Agent {
@@ -14,7 +14,7 @@ impl Agent {
         | KernelEvent::Opened(slot)
         | KernelEvent::Closed(slot)
         | KernelEvent::Answered(slot, _)) = event;
-        // An event of a service that is not configured any more.
+        // The service is no longer configured.
         let Some(name) = self.slots.get(&slot).cloned() else {
             return;
         };
@@ -22,7 +22,7 @@ impl Agent {
             (KernelEvent::Listening(_, at), Some(watched)) => {
                 // First of all: a client waits for it.
                 for waiting in watched.waiting.drain(..) {
-                    let _ = waiting.send(()); // The caller may have gone.
+                    let _ = waiting.send(()); // The caller may be gone.
                 }
                 watched.lifecycle.runs().listens(at);
                 self.find_refusal(&name);
@@ -34,15 +34,15 @@ impl Agent {
         self.look(&name, Input::Changed);
     }
 
-    /// Somebody waits for a backend's listener. One that is there already sends no event.
+    /// A proxy waits for a backend's listener. An existing listener sends no event.
     pub(super) fn wait_listening(&mut self, name: &str, answer: oneshot::Sender<()>) {
-        // Dropping the answer tells the caller to look by itself.
+        // Dropping the answer makes the caller poll.
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
         let there = crate::kernel::sockets::listening::is_listening(&watched.service.backend);
         if there.is_ok_and(|there| there) {
-            // The caller may have gone.
+            // The caller may be gone.
             let _ = answer.send(());
             return;
         }

@@ -1,4 +1,4 @@
-//! The last look before a stop: when nobody is on the way any more, a snapshot of the sockets.
+//! The last look before a stop: a snapshot of the sockets, after the end of all look-ups.
 
 use ondemand_core::{
     lifecycle::Input,
@@ -19,15 +19,15 @@ use crate::{
 /// it takes the kernel some time.
 #[derive(Default)]
 pub(super) struct LastLooks {
-    /// Those for the next wait: a look-up may have begun since the present one did.
+    /// Services for the next wait: a look-up may have started after the present wait did.
     next: Vec<Ticket>,
-    /// Whether a wait is under way.
+    /// Whether a wait is in progress.
     waiting: bool,
 }
 
 impl Agent {
-    /// Takes the snapshot that a stop rests on. Behind a gate it has to wait until those are
-    /// over that read the gate when it was open, which is a message of its own.
+    /// Takes the snapshot that a stop rests on. Behind a gate it first waits for the end of the
+    /// look-ups that read the gate when it was open; that end is a message of its own.
     pub(super) fn last_look(&mut self, name: &str) -> Option<Input> {
         let watched = self.services.get_mut(name)?;
         if !watched.lifecycle.has_gate() {
@@ -50,9 +50,9 @@ impl Agent {
         tokio::task::spawn_blocking(move || {
             let over = lookups::wait_until_over();
             if let Err(error) = &over {
-                log::debug!("the kernel does not tell when look-ups have ended: {error}");
+                log::debug!("the kernel does not report the end of look-ups: {error}");
             }
-            // The agent has ended if nobody listens.
+            // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::LookupsOver {
                 services,
                 known: over.is_ok(),
@@ -60,7 +60,7 @@ impl Agent {
         });
     }
 
-    /// `known`: the kernel has told that those look-ups are over.
+    /// `known`: the kernel has reported that those look-ups are over.
     pub(super) fn lookups_over(&mut self, services: Vec<Ticket>, known: bool) {
         self.last_looks.waiting = false;
         let snapshot = self.take_snapshot();
@@ -91,7 +91,7 @@ impl Agent {
     }
 
     fn take_snapshot(&mut self) -> Option<Snapshot> {
-        // Where nobody counts, the counters say that nobody comes.
+        // If the programs do not count, the counters show no client.
         if !self.still_counts() {
             return None;
         }
@@ -100,7 +100,7 @@ impl Agent {
             .ok()
     }
 
-    /// The sockets of one service, its Unix sockets looked at now.
+    /// The sockets of one service, with a new look at its Unix sockets.
     fn sockets_of(&mut self, name: &str, snapshot: Option<&Snapshot>) -> Option<Sockets> {
         self.look_at_unix_sockets(Some(name));
         let slot = self.services.get(name)?.slot;

@@ -21,11 +21,11 @@ use crate::{
     systemd::units,
 };
 
-/// Looks that are no event's answer take at most this part of the agent's time.
+/// Maximum share of the agent's time for periodic looks.
 const POLL_SHARE: u32 = 100;
 
 impl Agent {
-    /// Everything that is known of a service now. `None`: its units are not known.
+    /// What is known of a service now. `None`: the states of its units are unknown.
     pub(super) fn view(&self, watched: &Watched) -> Option<View> {
         let units = self.units_of(watched)?;
         let sample = match timed("sample", || self.sampler.sample(watched.slot)) {
@@ -35,7 +35,7 @@ impl Agent {
                 None
             }
         };
-        // After the sample: what it holds is never in the future.
+        // Read after the sample, so that nothing in the sample is in the future.
         let now = clock::now();
         let facts = Facts {
             hold: self.holding.hold(&watched.service.name, now),
@@ -50,7 +50,7 @@ impl Agent {
         })
     }
 
-    /// Takes a service as far as it goes without waiting.
+    /// Takes a service through all steps that need no waiting.
     pub(super) fn look(&mut self, name: &str, input: Input) {
         let mut input = Some(input);
         while let Some(next) = input.take() {
@@ -66,13 +66,13 @@ impl Agent {
             self.record(name, &view);
             input = self.carry_out(name, commands);
             if input.is_none() && self.arm(name, &view) {
-                // The last connection may have closed before the kernel was asked to tell.
+                // The last connection may have closed before the event was requested.
                 input = Some(Input::Changed);
             }
         }
     }
 
-    /// A view that knows the uncounted connections. `None`: the service is left alone.
+    /// A view with the uncounted connections. `None`: the service is not managed.
     fn fresh_view(&mut self, name: &str) -> Option<View> {
         let watched = self.services.get_mut(name)?;
         if watched.problem.is_some() {
@@ -81,7 +81,7 @@ impl Agent {
         if let Ok(sample) = self.sampler.sample(watched.slot) {
             let now = clock::now();
             watched.uncounted.older(sample.older, now);
-            // Cookies matter only to somebody who just looked up the front address.
+            // Cookies matter only after a recent look-up of the front address.
             let recent = sample.last_lookup.and_then(|at| now.since(at));
             watched.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
                 && self.cookies.sent_lately(now);
@@ -104,7 +104,7 @@ impl Agent {
         Some(view)
     }
 
-    /// Carries out commands in their order. What comes of it at once is the next input.
+    /// Carries out commands in their order. An immediate result is the next input.
     fn carry_out(&mut self, name: &str, commands: Vec<Command>) -> Option<Input> {
         let mut next = None;
         let mut gate_failed = false;
@@ -162,7 +162,7 @@ impl Agent {
         next
     }
 
-    /// Asks the kernel to tell when the last connection closes. True if it was asked now.
+    /// Requests an event for the close of the last connection. Returns true if it was requested now.
     fn arm(&mut self, name: &str, view: &View) -> bool {
         let Some(watched) = self.services.get_mut(name) else {
             return false;
@@ -171,7 +171,7 @@ impl Agent {
             .sample
             .and_then(|sample| Some(sample.open()? - sample.older));
         if !view.units.backend.state.is_up() || counted.is_none_or(|open| open == 0) {
-            // Should the event have got lost, it is asked for anew with the next connection.
+            // If the event was lost, it is requested again with the next connection.
             watched.armed = false;
             return false;
         }
@@ -180,7 +180,7 @@ impl Agent {
         }
         match self.sampler.arm_closed(watched.slot) {
             Ok(()) => watched.armed = true,
-            // Then the regular look finds out.
+            // Then the periodic look finds it.
             Err(error) => log::warn!("{name}: {error:#}"),
         }
         watched.armed
@@ -205,7 +205,7 @@ impl Agent {
         tokio::spawn(async move {
             ablation::reached(Moment::Asking);
             let reply = veto::ask(question, veto::TIMEOUT).await;
-            // The agent has ended if nobody listens.
+            // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Veto {
                 service,
                 ticket,
@@ -227,7 +227,7 @@ impl Agent {
         });
     }
 
-    /// Its end is an event, or does not come: then the request's own end says so.
+    /// Its exit is an event. If it does not exit, the end of the request reports it.
     fn dismiss_proxy(&self, name: &str) {
         let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
         else {
@@ -241,9 +241,9 @@ impl Agent {
         });
     }
 
-    /// Starts or stops the lease and reads the service's units after it.
+    /// Starts or stops the lease, then reads the service's units.
     fn run_job(&mut self, name: &str, start: bool) {
-        // Without systemd no step is taken, so this is never reached without it.
+        // Without systemd there are no steps, so this is never reached without it.
         let (Some(watched), Some(systemd)) = (self.services.get_mut(name), self.systemd.caller())
         else {
             return;
@@ -267,7 +267,7 @@ impl Agent {
                 Moment::Released
             });
             let readings = units::read(&systemd, names.each()).await;
-            // The agent has ended if nobody listens.
+            // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Job {
                 service,
                 ticket,

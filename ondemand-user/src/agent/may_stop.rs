@@ -1,5 +1,5 @@
-//! Whether PID 1 lets the agent stop what it looks after. It is asked before anything is idle: no
-//! gate is to be closed in vain, and whoever forgot a step of the installation is to hear of it.
+//! Whether PID 1 lets the agent stop the configured services. It is asked before anything is idle,
+//! so that no gate closes in vain and a missed step of the installation is reported early.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,32 +16,32 @@ use super::{
 };
 use crate::systemd::Systemd;
 
-/// polkitd may not have read yet what was written for this agent: one refusal is not believed.
+/// polkitd may not have read the rule of this agent yet: one refusal is not final.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause before what was refused is asked for again.
+/// The longest pause before a refused permission is checked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What is known of it.
+/// The known permissions.
 #[derive(Debug, Default)]
 pub struct Permission {
-    /// Counts the questions, so that answers to an older one are told apart.
+    /// Counts the questions, to recognize answers to older ones.
     round: u64,
     allowed: BTreeSet<String>,
-    /// Why, by service.
+    /// The refusals, by service.
     denied: BTreeMap<String, String>,
-    /// Asks.
+    /// When to ask.
     task: Option<AbortHandle>,
 }
 
 impl Permission {
-    /// Why a service may not be stopped, if so.
+    /// Why a service may not be stopped. `None`: it may.
     pub fn denied(&self, name: &str) -> Option<&String> {
         self.denied.get(name)
     }
 }
 
 impl Agent {
-    /// Asks about those services of which it is not known.
+    /// Asks about the services whose permission is unknown.
     pub(super) fn ask_permission(&mut self) {
         let services = &self.services;
         self.permission
@@ -56,7 +56,7 @@ impl Agent {
         let Some(systemd) = self.systemd.caller() else {
             return;
         };
-        // PID 1 asks polkit about everybody but root.
+        // PID 1 asks polkit about all users except root.
         if geteuid().is_root() {
             return;
         }
@@ -71,7 +71,7 @@ impl Agent {
             let mut pause = FIRST_PAUSE;
             let mut believed = false;
             while !open.is_empty() {
-                // Without systemd it is asked again when it is back.
+                // Without systemd it is asked again when systemd is back.
                 let Ok(mut answers) = ask(&systemd, round, &open).await else {
                     return;
                 };
@@ -90,7 +90,7 @@ impl Agent {
         self.permission.task = Some(task.abort_handle());
     }
 
-    /// A job of a service failed: perhaps what was allowed is so no longer.
+    /// After a failed job of a service, checks its permission again.
     pub(super) fn doubt_permission(&mut self, name: &str) {
         if self.permission.allowed.remove(name) {
             self.ask_permission();
@@ -117,8 +117,8 @@ impl Agent {
     }
 }
 
-/// `open`: the leases by service. The rule is made of a whole configuration, so the first stands for
-/// all, unless it is refused; where that is wrong, the first job that fails tells.
+/// `open`: the leases by service. The rule covers the whole configuration, so the first answer stands
+/// for all, unless it is a refusal; where that is wrong, the first failed job shows it.
 async fn ask(
     systemd: &Systemd,
     round: u64,
@@ -139,12 +139,12 @@ async fn ask(
             why = match systemd.has_polkit().await? {
                 true => {
                     "polkit does not let the agent's user stop it; `systemctl reload ondemand` \
-                     writes the rule for it (or, as root, `ondemand permit`)"
+                     writes its rule (or, as root, `ondemand permit`)"
                 }
                 false => {
-                    "only root may stop it, because polkit is not installed here to allow it to \
-                     the agent's user; install it (Debian: apt install polkitd) and restart the \
-                     agent, or run the agent as root (units/examples/root.conf)"
+                    "only root may stop it, because polkit is not installed; install it (Debian: apt \
+                     install polkitd) and restart the agent, or run the agent as root \
+                     (units/examples/root.conf)"
                 }
             };
         }

@@ -1,8 +1,8 @@
 //! The event loop: the one place where samples, timers, systemd and signals meet.
 //!
-//! Nothing in the loop waits: whatever takes time (systemd, the veto program, the bus) runs
-//! in a task of its own and comes back as an event. So the watchdog, which is fed from the
-//! loop alone, tells the truth.
+//! Nothing in the loop waits: whatever takes time (systemd, the veto program, the bus) runs in a
+//! separate task and returns as an event. So the watchdog, which only the loop feeds, is
+//! reliable.
 
 mod announce;
 mod configuration;
@@ -63,7 +63,7 @@ use crate::{
     systemd::{Change, Link},
 };
 
-/// How long to wait for the agent's name on the bus before it is ready without.
+/// How long to wait for the agent's name on the bus before it is ready without it.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
 
 struct Agent {
@@ -82,39 +82,39 @@ struct Agent {
     recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
-    /// The last configuration that was right, for the next boot.
+    /// The last valid configuration, for the next boot.
     last_good: Store,
     announcer: Announcer,
     permission: Permission,
     /// Whether the first configuration is being watched.
     began: bool,
-    /// Why it cannot go on, if so.
+    /// Why the agent cannot continue, if so.
     broken: Option<anyhow::Error>,
     /// When to look at what the kernel sends no event for.
     next_poll: Option<Ktime>,
     /// About what cannot be looked at.
     complaints: Complaints<&'static str>,
-    /// What the last such look took, which bounds how often it is done.
+    /// The duration of the last such look, which limits how often it is done.
     poll_cost: Duration,
     /// When the bytes of open connections may be counted again.
     next_bytes: Ktime,
 }
 
-/// Watches the services of the configuration until it is told to end. Ending leaves
-/// everything as it is: the kernel goes on counting and steering, services go on running.
+/// Watches the services of the configuration until a signal ends it. Its exit changes nothing: the
+/// kernel keeps counting and steering, services keep running.
 ///
 /// # Errors
 ///
-/// The configuration is wrong, the host lacks something, or systemd cannot be reached.
+/// The configuration is invalid, the host lacks a requirement, or systemd does not answer.
 pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
-    // First of all: without them these signals end the program, and systemd takes an end by
-    // SIGHUP for one that was wanted.
-    let hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
-    let terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    // First of all: by default these signals end the program, and systemd takes an end by SIGHUP
+    // for a clean exit.
+    let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    let terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let (config, text) = configuration::read(config_path)?;
     if let Err(error) = capabilities::keep_to_ourselves() {
-        log::warn!("veto programs have the agent's capabilities: {error}");
+        log::warn!("veto programs inherit the agent's capabilities: {error}");
     }
     let sampler = Sampler::new(Kernel::open()?)?;
     let link = Link::open().await?;
@@ -175,9 +175,9 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     agent.recorder.finish();
     agent.leave_holds();
     if let Some(error) = agent.broken {
-        return Err(error.context("ends, so that the next agent loads its programs anew"));
+        return Err(error.context("exiting, so that the next agent loads its programs again"));
     }
-    log::info!("ends; services go on running, and the kernel goes on counting");
+    log::info!("shutting down; services keep running, and the kernel keeps counting");
     Ok(())
 }
 
@@ -186,13 +186,13 @@ impl Agent {
         if let Some(why) = self.sampler.no_steering()
             && config.services.values().any(|service| service.steer)
         {
-            log::warn!("connections cannot be steered here, the proxy carries them: {why}");
+            log::warn!("connections cannot be steered on this host, they are proxied: {why}");
             let listed = |service: &&Service| {
                 !service.wake_from.is_absent() || !service.ignore_from.is_absent()
             };
             for service in config.services.values().filter(listed) {
                 log::warn!(
-                    "{}: so its wake_from and ignore_from have no effect: all clients wake it and \
+                    "{}: wake_from and ignore_from have no effect without steering: all clients start it and \
                      keep it up",
                     service.name
                 );
@@ -206,18 +206,18 @@ impl Agent {
             log::warn!("dry run: nothing is stopped");
         }
         let counting = if self.sampler.taken_over() {
-            "goes on counting"
+            "keeps counting"
         } else {
             "counts"
         };
         let services = counted(self.services.len() as u64, "service");
-        log::info!("watches {services}; the kernel {counting}");
+        log::info!("watching {services}; the kernel {counting}");
         self.look_at_all();
         let is_taken = self.serve_bus();
         self.ask_permission();
         self.pass_time();
         // `systemctl start ondemand && ondemand start wiki`: ready means that clients find it. Without
-        // the bus it is ready all the same, and has said why.
+        // the bus it becomes ready too, and has logged why.
         let _ = tokio::time::timeout(BUS_PATIENCE, is_taken).await;
         self.notifier.ready();
         Ok(())
@@ -242,7 +242,7 @@ impl Agent {
                 self.count_open_bytes();
                 self.observe(question);
             }
-            // It has said what is wrong.
+            // It has logged the error.
             Event::Reload => drop(self.reload()),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
@@ -306,7 +306,7 @@ impl Agent {
             .is_some_and(|watched| watched.ticket == ticket)
     }
 
-    /// Looks at whatever has come due, and tells systemd that the loop turns.
+    /// Looks at the services that are due, and notifies systemd that the loop is alive.
     fn pass_time(&mut self) {
         let now = clock::now();
         if self.next_poll.is_some_and(|at| at <= now) {
@@ -329,7 +329,7 @@ impl Agent {
         self.notifier.status(self.summary());
     }
 
-    /// Whether the kernel still counts. If it does not, the agent ends: the next one begins anew.
+    /// Whether the kernel still counts. If not, the agent exits and the next one reloads the programs.
     fn still_counts(&mut self) -> bool {
         if let Err(error) = self.sampler.check() {
             self.broken.get_or_insert(error);
@@ -346,7 +346,7 @@ impl Agent {
         }
     }
 
-    /// The agent's own state in a few words.
+    /// The agent's state for the status line.
     fn summary(&self) -> String {
         let known = self.services.values().map(|watched| self.units_of(watched));
         let up = known
@@ -363,10 +363,10 @@ impl Agent {
             counted(self.services.len() as u64, "service")
         );
         if problems > 0 {
-            text += &format!(", {problems} left alone");
+            text += &format!(", {problems} not managed");
         }
         if !self.systemd.is_connected() {
-            text += "; systemd cannot be asked";
+            text += "; systemd does not answer";
         }
         text
     }

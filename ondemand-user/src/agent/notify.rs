@@ -1,4 +1,4 @@
-//! What the agent tells systemd of itself (sd_notify(3)).
+//! Notifications to systemd (sd_notify(3)).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 
 use crate::host::clock;
 
-/// How long one step of the start may take, at most.
+/// Maximum duration of one step of the start.
 const STEP: Duration = Duration::from_secs(90);
 
 /// The watchdog and the status line.
@@ -20,7 +20,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Reads what systemd expects from the environment.
+    /// Reads systemd's settings from the environment.
     pub fn new() -> Self {
         let interval = sd_notify::watchdog_enabled().map(|limit| limit / 2);
         Self {
@@ -30,19 +30,19 @@ impl Notifier {
         }
     }
 
-    /// The start goes on: a thousand services on a busy machine take longer than systemd waits by
-    /// itself.
+    /// Extends the start timeout: a thousand services on a busy machine take longer than systemd's
+    /// default.
     pub fn starting(&self) {
         let longer = u32::try_from(STEP.as_micros()).unwrap_or(u32::MAX);
         send(&[NotifyState::ExtendTimeoutUsec(longer)]);
     }
 
-    /// The agent watches.
+    /// Reports that the agent is ready.
     pub fn ready(&self) {
         send(&[NotifyState::Ready]);
     }
 
-    /// The configuration is being read again; [`Notifier::ready`] ends it.
+    /// Reports the start of a reload; [`Notifier::ready`] ends it.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => send(&[NotifyState::Reloading, now]),
@@ -50,7 +50,7 @@ impl Notifier {
         }
     }
 
-    /// The agent ends.
+    /// Reports that the agent exits.
     pub fn stopping(&self) {
         send(&[NotifyState::Stopping]);
     }
@@ -68,7 +68,7 @@ impl Notifier {
         self.interval.map(|_| self.next)
     }
 
-    /// The loop turns. Tells systemd so when it is due, which is the case if it is true.
+    /// Feeds the watchdog when it is due. Returns true if it was due.
     pub fn alive(&mut self, now: Ktime) -> bool {
         if let Some(interval) = self.interval
             && now >= self.next
@@ -81,9 +81,9 @@ impl Notifier {
     }
 }
 
-/// Nothing depends on it: without systemd there is nobody to tell.
+/// Nothing depends on it: the agent may run without systemd.
 fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        log::debug!("systemd does not listen: {error}");
+        log::debug!("could not notify systemd: {error}");
     }
 }

@@ -17,14 +17,14 @@ use crate::{
     observe::metrics::{Observation, Question},
 };
 
-/// What open connections have transferred is counted no more often than this.
+/// The shortest interval between two counts of the bytes of open connections.
 const BYTES_EVERY: Duration = Duration::from_millis(200);
-/// And for no more than this part of the time.
+/// Maximum share of the time for it.
 const BYTES_SHARE: u32 = 50;
 
 impl Agent {
-    /// Somebody looks: adds what open connections have transferred so far to the counters. Nobody
-    /// counts it otherwise, until they close.
+    /// Adds the bytes that open connections have transferred so far to the counters, for a reader.
+    /// Otherwise they are added at the close.
     pub(super) fn count_open_bytes(&mut self) {
         let begin = clock::now();
         let is_open = |watched: &Watched| {
@@ -45,7 +45,7 @@ impl Agent {
     /// Answers a scrape.
     pub(super) fn observe(&self, question: Question) {
         let services = self.services.values();
-        // The scraper may have gone.
+        // The scraper may be gone.
         let _ = question.send(services.map(|watched| self.observation(watched)).collect());
     }
 
@@ -118,8 +118,8 @@ impl Agent {
         }
     }
 
-    /// Asks systemd what the service uses: a stop gives it back. systemd answers in the order
-    /// of the questions, so asked before a stop it tells what was before the stop.
+    /// Asks systemd for the service's memory: a stop gives it back. systemd answers in the order of
+    /// the calls, so a call before a stop returns the memory before the stop.
     pub(super) fn measure_memory(&self, name: &str) {
         let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
         else {

@@ -1,4 +1,4 @@
-//! What the kernel sends no event for: Unix sockets, and connections older than the counting.
+//! Polls for which the kernel sends no event: Unix sockets, and connections older than the counting.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Agent {
-    /// Looks at everything that the kernel sends no event for.
+    /// Polls everything that the kernel sends no event for.
     pub(super) fn poll(&mut self) {
         let begin = clock::now();
         self.next_poll = None;
@@ -81,7 +81,7 @@ impl Agent {
                 Endpoint::Unix(path) => counts.get(path).map_or(0, Connections::open),
                 Endpoint::Tcp(_) => 0,
             };
-            // A client of the front and the proxy's connection for it are one.
+            // A client of the front and the proxy's connection for it are one client.
             let front: u64 = watched.service.listen.iter().map(open).sum();
             let back = open(&watched.service.backend);
             watched.uncounted.unix(front.max(back), now);
@@ -91,7 +91,7 @@ impl Agent {
     /// What cannot be looked at keeps services up: that is logged, but not at every look.
     fn complain<T>(&mut self, what: &'static str, looked: &Result<T>) {
         if let Some(error) = self.complaints.follow(what, looked) {
-            log::warn!("services with {what} are kept, they cannot be looked at: {error:#}");
+            log::warn!("services with {what} are kept, because these cannot be read: {error:#}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tells the history what happens. It observes: nothing waits for it, nothing depends on it.
+//! Input of the history. Nothing waits for it or depends on it.
 
 use std::{collections::HashMap, path::Path, sync::mpsc::SyncSender, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     systemd::Systemd,
 };
 
-/// How long a question about memory may take.
+/// Maximum time for a reply about memory.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way to the history, and what is known of each service's use.
+/// The channel to the history, and the known use of each service.
 #[derive(Default)]
 pub struct Recorder {
     writer: Option<Writer>,
@@ -38,7 +38,7 @@ impl Recorder {
             self.finish();
             self.writer = path.and_then(|path| {
                 Writer::start(path)
-                    .inspect_err(|error| log::warn!("history: goes on without it: {error:#}"))
+                    .inspect_err(|error| log::warn!("history: not recording: {error:#}"))
                     .ok()
             });
             self.services.clear();
@@ -55,7 +55,7 @@ impl Recorder {
         is_other
     }
 
-    /// The agent ends.
+    /// The agent exits.
     pub fn finish(&mut self) {
         if let Some(mut writer) = self.writer.take() {
             let at = wall(clock::now());
@@ -64,12 +64,12 @@ impl Recorder {
         }
     }
 
-    /// The next moment at which a service is to be looked at.
+    /// The next moment at which a service is due.
     pub fn due(&self) -> Option<Ktime> {
         self.services.values().filter_map(|used| used.wake).min()
     }
 
-    /// Whether that moment has come for this one.
+    /// Whether this service is due.
     pub fn is_due(&self, name: &str, now: Ktime) -> bool {
         let used = self.services.get(name);
         used.and_then(|used| used.wake).is_some_and(|at| at <= now)
@@ -83,7 +83,7 @@ impl Recorder {
         }
     }
 
-    /// To be asked before the service is stopped.
+    /// A query to be made before the service is stopped.
     pub fn probe(&self, name: &str) -> Option<Probe> {
         let started = self.services.get(name)?.run?;
         Some(Probe {
@@ -94,7 +94,7 @@ impl Recorder {
     }
 }
 
-/// Asks systemd what a run takes.
+/// Queries the resources of a run.
 pub struct Probe {
     name: String,
     started: i64,
@@ -102,12 +102,12 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Asks, and tells the history.
+    /// Queries systemd, and writes the result to the history.
     pub async fn ask(self, systemd: &Systemd, unit: &str) {
         let usage = match tokio::time::timeout(PATIENCE, systemd.usage(unit)).await {
             Ok(Ok(usage)) => usage,
             Ok(Err(error)) => return log::debug!("{error:#}"),
-            Err(_) => return log::debug!("{unit}: systemd takes too long to tell its memory"),
+            Err(_) => return log::debug!("{unit}: systemd did not report its memory in time"),
         };
         let what = What::Usage {
             started: self.started,
@@ -117,7 +117,7 @@ impl Probe {
                 .and_then(|time| i64::try_from(time.as_micros()).ok()),
         };
         let name = self.name;
-        // A full channel has been complained of by whoever filled it.
+        // A full channel has been logged by the writer.
         let _ = self.records.try_send(Record::Service { name, what });
     }
 }
@@ -146,7 +146,7 @@ impl Agent {
         if arm {
             let slot = watched.slot;
             match self.sampler.arm_opened(slot) {
-                // Somebody may have come before the kernel was asked to tell.
+                // A client may have connected before the event was requested.
                 Ok(()) => {
                     let sample = self.sampler.sample(slot).ok();
                     if activity(watched, sample.as_ref()) != (open, last) {
@@ -183,7 +183,7 @@ impl Agent {
     }
 }
 
-/// How many connections are open, and when the last sign of life was.
+/// The number of open connections, and the time of the last activity.
 fn activity(watched: &Watched, sample: Option<&Sample>) -> (Option<u64>, Option<Ktime>) {
     let open = sample.and_then(Sample::open);
     let last = sample.and_then(|sample| sample.last_activity);

@@ -1,4 +1,4 @@
-//! What the agent is asked to do over the bus.
+//! Requests to the agent over the bus.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ impl Agent {
         }
     }
 
-    /// Answers what needs no waiting, and begins what does.
+    /// Answers requests that need no waiting, and starts the others.
     pub(super) fn act(&mut self, request: bus::Request) {
-        // Wherever an answer is sent, the caller may have gone.
+        // For each answer that is sent: the caller may be gone.
         match request {
             bus::Request::Status(answer) => self.report(answer),
             bus::Request::Listening { service, answer } => self.wait_listening(&service, answer),
@@ -59,7 +59,7 @@ impl Agent {
         }
         let now = clock::moment();
         let left = self.holding.set(name, span, &now);
-        log::info!("{name}: {left}, as asked");
+        log::info!("{name}: {left}, on request");
         self.look(name, Input::Changed);
         self.save_holds(Ok(left.until_micros(&now)), answer);
     }
@@ -70,20 +70,20 @@ impl Agent {
         }
         let was_held = self.holding.release(name);
         if was_held {
-            log::info!("{name}: its hold is released, as asked");
+            log::info!("{name}: hold released, on request");
         }
         self.look(name, Input::Changed);
         self.save_holds(Ok(was_held), answer);
     }
 
-    /// Answers when the holds are on the disk.
+    /// Answers when the holds are saved.
     fn save_holds<T: Send + 'static>(&mut self, result: Result<T, Error>, answer: Reply<T>) {
         let save = self.holding.save();
         tokio::task::spawn_blocking(move || {
             let saved = save().map_err(|error| {
                 log::error!("{error:#}");
                 Error::failed(format!(
-                    "done, but it will be forgotten when the agent ends: {error:#}"
+                    "done, but not saved: it will be lost when the agent exits: {error:#}"
                 ))
             });
             drop(answer.send(saved.and(result)));
@@ -97,15 +97,15 @@ impl Agent {
             Err(error) => return drop(answer.send(Err(error))),
         };
         let Some(systemd) = systemd else {
-            return drop(answer.send(Err(Error::failed("systemd cannot be asked now"))));
+            return drop(answer.send(Err(Error::failed("systemd does not answer now"))));
         };
-        // Whoever asks is a user too: the idle clock of one that is up begins anew.
+        // A requested start counts as a use: the idle clock restarts.
         watched.uncounted.begin(clock::now());
         let unit = watched.service.unit.clone();
         self.look(name, Input::Changed);
         let known = self.systemd.known(&unit);
         let was_up = known.is_some_and(|known| known.unit.is_settled_up());
-        log::info!("{name}: is to be started, as asked");
+        log::info!("{name}: starting, on request");
         tokio::spawn(async move {
             let result = match systemd.start_as_asked(&unit).await {
                 JobEnd::Done => Ok(!was_up),
@@ -126,7 +126,7 @@ impl Agent {
             Err(error) => return drop(answer.send(Err(error))),
         };
         if let Some(problem) = &watched.problem {
-            let message = format!("it is left alone: {problem}");
+            let message = format!("it is not managed: {problem}");
             return drop(answer.send(Err(Error::new(names::KEPT, message))));
         }
         watched.asked.push(answer);
@@ -136,14 +136,14 @@ impl Agent {
             .and_then(|watched| self.units_of(watched))
             .is_none()
         {
-            let why = "systemd cannot be asked now, and unknown stops nothing";
+            let why = "systemd does not answer now, and unknown stops nothing";
             return self.answer(name, &Err(Error::new(names::KEPT, why)));
         }
-        log::info!("{name}: is to be stopped if nobody uses it, as asked");
+        log::info!("{name}: stopping if unused, on request");
         self.look(name, Input::Stop);
     }
 
-    /// The end of a stop that was asked for.
+    /// Answers a requested stop.
     pub(super) fn answer_stop(&mut self, name: &str, reply: &lifecycle::Reply) {
         let result = match reply {
             lifecycle::Reply::Stopped => Ok(true),
@@ -162,14 +162,14 @@ impl Agent {
             (Refusal::Held, Some(left)) => {
                 format!("it is {left}; release it first (`ondemand release {name}`)")
             }
-            // A cause of the protocol's own says for how long it is left alone.
+            // A cause of the protocol has a pause before the next attempt.
             (Refusal::Vetoed(_), _) => {
                 let paused = self.services.get(name).and_then(|watched| {
                     let (until, _) = watched.lifecycle.paused()?;
                     until.since(clock::now())
                 });
                 match paused {
-                    Some(left) => format!("{refusal} (looked at again in {})", Span(left)),
+                    Some(left) => format!("{refusal} (next attempt in {})", Span(left)),
                     None => refusal.to_string(),
                 }
             }

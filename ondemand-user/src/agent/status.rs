@@ -1,4 +1,4 @@
-//! The agent's answer to `ondemand status`.
+//! The agent's reply to `ondemand status`.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Agent {
-    /// Everything about all services.
+    /// Reports all services.
     pub(super) fn report(&mut self, answer: oneshot::Sender<String>) {
         self.count_open_bytes();
         let services = self.services.values();
@@ -35,7 +35,7 @@ impl Agent {
         ));
     }
 
-    /// What is known of one service; of one that is not configured, nothing.
+    /// Describes one service; the result is empty if it is not configured.
     pub(super) fn describe(&self, name: &str) -> Service {
         let watched = self.services.get(name);
         watched
@@ -67,7 +67,7 @@ impl Agent {
         service
     }
 
-    /// Whether new connections go straight to the backend.
+    /// Whether new connections are steered to the backend.
     fn is_steered(&self, watched: &Watched) -> bool {
         watched.lifecycle.steered()
             && self
@@ -80,8 +80,8 @@ impl Agent {
     }
 }
 
-/// `view`: `None` if its units are not known. `steered`: whether new connections go straight to
-/// the backend.
+/// `view`: `None` if the states of its units are unknown. `steered`: whether new connections are
+/// steered to the backend.
 fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     let service = &watched.service;
     let state = view.map_or(ActiveState::Unknown, |view| view.units.backend.state);
@@ -148,22 +148,22 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     }
 }
 
-/// Why it is up, or what will happen next.
+/// Why it is up, or what happens next.
 fn detail(watched: &Watched, view: Option<&View>) -> String {
     if let Some(problem) = &watched.problem {
-        return format!("left alone: {problem}");
+        return format!("not managed: {problem}");
     }
     let Some(view) = view else {
-        return "kept: systemd cannot be asked".into();
+        return "kept: systemd does not answer".into();
     };
     let under_way = match watched.lifecycle.current() {
-        Step::Rest if watched.lifecycle.is_asked() => Some("is to be stopped, as asked"),
+        Step::Rest if watched.lifecycle.is_asked() => Some("stopping on request"),
         Step::Rest => None,
-        Step::Asking => Some("idle, its veto program is asked"),
+        Step::Asking => Some("idle, its veto program is running"),
         Step::Looking { .. } | Step::Releasing(_) | Step::Settling { stop: Some(_), .. } => {
-            Some("is being stopped")
+            Some("stopping")
         }
-        Step::Settling { stop: None, .. } | Step::Retaking => Some("runs without its lease"),
+        Step::Settling { stop: None, .. } | Step::Retaking => Some("running without its lease"),
     };
     if let Some(under_way) = under_way {
         return under_way.into();
@@ -172,10 +172,10 @@ fn detail(watched: &Watched, view: Option<&View>) -> String {
     match view.units.backend.state {
         ActiveState::Inactive => "starts with the next connection".into(),
         ActiveState::Failed => {
-            format!("has failed (`journalctl -u {unit}`), starts with the next connection")
+            format!("failed (`journalctl -u {unit}`), starts with the next connection")
         }
-        ActiveState::Activating => "is starting".into(),
-        ActiveState::Deactivating => "is stopping".into(),
+        ActiveState::Activating => "starting".into(),
+        ActiveState::Deactivating => "stopping".into(),
         ActiveState::Unknown => "kept: its state is unknown".into(),
         ActiveState::Active | ActiveState::Reloading => why_up(watched, view),
     }
@@ -200,7 +200,7 @@ fn why_up(watched: &Watched, view: &View) -> String {
                 )
             }
             Some((until, None)) if until > view.now => "idle, would be stopped (dry run)".into(),
-            _ if !view.units.proxy.is_settled_down() => "idle, its proxy is about to end".into(),
+            _ if !view.units.proxy.is_settled_down() => "idle, its proxy is about to exit".into(),
             _ => "idle, about to be stopped".into(),
         },
     }

@@ -1,11 +1,11 @@
-//! What a sample and a snapshot take, for whoever measures the agent.
+//! The duration of samples and snapshots, for measurements of the agent.
 
 use std::time::Instant;
 
 /// The target of these log lines: `ONDEMAND_LOG=info,ondemand::timing=trace` shows them.
 const TARGET: &str = "ondemand::timing";
 
-/// Does `work`, and logs how long it took if that is asked for.
+/// Does `work`, and logs its duration if requested.
 pub(super) fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     if !log::log_enabled!(target: TARGET, log::Level::Trace) {
         return work();

@@ -1,4 +1,4 @@
-//! What the agent keeps of one service.
+//! The agent's state of one service.
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +24,10 @@ use crate::{
     systemd::Known,
 };
 
-/// The slowest poll for what the kernel sends no event for: it must not delay a stop by more
-/// than a second.
+/// The longest poll interval for what the kernel sends no event for: it must not delay a stop by
+/// more than a second.
 const SLOWEST_POLL: Duration = Duration::from_millis(500);
-/// The fastest.
+/// The shortest.
 const FASTEST_POLL: Duration = Duration::from_millis(50);
 
 /// What there is to complain of about a service.
@@ -45,22 +45,22 @@ pub struct Watched {
     pub service: Service,
     /// Its units' names.
     pub units: UnitNames,
-    /// Its place in the maps.
+    /// Its slot in the maps.
     pub slot: Slot,
-    /// Where in the stop protocol it is.
+    /// Its step in the stop protocol.
     pub lifecycle: Lifecycle,
     /// When to look at it again.
     pub wake: Option<Ktime>,
-    /// Whether the kernel was asked to tell when the last connection closes.
+    /// Whether an event for the close of the last connection was requested.
     pub armed: bool,
-    /// What the counters do not know.
+    /// Use that the counters do not cover.
     pub uncounted: Uncounted,
-    /// The question to systemd or to the veto program that waits for its answer; answers to
-    /// older ones are too late.
+    /// The number of the pending call to systemd or to the veto program; answers to older ones are
+    /// late.
     pub ticket: u64,
-    /// Whether SYN cookies were sent lately, when a look-up was the last sign of life.
+    /// Whether SYN cookies were sent recently, when a look-up was the last activity.
     pub syn_cookies: bool,
-    /// Why it is left alone, if it is.
+    /// Why it is not managed, if so.
     pub problem: Option<String>,
     /// What was complained of, and is not over.
     pub complaints: Complaints<Complaint>,
@@ -68,13 +68,13 @@ pub struct Watched {
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
-    /// Those who asked for a stop and wait for its end.
+    /// Callers that requested a stop and wait for its end.
     pub asked: Vec<Reply<bool>>,
-    /// Whether connections can be steered at all on this host.
+    /// Whether connections can be steered on this host.
     steerable: bool,
-    /// The unit whose address rules steering would go past.
+    /// The unit whose address rules steering would bypass.
     rules: Option<String>,
-    /// Whether that is still to be read.
+    /// Whether these rules are still to be read.
     rules_unread: bool,
     dry_run: bool,
 }
@@ -100,19 +100,19 @@ impl Watched {
             asked: Vec::new(),
             steerable,
             rules: None,
-            // Nothing is done before its units are read, and its rules with them.
+            // Nothing is done before its units are read, and its address rules with them.
             rules_unread: false,
             dry_run,
         }
     }
 
-    /// Takes over a changed configuration. Another unit is another life.
+    /// Takes over a changed configuration. With another unit everything is reset.
     pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
         if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
             self.uncounted.begin(now);
         }
         self.dry_run = dry_run;
-        // They are read of those alone that ask for steering.
+        // The rules are read only for services with `steer = true`.
         self.rules_unread |= service.steer && !self.service.steer;
         let options = options(&service, self.may_steer(), dry_run);
         if service.unit != self.service.unit {
@@ -127,7 +127,7 @@ impl Watched {
         self.slot = slot;
     }
 
-    /// Whether it asks for steering, and there is anything between which.
+    /// Whether steering is configured, and has a front and a backend to steer between.
     pub fn could_steer(&self) -> bool {
         options(&self.service, true, false).steer
     }
@@ -136,8 +136,8 @@ impl Watched {
         self.steerable && self.rules.is_none() && !self.rules_unread
     }
 
-    /// Takes over which unit has address rules that steering would go past. Gives whether that is
-    /// to be said: it changed, and nothing else is against steering.
+    /// Sets the unit whose address rules steering would bypass. Returns whether to log this: it
+    /// changed, and nothing else prevents steering.
     pub fn set_rules(&mut self, place: Option<String>) -> bool {
         self.rules_unread = false;
         let changed = place != self.rules;
@@ -147,12 +147,12 @@ impl Watched {
         changed && self.steerable && self.could_steer()
     }
 
-    /// The unit whose address rules steering would go past.
+    /// The unit whose address rules steering would bypass.
     pub fn address_rules(&self) -> Option<&str> {
         self.rules.as_deref()
     }
 
-    /// Forgets what was under way, and whatever is still to come of it.
+    /// Drops what is in progress, and its late results.
     pub fn interrupt(&mut self) {
         self.lifecycle.interrupt();
         self.asked.clear();
@@ -160,7 +160,7 @@ impl Watched {
         self.wake = None;
     }
 
-    /// Clients connected now. `None`: unknown.
+    /// The number of connected clients. `None`: unknown.
     pub fn open(&self, sample: Option<&Sample>) -> Option<u64> {
         let counted = sample?.open()?;
         Some(counted.max(self.uncounted.open))
@@ -184,7 +184,7 @@ impl Watched {
         })
     }
 
-    /// What the policy is to know besides the counters.
+    /// The policy's input besides the counters.
     pub fn facts(&self, units: &Units) -> Facts {
         Facts {
             started: units.backend.active_enter,
@@ -195,9 +195,9 @@ impl Watched {
         }
     }
 
-    /// Until when a client of a Unix front may have been there. All of them come through the
-    /// proxy, which ends a fixed time after the last one has gone: this sees those who came
-    /// and went between two looks at the sockets.
+    /// Until when a client of a Unix front may have been there. All of them go through the proxy,
+    /// which exits a fixed time after the last one: this covers clients that connected and closed
+    /// between two looks at the sockets.
     fn proxied_until(&self, proxy: &Unit) -> Option<Ktime> {
         let unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
         if !self.service.listen.iter().any(unix) {
@@ -210,7 +210,7 @@ impl Watched {
         Some(Ktime::from_nanos(ended.saturating_sub(stayed)))
     }
 
-    /// How soon to look again for what the kernel sends no event for.
+    /// How soon to poll again for what the kernel sends no event for.
     pub fn poll_interval(&self, units: &Units, sample: Option<&Sample>) -> Option<Duration> {
         if !units.backend.state.is_up() {
             return None;
@@ -228,7 +228,7 @@ impl Watched {
     }
 }
 
-/// Whether the configuration asks for steering and this host and service can have it.
+/// The options, with steering only if this host and service allow it.
 fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
     let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
     let mut options = Options::new(service, dry_run);
@@ -237,7 +237,7 @@ fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
     options
 }
 
-/// Why a service cannot be looked after, judging by its units.
+/// Why a service cannot be managed, judging by its units.
 pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
     let name = &names.backend;
     match known.backend.load_state.as_str() {
@@ -245,7 +245,7 @@ pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
         "not-found" => return Some(format!("its unit {name} does not exist")),
         other => {
             return Some(format!(
-                "its unit {name} cannot be used, systemd calls it {other}"
+                "its unit {name} cannot be used, systemd reports it as {other}"
             ));
         }
     }
@@ -264,19 +264,19 @@ pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
             "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
         ));
     }
-    // Nothing would start it again, and its front address may be somebody else's.
+    // Nothing would start it again, and its front address may belong to another program.
     (!known.socket.unit.state.is_up()).then(|| {
         let socket = &names.socket;
         format!("{socket} does not listen; run `systemctl start {socket}`")
     })
 }
 
-/// Use of a service that the kernel's counters do not show.
+/// Use of a service outside the kernel's counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uncounted {
     /// Connections of Unix sockets at the last look.
     pub open: u64,
-    /// Until when there may have been any use that was not counted.
+    /// Until when there may have been any uncounted use.
     pub until: Option<Ktime>,
     /// Whether Unix sockets were looked at before.
     polled: bool,
@@ -285,12 +285,12 @@ pub struct Uncounted {
 }
 
 impl Uncounted {
-    /// What was before now is not known.
+    /// Starts now: everything before is unknown.
     pub fn begin(&mut self, now: Ktime) {
         self.until = Some(now);
     }
 
-    /// A look at the Unix sockets. Whoever came and went between two looks is not seen.
+    /// Takes a look at the Unix sockets. It misses clients that connected and closed between two looks.
     pub fn unix(&mut self, open: u64, now: Ktime) {
         if open > 0 || open != self.open || !self.polled {
             self.until = Some(now);
@@ -299,7 +299,7 @@ impl Uncounted {
         self.polled = true;
     }
 
-    /// The Unix sockets could not be looked at.
+    /// Takes a failed look at the Unix sockets.
     pub fn unix_unknown(&mut self, now: Ktime) {
         self.until = Some(now);
     }
@@ -321,7 +321,7 @@ pub struct Tally {
     pub starts: u64,
     /// Ends of the backend, by reason.
     pub stops: BTreeMap<StopReason, u64>,
-    /// Stops that were not carried through, by reason.
+    /// Stops that were not completed, by reason.
     pub vetoes: BTreeMap<VetoReason, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,

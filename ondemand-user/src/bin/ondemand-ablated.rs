@@ -1,5 +1,5 @@
 //! `ondemand` for the tests that leave out a step of the stop protocol: see
-//! [`ondemand::host::ablation`]. A program of its own, so that nobody mistakes it for the real one.
+//! [`ondemand::host::ablation`]. It is a separate program, so that it is not used by mistake.
 
 #[path = "../main.rs"]
 mod program;

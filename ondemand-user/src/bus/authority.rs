@@ -1,4 +1,4 @@
-//! Who may act: root, and whomever polkit allows it.
+//! Authorization: root, and users whom polkit allows.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ pub const MANAGE: &str = "org.ondemand1.manage";
 /// Reading the configuration again.
 pub const RELOAD: &str = "org.ondemand1.reload";
 
-/// `CheckAuthorization` may ask the user.
+/// `CheckAuthorization` may ask the user for a password.
 const ALLOW_USER_INTERACTION: u32 = 1;
 
 /// polkit (org.freedesktop.PolicyKit1.Authority(8)).
@@ -36,11 +36,11 @@ trait Authority {
     ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
 }
 
-/// Says whether the caller of `call` may do this. `details` are for polkit's rules.
+/// Checks whether the caller of `call` is authorized. `details` are for polkit's rules.
 ///
 /// # Errors
 ///
-/// It may not; the message says who may.
+/// It is not; the message says who is.
 pub async fn check(
     connection: &Connection,
     call: &Header<'_>,
@@ -48,7 +48,9 @@ pub async fn check(
     details: &[(&str, &str)],
 ) -> Result<(), Error> {
     let Some(sender) = call.sender() else {
-        return Err(Error::access_denied("the bus does not say who calls"));
+        return Err(Error::access_denied(
+            "the caller is unknown: the bus did not name it",
+        ));
     };
     let user = async {
         let bus = DBusProxy::new(connection).await?;
@@ -56,7 +58,9 @@ pub async fn check(
     };
     let user = user.await;
     let user = user.map_err(|error| {
-        Error::access_denied(format!("the bus does not say who calls: {error}"))
+        Error::access_denied(format!(
+            "the caller is unknown: the bus did not name it: {error}"
+        ))
     })?;
     if user == 0 {
         return Ok(());
@@ -69,16 +73,16 @@ pub async fn check(
         Ok((true, _)) => Ok(()),
         Ok((false, true)) if !interactive => Err(Error::new(
             NOT_AUTHENTICATED,
-            format!("only root may do this, or whoever authenticates for {action}"),
+            format!("only root may do this, or a user who authenticates for {action}"),
         )),
         Ok((false, _)) => Err(Error::access_denied(format!(
             "only root may do this, and polkit does not allow you {action}"
         ))),
         Err(zbus::Error::FDO(error)) if is_absent(&error) => Err(Error::access_denied(
-            "only root may do this, because polkit is not running here to allow it to others",
+            "only root may do this, because polkit is not running on this host",
         )),
         Err(error) => Err(Error::access_denied(format!(
-            "only root may do this, because polkit cannot be asked: {error}"
+            "only root may do this, because polkit does not answer: {error}"
         ))),
     }
 }
@@ -90,7 +94,7 @@ fn is_absent(error: &fdo::Error) -> bool {
     )
 }
 
-/// Whether it is allowed, and whether it would be after authenticating.
+/// Whether it is allowed, and whether it would be after authentication.
 async fn ask_polkit(
     connection: &Connection,
     sender: &str,

@@ -1,4 +1,4 @@
-//! How a call fails.
+//! Errors of calls.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use zbus::{
 
 use super::names::{ACCESS_DENIED, FAILED};
 
-/// A name that programs branch on, and a message for people.
+/// A name for programs, and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     name: &'static str,
@@ -18,7 +18,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// With one of the names of [`super::names`].
+    /// An error with one of the names of [`super::names`].
     pub fn new(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name,
@@ -36,10 +36,10 @@ impl Error {
         Self::new(ACCESS_DENIED, message)
     }
 
-    /// The agent dropped the question.
+    /// The agent dropped the request.
     pub fn gone() -> Self {
         Self::failed(
-            "the agent gave it up: it ends, its configuration changed, or systemd went away; \
+            "the agent dropped the request: it exits, its configuration changed, or systemd does not answer; \
              see `ondemand status`",
         )
     }

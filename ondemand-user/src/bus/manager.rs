@@ -16,7 +16,7 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    /// It hands everything on to the agent's loop.
+    /// Forwards all calls to the agent's loop.
     pub(super) fn new(requests: mpsc::UnboundedSender<Request>) -> Self {
         Self { requests }
     }
@@ -29,7 +29,7 @@ impl Manager {
         service: String,
         request: impl FnOnce(String, Reply<T>) -> Request,
     ) -> Result<T, Error> {
-        // Nobody is to authenticate for a name that is misspelt.
+        // A misspelt name must not lead to a password prompt.
         ask(&self.requests, |answer| {
             Request::Known(service.clone(), answer)
         })
@@ -40,7 +40,7 @@ impl Manager {
     }
 }
 
-/// Asks the agent's loop.
+/// Sends a request to the agent's loop.
 pub(super) async fn ask<T>(
     requests: &mpsc::UnboundedSender<Request>,
     request: impl FnOnce(Reply<T>) -> Request,
@@ -55,26 +55,26 @@ impl Manager {
     /// The state of all services as JSON.
     async fn status(&self) -> fdo::Result<String> {
         let (answer, answered) = oneshot::channel();
-        let gone = || fdo::Error::Failed("the agent is stopping".into());
+        let gone = || fdo::Error::Failed("the agent is shutting down".into());
         self.requests
             .send(Request::Status(answer))
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 
-    /// Comes back when the application of a service listens: its proxy waits for that.
+    /// Returns when the application of a service listens: its proxy waits for that.
     async fn wait_listening(&self, service: String) -> fdo::Result<()> {
         let (answer, answered) = oneshot::channel();
-        let gone = || fdo::Error::Failed("the agent does not tell".into());
+        let gone = || fdo::Error::Failed("the agent cannot report it".into());
         self.requests
             .send(Request::Listening { service, answer })
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 
-    /// Keeps a service up for so many microseconds, however idle it is; 0: until it is released.
-    /// It does not start it. Returns until when, in microseconds since 1970; the largest number:
-    /// until it is released.
+    /// Keeps a service up for a number of microseconds, however idle it is; 0: until it is released.
+    /// Does not start it. Returns the end in microseconds since 1970; the largest number: until it is
+    /// released.
     #[zbus(out_args("until_usec"))]
     async fn hold(
         &self,
@@ -102,7 +102,7 @@ impl Manager {
             .await
     }
 
-    /// Starts a service and comes back when it is up. Returns whether it was down.
+    /// Starts a service and returns when it is up. Returns whether it was down.
     #[zbus(out_args("was_down"))]
     async fn start(
         &self,
@@ -114,8 +114,8 @@ impl Manager {
             .await
     }
 
-    /// Stops a service if nobody uses it, however short that has been so, and comes back when it
-    /// is down. Returns whether it was up. org.ondemand1.Error.Kept: it stays up, and why.
+    /// Stops a service if it is unused, however short that time, and returns when it is down.
+    /// Returns whether it was up. org.ondemand1.Error.Kept: it stays up, and why.
     #[zbus(out_args("was_up"))]
     async fn stop(
         &self,
@@ -127,8 +127,8 @@ impl Manager {
             .await
     }
 
-    /// Reads the configuration again. org.ondemand1.Error.WrongConfiguration: it cannot be used,
-    /// and the agent keeps the one that it has.
+    /// Reads the configuration again. org.ondemand1.Error.WrongConfiguration: it is invalid, and the
+    /// agent keeps its present one.
     async fn reload(
         &self,
         #[zbus(connection)] connection: &Connection,
@@ -138,7 +138,7 @@ impl Manager {
         ask(&self.requests, Request::Reload).await
     }
 
-    /// A service is up; its start took so many microseconds, the largest number: unknown.
+    /// A service is up; its start took this number of microseconds, the largest number: unknown.
     #[zbus(signal)]
     pub(super) async fn started(
         emitter: &SignalEmitter<'_>,

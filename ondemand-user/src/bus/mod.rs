@@ -1,5 +1,5 @@
-//! `org.ondemand1` on the system bus: what the agent knows, and what it can be asked to do.
-//! Everybody may look; [`authority`] says who may act.
+//! `org.ondemand1` on the system bus: the agent's state, and its methods. Every user may read;
+//! [`authority`] checks who may act.
 
 mod authority;
 mod error;
@@ -24,10 +24,10 @@ use zbus::{
 
 use crate::systemd::unit_path::label;
 
-/// Where the answer to a call goes. Dropping it answers with an error.
+/// The channel for a call's reply. Dropping it replies with an error.
 pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
-/// A call that the agent's loop answers. Whoever may not make it does not get here.
+/// A call for the agent's loop. Unauthorized calls do not get here.
 #[derive(Debug)]
 pub enum Request {
     /// The state of all services, a [`crate::bus::report::Report`] in JSON.
@@ -36,21 +36,21 @@ pub enum Request {
     Listening {
         /// The service's name.
         service: String,
-        /// Told once.
+        /// Sent once.
         answer: oneshot::Sender<()>,
     },
     /// The state of one service.
     Describe(String, Reply<Box<report::Service>>),
-    /// Is there such a service?
+    /// Whether the service exists.
     Known(String, Reply<()>),
-    /// Keep it up, for so long or until it is released; until when, as
+    /// Hold it, for a time or until it is released; returns the end as
     /// [`ondemand_core::holds::Left::until_micros`].
     Hold(String, Option<Duration>, Reply<u64>),
-    /// End its hold; whether there was one.
+    /// End its hold; returns whether there was one.
     Release(String, Reply<bool>),
-    /// Start it; whether it was down.
+    /// Start it; returns whether it was down.
     Start(String, Reply<bool>),
-    /// Stop it if nobody uses it; whether it was up.
+    /// Stop it if it is unused; returns whether it was up.
     Stop(String, Reply<bool>),
     /// Read the configuration again.
     Reload(Reply<()>),
@@ -61,12 +61,12 @@ pub fn service_path(name: &str) -> String {
     format!("{PATH}/service/{}", label(name))
 }
 
-/// Puts the objects on the bus, takes the name, says so to `taken`, and then tells what there is
-/// news of until nobody has any more.
+/// Puts the objects on the bus, takes the name, notifies `taken`, and then publishes news until
+/// their channel closes.
 ///
 /// # Errors
 ///
-/// The bus does not allow it, or another agent has the name.
+/// The bus denies it, or another agent has the name.
 pub async fn serve(
     connection: &Connection,
     requests: mpsc::UnboundedSender<Request>,
@@ -87,9 +87,9 @@ pub async fn serve(
         RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => {}
         _ => bail!("another program has the bus name {NAME}"),
     }
-    // Whoever does not wait for it does not listen.
+    // If the receiver is gone, nothing waits for it.
     let _ = taken.send(());
     news::publish(connection, &requests, news)
         .await
-        .context("tell of changes on the bus")
+        .context("publish changes on the bus")
 }

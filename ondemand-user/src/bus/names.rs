@@ -2,7 +2,7 @@
 
 /// The agent's name on the bus.
 pub const NAME: &str = "org.ondemand1";
-/// The object that everything begins with.
+/// The path of the main object.
 pub const PATH: &str = "/org/ondemand1";
 /// Its interface.
 pub const INTERFACE: &str = "org.ondemand1.Manager";
@@ -15,13 +15,13 @@ pub const NO_NUMBER: u64 = u64::MAX;
 pub const KEPT: &str = "org.ondemand1.Error.Kept";
 /// There is no service of that name.
 pub const NO_SUCH_SERVICE: &str = "org.ondemand1.Error.NoSuchService";
-/// The configuration cannot be used; the message names file, line and key.
+/// The configuration is invalid; the message names file, line and key.
 pub const WRONG_CONFIGURATION: &str = "org.ondemand1.Error.WrongConfiguration";
-/// It was tried and failed.
+/// The action failed.
 pub const FAILED: &str = "org.ondemand1.Error.Failed";
-/// Whoever called may not.
+/// The caller is not authorized.
 pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
-/// The same, but the user may be asked for a password, and the call does not allow it.
+/// The same, but the user could authenticate, and the call does not allow a prompt.
 pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 
 /// The agent, as the proxy calls it.

@@ -1,4 +1,4 @@
-//! Signals, and which objects there are.
+//! Signals, and the set of objects.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,12 +13,12 @@ use super::{
     service_path,
 };
 
-/// What the agent's loop tells, and does not wait for.
+/// Changes that the agent's loop publishes without waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// These are the services that there are now.
+    /// The present services.
     Services(BTreeSet<String>),
-    /// Properties of a service that others may have cached.
+    /// Changed properties of a service, which others may have cached.
     Changed {
         /// Its name.
         service: String,
@@ -31,19 +31,19 @@ pub enum News {
     Started {
         /// Its name.
         service: String,
-        /// How long it took, in microseconds.
+        /// Its duration in microseconds.
         took: Option<u64>,
     },
     /// An end of its backend.
     Stopped {
         /// Its name.
         service: String,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
 }
 
-/// Carries the news to the bus.
+/// Publishes the news on the bus.
 pub(super) async fn publish(
     connection: &Connection,
     requests: &mpsc::UnboundedSender<Request>,

@@ -1,4 +1,4 @@
-//! What the agent knows of the services, as it is told on the bus.
+//! The agent's state of the services, as published on the bus.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::names;
 
-/// What the agent knows of all services. Scripts read it: fields are added, never renamed.
+/// The state of all services. Scripts read it: fields are added, never renamed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The agent's version.
     pub version: String,
-    /// Whether the agent only says what it would stop.
+    /// Whether the agent only logs what it would stop.
     pub dry_run: bool,
     /// By name.
     pub services: Vec<Service>,
 }
 
-/// What the agent knows of one service.
+/// The state of one service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Service {
@@ -28,21 +28,21 @@ pub struct Service {
     pub unit: String,
     /// `inactive`, `activating`, `active`, `deactivating`, `failed` or `unknown`.
     pub state: String,
-    /// `steered`: new connections go straight to the backend; else `proxied`.
+    /// `steered`: new connections are steered to the backend; otherwise `proxied`.
     pub route: String,
     /// Connections open now; null: unknown.
     pub open_connections: Option<u64>,
-    /// Connections accepted in all.
+    /// Connections accepted in total.
     pub accepted_connections: u64,
     /// Payload bytes from clients.
     pub received_bytes: u64,
     /// Payload bytes to clients.
     pub sent_bytes: u64,
-    /// How long nobody has used it; null: somebody does, it is down, or unknown.
+    /// How long it has been unused; null: it is used, down, or unknown.
     pub idle_seconds: Option<f64>,
-    /// Idle for so long it is stopped; null: never.
+    /// Its idle timeout; null: never stopped.
     pub idle_timeout_seconds: Option<f64>,
-    /// Until it is stopped if nobody comes; null: it is used, held, down or unknown, or never.
+    /// Time until it is stopped without a client; null: it is used, held, down or unknown, or never.
     pub stops_in_seconds: Option<f64>,
     /// Starts since the agent began to watch it ([`ondemand_core::runs`]).
     pub starts: u64,
@@ -58,13 +58,13 @@ pub struct Service {
     pub last_start_duration_seconds: Option<f64>,
     /// Clients served by the proxy.
     pub front: Counts,
-    /// Clients served by the backend directly, at the front address.
+    /// Clients steered to the backend.
     pub steered: Counts,
     /// Connections to the backend's own address: the proxy's and others.
     pub back: Counts,
-    /// Clients that do not keep it up, not among all the others here.
+    /// Clients that do not keep it up; the other fields exclude them.
     pub ignored: Counts,
-    /// Attempts of clients that may not wake it, while it was down.
+    /// Attempts of clients that may not start it, while it was down.
     pub refused_connections: u64,
     /// Open connections that are older than the counting.
     pub older_connections: u64,
@@ -72,16 +72,16 @@ pub struct Service {
     pub count_drift: u64,
     /// Memory of its unit; null: unknown or down.
     pub memory_bytes: Option<u64>,
-    /// Whether somebody wants it kept up, however idle it is.
+    /// Whether it is held, that is, stays up however idle it is.
     pub held: bool,
-    /// Until when (RFC 3339); null: until it is released, or it is not held.
+    /// End of the hold (RFC 3339); null: until it is released, or it is not held.
     pub held_until: Option<String>,
-    /// Why it is up, or what will happen next: one sentence.
+    /// Why it is up, or what happens next: one sentence.
     pub detail: String,
 }
 
 impl Service {
-    /// Until when it is held, in microseconds since 1970; 0: it is not; [`names::NO_NUMBER`]: until
+    /// End of the hold, in microseconds since 1970; 0: it is not held; [`names::NO_NUMBER`]: until
     /// it is released.
     pub fn held_until_micros(&self) -> u64 {
         if !self.held {
@@ -98,9 +98,9 @@ impl Service {
 /// Connections on one way to the application.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Accepted in all.
+    /// Accepted in total.
     pub accepted: u64,
-    /// Closed again.
+    /// Closed.
     pub closed: u64,
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Of the service of this name. It asks the agent's loop.
+    /// The object of the service of this name. It queries the agent's loop.
     pub(super) fn new(name: String, requests: mpsc::UnboundedSender<Request>) -> Self {
         Self { name, requests }
     }
@@ -53,20 +53,20 @@ impl Service {
         Ok(self.describe().await?.state)
     }
 
-    /// `steered`: new connections go straight to the application; else `proxied`.
+    /// `steered`: new connections are steered to the application; otherwise `proxied`.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn route(&self) -> Result<String, Error> {
         Ok(self.describe().await?.route)
     }
 
-    /// Why it is up, or what will happen next: one sentence.
+    /// Why it is up, or what happens next: one sentence.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn detail(&self) -> Result<String, Error> {
         Ok(self.describe().await?.detail)
     }
 
-    /// Until when it is kept up, in microseconds since 1970; 0: it is not held; the largest
-    /// number: until it is released.
+    /// End of its hold, in microseconds since 1970; 0: it is not held; the largest number: until it is
+    /// released.
     #[zbus(property)]
     async fn held_until(&self) -> Result<u64, Error> {
         Ok(self.describe().await?.held_until_micros())
@@ -79,7 +79,7 @@ impl Service {
         Ok(open.unwrap_or(NO_NUMBER))
     }
 
-    /// Connections accepted in all.
+    /// Connections accepted in total.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn accepted_connections(&self) -> Result<u64, Error> {
         Ok(self.describe().await?.accepted_connections)
@@ -97,13 +97,13 @@ impl Service {
         Ok(self.describe().await?.sent_bytes)
     }
 
-    /// How long nobody has used it; the largest number: somebody does, or it is down.
+    /// How long it has been unused; the largest number: it is used, or down.
     #[zbus(property(emits_changed_signal = "false"), name = "IdleUSec")]
     async fn idle(&self) -> Result<u64, Error> {
         Ok(micros(self.describe().await?.idle_seconds))
     }
 
-    /// Idle for so long it is stopped; the largest number: never.
+    /// Its idle timeout; the largest number: never stopped.
     #[zbus(property(emits_changed_signal = "false"), name = "IdleTimeoutUSec")]
     async fn idle_timeout(&self) -> Result<u64, Error> {
         Ok(micros(self.describe().await?.idle_timeout_seconds))
@@ -127,7 +127,7 @@ impl Service {
         Ok(self.describe().await?.stops)
     }
 
-    /// Stops that were not carried through, since the agent's start.
+    /// Stops that were not completed, since the agent's start.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn vetoes(&self) -> Result<u64, Error> {
         Ok(self.describe().await?.vetoes)

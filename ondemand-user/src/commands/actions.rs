@@ -1,4 +1,4 @@
-//! `ondemand hold`, `release`, `start`, `stop` and `reload`: the agent does it.
+//! `ondemand hold`, `release`, `start`, `stop` and `reload`: requests to the agent.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::{
     commands::client::{self, Client},
 };
 
-/// How often to say what a call waits for.
+/// How often to print what a call waits for.
 const PROGRESS: Duration = Duration::from_secs(2);
 
-/// Keeps a service up, for so long or until it is released.
+/// Keeps a service up, for `span` or until it is released.
 ///
 /// # Errors
 ///
 /// A [`crate::commands::client::Error`].
 pub async fn hold(name: &str, span: Option<Duration>) -> Result<()> {
     let client = Client::connect().await?;
-    // On the bus 0 is "until released", and no number "for ever".
+    // On the bus, 0 means "until released".
     let micros = span.map_or(0, |span| {
         u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
     });
@@ -76,13 +76,13 @@ pub async fn start(name: &str) -> Result<()> {
         if was_down {
             "started"
         } else {
-            "was up already"
+            "was already up"
         }
     );
     Ok(())
 }
 
-/// Stops a service if nobody uses it, and waits until it is down.
+/// Stops a service if it is unused, and waits until it is down.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub async fn stop(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has the agent read its configuration.
+/// Makes the agent read its configuration again.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ pub async fn reload() -> Result<()> {
     Ok(())
 }
 
-/// Waits for a call, and says now and then what it waits for.
+/// Waits for a call, and prints periodically what it waits for.
 async fn patiently<T>(
     client: &Client,
     name: &str,
@@ -130,7 +130,7 @@ async fn patiently<T>(
     }
 }
 
-/// Says which service an error is about, where the agent speaks of one.
+/// Adds the service's name to an error of the agent.
 fn about(name: &str, error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
         Some(client::Error::Other(_)) => error.context(name.to_owned()),
@@ -138,7 +138,7 @@ fn about(name: &str, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// What the agent says of a service. It is told for information only: without it, nothing is.
+/// The agent's state of a service. It is for information only: on an error nothing is printed.
 async fn detail(client: &Client, name: &str) -> Option<String> {
     let text = client.status().await.ok()?;
     let report: Report = serde_json::from_str(&text).ok()?;

@@ -11,33 +11,33 @@ use super::{
 };
 use crate::{install::permission::USER, proxy};
 
-/// Stops systemd services that nobody uses, and loses no request.
+/// Stops unused systemd services, and loses no request.
 ///
-/// systemd starts a service when somebody connects to its front socket. ondemand lets the
-/// kernel count its connections and bytes, and when nobody has used it for a while, lets
-/// systemd stop it. The next client starts it again.
+/// systemd starts a service when a client connects to its front socket. ondemand counts its
+/// connections and bytes in the kernel, and has systemd stop it when it was unused for its idle
+/// timeout. The next client starts it again.
 #[derive(Debug, Parser)]
 #[command(name = "ondemand", version, after_help = help::MAIN, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The configuration
+    /// Path of the configuration
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// A command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch the services and stop those that nobody uses (run by ondemand.service)
+    /// Watch the services and stop unused ones (run by ondemand.service)
     #[command(after_help = help::AGENT)]
     Agent {
-        /// Stop nothing; say what would be stopped, and why
+        /// Stop nothing; log what would be stopped, and why
         #[arg(long)]
         dry_run: bool,
     },
-    /// Check the configuration, the units and this host, and say what to do
+    /// Check the configuration, the units and this host
     #[command(after_help = help::CHECK)]
     Check {
         /// Print JSON, for scripts
@@ -51,20 +51,20 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
-    /// Give the agent's user what it needs: a polkit rule and a place for the kernel's counters
+    /// Grant the agent's user its permissions: a polkit rule and a place for the kernel's counters
     #[command(after_help = help::PERMIT)]
     Permit {
         /// The user that the agent runs as
         #[arg(long, value_name = "NAME", default_value = USER)]
         user: String,
-        /// Print the polkit rule, and give nothing
+        /// Print the polkit rule only
         #[arg(long)]
         print: bool,
     },
-    /// Wait until a service's application listens, then become another program (run by the proxy)
+    /// Wait until a service's application listens, then execute another program
     #[command(after_help = help::WAIT_LISTENING)]
     WaitListening(WaitListening),
-    /// Report what was measured, and what other idle timeouts would have meant
+    /// Report the measurements, and the effect of other idle timeouts
     #[command(after_help = help::REPORT)]
     Report(Report),
     /// Carry the connections of a front socket to a service's application (run by systemd)
@@ -77,7 +77,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the services as they change, and hold or release them with a key
+    /// Show the services live, and hold or release them with a key
     #[command(after_help = help::TOP)]
     Top,
     /// Keep a service up, however idle it is
@@ -85,7 +85,7 @@ pub enum Command {
     Hold {
         /// The service: NAME of [service.NAME]
         name: String,
-        /// For so long; without it, until it is released
+        /// How long; without it, until it is released
         #[arg(long = "for", value_name = "TIME", value_parser = hold_span)]
         span: Option<Duration>,
     },
@@ -101,23 +101,23 @@ pub enum Command {
         /// The service: NAME of [service.NAME]
         name: String,
     },
-    /// Stop a service now if nobody uses it; never by force
+    /// Stop a service now if it is unused; never by force
     #[command(after_help = help::STOP)]
     Stop {
         /// The service: NAME of [service.NAME]
         name: String,
     },
-    /// Have the agent read its configuration again
+    /// Make the agent read its configuration again
     #[command(after_help = help::RELOAD)]
     Reload,
 }
 
-/// How long to hold a service.
+/// Parses the time of a hold.
 fn hold_span(text: &str) -> Result<Duration, String> {
     match time_span(text) {
-        Ok(Duration::ZERO) => Err("that is no time at all; write it like \"2h\"".into()),
+        Ok(Duration::ZERO) => Err("the time is zero; write it like \"2h\"".into()),
         Err(_) if text.trim() == "infinity" => {
-            Err("leave --for out: it is held until it is released".into())
+            Err("remove --for: without it, the service is held until it is released".into())
         }
         other => other,
     }
@@ -137,12 +137,12 @@ pub struct WaitListening {
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = time_span, requires_all = ["unit", "backend"])]
     pub start_timeout: Option<Duration>,
-    /// What to become
+    /// The program to execute
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
-/// `ondemand proxy`. Everything is said by options: the proxy's user may not be allowed to read
+/// `ondemand proxy`. All of its input is in options: the proxy's user may not be allowed to read
 /// the configuration.
 #[derive(Args, Debug)]
 pub struct Proxy {
@@ -187,16 +187,16 @@ pub struct Report {
     /// Only these services
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
-    /// The history, instead of the configuration's
+    /// Read this history, instead of the configuration's
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
-    /// Replay a recorded trace of arrivals instead: CSV, or .gz of it; `-` is standard input
+    /// Replay a recorded trace of arrivals: CSV, or CSV in .gz; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "since", "until", "last"])]
     pub trace: Option<PathBuf>,
-    /// From then on [default: as far back as there is history]
+    /// Start of the period [default: the start of the history]
     #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "last", allow_hyphen_values = true)]
     pub since: Option<i64>,
-    /// Until then [default: now]
+    /// End of the period [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     pub until: Option<i64>,
     /// The last hours or days: 7d
@@ -205,10 +205,10 @@ pub struct Report {
     /// Idle timeouts to compare: 1min,5min,1h
     #[arg(long, value_name = "SPANS", value_parser = time_span, value_delimiter = ',')]
     pub timeouts: Vec<Duration>,
-    /// One cold start is as bad as so much time spent up and idle
+    /// The time up and idle that is as bad as one cold start
     #[arg(long, value_name = "SPAN", value_parser = time_span, default_value = "10min")]
     pub cold_start_cost: Duration,
-    /// What a GiB of memory costs for an hour, in any currency
+    /// Price of a GiB of memory for an hour, in any currency
     #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
     pub price_per_gib_hour: Option<f64>,
     /// Print JSON, for scripts

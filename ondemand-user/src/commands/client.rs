@@ -1,4 +1,4 @@
-//! Asks the running agent over D-Bus, and says why that did not work.
+//! Calls the running agent over D-Bus, and explains failures.
 
 use std::{fmt, time::Duration};
 
@@ -12,25 +12,25 @@ use zbus::{
 
 use crate::bus::names;
 
-/// How long the agent may take to say what it knows.
+/// Maximum time of the agent for a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the agent did not do it.
+/// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// Nobody has the agent's name on the bus.
+    /// The agent's name has no owner on the bus.
     NoAgent,
-    /// It ended before it answered.
+    /// The agent exited before it replied.
     Ended,
-    /// It did not answer in time.
+    /// It did not reply in time.
     Slow,
     /// The bus's own policy forbids the call.
     Policy,
     /// The agent, or polkit, forbids it.
     Denied(String),
-    /// What was asked for cannot be, a name or the configuration is wrong: exit status 2.
+    /// The request is not possible, or a name or the configuration is wrong: exit status 2.
     Usage(String),
-    /// Anything else that the agent answers.
+    /// Any other error of the agent.
     Other(String),
 }
 
@@ -43,18 +43,18 @@ impl fmt::Display for Error {
                 f.write_str("no agent is running; start it with `systemctl start ondemand.service`")
             }
             Self::Ended => f.write_str(
-                "the agent ended before it answered; see `journalctl -u ondemand.service`",
+                "the agent exited before it replied; see `journalctl -u ondemand.service`",
             ),
             Self::Slow => write!(
                 f,
-                "the agent did not answer within {} s; see `systemctl status ondemand.service`",
+                "the agent did not reply within {} s; see `systemctl status ondemand.service`",
                 TIMEOUT.as_secs()
             ),
             Self::Policy => f.write_str(
-                "you may not ask the agent, the bus does not let you: run it as root (`sudo \
-                 ondemand ...`), or install org.ondemand1.conf",
+                "the bus denied access to the agent: run this as root (`sudo ondemand ...`), or \
+                 install org.ondemand1.conf",
             ),
-            Self::Denied(why) => write!(f, "{why}; run it as root (`sudo ondemand ...`)"),
+            Self::Denied(why) => write!(f, "{why}; run this as root (`sudo ondemand ...`)"),
             Self::Usage(why) | Self::Other(why) => f.write_str(why),
         }
     }
@@ -71,20 +71,20 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// There is none.
+    /// There is no system bus.
     pub async fn connect() -> Result<Self> {
         let connection = Builder::system()
             .method_timeout(TIMEOUT)
             .build()
             .await
-            // Its text has that of its cause in it.
+            // Its text includes that of its cause.
             .map_err(|error| {
                 anyhow!("connect to the system bus (is dbus.service running?): {error}")
             })?;
         Ok(Self { connection })
     }
 
-    /// What the agent knows, a [`crate::bus::report::Report`] in JSON.
+    /// Returns the agent's status, a [`crate::bus::report::Report`] in JSON.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Client {
         answer.map_err(|_| Error::Slow)?
     }
 
-    /// Has the agent do something, for as long as it takes. `interactive`: polkit may ask the
+    /// Makes the agent do something, however long it takes. `interactive`: polkit may ask the
     /// user for a password.
     ///
     /// # Errors
@@ -128,14 +128,14 @@ impl Client {
             .build(body)
             .context("make the call")?;
         let serial = message.primary_header().serial_num();
-        // Listens first: the answer may be quick.
+        // Listens before the call: the reply may be quick.
         let mut messages = MessageStream::from(&self.connection);
         self.connection
             .send(&message)
             .await
-            .context("ask the agent")?;
+            .context("call the agent")?;
         while let Some(reply) = messages.next().await {
-            let reply = reply.context("wait for the agent's answer")?;
+            let reply = reply.context("wait for the agent's reply")?;
             if reply.header().reply_serial() != Some(serial) {
                 continue;
             }
@@ -143,7 +143,7 @@ impl Client {
                 return Err(explain(&reply).into());
             }
             let answer = reply.body().deserialize();
-            return answer.context("understand the agent's answer (is it of another version?)");
+            return answer.context("parse the agent's reply (is its version different?)");
         }
         Err(Error::Ended).context("the bus closed the connection")
     }
@@ -164,7 +164,7 @@ fn explain(reply: &Message) -> Error {
         names::ACCESS_DENIED if by_bus => Error::Policy,
         names::ACCESS_DENIED | names::NOT_AUTHENTICATED => Error::Denied(text),
         "org.freedesktop.DBus.Error.UnknownMethod" => {
-            Error::Other(format!("the agent is of another version: {text}"))
+            Error::Other(format!("the agent has a different version: {text}"))
         }
         names::NO_SUCH_SERVICE | names::WRONG_CONFIGURATION => Error::Usage(text),
         names::KEPT => Error::Other(format!("kept: {text}")),

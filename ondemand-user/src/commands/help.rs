@@ -1,20 +1,20 @@
-//! What `--help` says behind the options: examples, and what the exit codes mean.
+//! The end of the `--help` texts: examples and exit codes.
 
 pub const MAIN: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
   [service.wiki]
-  listen = ["0.0.0.0:80", "[::]:80"]  # where clients come; systemd listens there
-  backend = "127.0.0.1:8080"          # where the application listens, or a path
-  unit = "wiki.service"               # the application's own unit
-  idle_timeout = "10min"              # stopped after so long without a client
+  listen = ["0.0.0.0:80", "[::]:80"]  # clients connect here; systemd listens
+  backend = "127.0.0.1:8080"          # the application listens here; or a path
+  unit = "wiki.service"               # the application's unit
+  idle_timeout = "10min"              # stopped after this time without a client
 
-Set it up:
-  systemctl daemon-reload                   makes the units from the configuration
-  ondemand check                            is everything as it should be?
+Setup:
+  systemctl daemon-reload                   generates the units
+  ondemand check                            checks the configuration and this host
   systemctl start ondemand-wiki.socket      opens the front socket (later: at boot)
   systemctl enable --now ondemand.service   starts the agent
-  ondemand status                           who is up, who is used
-  ondemand top                              the same, live
-  ondemand hold wiki --for 2h               keep it up for a while
+  ondemand status                           shows states and clients
+  ondemand top                              shows them live
+  ondemand hold wiki --for 2h               keeps it up for two hours
 
 Exit codes:
   0  done
@@ -22,7 +22,7 @@ Exit codes:
   2  wrong usage or configuration; the message names file, line and key
 
 Environment:
-  ONDEMAND_LOG=debug                        more log lines: error, warn, info, debug, trace"#;
+  ONDEMAND_LOG=debug                        log level: error, warn, info, debug, trace"#;
 
 pub const AGENT: &str = "\
 ondemand.service runs it as the user ondemand-agent with three capabilities: CAP_BPF, CAP_PERFMON
@@ -31,13 +31,13 @@ SIGHUP reads the configuration again (systemctl reload ondemand); no count is lo
 SIGTERM ends it; the kernel goes on counting, and no service is stopped.
 
 Examples:
-  systemctl enable --now ondemand                       as a service, as it is meant
-  ondemand agent --dry-run --config ./ondemand.toml     see what it would stop, and why
+  systemctl enable --now ondemand                       run it as a service
+  ondemand agent --dry-run --config ./ondemand.toml     log what it would stop, and why
 
-Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed, 2 wrong configuration";
+Exit codes: 0 exited by SIGTERM or SIGINT, 1 failed, 2 wrong configuration";
 
 pub const CHECK: &str = "\
-Prints a line for each thing that was looked at: ok, warning or error.
+Prints a line for each check, ok, warning or error, and what to do about it.
 
 Examples:
   ondemand check
@@ -46,12 +46,12 @@ Examples:
 Exit codes: 0 no error (there may be warnings), 1 errors, 2 wrong configuration";
 
 pub const UNITS: &str = "\
-Needed only to look at them, or where generators are not wanted: linked as
-/usr/lib/systemd/system-generators/ondemand-generator, this program makes them at each
+Needed only to read the units, or on hosts without generators: linked as
+/usr/lib/systemd/system-generators/ondemand-generator, this program generates them at each
 `systemctl daemon-reload`.
 
 Examples:
-  ondemand units                                   print them all
+  ondemand units                                   print all units
   ondemand units --output /etc/systemd/system      write them; then: systemctl daemon-reload
 
 Exit codes: 0 done, 1 cannot be written, 2 wrong configuration";
@@ -59,30 +59,30 @@ Exit codes: 0 done, 1 cannot be written, 2 wrong configuration";
 pub const PERMIT: &str = "\
 Run as root by ondemand.service before the agent and at each reload. The rule lets the agent's user
 start and stop the units of the configuration, and no others:
-/etc/polkit-1/rules.d/50-ondemand.rules. The place is /sys/fs/bpf/ondemand.
+/etc/polkit-1/rules.d/50-ondemand.rules. The place of the counters is /sys/fs/bpf/ondemand.
 
 Examples:
-  ondemand permit --print      what the rule is
+  ondemand permit --print      print the rule
   ondemand permit              after a change of the configuration, without a reload
 
-Exit codes: 0 done, 1 something could not be given, 2 wrong configuration";
+Exit codes: 0 done, 1 a permission could not be granted, 2 wrong configuration";
 
 pub const WAIT_LISTENING: &str = "\
-Waits until the service's unit is active and its application listens, at most its
-start_timeout, and then becomes COMMAND, with the same process id and open sockets. If the
-application does not come up it says why, closes the connections that wait, and fails.
+Waits until the service's unit is active and its application listens, but not longer than
+start_timeout. Then executes COMMAND, with the same process id and open sockets. If the
+application does not start, prints the reason, closes the waiting connections, and fails.
 
 Examples:
   ondemand wait-listening wiki && curl http://127.0.0.1:8080/
   ondemand wait-listening wiki -- /usr/lib/systemd/systemd-socket-proxyd 127.0.0.1:8080
 
-Exit codes: 0 it listens, 1 it does not, 2 wrong configuration; or those of COMMAND";
+Exit codes: 0 it listens, 1 it does not listen, 2 wrong configuration; or that of COMMAND";
 
 pub const PROXY: &str = "\
 ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the
-application as `ondemand wait-listening` does, carries connections to it, and ends a while after
-the last one. SIGTERM: it takes no more connections and lets those finish that it has.
-SIGWINCH: it ends at once if it has none.
+application like `ondemand wait-listening`, carries connections to it, and exits some time after
+the last one. SIGTERM: it accepts no more connections, and exits when the open ones are closed.
+SIGWINCH: it exits at once if no connection is open.
 
 Example, as in the generated unit (ondemand units):
   ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 --start-timeout=90s \\
@@ -91,13 +91,13 @@ Example, as in the generated unit (ondemand units):
 Exit codes: 0 done, 1 the application does not listen, 2 wrong usage";
 
 pub const REPORT: &str = "\
-The history is what the agent recorded: starts, stops, quiet gaps, memory, CPU. From the gaps
-follows exactly what any other idle timeout would have meant: how many clients would have waited
-for a start, and how long the service would have been up with nobody using it. The recommended
-timeout is the one for which both together cost least.
+The history has what the agent recorded: starts, stops, quiet gaps, memory, CPU. The gaps show
+exactly what any other idle timeout would have meant: how many clients would have waited for a
+start, and how long the service would have been up and unused. The recommended timeout has the
+lowest sum of both.
 
-A trace is a CSV file in the order of time, its first line `timestamp_seconds,service`. Nothing
-needs to be installed to ask what ondemand would have done.
+A trace is a CSV file sorted by time; its first line is `timestamp_seconds,service`. It needs no
+agent: it shows what ondemand would have done.
 
 Examples:
   ondemand report --last 7d
@@ -108,7 +108,7 @@ Examples:
 Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";
 
 pub const STATUS: &str = "\
-Asks the running agent, over D-Bus.
+Calls the running agent over D-Bus.
 
 Examples:
   ondemand status
@@ -117,77 +117,77 @@ Examples:
 Exit codes: 0 done, 1 the agent does not answer";
 
 pub const TOP: &str = "\
-Asks the running agent once a second, over D-Bus. Keys:
+Polls the running agent once per second over D-Bus. Keys:
   up, down, k, j   select a service          s, S   sort by the next or the previous column
   h                hold it until released    r      release it
   ?                this help                 q      quit
 
-Where the output is no terminal, use `ondemand status`.
+If the output is not a terminal, use `ondemand status`.
 
-Exit codes: 0 ended by q, Ctrl-C or SIGTERM; 1 no terminal, or no agent at the start";
+Exit codes: 0 exited by q, Ctrl-C or SIGTERM; 1 no terminal, or no agent at the start";
 
 pub const HOLD: &str = "\
-A held service is not stopped by the agent, however idle it is. A hold only prevents stops: it
-does not start the service, and clients start it as always. It survives restarts of the agent
-and of the host; another hold replaces it. `ondemand status` shows it.
+The agent does not stop a held service, however idle it is. A hold only prevents stops: it does
+not start the service, and clients start it as usual. It survives restarts of the agent and of
+the host; another hold replaces it. `ondemand status` shows it.
 
 TIME is a time span as in the configuration: 90s, 2h, 1d 12h.
 
 Examples:
-  ondemand hold wiki --for 2h        for the next two hours, by the clock on the wall
+  ondemand hold wiki --for 2h        for the next two hours
   ondemand hold wiki                 until `ondemand release wiki`
   ondemand hold ci && ondemand start ci
 
-It needs root, or polkit's permission for org.ondemand1.manage.
+Requires root, or polkit's permission for org.ondemand1.manage.
 
 Exit codes: 0 held, 1 failed, 2 no such service or wrong usage";
 
 pub const RELEASE: &str = "\
-It is stopped when it has been idle for its idle_timeout, as always: at once, if that is over.
-To release a service that is not held is no error.
+The service is stopped after its idle_timeout, as usual: at once, if it was idle for that time.
+Releasing a service that is not held is not an error.
 
 Example:
   ondemand release wiki
 
-It needs root, or polkit's permission for org.ondemand1.manage.
+Requires root, or polkit's permission for org.ondemand1.manage.
 
 Exit codes: 0 done, 1 failed, 2 no such service or wrong usage";
 
 pub const START: &str = "\
-Starts the application's unit and waits until systemd calls it active. It is stopped again when
-nobody uses it for its idle_timeout, counted from now even if it was up; `ondemand hold` keeps it
-up for longer.
+Starts the application's unit and waits until it is active. The service is stopped again when it
+is unused for its idle_timeout, counted from now even if it was up; `ondemand hold` keeps it up
+longer.
 
 Example:
-  ondemand start llm        before a demonstration: its first client need not wait
+  ondemand start llm        before a demonstration: the first client does not wait
 
-It needs root, or polkit's permission for org.ondemand1.manage.
+Requires root, or polkit's permission for org.ondemand1.manage.
 
 Exit codes: 0 it is up, 1 it did not start, 2 no such service or wrong usage";
 
 pub const STOP: &str = "\
-The same stop as for an idle service, with all its checks, only without waiting for idle_timeout
-and min_uptime. It stays up, and this says why, while connections are open or handshakes half
-done, while its proxy starts or does not leave, if its veto program says so, if it is held, or if
-anything is not known. Waits for the end, and says what for when it takes longer than two seconds.
+Stops the service like an idle one, with all checks, but without waiting for idle_timeout and
+min_uptime. It stays up, and the reason is printed, if a connection or a half-open handshake
+exists, if its proxy starts or does not exit, if its veto program refuses, if it is held, or if
+anything is unknown. Waits for the stop, and after two seconds prints what it waits for.
 
-There is no way to force it: `systemctl stop` of its unit does that, and its clients lose their
+It cannot be forced: `systemctl stop` of the unit stops it in any case, and clients lose their
 connections.
 
 Example:
   ondemand stop llm && nvidia-smi
 
-It needs root, or polkit's permission for org.ondemand1.manage.
+Requires root, or polkit's permission for org.ondemand1.manage.
 
 Exit codes: 0 it is down, 1 it stays up, 2 no such service or wrong usage";
 
 pub const RELOAD: &str = "\
-As `systemctl reload ondemand`, but says here what is wrong with the configuration: file, line
-and key. The agent keeps the one that it has then. No count is lost.
+Like `systemctl reload ondemand`, but prints the errors of the configuration: file, line and key.
+If there are any, the agent keeps its present configuration. No count is lost.
 
 Example:
   systemctl daemon-reload && ondemand reload     units first, then the agent
 
-It needs root, or polkit's permission for org.ondemand1.reload.
+Requires root, or polkit's permission for org.ondemand1.reload.
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration";

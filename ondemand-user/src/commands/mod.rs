@@ -1,4 +1,4 @@
-//! The commands of a person, and their words on the command line.
+//! The commands and their arguments.
 
 pub mod actions;
 pub mod args;

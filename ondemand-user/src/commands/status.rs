@@ -10,25 +10,25 @@ use crate::{
     commands::client::Client,
 };
 
-/// Prints what the agent knows.
+/// Prints the agent's status.
 ///
 /// # Errors
 ///
-/// There is no agent, or it may not be asked.
+/// There is no agent, or access is denied.
 pub async fn run(json: bool) -> Result<()> {
     let text = Client::connect().await?.status().await?;
     let output = if json {
-        // Passed through: a newer agent's fields are kept.
+        // Passed through, to keep the fields of a newer agent.
         let value: serde_json::Value =
-            serde_json::from_str(&text).context("understand the agent's answer")?;
+            serde_json::from_str(&text).context("parse the agent's reply")?;
         serde_json::to_string_pretty(&value)? + "\n"
     } else {
         let report: Report = serde_json::from_str(&text)
-            .context("understand the agent's answer (is it of another version?)")?;
+            .context("parse the agent's reply (is its version different?)")?;
         table(&report)
     };
     match std::io::stdout().write_all(output.as_bytes()) {
-        // The reader has seen enough, as in `ondemand status | head -1`.
+        // The reader has closed the pipe, as in `ondemand status | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the status"),
     }
@@ -48,7 +48,7 @@ const HEAD: [&str; 9] = [
 /// Columns of figures.
 const RIGHT: std::ops::Range<usize> = 3..7;
 
-/// The report as a table.
+/// Formats the report as a table.
 fn table(report: &Report) -> String {
     if report.services.is_empty() {
         return "no service is configured\n".into();
@@ -75,7 +75,7 @@ fn table(report: &Report) -> String {
         text.push('\n');
     }
     if report.dry_run {
-        text.push_str("\ndry run: the agent says what it would stop, and stops nothing\n");
+        text.push_str("\ndry run: the agent logs what it would stop, and stops nothing\n");
     }
     text
 }
@@ -168,7 +168,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
         };
         assert!(
             table(&dry)
-                .ends_with("\ndry run: the agent says what it would stop, and stops nothing\n")
+                .ends_with("\ndry run: the agent logs what it would stop, and stops nothing\n")
         );
     }
 

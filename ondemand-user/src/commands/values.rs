@@ -1,13 +1,13 @@
-//! The period of a report, as it is written on the command line.
+//! Values of the command line.
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 
-/// `2026-11-01`, `2026-11-01 12:30` (local time), `2026-11-01T12:30:00Z`, `@1793500000`.
-/// Milliseconds since 1970.
+/// Parses `2026-11-01`, `2026-11-01 12:30` (local time), `2026-11-01T12:30:00Z`, `@1793500000`.
+/// Returns milliseconds since 1970.
 ///
 /// # Errors
 ///
-/// It is none; the message shows how to write one.
+/// `text` is not a time; the message shows the formats.
 pub fn moment(text: &str) -> Result<i64, String> {
     let text = text.trim();
     let wrong = || {
@@ -29,11 +29,11 @@ pub fn moment(text: &str) -> Result<i64, String> {
     Ok(at.timestamp().as_millisecond())
 }
 
-/// A price: a number that is not negative.
+/// Parses a price: a number that is not negative.
 ///
 /// # Errors
 ///
-/// It is none.
+/// `text` is not a price.
 pub fn price(text: &str) -> Result<f64, String> {
     let price = text.trim().parse::<f64>().ok();
     price

@@ -1,4 +1,4 @@
-//! The configuration, written by the administrator, or by a program for one.
+//! The configuration, written by the administrator or by a program.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::host::config_file;
 
 pub(super) const PATH: &str = "/etc/ondemand/ondemand.toml";
 
-/// A configuration is understood, and its units are as harmless as any; or each of its problems
-/// is said in a line of its own that a terminal can show.
+/// A configuration is parsed, and its units are harmless; or each of its problems is reported on a
+/// line of its own that is safe for a terminal.
 pub fn configuration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return; // Refused before it is parsed.

@@ -14,7 +14,7 @@ use ondemand_core::{
 use super::unit_file;
 use crate::install::units::{Content, Host, UnitFile, files};
 
-/// Directories below which a backend's socket changes what its proxy is kept from.
+/// Directories that change the sandbox of a proxy if they contain the backend's socket.
 const PLACES: [&str; 8] = [
     "/home",
     "/root",
@@ -34,7 +34,7 @@ pub(super) fn host(new: bool) -> Host {
     }
 }
 
-/// The units of a configuration that passed its checks.
+/// Checks the units of a valid configuration.
 pub(super) fn check(config: &Config, host: &Host) {
     let generated = files(config, host).expect("what is accepted can be generated");
     compare(config, host, &generated);
@@ -62,7 +62,7 @@ pub(super) fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
     }
 }
 
-/// A service of the same shape whose values are harmless.
+/// A service of the same shape with harmless values.
 fn plain(service: &Service) -> Service {
     let mut number = 0;
     let mut endpoint = |endpoint: &Endpoint| {
@@ -85,7 +85,7 @@ fn plain(service: &Service) -> Service {
 }
 
 fn same_shape(file: &UnitFile, expected: &UnitFile) {
-    // Below the directory of the units, as deep as it should be.
+    // Below the directory of the units, at the right depth.
     let depth = |path: &Path| {
         let mut parts = path.components();
         assert!(parts.all(|part| matches!(part, Component::Normal(_))));
@@ -113,7 +113,7 @@ fn same_shape(file: &UnitFile, expected: &UnitFile) {
     }
 }
 
-/// What systemd makes of the values is what they were.
+/// Checks that systemd reads the original values.
 fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
     let socket = service.socket_unit();
     let mut listen = service.listen.iter();

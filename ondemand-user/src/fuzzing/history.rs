@@ -1,4 +1,4 @@
-//! A history: damaged, or of a program that is not ours.
+//! A history: damaged, or written by another program.
 
 use std::{cell::RefCell, path::Path};
 
@@ -9,7 +9,7 @@ use super::Numbers;
 use crate::observe::history::read::read_open;
 
 const SCHEMA: &str = include_str!("../observe/history/schema.sql");
-/// How a database begins.
+/// The start of a database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 thread_local! {
@@ -28,8 +28,8 @@ fn empty() -> Connection {
     db
 }
 
-/// Takes the bytes of a database; or the period and then rows, each a byte for its table and
-/// numbers for its columns, which may be any.
+/// Takes the bytes of a database; or the period and then rows, each with a byte for its table and
+/// arbitrary numbers for its columns.
 pub fn history(data: &[u8]) {
     DATABASES.with_borrow_mut(|(rows, file)| {
         if data.starts_with(MAGIC) {
@@ -39,7 +39,7 @@ pub fn history(data: &[u8]) {
             let (from, until) = (numbers.i64(), numbers.i64());
             rows.execute_batch("BEGIN").expect("begin");
             while !numbers.is_empty() {
-                // A row that the tables refuse is none.
+                // A row that the tables refuse is skipped.
                 let _ = insert(rows, &mut numbers);
             }
             let from = (from != 0).then_some(from);

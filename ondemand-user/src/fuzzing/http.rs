@@ -1,4 +1,4 @@
-//! The endpoint of the metrics, to which everybody may send who reaches its address.
+//! The endpoint of the metrics, to which any program that reaches its address may send.
 
 use std::{cell::RefCell, path::Path};
 
@@ -9,7 +9,7 @@ use crate::observe::metrics::{
     Observation, Question, books::Books, record::Record, server::Server,
 };
 
-/// All that it ever says.
+/// All possible response bodies.
 const ANSWERS: [&str; 4] = [
     "",
     "GET and HEAD are served\n",
@@ -33,7 +33,7 @@ impl Endpoint {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build();
-        // Nothing is there, and nothing is written.
+        // Nothing exists there, and nothing is written.
         let mut books = Books::new(Record::at(Path::new("/proc/ondemand")));
         books.configure(vec![("wiki".into(), "wiki.service".into())]);
         let (asks, questions) = mpsc::channel(1);
@@ -56,8 +56,8 @@ fn observations() -> Vec<Observation> {
     }]
 }
 
-/// The bytes of a client: it gets nothing, or one of the answers that there are and nothing of
-/// what it sent.
+/// The bytes of a client: it gets no response, or one of the known responses without anything that
+/// it sent.
 pub fn http(data: &[u8]) {
     ENDPOINT.with_borrow_mut(|endpoint| {
         let Endpoint {
@@ -68,13 +68,13 @@ pub fn http(data: &[u8]) {
         let answer = runtime.block_on(async {
             let agent = async {
                 while let Some(question) = questions.recv().await {
-                    // Whoever asked may be gone.
+                    // The scraper may be gone.
                     let _ = question.send(observations());
                 }
             };
             tokio::select! {
                 answer = server.respond(data) => answer,
-                () = agent => unreachable!("the server asks as long as it is there"),
+                () = agent => unreachable!("the server keeps its channel open"),
             }
         });
         check(&answer);

@@ -1,4 +1,4 @@
-//! What the kernel and its programs give.
+//! Input from the kernel and its programs.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,11 +13,11 @@ use crate::kernel::{
     sockets::sock_diag as netlink,
 };
 
-/// A piece of a sock_diag dump: never more sockets than messages fit in, each with an address or
+/// A part of a sock_diag dump: never more sockets than messages fit in, each with an address or
 /// a path.
 pub fn sock_diag(data: &[u8]) {
     let (tcp, unix) = netlink::decode(data);
-    // A header, and as much of a body as each has at least.
+    // A header, and the minimum body of each.
     if let Ok(listeners) = tcp {
         assert!(listeners.len() * (16 + 72) <= data.len());
     }
@@ -46,7 +46,7 @@ pub fn sockets(data: &[u8]) {
         return;
     };
     assert_eq!(records.len(), data.len() / size);
-    // Those of even ports are somebody's.
+    // Even ports have an owner.
     let owner = |endpoint: &ondemand_ebpf::Endpoint| {
         endpoint
             .port

@@ -1,7 +1,7 @@
-//! What fuzzers call: for each kind of input in which somebody else has a hand, a function that
-//! takes any bytes and panics if they do harm.
+//! Functions for fuzzers: for each kind of external input a function that takes any bytes and
+//! panics if they do harm.
 //!
-//! `fuzz/` hands them to libFuzzer (`cargo xtask fuzz`), and the tests here give each of them the
+//! `fuzz/` calls them from libFuzzer (`cargo xtask fuzz`). The tests here call each of them with its
 //! seeds and some thousand mutations of these, on any compiler.
 
 mod configuration;
@@ -41,7 +41,7 @@ pub const TARGETS: [Target; 10] = [
     ("units", units),
 ];
 
-/// Takes numbers off the front of what a fuzzer gives; zero where nothing is left.
+/// Takes numbers from the start of a fuzzer's input; zero if it is used up.
 struct Numbers<'a>(&'a [u8]);
 
 impl Numbers<'_> {

@@ -1,4 +1,4 @@
-//! What an agent wrote for the next one: its files may be damaged.
+//! The files that an agent writes for the next one: they may be damaged.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use ondemand_core::{
 
 use crate::observe::metrics::{Observation, ledger::Ledger, record, render};
 
-/// The holds: what was read once is written and read again without loss.
+/// The holds: what was parsed is written and parsed again without loss.
 pub fn holds(data: &[u8]) {
     let boot = "3b7a4e2c";
     let known = ["wiki", "llm", "w"];
@@ -32,21 +32,21 @@ pub fn holds(data: &[u8]) {
     let held = |holds: &holds::Holds| known.map(|name| holds.left(name, &now));
     for (before, after) in held(&read).into_iter().zip(held(&again)) {
         match (before, after) {
-            // What is written is a decimal fraction.
+            // The file has decimal fractions.
             (Some(Left::For(before)), Some(Left::For(after))) => {
                 let off = before.abs_diff(after);
                 assert!(off <= before / 1_000_000 + Duration::from_millis(1));
                 // For people and for the bus.
                 let _ = (before.as_secs(), Left::For(after).until_micros(&now));
             }
-            // So little was left that it is nothing.
+            // The rest was so short that it is zero.
             (Some(Left::For(before)), None) => assert!(before < Duration::from_millis(1)),
             (before, after) => assert_eq!(before, after),
         }
     }
 }
 
-/// The record of the metrics: whatever it says, counting goes on and a scrape gets its text.
+/// The record of the metrics: whatever it contains, counting continues and a scrape gets its text.
 pub fn ledger(data: &[u8]) {
     let Ok(mut ledger) = record::parse(data) else {
         return;

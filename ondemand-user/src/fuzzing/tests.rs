@@ -1,4 +1,4 @@
-//! The seeds, and mutations of them, on any compiler: the short form of fuzzing.
+//! The seeds, and mutations of them, on any compiler: a short form of fuzzing.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// A generator of numbers that begins alike each time (xorshift64*).
+/// A generator of numbers with a fixed seed (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -81,7 +81,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Runs one input; if it panics, says which it was.
+/// Runs one input; if it panics, prints the input.
 fn run((name, target): Target, data: &[u8]) {
     struct Shown<'a>(&'a str, &'a [u8]);
     impl Drop for Shown<'_> {

@@ -1,10 +1,10 @@
-//! A recorded trace, from wherever somebody has it.
+//! A recorded trace, of any origin.
 
 use ondemand_core::replay::Timeouts;
 
 use crate::commands::report::trace::replay;
 
-/// A trace is replayed, and its figures agree with each other; or a message names the line.
+/// A trace is replayed, and its figures are consistent; or a message names the line.
 pub fn trace(data: &[u8]) {
     let timeouts = Timeouts::default();
     let trace = match replay(data, "trace", &timeouts) {

@@ -1,7 +1,7 @@
-//! Unit files as systemd reads them: systemd.syntax(7), and `config_parse` in
-//! src/shared/conf-parser.c where that is silent.
+//! A parser of unit files like systemd's: systemd.syntax(7), and `config_parse` in
+//! src/shared/conf-parser.c where the manual has no rule.
 
-/// Spaces of systemd (`WHITESPACE`, src/fundamental/string-util-fundamental.h).
+/// Whitespace of systemd (`WHITESPACE`, src/fundamental/string-util-fundamental.h).
 const SPACES: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// An assignment.
@@ -12,15 +12,15 @@ pub struct Entry {
     pub value: String,
 }
 
-/// All assignments of a file.
+/// Returns all assignments of a file.
 ///
 /// # Panics
 ///
-/// systemd would complain of a line, or join it with the next one.
+/// systemd would reject a line, or join it with the next one.
 pub fn entries(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut section = String::new();
-    // What read_line() takes for the end of a line.
+    // The line ends of read_line().
     for line in text.split(['\n', '\r', '\0']) {
         let line = line.trim_matches(SPACES);
         if line.is_empty() || line.starts_with(['#', ';']) {
@@ -45,16 +45,16 @@ pub fn entries(text: &str) -> Vec<Entry> {
     entries
 }
 
-/// A value with its specifiers replaced (systemd.unit(5)).
+/// Returns a value with its specifiers replaced (systemd.unit(5)).
 ///
 /// # Panics
 ///
-/// It holds a specifier other than that of the percent sign.
+/// It contains a specifier other than the percent sign.
 pub fn without_specifiers(value: &str) -> String {
     single(value, '%', "a specifier")
 }
 
-/// Each pair of `sign` as one; by itself it would begin `what`.
+/// Replaces each pair of `sign` by one; a single one would start `what`.
 fn single(value: &str, sign: char, what: &str) -> String {
     let mut text = String::new();
     let mut chars = value.chars();
@@ -67,11 +67,11 @@ fn single(value: &str, sign: char, what: &str) -> String {
     text
 }
 
-/// The words of a command line (systemd.service(5), "Command lines").
+/// Returns the words of a command line (systemd.service(5), "Command lines").
 ///
 /// # Panics
 ///
-/// It holds a specifier, a variable, a second command, or an open quote.
+/// It contains a specifier, a variable, a second command, or an open quote.
 pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut chars = line.chars().peekable();

@@ -13,8 +13,8 @@ use crate::{
     install::units::{Host, files},
 };
 
-/// Takes one byte of switches and then values, each up to a byte 255, which no text holds. They
-/// go into a file that is parsed, and past all checks into a configuration.
+/// Takes one byte of switches and then values, each up to a byte 255, which no text contains. They
+/// go into a file that is parsed, and directly into a configuration without validation.
 pub fn units(data: &[u8]) {
     let mut numbers = Numbers(data);
     let switches = numbers.u8();
@@ -80,7 +80,7 @@ pub fn units(data: &[u8]) {
     }
 }
 
-/// As a basic string of TOML.
+/// Formats a basic string of TOML.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

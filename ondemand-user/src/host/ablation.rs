@@ -27,7 +27,7 @@ pub fn left_out() -> &'static [Protection] {
     }
 }
 
-/// A moment at which the agent can be made to die, in the order of a stop.
+/// A moment at which the agent can be killed, in the order of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// The veto program has been started.
@@ -36,23 +36,23 @@ pub enum Moment {
     Idle,
     /// The gate is closed.
     GateClosed,
-    /// The snapshot is taken, nothing decided.
+    /// The snapshot is taken, nothing is decided.
     Looked,
-    /// The lease is to be released.
+    /// The lease is about to be released.
     Releasing,
     /// systemd has queued the release.
     ReleaseQueued,
-    /// The lease is released, and the agent has not looked at the units since.
+    /// The lease is released, and the agent has not read the units since.
     Released,
     /// The agent waits for the backend's end.
     Settling,
     /// The backend is down.
     Stopped,
-    /// The lease is to be taken again.
+    /// The lease is about to be taken again.
     Retaking,
-    /// systemd has queued that.
+    /// systemd has queued the start of the lease.
     RetakeQueued,
-    /// The lease is taken again, and the agent has not looked at the units since.
+    /// The lease is taken again, and the agent has not read the units since.
     Retaken,
     /// The backend is up and held, the gate still closed.
     Opening,
@@ -61,7 +61,7 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// How a test names it.
+    /// Its name in tests.
     pub fn name(self) -> &'static str {
         match self {
             Self::Asking => "asking",
@@ -82,7 +82,7 @@ impl Moment {
     }
 }
 
-/// Kills this process, as `kill -9` would, if the file that `ONDEMAND_DIES_AT` names holds the
+/// Kills this process, like `kill -9`, if the file that `ONDEMAND_DIES_AT` names contains the
 /// name of this moment. Removes that file before, so that it happens once and the test sees it.
 pub fn reached(moment: Moment) {
     if !cfg!(feature = "ablation") {
@@ -94,7 +94,7 @@ pub fn reached(moment: Moment) {
     if fs::read_to_string(&path).is_ok_and(|text| text == moment.name())
         && fs::remove_file(&path).is_ok()
     {
-        // It does not come back from this.
+        // This does not return.
         let _ = kill(Pid::this(), Signal::SIGKILL);
     }
 }
@@ -103,6 +103,6 @@ pub fn reached(moment: Moment) {
 pub fn panic_in(place: &str) {
     let named = || env::var("ONDEMAND_PANICS_IN").is_ok_and(|named| named == place);
     if cfg!(feature = "ablation") && named() {
-        panic!("as asked, in {place}");
+        panic!("on request, in {place}");
     }
 }

@@ -16,7 +16,7 @@ use tempfile::{Builder, NamedTempFile};
 /// Where the holds are: in the agent's StateDirectory= (systemd.exec(5)).
 pub fn path() -> PathBuf {
     let directory = env::var_os("STATE_DIRECTORY");
-    // There may be several, with colons between.
+    // It may be a list, separated by colons.
     let directory = directory.and_then(|list| env::split_paths(&list).next());
     directory
         .unwrap_or_else(|| PathBuf::from("/var/lib/ondemand"))
@@ -32,7 +32,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// For the file at `path`.
+    /// A store for the file at `path`.
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -46,12 +46,12 @@ impl Store {
         &self.path
     }
 
-    /// What writes `text` when it is called: that takes as long as the disk does, so not in the
-    /// agent's loop. One that comes after a later one does nothing.
+    /// Returns a function that writes `text`: it takes as long as the disk does, so it must not run in
+    /// the agent's loop. If a later one has run, it does nothing.
     ///
     /// # Errors
     ///
-    /// Of what is returned: the file cannot be written; it is as it was.
+    /// Of the returned function: the file cannot be written; it is unchanged.
     pub fn save(&mut self, text: String) -> impl FnOnce() -> Result<()> + Send + 'static {
         self.next += 1;
         let (path, number, written) = (self.path.clone(), self.next, Arc::clone(&self.written));
@@ -68,8 +68,8 @@ impl Store {
         }
     }
 
-    /// Keeps a copy of a file that could not be understood, before it is written anew. Gives
-    /// the copy's path.
+    /// Copies a file that could not be parsed, before it is overwritten. Returns the
+    /// copy's path.
     ///
     /// # Errors
     ///

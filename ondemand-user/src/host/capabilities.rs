@@ -4,12 +4,12 @@ use std::{fs, io};
 
 use nix::{errno::Errno, libc};
 
-/// Those that loading and attaching the programs takes, include/uapi/linux/capability.h:
+/// The capabilities for loading and attaching the programs, include/uapi/linux/capability.h:
 /// `CAP_BPF` for maps and programs, `CAP_PERFMON` for iterators, which read kernel memory, and
 /// `CAP_NET_ADMIN` for programs of the network.
 const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
 
-/// Those of [`NEEDED`] that this process lacks. Unknown: all of them.
+/// Those of [`NEEDED`] that this process lacks. If unknown: all of them.
 pub fn missing() -> Vec<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     lacks(effective(&status).unwrap_or(0))
@@ -28,13 +28,13 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Keeps this thread's capabilities from the programs that it runs, such as veto programs.
+/// Withholds this thread's capabilities from the programs that it runs, such as veto programs.
 ///
 /// # Errors
 ///
 /// The kernel refuses.
 pub fn keep_to_ourselves() -> io::Result<()> {
-    // SAFETY: this operation takes integers and touches no memory of ours.
+    // SAFETY: this operation takes integers and accesses no memory of this process.
     let result = unsafe {
         libc::prctl(
             libc::PR_CAP_AMBIENT,

@@ -12,7 +12,7 @@ use ondemand_core::config::{Config, Error, Problem};
 /// A configuration file larger than this is a mistake (a device, say). Bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Reads and checks `path`.
+/// Reads and validates `path`.
 ///
 /// # Errors
 ///
@@ -22,11 +22,11 @@ pub fn load(path: &Path) -> Result<Config> {
     Ok(parse(path, &text(path)?)?)
 }
 
-/// Checks `text`, which was read from `path`. The configuration's own path is absolute.
+/// Validates `text`, which was read from `path`. The configuration's own path is absolute.
 ///
 /// # Errors
 ///
-/// As [`Config::parse`].
+/// Like [`Config::parse`].
 pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
     let mut config = Config::parse(path, text)?;
     if let Ok(absolute) = std::path::absolute(path) {
@@ -35,11 +35,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// The text of the file at `path`.
+/// Reads the text of the file at `path`.
 ///
 /// # Errors
 ///
-/// It cannot be read, or is no text.
+/// It cannot be read, or is not text.
 pub fn text(path: &Path) -> Result<String, Error> {
     let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
     let mut bytes = Vec::new();
@@ -74,7 +74,7 @@ pub fn text(path: &Path) -> Result<String, Error> {
 fn unreadable(path: &Path, err: &io::Error) -> String {
     let hint = match err.kind() {
         io::ErrorKind::NotFound => {
-            "create it (`ondemand --help` shows an example), or name another with --config FILE"
+            "create it (`ondemand --help` shows an example), or use another with --config FILE"
                 .into()
         }
         io::ErrorKind::PermissionDenied => {
@@ -83,8 +83,8 @@ fn unreadable(path: &Path, err: &io::Error) -> String {
                 path.display()
             )
         }
-        io::ErrorKind::IsADirectory => "name a file in it with --config".into(),
-        _ => "check the file and the disk that it is on".to_owned(),
+        io::ErrorKind::IsADirectory => "use --config with a file in it".into(),
+        _ => "check the file and its disk".to_owned(),
     };
     format!("cannot read the configuration: {err}; {hint}")
 }

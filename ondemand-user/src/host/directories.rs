@@ -1,8 +1,8 @@
-//! The agent's runtime directory: what lives until the next boot.
+//! The agent's runtime directory, which is kept until the next boot.
 
 use std::path::PathBuf;
 
-/// The one that systemd gave the agent, or where it would be.
+/// The directory from systemd, or the default without systemd.
 pub fn directory() -> PathBuf {
     std::env::var_os("RUNTIME_DIRECTORY")
         // With several directories it is a list (systemd.exec(5)).

@@ -1,4 +1,4 @@
-//! Log lines for people, with the priorities that journald reads.
+//! Log lines, with the priorities that journald reads.
 
 use std::{env, fmt::Write as _, io::Write as _};
 
@@ -9,7 +9,7 @@ use nix::sys::stat::fstat;
 /// The environment variable with the level (`debug`) or a filter (`info,ondemand::agent=trace`).
 pub const VARIABLE: &str = "ONDEMAND_LOG";
 
-/// Sends log lines to standard error. Without [`VARIABLE`]: our own at `info`, those of
+/// Sends log lines to standard error. Without [`VARIABLE`]: ondemand's at `info`, those of
 /// libraries at `warn`. Calls after the first do nothing.
 pub fn init() {
     let journal = stderr_is_journal();
@@ -29,12 +29,12 @@ pub fn init() {
             };
             out.write_all(lines.as_bytes())
         });
-    // It fails only where a logger is there already, as in tests; that one will do.
+    // It fails only if a logger exists already, as in tests; that one is used.
     let _ = builder.try_init();
 }
 
-/// The filter that is meant by the value of [`VARIABLE`]. A bare level is for our own
-/// messages alone: nobody who asks for `debug` wants to read what D-Bus has to say.
+/// Returns the filter for the value of [`VARIABLE`]. A bare level applies to ondemand's messages
+/// only: at `debug` those of the D-Bus library are noise.
 fn filters(variable: Option<&str>) -> String {
     match variable.map(str::trim).filter(|value| !value.is_empty()) {
         None => "warn,ondemand=info".into(),
@@ -49,7 +49,7 @@ fn filters(variable: Option<&str>) -> String {
     }
 }
 
-/// Every line with its priority in front, as sd-daemon(3) says. journald has its own clock.
+/// Prefixes each line with its priority (sd-daemon(3)). journald has its own clock.
 fn for_journal(level: Level, message: &str) -> String {
     let priority = match level {
         Level::Error => 3,
@@ -65,8 +65,8 @@ fn for_journal(level: Level, message: &str) -> String {
     lines
 }
 
-/// Whether standard error is the journal itself. `JOURNAL_STREAM` alone does not say so:
-/// children inherit it with their output somewhere else (systemd.exec(5)).
+/// Whether standard error is the journal itself. `JOURNAL_STREAM` alone is no proof: children
+/// inherit it with their output elsewhere (systemd.exec(5)).
 fn stderr_is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else {
         return false;

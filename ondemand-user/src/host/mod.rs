@@ -1,4 +1,4 @@
-//! What this host gives: clocks, files, directories, capabilities, programs, the log.
+//! The host: clocks, files, directories, capabilities, programs, the log.
 
 pub mod ablation;
 pub mod atomic_file;

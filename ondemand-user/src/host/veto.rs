@@ -16,14 +16,14 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// How long the program may take. A program that takes longer is killed, and the service is kept.
+/// Maximum run time of the program. A slower program is killed, and the service is kept up.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait for output that a program left in its pipe when it ended.
+/// How long to wait for output that is left in the pipe when the program exits.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// What is kept of the first line. Bytes.
+/// Maximum length of the kept first line. Bytes.
 const LONGEST_LINE: usize = 200;
 
-/// What the program is asked about.
+/// The input of the program.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The program of `veto =`.
@@ -32,22 +32,21 @@ pub struct Question {
     pub service: String,
     /// `ONDEMAND_UNIT`: the application's unit.
     pub unit: String,
-    /// `ONDEMAND_IDLE_SECONDS`: for how long nobody has used it.
+    /// `ONDEMAND_IDLE_SECONDS`: how long the service has been unused.
     pub quiet: Duration,
 }
 
-/// The program's answer, and the first line that it wrote.
+/// The program's answer, and the first line of its output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// May the service be stopped?
+    /// Whether the service may be stopped.
     pub answer: Answer,
-    /// For the log, if it may. If it may not, the line is in the answer.
+    /// The line for the log, if it may. Otherwise the line is in the answer.
     pub line: Option<String>,
 }
 
-/// Runs the program, in a process group of its own, and kills all that is left of it when it
-/// takes longer than `timeout` or when the future is dropped. Whatever goes wrong keeps the
-/// service up.
+/// Runs the program in a process group of its own. The group is killed when the program takes
+/// longer than `timeout`, or when the future is dropped. Any error keeps the service up.
 pub async fn ask(question: Question, timeout: Duration) -> Reply {
     let name = question.program.display().to_string();
     let keep = |why: String| Reply {
@@ -66,7 +65,7 @@ pub async fn ask(question: Question, timeout: Duration) -> Reply {
     let ended = tokio::time::timeout(timeout, finish(&mut child, output)).await;
     match ended {
         Ok(Ok((status, line))) => {
-            // What it left running in the background is its own business.
+            // Processes that it leaves in the background are not managed here.
             group.spare();
             if status.success() {
                 return Reply {
@@ -76,11 +75,11 @@ pub async fn ask(question: Question, timeout: Duration) -> Reply {
             }
             keep(match line {
                 Some(line) => format!("{name} says: {line}"),
-                None => format!("{name} ended with {status}"),
+                None => format!("{name} exited with {status}"),
             })
         }
-        Ok(Err(error)) => keep(format!("{name} cannot be waited for: {error}")),
-        Err(_) => keep(format!("{name} did not answer within {}", Span(timeout))),
+        Ok(Err(error)) => keep(format!("wait for {name}: {error}")),
+        Err(_) => keep(format!("{name} did not exit within {}", Span(timeout))),
     }
 }
 
@@ -92,7 +91,7 @@ fn spawn(question: &Question) -> std::io::Result<Child> {
             "ONDEMAND_IDLE_SECONDS",
             question.quiet.as_secs().to_string(),
         )
-        // It must not speak to systemd in the agent's name.
+        // It must not notify systemd in the agent's name.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_PID")
         .env_remove("WATCHDOG_USEC")
@@ -105,7 +104,7 @@ fn spawn(question: &Question) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Waits for the program's end. The first line of its output, or of its errors if it has none.
+/// Waits for the program's exit. Returns the first line of its output, or of its errors if there is none.
 async fn finish(
     child: &mut Child,
     (stdout, stderr): (
@@ -125,7 +124,7 @@ async fn finish(
             }
         };
         if !drained {
-            // The pipe stays open if something in the background holds it.
+            // A background process may keep the pipe open.
             let _ = tokio::time::timeout(LAST_WORDS, drain).await;
         }
         status
@@ -133,7 +132,7 @@ async fn finish(
     Ok((status, first_line(&out).or_else(|| first_line(&err))))
 }
 
-/// Reads to the end, so that the program never waits for us, and keeps the beginning.
+/// Reads to the end, so that the program never blocks on its output, and keeps the first part.
 async fn drain(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = [0; 1024];
@@ -171,7 +170,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) {
-            // It fails if nobody is left, which is what is wanted.
+            // It fails if the group is empty, which is the goal.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
@@ -203,7 +202,7 @@ mod tests {
             unit: "wiki.service".into(),
             quiet: Duration::from_millis(61_900),
         };
-        // A test that runs at the same time may have this file open for writing as it forks.
+        // A test that forks at the same time may have this file open for writing.
         for _ in 0..100 {
             let reply = ask(question.clone(), timeout).await;
             if !matches!(&reply.answer, Answer::Keep(why) if why.contains("os error 26")) {
@@ -240,21 +239,21 @@ mod tests {
     fn answers() {
         check("exit 0", Ok(None));
         check("echo fine; echo more", Ok(Some("fine")));
-        check("exit 1", Err("ended with exit status: 1"));
+        check("exit 1", Err("exited with exit status: 1"));
         check("echo backup; exit 3", Err("says: backup"));
         check("echo broken >&2; exit 3", Err("says: broken"));
         check(
             "echo error >&2; echo; echo '  out '; exit 1",
             Err("says: out"),
         );
-        check("kill -9 $$", Err("ended with signal: 9 (SIGKILL)"));
+        check("kill -9 $$", Err("exited with signal: 9 (SIGKILL)"));
         check("printf '\\033[1mbold\\n'; exit 1", Err("says:  [1mbold"));
-        // More than a pipe holds.
+        // More than a pipe's capacity.
         check(
             "head -c 200000 /dev/zero | tr '\\0' x | fold -w 80; exit 0",
             Ok(Some(&"x".repeat(80))),
         );
-        // Something in the background holds the pipe.
+        // A background process keeps the pipe open.
         check("echo ok; sleep 30 & exit 0", Ok(Some("ok")));
         check(
             "echo $ONDEMAND_SERVICE $ONDEMAND_UNIT $ONDEMAND_IDLE_SECONDS ${NOTIFY_SOCKET-none}",
@@ -268,12 +267,12 @@ mod tests {
         let begin = Instant::now();
         let reply = run(&case.program, Duration::from_millis(500)).await;
         assert!(begin.elapsed() < Duration::from_secs(5));
-        let why = format!("{} did not answer within 500 ms", case.program.display());
+        let why = format!("{} did not exit within 500 ms", case.program.display());
         assert_eq!(reply.answer, Answer::Keep(why));
         let pid = fs::read_to_string(case.directory.path().join("checker.pid")).unwrap();
         let state = Path::new("/proc").join(pid.trim()).join("stat");
         let deadline = Instant::now() + Duration::from_secs(5);
-        // Gone, or a zombie that nobody has waited for yet.
+        // It is gone, or a zombie that was not reaped yet.
         while fs::read_to_string(&state).is_ok_and(|stat| !stat.contains(") Z ")) {
             assert!(Instant::now() < deadline, "the child {pid} still runs");
             tokio::task::yield_now().await;

@@ -1,21 +1,21 @@
 //! Offsets of struct members in the running kernel, from its BTF
 //! (Documentation/bpf/btf.rst). aya relocates what Clang recorded, but rustc records
-//! nothing to relocate, and aya's own BTF types do not give offsets.
+//! no relocations, and aya's own BTF types do not expose offsets.
 
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Where the kernel shows its own types.
+/// The running kernel's own types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u32 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
-/// Bytes of `struct btf_type`, and of one `struct btf_member`.
+/// Sizes of `struct btf_type` and of one `struct btf_member`.
 const TYPE_LEN: usize = 12;
 
-/// The type information of one kernel.
+/// The type information of a kernel.
 pub struct KernelTypes {
     data: Vec<u8>,
     strings: usize,
@@ -25,7 +25,7 @@ pub struct KernelTypes {
 }
 
 impl KernelTypes {
-    /// Reads those of the running kernel.
+    /// Reads the BTF of the running kernel.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl KernelTypes {
         Ok(this)
     }
 
-    /// Offset in bytes of `member` in `structure`, also inside its anonymous members.
+    /// Returns the offset in bytes of `member` in `structure`, also inside its anonymous members.
     ///
     /// # Errors
     ///
@@ -126,13 +126,13 @@ impl KernelTypes {
         let len = bytes
             .iter()
             .position(|byte| *byte == 0)
-            .context("BTF string without end")?;
+            .context("unterminated BTF string")?;
         std::str::from_utf8(&bytes[..len]).context("BTF string")
     }
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32> {
-    let bytes = data.get(at..at + 4).context("BTF is cut off")?;
+    let bytes = data.get(at..at + 4).context("truncated BTF")?;
     Ok(u32::from_ne_bytes(bytes.try_into()?))
 }
 
@@ -145,7 +145,7 @@ mod tests {
         let types = KernelTypes::running();
         ::tests::require!(types.as_ref().err());
         let types = types.unwrap();
-        // skc_num has stood behind three 32-bit words since Linux 3.x.
+        // skc_num has followed three 32-bit words since Linux 3.x.
         assert!(types.offset_of("sock_common", "skc_num").unwrap() < 64);
         assert!(types.offset_of("tcp_sock", "write_seq").unwrap() > 0);
         let error = types

@@ -1,8 +1,8 @@
 //! Loads, attaches and pins the eBPF programs; the next agent takes them over.
 //!
-//! The pins live in a directory that carries the layout's version. A fresh set is pinned
-//! into a directory beside it, attached, and renamed: the directory exists whole or not at
-//! all. (A dot in a name is refused by bpffs, so that directory cannot be a hidden one.)
+//! The pins live in a directory named after the layout's version. A new set is pinned into a
+//! temporary directory beside it, attached, and then renamed: the directory is either complete or
+//! absent. (bpffs refuses names with a dot, so the temporary directory cannot be hidden.)
 
 mod btf;
 pub mod lookups;
@@ -31,10 +31,10 @@ use pins::{Gone, Pins};
 
 /// The BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
-/// Its directory for us.
+/// The directory of the pins in it.
 pub const DIRECTORY: &str = "ondemand";
-/// Names another path to that directory: nobody but root may enter the BPF file system, and
-/// ondemand.service shows the agent its part of it elsewhere.
+/// The environment variable with another path to that directory: only root may enter the BPF file
+/// system, so ondemand.service bind-mounts the agent's part of it elsewhere.
 const PINS: &str = "ONDEMAND_PINS";
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
@@ -55,32 +55,32 @@ const MAPS: [&str; 12] = [
     "AYA_LOGS",
 ];
 
-/// The programs that stay attached when the agent goes.
+/// The programs that stay attached when the agent exits.
 const ATTACHED: [&str; 2] = ["connections", "steering"];
-/// That of them without which the proxy serves.
+/// The one of them without which the proxy serves.
 const OPTIONAL: &str = "steering";
 
 /// The loaded programs and their maps.
 pub struct Kernel {
     ebpf: Ebpf,
-    /// `None` only while it is being set up, as the lock.
+    /// The lock is `None` only during the setup.
     pins: Option<Pins>,
-    /// Held for as long as this agent lives.
+    /// Held for the lifetime of this agent.
     lock: Option<Flock<File>>,
-    /// The cookie of the network namespace that is watched.
+    /// The cookie of the watched network namespace.
     pub netns: u64,
-    /// Whether the programs were attached by an earlier agent and counted all the time.
+    /// Whether an earlier agent attached the programs, so that they counted all the time.
     pub taken_over: bool,
-    /// Why connections cannot be steered on this host, if so.
+    /// Why connections cannot be steered on this host. `None`: they can.
     pub no_steering: Option<String>,
 }
 
 impl Kernel {
-    /// Takes over what an earlier agent left, or loads and attaches everything anew.
+    /// Takes over the pins of an earlier agent, or loads and attaches everything.
     ///
     /// # Errors
     ///
-    /// The host lacks something (see [`requirements`]), or the kernel refuses a program.
+    /// The host lacks a requirement (see [`requirements`]), or the kernel refuses a program.
     pub fn open() -> Result<Self> {
         let (bpffs, root) = match env::var_os(PINS) {
             Some(root) => (PathBuf::from(&root), PathBuf::from(root)),
@@ -101,8 +101,7 @@ impl Kernel {
             remove_pins(&fresh)?;
             fs::create_dir(&fresh).with_context(|| format!("create {}", fresh.display()))?;
             let kernel = Self::set_up(&fresh, netns, &cgroup, false).inspect_err(|_| {
-                // The first error is the one to show; what is left is removed by the
-                // next start.
+                // The first error is the one to report; the next start removes the rest.
                 let _ = remove_pins(&fresh);
             })?;
             remove_pins(&home)?;
@@ -116,11 +115,11 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Fails if the programs do not count any more, or the next agent would not find them.
+    /// Fails if the programs no longer count, or if the next agent would not find them.
     ///
     /// # Errors
     ///
-    /// Says what is gone.
+    /// Names what is missing.
     pub fn check(&self) -> Result<()> {
         self.pins.as_ref().map_or(Ok(()), Pins::check)
     }
@@ -164,7 +163,7 @@ impl Kernel {
         })
     }
 
-    /// Takes a map out, once.
+    /// Takes a map out. Each map can be taken once.
     ///
     /// # Errors
     ///
@@ -212,7 +211,7 @@ fn watches(home: &Path, netns: u64) -> Result<bool> {
     match open_pins(home).and_then(|pins| pins.check()) {
         Err(error) if error.is::<Gone>() => {
             log::warn!(
-                "what an earlier agent left does not count any more, begins anew: {error:#}"
+                "the programs of an earlier agent no longer count and are replaced; counters restart at zero: {error:#}"
             );
             Ok(false)
         }
@@ -296,7 +295,7 @@ where
         .with_context(|| format!("type of the program {name}"))
 }
 
-/// Loads and attaches one program.
+/// Loads and attaches a program.
 fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
     let what = || format!("attach the program {name}");
     match name {
@@ -323,7 +322,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
     }
 }
 
-/// Removes a directory of pins; links that nobody else holds are detached by it.
+/// Removes a directory of pins; this detaches links that have no other holder.
 fn remove_pins(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -333,8 +332,8 @@ fn remove_pins(directory: &Path) -> Result<()> {
     }
 }
 
-/// Removes what other layouts and interrupted starts left, after ours is in place: at no
-/// moment nobody counts.
+/// Removes the pins of other layouts and of interrupted starts, after this set is in place: there
+/// is no moment without counting.
 fn remove_others(root: &Path, home: &Path) -> Result<()> {
     let entries = fs::read_dir(root).with_context(|| format!("list {}", root.display()))?;
     for entry in entries {

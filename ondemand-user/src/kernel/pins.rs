@@ -1,5 +1,5 @@
-//! Whether what counts and steers is still there: programs that are attached, and pins by
-//! which the next agent finds them.
+//! Checks that the programs are still attached, and that their pins still exist, by which the next
+//! agent finds them.
 
 use std::{
     fmt,
@@ -16,24 +16,24 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-/// Keeps other agents away for as long as it is held: two of them would open and close the same
-/// gates, each without the other's knowledge.
+/// Excludes other agents while it is held: two agents would open and close the same gates without
+/// knowing of each other.
 ///
 /// # Errors
 ///
-/// There is another one, or `directory` cannot be opened.
+/// Another agent holds the lock, or `directory` cannot be opened.
 pub fn lock(directory: &Path) -> Result<Flock<File>> {
     let file = File::open(directory).with_context(|| format!("open {}", directory.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, Errno::EWOULDBLOCK)) => bail!(
-            "another agent is running, and there can be only one: systemctl stop ondemand.service"
+            "another agent is running, and only one may run at a time: systemctl stop ondemand.service"
         ),
         Err((_, error)) => Err(error).with_context(|| format!("lock {}", directory.display())),
     }
 }
 
-/// A pin or an attachment is not there any more: what it belonged to does not count.
+/// A pin or an attachment that no longer exists: its counters are not maintained.
 #[derive(Debug)]
 pub struct Gone(String);
 
@@ -47,9 +47,9 @@ impl std::error::Error for Gone {}
 
 /// The pins of one set of programs, and the links behind them.
 pub struct Pins {
-    /// Held, so that who removes a pin under the agent's feet detaches nothing.
+    /// Kept open, so that removing a pin of a running agent detaches nothing.
     links: Vec<Held>,
-    /// Every pin, with the number of its inode: one that was replaced has another.
+    /// Each pin with its inode number: a replaced pin has another number.
     files: Vec<(PathBuf, u64)>,
 }
 
@@ -58,19 +58,19 @@ struct Held {
     program: String,
     /// Keeps it attached.
     _link: FdLink,
-    /// What the kernel tells of it (proc_pid_fdinfo(5)). Open, so that it can be read however few
-    /// descriptors are left.
+    /// The link's fdinfo (proc_pid_fdinfo(5)). Kept open, so that it can be read when no descriptor is
+    /// left.
     info: File,
     id: u32,
 }
 
 impl Pins {
-    /// Opens the pins of these maps and of the links of these programs, which may not have
-    /// been attached where it is said so.
+    /// Opens the pins of these maps, and those of the links of these programs. An optional program may
+    /// have no link.
     ///
     /// # Errors
     ///
-    /// One is missing, which is a [`Gone`], or cannot be opened.
+    /// A pin is missing, which is a [`Gone`], or cannot be opened.
     pub fn open<'a>(
         directory: &Path,
         maps: &[&str],
@@ -97,12 +97,12 @@ impl Pins {
         Ok(Self { links, files })
     }
 
-    /// Fails if a program is not attached any more, or the next agent would not find a pin.
-    /// It takes some microseconds a pin.
+    /// Fails if a program is no longer attached, or if the next agent would not find a pin.
+    /// It takes some microseconds per pin.
     ///
     /// # Errors
     ///
-    /// Says what is gone, as a [`Gone`], or what could not be looked at.
+    /// Names what is missing, as a [`Gone`], or what could not be read.
     pub fn check(&self) -> Result<()> {
         for held in &self.links {
             held.check()?;
@@ -110,7 +110,7 @@ impl Pins {
         for (path, before) in &self.files {
             if find(path)? != Some(*before) {
                 bail!(Gone(format!(
-                    "{} was removed or replaced, so no other agent would find what this one counts",
+                    "{} was removed or replaced, so the next agent would not find these counters",
                     path.display()
                 )));
             }
@@ -135,7 +135,7 @@ impl Held {
     }
 
     fn check(&self) -> Result<()> {
-        // Longer than what it says of a link, and read as a whole.
+        // Longer than any link's fdinfo, which is read as a whole.
         let mut bytes = [0; 512];
         let len = self
             .info
@@ -144,8 +144,8 @@ impl Held {
         let text = String::from_utf8_lossy(&bytes[..len]);
         if field(&text, "link_id") != Some(u64::from(self.id)) || is_detached(&text) {
             bail!(Gone(format!(
-                "the program {} is not attached any more: somebody detached it, or its cgroup or \
-                 network namespace is gone",
+                "the program {} is no longer attached: it was detached, or its cgroup or network namespace \
+                 no longer exists",
                 self.program
             )));
         }
@@ -153,7 +153,7 @@ impl Held {
     }
 }
 
-/// The number of a file's inode. `None`: there is no such file.
+/// Returns a file's inode number. `None`: the file does not exist.
 fn find(path: &Path) -> Result<Option<u64>> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(found.ino())),
@@ -163,17 +163,17 @@ fn find(path: &Path) -> Result<Option<u64>> {
 }
 
 fn missing(path: &Path) -> anyhow::Error {
-    Gone(format!("there is no {}", path.display())).into()
+    Gone(format!("{} does not exist", path.display())).into()
 }
 
-/// The file that tells of a link of this process: aya does not give the descriptor away.
+/// Finds the fdinfo of a link of this process: aya does not expose its descriptor.
 fn info_of(id: u32) -> Result<PathBuf> {
     let directory = Path::new("/proc/self/fdinfo");
     let entries =
         fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
-        // That of the directory's own descriptor is gone by then.
+        // The directory's own descriptor is closed by then.
         let text = fs::read_to_string(&path).unwrap_or_default();
         if field(&text, "link_id") == Some(u64::from(id)) {
             return Ok(path);
@@ -189,9 +189,9 @@ fn field(text: &str, name: &str) -> Option<u64> {
     })
 }
 
-/// A link of a cgroup or of a network namespace outlives what it was attached to, and shows
-/// zero from then on (`bpf_cgroup_link_show_fdinfo`, kernel/bpf/cgroup.c, and
-/// `bpf_netns_link_show_fdinfo`, kernel/bpf/net_namespace.c).
+/// A link of a cgroup or of a network namespace outlives its target, and shows zero from then on
+/// (`bpf_cgroup_link_show_fdinfo`, kernel/bpf/cgroup.c, and `bpf_netns_link_show_fdinfo`,
+/// kernel/bpf/net_namespace.c).
 fn is_detached(fdinfo: &str) -> bool {
     ["cgroup_id", "netns_ino"]
         .into_iter()
@@ -219,7 +219,7 @@ mod tests {
         let netns = CGROUP.replace("cgroup_id:\t1", "netns_ino:\t4026531840");
         check(&netns, false);
         check(&netns.replace("4026531840", "0"), true);
-        // Of other kinds of links nothing is known.
+        // Unknown for links of other kinds.
         check(
             "link_type:\ttracing\nlink_id:\t7\nattach_type:\t24\n",
             false,

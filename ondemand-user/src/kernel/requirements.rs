@@ -1,4 +1,4 @@
-//! What the host must have before anything is loaded, each with a message that says what to do.
+//! The host's requirements, checked before anything is loaded. Each message names the remedy.
 
 use std::{
     fs,
@@ -18,15 +18,15 @@ use crate::host::capabilities;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// The oldest kernel that has every hook in use: atomic operations of BPF came with 5.12,
-/// socket storage in iterators with 5.13; 5.15 is the first long-term kernel after them.
+/// The oldest kernel with all features in use: BPF got atomic operations in 5.12 and socket
+/// storage in iterators in 5.13; 5.15 is the first long-term kernel after them.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
 /// Checks the kernel's version, privilege and the BPF file system.
 ///
 /// # Errors
 ///
-/// Says what is missing and how to get it.
+/// Names what is missing and how to get it.
 pub fn check(bpffs: &Path) -> Result<()> {
     kernel_version()?;
     privilege()?;
@@ -37,12 +37,12 @@ pub fn check(bpffs: &Path) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Says what it takes.
+/// Names the missing capabilities.
 pub fn privilege() -> Result<()> {
     let missing = capabilities::missing();
     if !missing.is_empty() {
         bail!(
-            "loading eBPF programs needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing \
+            "loading eBPF programs requires root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing \
              here: {}): run it with sudo, or as the service `systemctl start ondemand`",
             missing.join(", ")
         );
@@ -54,12 +54,12 @@ pub fn privilege() -> Result<()> {
 ///
 /// # Errors
 ///
-/// Says how to mount one.
+/// Names the command that mounts one.
 pub fn bpf_file_system(bpffs: &Path) -> Result<()> {
     let mounted = statfs(bpffs).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if !mounted {
         bail!(
-            "{} is not a BPF file system, and without one the counters would not outlive the agent: \
+            "{} is not a BPF file system; without one the counters would not outlive the agent: \
              mount -t bpf bpf {BPFFS}",
             bpffs.display(),
         );
@@ -67,16 +67,16 @@ pub fn bpf_file_system(bpffs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Fails if the kernel does not show its types, or they cannot be understood.
+/// Fails if the kernel's BTF is missing or cannot be parsed.
 ///
 /// # Errors
 ///
-/// Names the file and the kernel's option.
+/// Names the file and the kernel option.
 pub fn btf() -> Result<()> {
     KernelTypes::running().map(drop)
 }
 
-/// Fails on a kernel that is too old.
+/// Fails if the kernel is too old.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub fn kernel_version() -> Result<()> {
     check_release(release.trim())
 }
 
-/// A version that cannot be read as numbers passes: the kernel will say what it lacks.
+/// A version that is not numeric passes: a missing feature is reported by the kernel.
 fn check_release(release: &str) -> Result<()> {
     let mut parts = release
         .split(['.', '-'])
@@ -96,25 +96,25 @@ fn check_release(release: &str) -> Result<()> {
         && (major, minor) < OLDEST_KERNEL
     {
         let (major, minor) = OLDEST_KERNEL;
-        bail!("Linux {release} is too old: ondemand needs Linux {major}.{minor} or later");
+        bail!("Linux {release} is too old: ondemand requires Linux {major}.{minor} or later");
     }
     Ok(())
 }
 
-/// Where cgroup2 is mounted: the programs are attached to its root.
+/// Returns the mount point of cgroup2: the programs are attached to its root.
 ///
 /// # Errors
 ///
-/// There is none: the host runs cgroup v1 only.
+/// There is none: the host has cgroup v1 only.
 pub fn cgroup_root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     cgroup2_mount(&mounts).context(
-        "no cgroup2 file system is mounted (this host runs cgroup v1 only): boot with \
+        "no cgroup2 file system is mounted (this host has cgroup v1 only): boot with \
          systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
     )
 }
 
-/// The mount point of a mount of cgroup2's root in the form of proc_pid_mountinfo(5).
+/// Finds the mount of cgroup2's root in text of the format of proc_pid_mountinfo(5).
 fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
@@ -125,7 +125,7 @@ fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
-/// The cookie of this process's network namespace.
+/// Returns the cookie of this process's network namespace.
 ///
 /// # Errors
 ///
@@ -140,7 +140,7 @@ pub fn netns_cookie() -> Result<u64> {
     .context("create a socket")?;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the buffer is as long as `len` says.
+    // SAFETY: the descriptor is open, and the buffer has the length `len`.
     let result = unsafe {
         libc::getsockopt(
             any.as_raw_fd(),

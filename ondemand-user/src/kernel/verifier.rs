@@ -1,5 +1,5 @@
-//! What the kernel's verifier says of a program that it refuses: pages of it, for who works on
-//! the program. They go to a file; people are told where.
+//! The verifier's log for a program that the kernel refuses: pages of text for the program's
+//! developers. It is saved to a file, and the error names the file.
 
 use std::{fs, io, path::Path};
 
@@ -8,7 +8,7 @@ use aya::programs::ProgramError;
 
 use crate::host::directories;
 
-/// The error of a load, with the verifier's log saved in the runtime directory if there is one.
+/// Returns the error of a load; saves the verifier's log, if any, in the runtime directory.
 pub fn refused(program: &str, error: ProgramError) -> Error {
     match error {
         ProgramError::LoadError {
@@ -39,11 +39,11 @@ fn saved(directory: &Path, program: &str, error: &io::Error, log: &str) -> Error
         .and_then(|()| fs::write(&path, format!("ondemand {version}: {refusal}\n{log}\n")));
     match written {
         Ok(()) => anyhow!(
-            "{refusal}; what its verifier says is in {}: please report it",
+            "{refusal}; the verifier's log is in {}: please report it",
             path.display()
         ),
         Err(error) => anyhow!(
-            "{refusal}; what its verifier says could not be written to {}: {error}",
+            "{refusal}; the verifier's log could not be written to {}: {error}",
             path.display()
         ),
     }
@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::{OBJECT, program, requirements};
-
+    /// An offset that no kernel struct has: the verifier refuses it.
     /// Where the member of another kernel's struct might be: the verifier knows better.
     const NOWHERE: u32 = 1_000_000;
 
@@ -70,7 +70,7 @@ mod tests {
         let connections: &mut SockOps = program(&mut ebpf, "connections").unwrap();
         let error = connections.load().unwrap_err();
         let directory = tempfile::tempdir().unwrap();
-        // Not there yet, as where the agent is run by hand.
+        // The directory does not exist yet, as when the agent is run by hand.
         let runtime = directory.path().join("ondemand");
         let ProgramError::LoadError {
             io_error,

@@ -1,4 +1,4 @@
-//! What is written down of everything that happens. Observers return nothing.
+//! Records of everything that happens. Observers return nothing.
 
 pub mod history;
 pub mod metrics;

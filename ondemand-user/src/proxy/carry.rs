@@ -1,4 +1,4 @@
-//! One connection, carried from its client to the backend and back.
+//! Carries one connection between its client and the backend.
 
 use std::{io, os::fd::AsRawFd as _, time::Duration};
 
@@ -16,9 +16,9 @@ use super::{
     is_absent,
 };
 
-/// How long to look for a backend that has just been there: it may be restarting.
+/// How long to retry a backend that was ready before: it may be restarting.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection of either kind.
@@ -29,7 +29,7 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Carries everything in both directions until both have ended.
+/// Carries data in both directions until both have ended.
 pub async fn carry(client: Stream, backend: Endpoint) {
     client.send_at_once();
     let carried = async {
@@ -39,8 +39,8 @@ pub async fn carry(client: Stream, backend: Endpoint) {
         carried.inspect_err(|_| server.reset_at_close())
     };
     if let Err(error) = carried.await {
-        log::debug!("a connection broke off: {error}");
-        // Nobody shall take what was cut off for the whole.
+        log::debug!("a connection was aborted: {error}");
+        // A truncated response must not look complete.
         client.reset_at_close();
     }
 }
@@ -141,14 +141,14 @@ impl Stream {
     /// `TCP_NODELAY`).
     fn send_at_once(&self) {
         if let Self::Tcp(stream) = self {
-            // It would only be slower.
+            // Without it the connection is only slower.
             let _ = stream.set_nodelay(true);
         }
     }
 
     fn reset_at_close(&self) {
         if let Self::Tcp(stream) = self {
-            // It is closed all the same.
+            // It is closed in any case.
             let _ = stream.set_zero_linger();
         }
     }
@@ -170,7 +170,7 @@ mod tests {
         (listener, address)
     }
 
-    /// A client whose connection is being carried to the second stream.
+    /// A client whose connection is carried to the second stream.
     async fn carried() -> (TcpStream, TcpStream) {
         let ((front, at), (back, to)) = (listen().await, listen().await);
         let client = TcpStream::connect(at).await.unwrap();

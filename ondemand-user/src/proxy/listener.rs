@@ -1,4 +1,4 @@
-//! The front sockets that systemd passed on.
+//! The front sockets that systemd passed.
 
 use std::{
     future::poll_fn,
@@ -22,24 +22,24 @@ enum Listener {
     Unix(UnixListener),
 }
 
-/// All of them; whoever comes first is served first.
+/// All front sockets; clients are served in the order of their arrival.
 pub struct Listeners {
     all: Vec<Listener>,
-    /// Where to look first, so that a busy one does not starve the others.
+    /// The first one to poll, so that a busy one does not starve the others.
     turn: usize,
 }
 
 impl Listeners {
-    /// Takes the descriptors over.
+    /// Takes over the descriptors.
     ///
     /// # Errors
     ///
-    /// One of them is no listening stream socket.
+    /// One of them is not a listening stream socket.
     pub fn take(clients: Clients) -> Result<Self> {
         let all = clients.sockets().iter().map(|socket| {
-            // SAFETY: systemd passed this descriptor to us, and it is taken over once.
+            // SAFETY: systemd passed this descriptor to this process, and it is taken over once.
             let socket = unsafe { OwnedFd::from_raw_fd(*socket) };
-            listener(socket).context("use a socket that systemd passed on")
+            listener(socket).context("use a socket that systemd passed")
         });
         Ok(Self {
             all: all.collect::<Result<_>>()?,
@@ -47,7 +47,7 @@ impl Listeners {
         })
     }
 
-    /// The next client. Cancel safe.
+    /// Accepts the next client. Cancel safe.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Listeners {
 
 fn listener(socket: OwnedFd) -> Result<Listener> {
     use nix::sys::socket::AddressFamily::{Inet, Inet6, Unix};
-    // The open file is PID 1's too, which is content with either.
+    // PID 1 shares the open file, and works with either mode.
     let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
     fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let address: SockaddrStorage = {
@@ -88,6 +88,6 @@ fn listener(socket: OwnedFd) -> Result<Listener> {
     match address.family() {
         Some(Inet | Inet6) => Ok(Listener::Tcp(TcpListener::from_std(socket.into())?)),
         Some(Unix) => Ok(Listener::Unix(UnixListener::from_std(socket.into())?)),
-        other => bail!("it is of the family {other:?}"),
+        other => bail!("unsupported address family {other:?}"),
     }
 }

@@ -1,10 +1,10 @@
 //! `ondemand proxy`: waits for the backend, then carries the connections of the front socket to
-//! it, until a while after the last one has gone.
+//! it, and exits some time after the last one.
 //!
-//! In place of systemd-socket-proxyd, and in the process that has waited: no second program has
-//! to be loaded while the first client waits, a client that half-closes gets its answer, two
-//! descriptors a connection do instead of six, and SIGTERM lets those finish who are being
-//! served (systemd-socket-proxyd 252 does neither).
+//! It replaces systemd-socket-proxyd, in the process that has waited: no second program is loaded
+//! while the first client waits, a client that half-closes gets its response, a connection takes two
+//! descriptors instead of six, and SIGTERM lets open connections finish (systemd-socket-proxyd 252
+//! supports neither half-close nor that).
 
 mod buffers;
 mod carry;
@@ -25,18 +25,18 @@ use tokio::{
 };
 use wait::Clients;
 
-/// Connections at a time; more wait at the front socket. Each takes two descriptors, and
-/// `LimitNOFILE=` of the unit has room for them.
+/// Maximum number of connections; more wait at the front socket. Each takes two descriptors, and
+/// `LimitNOFILE=` of the unit allows them.
 const MOST: usize = 30_000;
-/// After accept(2) failed, for want of descriptors or memory.
+/// The pause after accept(2) failed, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tells a proxy that has no connection to leave now, and one that has some nothing. As Apache's
-/// httpd has it for its graceful stop; by default nothing comes of it, so that no proxy of another
-/// version ends by it in the midst of a connection.
+/// Makes a proxy without connections exit immediately; one with connections ignores it. Apache's
+/// httpd uses the same signal for its graceful stop. Its default action is to ignore it, so it does
+/// not end a proxy of another version that has connections.
 pub const LEAVE: Signal = Signal::SIGWINCH;
 
-/// Whom to serve.
+/// What to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The service's name, for messages.
@@ -55,13 +55,13 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// There are no sockets, or the backend did not come up: the clients that waited are let go
+/// There are no sockets, or the backend did not become ready: the waiting connections are closed
 /// by then.
 pub fn run(options: &Options) -> Result<()> {
     let clients = Clients::inherited();
     if clients.sockets().is_empty() {
         bail!(
-            "no socket was passed on: ondemand-{}.socket starts this program (sd_listen_fds(3))",
+            "no socket was passed: this program is started by ondemand-{}.socket (sd_listen_fds(3))",
             options.name
         );
     }
@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
         .build()
         .context("start the event loop")?
         .block_on(async {
-            let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+            let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
             tokio::select! {
                 waited = wait::wait_for_backend(
                     &options.name,
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
                     options.start_timeout,
                     &clients,
                 ) => waited?,
-                // The clients go on waiting, for the next proxy.
+                // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
             }
             let listeners = Listeners::take(clients)?;
@@ -92,7 +92,7 @@ async fn serve(
     options: &Options,
     terminate: &mut unix::Signal,
 ) -> Result<()> {
-    let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("listen to SIGWINCH")?;
+    let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
@@ -110,24 +110,27 @@ async fn serve(
                 idle_at = Instant::now() + options.exit_idle_time;
             }
             () = tokio::time::sleep_until(idle_at), if connections.is_empty() => return Ok(()),
-            // Whoever came meanwhile is served, here or by the next proxy.
+            // Clients that connected meanwhile are served, here or by the next proxy.
             _ = leave.recv() => if connections.is_empty() {
                 idle_at = Instant::now();
             },
             _ = terminate.recv() => break,
         }
     }
-    // Whoever comes now waits for the next proxy.
+    // New clients wait for the next proxy.
     drop(listeners);
     if !connections.is_empty() {
         let open = counted(connections.len() as u64, "connection");
-        log::info!("{}: is told to end; lets {open} finish", options.name);
+        log::info!(
+            "{}: received SIGTERM; waiting for {open} to finish",
+            options.name
+        );
     }
     while connections.join_next().await.is_some() {}
     Ok(())
 }
 
-/// The path of a Unix socket, or the address, to connect to.
+/// Whether the error means that nothing listens at the backend's path or address.
 fn is_absent(error: &std::io::Error, backend: &Endpoint) -> bool {
     use std::io::ErrorKind;
     match (error.kind(), backend) {

@@ -1,5 +1,5 @@
-//! Address rules, which systemd enforces at a unit's own sockets: a connection that is steered past a
-//! front socket does not meet its rules, and meets those of the backend with the client's own address.
+//! Address rules, which systemd enforces at a unit's own sockets: a steered connection bypasses the
+//! rules of its front socket, and is subject to those of the backend with the client's own address.
 
 use std::collections::HashMap;
 
@@ -7,16 +7,16 @@ use anyhow::{Context as _, Result};
 
 use super::{Systemd, calls::if_known};
 
-/// Slices are nested no deeper than this in anything but a mistake.
+/// Maximum depth of nested slices, except by mistake.
 const SLICES: usize = 16;
 
-/// What was read of slices: many units are in the same.
+/// A cache of the slices: many units are in the same one.
 #[derive(Debug, Default)]
 pub struct Slices(HashMap<String, (bool, Option<String>)>);
 
 impl Systemd {
-    /// The unit, or the slice it is in, that filters its traffic by `IPAddressDeny=`.
-    /// `IPAddressAllow=` alone filters nothing: what no list names is let through
+    /// Returns the unit, or a slice that contains it, that filters its traffic by `IPAddressDeny=`.
+    /// `IPAddressAllow=` alone filters nothing: an address in no list is allowed
     /// (systemd.resource-control(5)).
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Systemd {
         Ok(None)
     }
 
-    /// Whether a unit filters, and the slice it is in.
+    /// Whether a unit filters, and its slice.
     async fn rules_of(&self, unit: &str) -> Result<(bool, Option<String>)> {
         let read = async {
             let cgroup = self.cgroup(unit).await?;

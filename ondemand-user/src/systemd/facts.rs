@@ -1,11 +1,11 @@
-//! What `ondemand check` wants to know of units beyond what the agent does.
+//! Properties of units that only `ondemand check` needs.
 
 use anyhow::{Context as _, Result};
 use zbus::{DeserializeDict, Type};
 
 use super::{Systemd, UNIT, interface_of};
 
-/// A unit as PID 1 has it. What a version of systemd does not tell is empty.
+/// A unit's properties in PID 1. A property that a version of systemd lacks is empty.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub struct Facts {
@@ -17,31 +17,31 @@ pub struct Facts {
     pub active_state: Option<String>,
     /// The file that it was loaded from.
     pub fragment_path: Option<String>,
-    /// Whether files are newer than what PID 1 has read of them.
+    /// Whether files are newer than what PID 1 has loaded.
     pub need_daemon_reload: Option<bool>,
     /// Whether PID 1 stops it when nothing needs it any more.
     pub stop_when_unneeded: Option<bool>,
     /// Units that pin it against that (`UNIT_ATOM_PINS_STOP_WHEN_UNNEEDED`,
     /// src/core/unit-dependency-atom.c).
     pub wanted_by: Option<Vec<String>>,
-    /// As `wanted_by`.
+    /// Like `wanted_by`.
     pub required_by: Option<Vec<String>>,
-    /// As `wanted_by`.
+    /// Like `wanted_by`.
     pub requisite_of: Option<Vec<String>>,
-    /// As `wanted_by`.
+    /// Like `wanted_by`.
     pub bound_by: Option<Vec<String>>,
-    /// As `wanted_by`; systemd 249 and later.
+    /// Like `wanted_by`; systemd 249 and later.
     pub upheld_by: Option<Vec<String>>,
 }
 
-/// What of a unit is about its processes or sockets.
+/// Properties of a unit with processes or sockets.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 pub struct Resources {
-    /// Its cgroup, below the root of the hierarchy; empty if it has none now.
+    /// Its cgroup, relative to the root of the hierarchy; empty if it has none now.
     #[zbus(rename = "ControlGroup")]
     pub control_group: Option<String>,
-    /// The slice it is in.
+    /// Its slice.
     #[zbus(rename = "Slice")]
     pub slice: Option<String>,
 }
@@ -51,7 +51,7 @@ impl Systemd {
     ///
     /// # Errors
     ///
-    /// PID 1 does not answer. A unit that does not exist is no error: its `load_state` says so.
+    /// PID 1 does not answer. A missing unit is not an error: its `load_state` shows it.
     pub async fn facts(&self, unit: &str) -> Result<Facts> {
         self.all(unit, UNIT).await
     }
@@ -60,12 +60,12 @@ impl Systemd {
     ///
     /// # Errors
     ///
-    /// PID 1 does not answer, or the unit is of another kind.
+    /// PID 1 does not answer, or the unit has another type.
     pub async fn resources(&self, unit: &str) -> Result<Resources> {
         self.all(unit, interface_of(unit)).await
     }
 
-    /// systemd's version as it gives it: `252.39-1~deb12u1`.
+    /// Returns systemd's version, for example `252.39-1~deb12u1`.
     ///
     /// # Errors
     ///
@@ -83,6 +83,6 @@ impl Systemd {
         reply
             .body()
             .deserialize()
-            .with_context(|| format!("understand systemd on {unit}"))
+            .with_context(|| format!("parse systemd's reply about {unit}"))
     }
 }

@@ -37,17 +37,17 @@ const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// How long PID 1 may take to answer. It is busy for seconds during a `daemon-reload`. Longer than
-/// the 25 s that it waits for polkit (sd-bus's own limit): no stop is carried out after the agent
-/// has given it up.
+/// Maximum time of PID 1 for a reply. It is busy for seconds during a `daemon-reload`. Longer than
+/// the 25 s that it waits for polkit (sd-bus's own limit): otherwise a stop could be carried out after
+/// the agent has abandoned it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a job may take before its end is taken as missed. Longer than any start or stop
-/// takes that is not broken; the units' states tell what became of it.
+/// Maximum time of a job before its end is taken as missed. Longer than any working start or stop;
+/// the units' states show the result.
 const JOB_TIMEOUT: Duration = Duration::from_secs(300);
-/// A job's mode: what somebody else has queued is not turned around. A stop by hand goes on, and
-/// so does a start that a client caused.
+/// A job's mode: other queued jobs have precedence. A manual stop continues, and so does a start
+/// caused by a client.
 const GIVE_WAY: &str = "fail";
-/// Signals that may wait for us. The bus would hold up replies behind a full queue.
+/// Maximum number of queued signals. The bus would hold up replies behind a full queue.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 const UNIT_CHANGES: &str = "type='signal',sender='org.freedesktop.systemd1',\
@@ -63,20 +63,19 @@ const OWNER_CHANGES: &str = "type='signal',sender='org.freedesktop.DBus',\
     interface='org.freedesktop.DBus',member='NameOwnerChanged',\
     arg0='org.freedesktop.systemd1'";
 
-/// What PID 1 tells of itself.
+/// A change that PID 1 reports.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Something of a watched unit changed. The same may be told twice.
+    /// Something of a watched unit changed. The same change may be reported twice.
     Unit {
         /// Its name.
         unit: String,
-        /// What changed.
+        /// The change.
         reading: Reading,
     },
-    /// Its unit files were read anew: read the units again.
+    /// The unit files were reloaded: read the units again.
     Reloaded,
-    /// The connection is gone, or PID 1 executed itself anew: connect again. Nothing more
-    /// comes after it.
+    /// The connection is lost, or PID 1 re-executed itself: connect again. Nothing follows this.
     Lost(String),
 }
 
@@ -89,12 +88,12 @@ pub struct Systemd {
     watched: Arc<Mutex<HashMap<String, String>>>,
 }
 
-/// A connection and what comes over it.
+/// A connection and its changes.
 #[derive(Debug)]
 pub struct Link {
     /// For calls.
     pub systemd: Systemd,
-    /// What PID 1 tells.
+    /// PID 1's changes.
     pub changes: mpsc::UnboundedReceiver<Change>,
     forwarder: AbortHandle,
 }
@@ -106,18 +105,18 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects to the system bus and asks PID 1 to send its signals there.
+    /// Connects to the system bus and subscribes to PID 1's signals.
     ///
     /// # Errors
     ///
     /// The bus or PID 1 does not answer.
     pub async fn open() -> Result<Self> {
         let connection = connect().await?;
-        // First the rules, then the subscription, and the units are read last of all: no
-        // change can fall between.
+        // First the rules, then the subscription; the units are read last of all, so that no change
+        // is missed.
         let streams = Streams::open(&connection)
             .await
-            .context("listen to systemd's signals")?;
+            .context("add match rules for systemd's signals")?;
         let systemd = Systemd::over(connection).await?;
         let subscribed = systemd.manager.subscribe().await;
         subscribed.context("subscribe to systemd's signals")?;
@@ -140,7 +139,7 @@ async fn connect() -> Result<Connection> {
 }
 
 impl Systemd {
-    /// A connection for questions alone: it is told of no change.
+    /// A connection for calls only: it receives no changes.
     ///
     /// # Errors
     ///
@@ -161,12 +160,12 @@ impl Systemd {
         })
     }
 
-    /// The connection, for others to be reached over.
+    /// The connection, for calls to other services.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Makes these the units of which changes are told.
+    /// Sets the units whose changes are reported.
     pub fn watch<'a>(&self, units: impl IntoIterator<Item = &'a str>) {
         let watched = units
             .into_iter()
@@ -178,13 +177,13 @@ impl Systemd {
     ///
     /// # Errors
     ///
-    /// PID 1 does not answer. A unit that does not exist is no error: its `LoadState` says so.
+    /// PID 1 does not answer. A missing unit is not an error: its `LoadState` shows it.
     pub async fn read(&self, unit: &str) -> Result<Reading> {
         let reply = self.all_properties(unit, UNIT).await?;
         let properties = reply
             .body()
             .deserialize()
-            .with_context(|| format!("understand systemd on {unit}"))?;
+            .with_context(|| format!("parse systemd's reply about {unit}"))?;
         Ok(Reading {
             position: reply.recv_position(),
             properties,
@@ -208,8 +207,8 @@ impl Systemd {
         self.job(Verb::Start, unit, GIVE_WAY).await
     }
 
-    /// The same for somebody who asked for it: a stop that is queued is turned around, and one
-    /// that runs is waited for.
+    /// The same on request: a queued stop is cancelled, and a running one is waited
+    /// for.
     pub async fn start_as_asked(&self, unit: &str) -> JobEnd {
         self.job(Verb::Start, unit, "replace").await
     }
@@ -223,7 +222,7 @@ impl Systemd {
     ///
     /// # Errors
     ///
-    /// PID 1 does not do it: the service is down, for example.
+    /// PID 1 refuses: the service is down, for example.
     pub async fn signal(&self, unit: &str, signal: Signal) -> Result<()> {
         let sent = self.manager.kill_unit(unit, "main", signal as i32).await;
         sent.map_err(|error| anyhow!(explain("KillUnit", unit, &error)))
@@ -239,7 +238,7 @@ impl Systemd {
                 _ => JobEnd::Failed(format!("{method} {unit} ended as {result}")),
             },
             Ok(Err(error)) => JobEnd::Failed(explain(method, unit, &error)),
-            Err(_) => JobEnd::Failed(format!("{method} {unit} has not ended yet")),
+            Err(_) => JobEnd::Failed(format!("{method} {unit} has not finished")),
         }
     }
 
@@ -324,13 +323,13 @@ fn interface_of(unit: &str) -> &'static str {
 
 fn explain(method: &str, unit: &str, error: &zbus::Error) -> String {
     let hint = match permission::is_denied(error) {
-        true => " (polkit does not let the agent's user do it: `ondemand check` says why)",
+        true => " (polkit does not allow it for the agent's user: see `ondemand check`)",
         false => "",
     };
     format!("{method} {unit}: {error}{hint}")
 }
 
-/// The signals that are always listened to.
+/// The subscribed signals.
 struct Streams {
     units: MessageStream,
     reloads: MessageStream,
@@ -348,7 +347,7 @@ impl Streams {
     }
 }
 
-/// Hands on what concerns us. It waits for nobody, so the bus's queue never fills up.
+/// Forwards relevant signals. It never waits, so the bus's queue never fills up.
 async fn forward(
     mut streams: Streams,
     watched: Arc<Mutex<HashMap<String, String>>>,
@@ -375,7 +374,7 @@ async fn forward(
         };
         let Some(change) = change else { continue };
         let last = matches!(change, Change::Lost(_));
-        // Nobody listens: the link is being dropped.
+        // There is no receiver: the link is being dropped.
         if changes.send(change).is_err() || last {
             return;
         }
@@ -407,8 +406,8 @@ fn unit_change(message: &Message, watched: &Mutex<HashMap<String, String>>) -> O
             })
         }
         Err(error) => {
-            // Better read everything than miss a change.
-            log::warn!("a signal about {unit} cannot be understood: {error}");
+            // Reading everything is better than missing a change.
+            log::warn!("could not parse a signal about {unit}, reading all units: {error}");
             Some(Change::Reloaded)
         }
     }

@@ -1,4 +1,4 @@
-//! Whether PID 1 does for us what we shall ask of it.
+//! Whether PID 1 will carry out the agent's requests.
 
 use anyhow::{Context as _, Result};
 use zbus::{DeserializeDict, Type, fdo};
@@ -14,7 +14,7 @@ struct Identity {
     user: Option<String>,
 }
 
-/// Whether an error means that the caller may not.
+/// Whether an error means that the caller is not authorized.
 pub(super) fn is_denied(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
         return false;
@@ -26,26 +26,28 @@ pub(super) fn is_denied(error: &zbus::Error) -> bool {
 }
 
 impl Systemd {
-    /// Whether this process may stop a unit. Nothing happens to the unit: it is asked for with
-    /// a job mode that PID 1 has for starts alone and refuses for a stop, after it has asked
-    /// polkit (`bus_unit_method_start_generic()`, src/core/dbus-unit.c, and `manager_add_job()`,
+    /// Whether this process may stop a unit. The unit is not affected: the request has a job mode
+    /// that PID 1 supports for starts only and refuses for a stop, after it has asked polkit
+    /// (`bus_unit_method_start_generic()`, src/core/dbus-unit.c, and `manager_add_job()`,
     /// src/core/manager.c).
     ///
     /// # Errors
     ///
-    /// PID 1 does not tell.
+    /// PID 1 does not answer.
     pub async fn may_stop(&self, unit: &str) -> Result<bool> {
         match self.manager.stop_unit(unit, "isolate").await {
             Err(zbus::Error::FDO(error)) if matches!(*error, fdo::Error::InvalidArgs(_)) => {
                 Ok(true)
             }
             Err(error) if is_denied(&error) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("ask whether {unit} may be stopped")),
+            Err(error) => {
+                Err(error).with_context(|| format!("query whether {unit} may be stopped"))
+            }
             Ok(_) => Ok(true),
         }
     }
 
-    /// The user of a service as its unit names it; empty: root. `None`: there is no such unit.
+    /// The user in a service's unit; empty: root. `None`: the unit does not exist.
     ///
     /// # Errors
     ///
@@ -58,7 +60,7 @@ impl Systemd {
         Ok(found.user)
     }
 
-    /// Whether polkit is there, or is started when it is asked.
+    /// Whether polkit is running, or is started on demand.
     ///
     /// # Errors
     ///

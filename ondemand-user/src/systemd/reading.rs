@@ -1,4 +1,4 @@
-//! A unit's properties as they come over the bus, and what is known of a unit by them.
+//! A unit's properties as received over the bus, and the state that follows from them.
 
 use ondemand_core::measure::{
     Ktime,
@@ -6,7 +6,7 @@ use ondemand_core::measure::{
 };
 use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
 
-/// Properties of `org.freedesktop.systemd1.Unit`: all of them, or those that changed.
+/// Properties of `org.freedesktop.systemd1.Unit`: all of them, or the changed ones.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub struct Properties {
@@ -19,8 +19,8 @@ pub struct Properties {
     stop_when_unneeded: Option<bool>,
 }
 
-/// Properties, and where in the bus's stream of messages they stood. A reply and a signal are
-/// handled by different tasks: only by this can the newer one be told.
+/// Properties, and their position in the bus's stream of messages. A reply and a signal are
+/// handled by different tasks: only the position shows which one is newer.
 #[derive(Clone, Debug)]
 pub struct Reading {
     pub(super) position: Sequence,
@@ -28,7 +28,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Whether it has all properties, not only what changed.
+    /// Whether it has all properties, not only the changed ones.
     pub fn is_whole(&self) -> bool {
         self.properties.load_state.is_some() && self.properties.stop_when_unneeded.is_some()
     }
@@ -56,20 +56,20 @@ impl Reading {
     }
 }
 
-/// What is known of a unit.
+/// The known state of a unit.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     position: Sequence,
-    /// For the protocol.
+    /// The state for the protocol.
     pub unit: Unit,
     /// `LoadState`: `loaded`, `not-found`, `masked`, ...
     pub load_state: String,
-    /// Whether PID 1 stops it when nothing needs it any more.
+    /// Whether PID 1 stops it when no unit needs it any more.
     pub stop_when_unneeded: bool,
 }
 
 impl Known {
-    /// Takes over what `reading` says, unless something newer is known.
+    /// Takes over `reading`, unless a newer one is known.
     pub fn apply(&mut self, reading: &Reading) {
         if reading.position < self.position {
             return;

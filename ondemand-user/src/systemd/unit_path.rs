@@ -1,13 +1,13 @@
-//! Where a unit is on the bus.
+//! The object path of a unit on the bus.
 
-/// The object path of `unit`. It is computed, not asked for: it stays the same when the unit
+/// The object path of `unit`. It is computed, not queried: it stays the same when the unit
 /// is unloaded and loaded again, and a call to it loads the unit (`bus_unit_find()`,
 /// src/core/dbus.c).
 pub fn of(unit: &str) -> String {
     format!("/org/freedesktop/systemd1/unit/{}", label(unit))
 }
 
-/// A name as one part of an object path, escaped as systemd does.
+/// A name as one part of an object path, with systemd's escaping.
 pub fn label(name: &str) -> String {
     let mut label = String::new();
     if name.is_empty() {

@@ -6,13 +6,13 @@ use ondemand_core::config::UnitNames;
 
 use super::{Reading, Slices, Systemd};
 
-/// Questions to systemd under way at the same time: one after the other takes much longer on a busy
-/// machine; of all at once, the replies would take memory.
+/// Maximum number of concurrent calls to systemd: one after the other takes much longer on a busy
+/// machine; with all at once, the replies take memory.
 const AT_ONCE: usize = 16;
-/// Units that are read between two signs that it goes on.
+/// The number of units that are read between two signs of progress.
 const BETWEEN_SIGNS: usize = 128;
 
-/// The units' state, in their order.
+/// The units' states, in their order.
 ///
 /// # Errors
 ///
@@ -36,12 +36,12 @@ pub async fn read(
         .await
 }
 
-/// All that is read of the units.
+/// Everything that is read of the units.
 #[derive(Debug, Default)]
 pub struct Readings {
     /// The units' state.
     pub units: Vec<(String, Reading)>,
-    /// By service: the unit whose address rules steering would go past.
+    /// By service: the unit whose address rules steering would bypass.
     pub rules: Vec<(String, Option<String>)>,
 }
 
@@ -55,7 +55,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Reads it. `going_on` is called now and then.
+    /// Reads it. Calls `going_on` periodically.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a service takes of the machine.
+//! The resource usage of a service.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use zbus::{DeserializeDict, Type};
 
 use super::{SERVICE, Systemd};
 
-/// What a service takes. `None`: it is not accounted, or down.
+/// The usage. `None`: it is not accounted, or the service is down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory, now.
@@ -26,14 +26,14 @@ struct Properties {
 }
 
 impl Systemd {
-    /// Asks what a service takes. Its CPU time stays known after its end until its next start.
+    /// Reads the usage of a service. Its CPU time stays available after its end until its next start.
     ///
     /// # Errors
     ///
-    /// PID 1 does not answer, or the unit is no service.
+    /// PID 1 does not answer, or the unit is not a service.
     pub async fn usage(&self, unit: &str) -> Result<Usage> {
         let found: Properties = self.all(unit, SERVICE).await?;
-        // The largest number stands for "not known".
+        // The largest number means "unknown".
         let known = |number: &u64| *number != u64::MAX;
         Ok(Usage {
             memory: found.memory.filter(known),

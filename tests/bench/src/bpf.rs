@@ -31,7 +31,7 @@ const RUN_TIME: u32 = 0;
 /// The kernel refuses: no privilege, or older than 5.8.
 pub fn enable_statistics() -> Result<OwnedFd> {
     // SAFETY: the attributes are the type of statistics.
-    unsafe { bpf_fd(ENABLE_STATS, RUN_TIME) }.context("ask the kernel to measure BPF programs")
+    unsafe { bpf_fd(ENABLE_STATS, RUN_TIME) }.context("make the kernel measure BPF programs")
 }
 
 /// A loaded program.
@@ -162,7 +162,7 @@ pub fn attached(cgroup: &File, hook: Hook) -> Result<u32> {
         more: [0; 4],
     };
     // SAFETY: no place for numbers is given, so the kernel only counts.
-    unsafe { bpf(PROG_QUERY, &mut attributes) }.context("ask what is attached to a cgroup")?;
+    unsafe { bpf(PROG_QUERY, &mut attributes) }.context("query what is attached to a cgroup")?;
     Ok(attributes.count)
 }
 

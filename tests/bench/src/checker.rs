@@ -1,4 +1,4 @@
-//! What people write today: a timer, and a script that asks `ss` and `systemctl`.
+//! The usual alternative: a timer, and a script that runs `ss` and `systemctl`.
 
 use std::{
     fs,
@@ -99,7 +99,7 @@ pub fn install(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// The command for so many ticks that watch these services.
+/// The command for this number of ticks that watch these services.
 fn command(
     sandbox: &Sandbox,
     script: Script,
@@ -123,8 +123,8 @@ fn command(
     Ok(command)
 }
 
-/// Measures so many ticks, one right after the other. `others` counts processes and threads that
-/// begin meanwhile and are none of the script's.
+/// Measures this number of ticks, one right after the other. `others` counts processes and threads
+/// that start meanwhile and are not the script's.
 ///
 /// # Errors
 ///
@@ -210,7 +210,7 @@ pub fn processes(sandbox: &Sandbox) -> Result<i64> {
 ///
 /// As for [`processes`].
 pub fn processes_since(sandbox: &Sandbox, before: i64) -> Result<f64> {
-    /// After the last number the kernel goes on here (kernel/pid.c).
+    /// After the last number the kernel continues here (kernel/pid.c).
     const RESERVED: i64 = 300;
     let text = fs::read_to_string("/proc/sys/kernel/pid_max").context("read pid_max")?;
     let numbers: i64 = text.trim().parse::<i64>().context("pid_max")? - RESERVED;

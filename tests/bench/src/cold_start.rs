@@ -20,16 +20,16 @@ use crate::{
 const ROUNDS: u32 = 15;
 /// How long anything may take.
 const SOON: Duration = Duration::from_secs(20);
-/// For so long nearly nothing has run when a client comes.
+/// The quiet time before a client connects.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// What starts the application for its first client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     Ondemand,
-    /// The same, with nobody to tell of the kernel's event.
+    /// The same, without the agent's report of the kernel's event.
     WithoutAgent,
-    /// systemd-socket-proxyd; the application's ExecStartPost= asks ten times a second whether
+    /// systemd-socket-proxyd; the application's ExecStartPost= polls ten times a second whether
     /// it listens.
     Polling,
     /// systemd-socket-proxyd, and nothing that waits.
@@ -359,7 +359,7 @@ fn report(values: &Values, rounds: u32) -> Report {
     }
 }
 
-/// On a busy machine milliseconds say nothing, but what polls is as slow as the machine.
+/// On a busy machine milliseconds mean little, but polling is slowed down alike.
 pub fn checks(report: &Report) -> Vec<Target> {
     let checks = DELAYS.map(|delay| {
         let of = |way: Way| report.series(Kind::OverOwn.name(), &figure_of(way, delay));

@@ -22,7 +22,7 @@ use crate::{
 
 /// About 40 seconds.
 const ROUNDS: u32 = 4;
-/// Each figure is read so often while the load runs: a stretch in which the hypervisor took the
+/// The number of reads of each figure during the load: a slice in which the hypervisor took the
 /// processor away in the middle of a program is one of many, and the median does not see it.
 const SLICE: Duration = Duration::from_millis(50);
 /// Left out at the beginning and at the end of a load.
@@ -49,7 +49,7 @@ const PORTS: [Port; 3] = [Port::Unwatched, Port::Backend, Port::Front];
 impl Port {
     fn name(self) -> &'static str {
         match self {
-            Self::Unwatched => "a port that nobody watches",
+            Self::Unwatched => "an unwatched port",
             Self::Backend => "the backend's port",
             Self::Front => "the front port, steered",
         }
@@ -166,7 +166,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     })
 }
 
-/// Lets the load run, and says what the programs did in each slice of its time.
+/// Runs the load, and returns what the programs did in each slice of its time.
 fn observe(sandbox: &Sandbox, programs: &[Program], load: Load, port: Port) -> Result<Vec<Looks>> {
     let look = || -> Result<Looks> {
         let mut looks = Looks::default();
@@ -201,7 +201,7 @@ fn observe(sandbox: &Sandbox, programs: &[Program], load: Load, port: Port) -> R
 /// The figures of one slice.
 fn evaluate(slice: &Looks, load: Load, port: Port, into: &mut Values) {
     let [sock_ops, sk_lookup, empty] = *slice;
-    // Too little happened to say anything: the machine was elsewhere.
+    // Too little happened for a result: the machine was busy elsewhere.
     if empty.count < 500 {
         return;
     }

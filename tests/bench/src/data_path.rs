@@ -240,7 +240,7 @@ fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
     order
 }
 
-/// The ways that a slice of a round measures, forwards and backwards in turn: whoever comes second
+/// The ways that a slice of a round measures, forwards and backwards in turn: the second one
 /// finds the machine as the first has left it.
 fn turn(ways: &[Way], slice: u32) -> Vec<Way> {
     let mut ways = ways.to_vec();

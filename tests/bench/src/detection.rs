@@ -1,4 +1,4 @@
-//! `detection`: what it costs to know that nobody is there, and how late one knows it.
+//! `detection`: the cost of detecting that a service is unused, and the delay.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ use crate::{
 const ROUNDS: u32 = 3;
 /// How often the checker script must look to be as fast as we want to be.
 const REACTION: Duration = Duration::from_millis(250);
-/// The agent is watched for so long: its watchdog is fed about once in it.
+/// The time for which the agent is measured: its watchdog is fed about once in it.
 const WINDOW: Duration = Duration::from_secs(15);
 /// The idle timeout of the service that is stopped.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl Way {
     }
 }
 
-/// What is measured, with so many services.
+/// The measurements with this number of services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     IdleCpu(u16),
@@ -184,7 +184,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
 /// and the agent's. They belong to the change.
 const RELOADED: Duration = Duration::from_secs(3);
 
-/// CPU seconds and processes an hour while nobody comes.
+/// CPU seconds and processes per hour without clients.
 fn idle(sandbox: &Sandbox, way: Way, members: &[Member], window: Duration) -> Result<(f64, f64)> {
     match way.script() {
         Some(script) => ticks(sandbox, script, members, || 0),
@@ -387,7 +387,7 @@ fn report(values: &Values, size: &Size, rounds: u32) -> Report {
     });
     Report {
         name: "detection",
-        title: "what it costs to know that nobody is there",
+        title: "the cost of detecting that a service is unused",
         method: format!(
             "Medians of {rounds} rounds. The agent's CPU time over {} s, scaled to an hour. The \
              scripts look every {} ms, to be as fast, and their hour is computed from the cost of \
@@ -407,7 +407,7 @@ fn report(values: &Values, size: &Size, rounds: u32) -> Report {
     }
 }
 
-/// With as many digits as say something.
+/// With as many digits as are significant.
 fn cell(series: &Series) -> String {
     let (median, spread) = (series.median(), series.spread());
     let digits = match median.abs() {

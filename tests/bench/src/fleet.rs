@@ -24,7 +24,7 @@ pub struct Member {
     pub front: u16,
     /// The backend's.
     pub backend: u16,
-    /// Idle for so long it is stopped.
+    /// The idle timeout.
     pub idle_timeout: Duration,
 }
 

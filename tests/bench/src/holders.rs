@@ -27,7 +27,7 @@ struct Holder {
 }
 
 impl Holders {
-    /// Opens so many connections, evenly to these services, and waits until all are there.
+    /// Opens this number of connections, evenly to these services, and waits until all are open.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl Holders {
             }
             let some = left.min(EACH);
             left -= some;
-            // Each begins where the one before ended, so that the services get the same.
+            // Each starts where the one before ended, so that the services get the same number.
             let begin = ((place - 1) * EACH) as usize % members.len();
             let targets: Vec<String> = members[begin..]
                 .iter()
@@ -73,7 +73,7 @@ impl Holders {
         Ok(holders)
     }
 
-    /// Ends all connections; gives how many had ended before.
+    /// Ends all connections; returns how many had ended before.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Drop for Holders {
 }
 
 impl Holder {
-    /// The rest of its next line, which begins so.
+    /// The rest of its next line, which starts with this.
     fn expect(&mut self, begin: &str) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
@@ -115,6 +115,6 @@ impl Holder {
         if let Some(stderr) = &mut self.process.stderr {
             stderr.read_to_string(&mut error)?;
         }
-        bail!("test-holder does not say {begin:?}: {line}{error}");
+        bail!("no {begin:?} from test-holder: {line}{error}");
     }
 }

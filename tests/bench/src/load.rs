@@ -19,9 +19,9 @@ pub const STEERED: &str = "127.0.0.1:8000";
 pub const PROXIED: &str = "127.0.0.1:8001";
 /// Address of the server behind [`STEERED`].
 pub const DIRECT: &str = "127.0.0.1:8080";
-/// An address of the same server that nobody watches.
+/// An unwatched address of the same server.
 pub const UNWATCHED: &str = "127.0.0.1:8090";
-/// An address of the server behind [`PROXIED`] that nobody watches, for the peers.
+/// An unwatched address of the server behind [`PROXIED`], for the peers.
 pub const BEHIND_PEERS: &str = "127.0.0.1:8091";
 /// Bytes of the file for downloads.
 pub const FILE_BYTES: u64 = 256 << 20;
@@ -72,7 +72,7 @@ pub enum Load {
     Bulk,
 }
 
-/// What came of one second of load.
+/// The result of one second of load.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// How long it really took.
@@ -130,7 +130,7 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     Ok(sandbox)
 }
 
-/// As nginx's manual has it, one worker: the load comes from the other core.
+/// As in nginx's manual, with one worker: the load comes from the other core.
 fn nginx_configuration(unit: &str, listen: &str) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -153,7 +153,7 @@ pub enum Place {
     /// as on a host whose own processes are the clients.
     Inside,
     /// In the sandbox's network, but in a cgroup of this machine: the programs see the
-    /// server's end alone, as with clients on other hosts.
+    /// server's end only, as with clients on other hosts.
     Outside,
 }
 
@@ -178,7 +178,7 @@ pub fn run(
 ///
 /// # Errors
 ///
-/// Nobody knows which cores may be used.
+/// The usable cores are unknown.
 pub fn command(
     sandbox: &Sandbox,
     place: Place,
@@ -231,7 +231,7 @@ pub fn command(
 ///
 /// sched_getaffinity(2) fails.
 fn cores() -> Result<(usize, usize)> {
-    let cores = sched_getaffinity(Pid::from_raw(0)).context("ask which cores may be used")?;
+    let cores = sched_getaffinity(Pid::from_raw(0)).context("query the usable cores")?;
     let mut usable = (0..CpuSet::count()).filter(|core| cores.is_set(*core).unwrap_or(false));
     let first = usable.next().context("no core may be used")?;
     Ok((first, usable.next_back().unwrap_or(first)))
@@ -249,7 +249,7 @@ pub fn parse(output: &std::process::Output) -> Result<Outcome> {
     let line = text.lines().rfind(|line| line.starts_with('{'));
     let value: serde_json::Value = line
         .and_then(|line| serde_json::from_str(line).ok())
-        .with_context(|| format!("wrk said: {text}{error}"))?;
+        .with_context(|| format!("output of wrk: {text}{error}"))?;
     let number = |key: &str| {
         value[key]
             .as_f64()

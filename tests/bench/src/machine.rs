@@ -1,4 +1,4 @@
-//! What it was measured on: a figure without its machine says nothing.
+//! The machine of the measurement: a figure without its machine means nothing.
 
 use std::{fs, process::Command, thread};
 
@@ -56,7 +56,7 @@ impl Usage {
     }
 }
 
-/// CPU time that a cgroup of the sandbox has used; the path begins below its root.
+/// CPU time that a cgroup of the sandbox has used; the path starts below its root.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ pub fn cpu_microseconds(sandbox: &Sandbox, group: &str) -> Result<f64> {
 }
 
 impl Machine {
-    /// Looks around. `programs` are commands that tell their version, as typed.
+    /// Reads the properties of the machine. `programs` are commands that print their version, as typed.
     pub fn look(sandbox: &Sandbox, programs: &[&str], since: &Usage) -> Self {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let processor = processor
@@ -120,11 +120,11 @@ impl Machine {
     }
 }
 
-/// Of what `nginx -v` and the like say: the name, and the first word that begins with a digit.
+/// From the output of `nginx -v` and the like: the name, and the first word that starts with a digit.
 fn version(words: &str) -> Option<String> {
     let mut split = words.split_whitespace();
     let program = split.next()?;
-    // wrk fails when it is asked for its version, and tells it nevertheless.
+    // wrk fails when it prints its version.
     let output = Command::new(program).args(split).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -37,7 +37,7 @@ struct Bench {
     measure: fn(&Settings) -> Result<Measured>,
     /// What is drawn of it.
     plots: fn(&Report) -> Vec<Plot>,
-    /// What must hold on a machine that is busy, give or take a factor of [`Bench::margin`].
+    /// What must hold on a busy machine, give or take a factor of [`Bench::margin`].
     checks: fn(&Report) -> Vec<Target>,
     margin: f64,
 }
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
 ///
 /// # Errors
 ///
-/// A bench could not be carried through. A target that is missed is no error.
+/// A bench could not be completed. A missed target is not an error.
 fn bench(options: &Options) -> Result<bool> {
     let ondemand = program(options.check)?;
     let settings = Settings {
@@ -138,7 +138,7 @@ fn bench(options: &Options) -> Result<bool> {
         let mut measured = bench.measure(&settings)?;
         if options.check && !bench.absurd(&measured.report).is_empty() {
             println!(
-                "{}: once more, that may be somebody else's load",
+                "{}: once more, as other load may have disturbed it",
                 bench.name
             );
             measured = bench.measure(&settings)?;

@@ -12,7 +12,7 @@ pub const HAPROXY: &str = "127.0.0.1:8003";
 /// Their services, for their CPU time.
 pub const UNITS: [&str; 2] = ["socket-proxyd", "haproxy"];
 
-/// As its manual has it for TCP, with one thread: the load comes from the other core.
+/// As in its manual for TCP, with one thread: the load comes from the other core.
 const HAPROXY_CONFIGURATION: &str = "\
 global
   nbthread 1

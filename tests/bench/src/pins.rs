@@ -1,5 +1,5 @@
-//! The agent's maps, as anybody sees them who may open what is pinned: their memory, and how
-//! many entries they have.
+//! The agent's maps, for any program that may open the pins: their memory, and their number of
+//! entries.
 
 use std::{
     fs, io,
@@ -17,8 +17,8 @@ use tests::{
 
 // Commands and types of include/uapi/linux/bpf.h.
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
-/// The types whose entries come and go: hashes, with all their variants. All others are arrays
-/// and buffers, which are full from the begin, and storage that hangs on sockets.
+/// The types with a varying number of entries: hashes, with all their variants. All others are
+/// arrays and buffers, which are full from the start, and socket-local storage.
 const HASHES: [u32; 6] = [1, 5, 9, 10, 13, 18];
 
 /// All maps together.
@@ -29,7 +29,7 @@ pub struct Maps {
     /// Bytes of kernel memory, by the kernel's own account. Storage that hangs on a socket is
     /// not in it.
     pub memory: f64,
-    /// Entries of those whose entries come and go.
+    /// Entries of the maps with a varying number of entries.
     pub entries: u64,
 }
 
@@ -80,8 +80,8 @@ fn look(pin: &Path) -> Result<Option<(f64, u64)>> {
     Ok(Some((number("memlock")? as f64, entries)))
 }
 
-/// Walks the keys. Where entries come and go meanwhile it is about their number; it ends
-/// nevertheless.
+/// Walks the keys. If entries are added and removed meanwhile, the number is approximate, and the
+/// walk still ends.
 fn entries(map: &OwnedFd, key_size: usize, most: usize) -> Result<u64> {
     #[repr(C)]
     struct Attributes {

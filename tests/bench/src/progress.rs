@@ -15,7 +15,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bench begins that will take so many steps of about the same length.
+    /// A bench starts that takes this number of steps of about the same length.
     pub fn new(name: &'static str, steps: u32) -> Self {
         Self {
             name,
@@ -26,7 +26,7 @@ impl Progress {
         }
     }
 
-    /// The next step begins.
+    /// The next step starts.
     pub fn step(&mut self, what: &str) {
         let tenth = |done| done * 10 / self.steps;
         if self.terminal || self.done == 0 || tenth(self.done) != tenth(self.done - 1) {

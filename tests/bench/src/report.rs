@@ -12,7 +12,7 @@ pub struct Report {
     pub name: &'static str,
     /// One line: what is compared.
     pub title: &'static str,
-    /// How it was measured, a sentence or two for whoever doubts the figures.
+    /// How it was measured, in a sentence or two.
     pub method: String,
     /// Everything that was measured.
     pub figures: Vec<Figure>,

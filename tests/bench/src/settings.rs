@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{machine::Machine, report::Report};
 
-/// What a bench is told.
+/// The input of a bench.
 pub struct Settings {
     /// How often everything is measured; each bench has a default of its own.
     pub rounds: Option<u32>,

@@ -1,4 +1,4 @@
-//! Medians and spreads: on a machine that others use too, a mean says little.
+//! Medians and spreads: on a shared machine a mean says little.
 
 use std::ops::RangeInclusive;
 

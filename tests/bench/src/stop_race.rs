@@ -111,7 +111,7 @@ impl Lane {
     }
 }
 
-/// What became of a way's clients in a round.
+/// The results of a way's clients in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Requests,

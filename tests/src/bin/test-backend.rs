@@ -43,7 +43,7 @@ static LISTENED: AtomicU64 = AtomicU64::new(0);
 fn main() {
     STARTED.store(tests::client::monotonic_nanos(), Ordering::Relaxed);
     if flag("--crash") {
-        eprintln!("test-backend: crashing, as asked");
+        eprintln!("test-backend: crashing, on request");
         exit(3);
     }
     if flag("--deaf") {
@@ -100,7 +100,7 @@ struct Worker {
     listener: TcpListener,
 }
 
-/// What a client may ask of the listener that accepted it.
+/// What a client may request of the listener that accepted it.
 struct Door {
     worker: usize,
     listener: Arc<OwnedFd>,
@@ -142,7 +142,7 @@ impl Worker {
     }
 }
 
-/// Comes back when the listener was closed.
+/// Returns when the listener was closed.
 fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
     let door = Arc::new(OwnedFd::from(listener.try_clone().expect("a descriptor")));
     loop {
@@ -172,8 +172,8 @@ fn late_ack() -> u32 {
     option("--late-ack", 0)
 }
 
-/// Makes the listener deaf to so many percent of what is no SYN (socket(7), SO_ATTACH_FILTER):
-/// final ACKs of handshakes come late, as over a bad network.
+/// Makes the listener drop this percentage of packets other than SYNs (socket(7),
+/// SO_ATTACH_FILTER): final ACKs of handshakes come late, as over a bad network.
 fn lose_packets(socket: &OwnedFd, percent: u32) {
     let step = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
@@ -246,7 +246,7 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
         )
     };
     assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
-    // SAFETY: just opened, and owned by nobody else.
+    // SAFETY: just opened, and owned here.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
     if reuse_port {

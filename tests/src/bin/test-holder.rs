@@ -1,11 +1,11 @@
-//! Holds connections, many of them, and does nothing else with them.
+//! Holds many connections, and does nothing else with them.
 //!
 //!     test-holder --listen ADDRESS
-//!         takes every connection, and gives back each byte that comes on it
+//!         accepts every connection, and returns each byte that it receives
 //!     test-holder --connect ADDRESS,ADDRESS... --connections N --from ADDRESS
 //!         opens N connections, evenly to these addresses, each with one byte there and back;
-//!         prints `held`, waits for the end of its standard input, looks whether all of them
-//!         are still there, prints `lost M`, and resets them, so that no TIME_WAIT is left.
+//!         prints `held`, waits for the end of its standard input, checks whether all of them
+//!         are still open, prints `lost M`, and resets them, so that no TIME_WAIT is left.
 
 use std::{
     collections::HashMap,
@@ -27,8 +27,8 @@ use tests::client;
 /// How long a byte may take there and back: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Connections that are opened before the first of them is to be answered: one after the other,
-/// each would wait for two processes to get their turn.
+/// Connections that are opened before the first reply is awaited: one after the other, each would
+/// wait for two processes to be scheduled.
 const AT_ONCE: usize = 64;
 
 fn main() {
@@ -42,7 +42,7 @@ fn main() {
 
 fn serve(address: &str) -> ! {
     let listener = TcpListener::bind(address).expect("listen");
-    // std's queue is too short for thousands that come at once.
+    // std's queue is too short for thousands of simultaneous connections.
     listen(&listener, Backlog::MAXCONN).expect("a longer queue");
     listener.set_nonblocking(true).expect("a listener");
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
@@ -91,7 +91,7 @@ fn take(listener: &TcpListener, mut take: impl FnMut(TcpStream)) {
     }
 }
 
-/// Whether the connection goes on.
+/// Whether the connection stays open.
 fn echo(stream: &mut TcpStream) -> bool {
     let mut bytes = [0; 64];
     match stream.read(&mut bytes) {

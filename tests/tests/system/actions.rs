@@ -1,4 +1,4 @@
-//! `ondemand hold`, `release`, `start`, `stop` and `reload`, and who may.
+//! `ondemand hold`, `release`, `start`, `stop` and `reload`, and their authorization.
 
 use std::time::Duration;
 
@@ -102,12 +102,7 @@ fn a_damaged_file_of_holds() {
         .unwrap();
     service::start_agent(&sandbox).unwrap();
     let journal = sandbox.journal("ondemand.service");
-    for words in [
-        file,
-        "line 1",
-        "line 2",
-        "test is held until it is released",
-    ] {
+    for words in [file, "line 1", "line 2", "test stays held until released"] {
         assert!(journal.contains(words), "no {words:?} in {journal}");
     }
     assert_eq!(status(&sandbox, "test").unwrap()["held"], true);
@@ -121,7 +116,7 @@ fn a_damaged_file_of_holds() {
         .unwrap();
     service::start_agent(&sandbox).unwrap();
     assert_eq!(status(&sandbox, "test").unwrap()["held"], true);
-    // And it cannot be written: that is said.
+    // It cannot be written either, which is reported.
     check(
         &sandbox,
         "ondemand release test",
@@ -168,7 +163,7 @@ fn start_and_stop() {
     check(&sandbox, "ondemand stop test", 0, &["was not running"]);
     check(&sandbox, "ondemand start test", 0, &["test: started"]);
     assert_eq!(state(&sandbox), "active");
-    // Whoever asks for one that is up is its user too.
+    // A start of a service that is up counts as a use.
     let idle = || {
         status(&sandbox, "test").unwrap()["idle_seconds"]
             .as_f64()
@@ -176,9 +171,9 @@ fn start_and_stop() {
     };
     idle_for(Duration::from_millis(1_500));
     assert!(idle() >= 1.5);
-    check(&sandbox, "ondemand start test", 0, &["was up already"]);
+    check(&sandbox, "ondemand start test", 0, &["already up"]);
     assert!(idle() < 1.5);
-    // It takes its time to stop, and that is said.
+    // Its stop takes long, which is reported.
     check(
         &sandbox,
         "ondemand stop test",
@@ -214,7 +209,7 @@ fn a_stop_is_never_forced() {
     assert_eq!(state(&sandbox), "active");
     drop(open);
     check(&sandbox, "ondemand stop test", 0, &["stopped"]);
-    // A proxy that would stay for long keeps it up while it has clients, and leaves as told.
+    // A proxy that would stay for long keeps it up while it has clients, and exits on the signal.
     ask(&sandbox);
     assert_eq!(
         sandbox
@@ -267,7 +262,7 @@ fn a_stop_is_never_forced() {
 #[test]
 fn a_half_open_handshake_keeps_it_up() {
     require_sandbox!();
-    // Its listener hears no final ACK.
+    // Its listener receives no final ACK.
     let config = CONFIG.replace("300ms", "1h");
     let sandbox = on_demand(&config, "--late-ack 100 --notify").unwrap();
     check(&sandbox, "ondemand start test", 0, &["started"]);

@@ -1,5 +1,5 @@
-//! No request is lost however often somebody asks for a stop: clients come all the time, and
-//! `ondemand stop` is asked again and again.
+//! No request is lost however often a stop is requested: clients connect all the time, and
+//! `ondemand stop` runs repeatedly.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use tests::{
 
 use crate::require_sandbox;
 
-/// Of each service; `ONDEMAND_RACE_REQUESTS` says otherwise.
+/// For each service; `ONDEMAND_RACE_REQUESTS` overrides it.
 const REQUESTS: usize = 400;
 const MEAN_GAP: Duration = Duration::from_millis(70);
-/// On a machine that is too busy for a stop between two of them, they come again, half as often each time.
+/// On a machine that is too busy for a stop between two of them, they repeat, half as often each time.
 const MOST_ROUNDS: u32 = 5;
 
 /// Name, whether it is steered, its idle timeout, options of the backend. The proxy of an unsteered
-/// service stays for most of its idle timeout, unless it is told to leave.
+/// service stays for most of its idle timeout, unless it is signalled to exit.
 const SERVICES: [(&str, bool, &str, &str); 5] = [
     ("proxied", false, "200ms", ""),
     ("proxy-stays", false, "10min", ""),
@@ -39,7 +39,7 @@ fn address(index: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16))
 }
 
-/// One-shot requests at random times; gives how they were lost.
+/// One-shot requests at random times; returns how they were lost.
 fn arrivals(
     address: SocketAddr,
     seed: u64,
@@ -67,7 +67,7 @@ fn arrivals(
     })
 }
 
-/// Asks for stops until the clients are done, and counts those that were made.
+/// Requests stops until the clients are done, and counts the completed ones.
 fn ask_for_stops(sandbox: &Sandbox, name: &str, stops: &AtomicUsize, done: &AtomicBool) {
     while !done.load(Ordering::Acquire) {
         let said = sandbox.run(&["ondemand", "stop", name]);

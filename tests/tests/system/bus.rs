@@ -1,4 +1,4 @@
-//! `org.ondemand1` on the bus: what it shows, what it tells, and who may act.
+//! `org.ondemand1` on the bus: its properties, its signals, and its authorization.
 
 use std::process::Output;
 
@@ -74,7 +74,7 @@ fn everybody_may_look_and_only_root_may_act() {
         );
     }
     assert_eq!(status(&sandbox, "test").unwrap()["held"], false);
-    // Who misspells is told so first.
+    // A misspelt name is reported first.
     check(
         &sandbox,
         &format!("{nobody} ondemand hold tset"),
@@ -96,7 +96,7 @@ fn everybody_may_look_and_only_root_may_act() {
             &sandbox,
             &format!("{nobody} ondemand {verb}"),
             1,
-            &["the bus does not let you", "sudo"],
+            &["the bus denied access", "sudo"],
         );
     }
 }
@@ -175,7 +175,7 @@ fn the_bus_shows_services_and_tells_of_changes() {
         "HeldUntil",
         "18446744073709551615",
     ]);
-    // The longest hold that can be said.
+    // The longest possible hold.
     let longest = u64::MAX.to_string();
     let call = [
         "busctl",
@@ -199,7 +199,7 @@ fn the_bus_shows_services_and_tells_of_changes() {
     .unwrap();
 }
 
-/// Whoever is called `games` may hold services, and nothing else.
+/// The user `games` may hold services, and nothing else.
 const RULE: &str = r#"
 polkit.addRule(function(action, subject) {
     if (action.id == "org.ondemand1.manage" && action.lookup("verb") == "hold" &&
@@ -244,7 +244,7 @@ fn polkit_may_allow_it_to_others() {
             &["only root may do this", "polkit", "sudo"],
         );
     }
-    // One that nobody can ask for a password.
+    // A call that does not allow a password prompt.
     check(
         &sandbox,
         "runuser -u games -- busctl call --allow-interactive-authorization=no org.ondemand1 \

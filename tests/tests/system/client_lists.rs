@@ -1,4 +1,5 @@
-//! Who may wake a service, and whose use does not keep it up: `wake_from` and `ignore_from`.
+//! Clients that may start a service, and clients whose use does not keep it up: `wake_from` and
+//! `ignore_from`.
 
 use std::{io::ErrorKind, net::IpAddr, time::Duration};
 
@@ -76,7 +77,7 @@ fn only_those_in_the_list_wake_it() {
     check_refused(&sandbox, "fd00::3", v6);
     ask_from(&sandbox, FRIEND, v4).unwrap();
     wait_route(&sandbox, "steered");
-    // It is up, so everybody is served, and keeps it up.
+    // It is up, so all clients are served, and keep it up.
     ask_from(&sandbox, STRANGER, v4).unwrap();
     ask_from(&sandbox, "fd00::3", v6).unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap();
@@ -92,7 +93,7 @@ fn only_those_in_the_list_wake_it() {
     let now = status(&sandbox, "test").unwrap();
     assert_eq!(now["refused_connections"], 4, "{now}");
     assert_eq!(now["accepted_connections"], 4, "{now}");
-    // Without the list everybody may.
+    // Without the list all clients may start it.
     let open = config.lines().filter(|line| !line.starts_with("wake_from"));
     let open = open.collect::<Vec<_>>().join("\n");
     service::write_config(&sandbox, &format!("[service.test]\n{open}")).unwrap();
@@ -100,7 +101,7 @@ fn only_those_in_the_list_wake_it() {
         .run(&["systemctl", "reload", "ondemand.service"])
         .unwrap();
     // (Before systemd 253 `systemctl reload` does not wait for the agent.)
-    wait_for("everybody may wake it", SOON, || {
+    wait_for("all clients may start it", SOON, || {
         ask_from(&sandbox, STRANGER, v4).ok()
     })
     .unwrap();

@@ -274,8 +274,8 @@ fn resets_half_closes_and_handshakes_that_are_not_finished() {
                 sums.connections.fetch_add(1, Ordering::Relaxed);
                 sums.sent.fetch_add(10, Ordering::Relaxed);
             }
-            // A connect that is given up before it is answered: nobody listens to it. The
-            // loopback answers at once, so what remains of it is a connection and a reset.
+            // A connect that is abandoned before the reply: nothing waits for it. The loopback
+            // replies at once, so the rest is a connection and a reset.
             for _ in 0..50 {
                 let socket = nix::sys::socket::socket(
                     nix::sys::socket::AddressFamily::Inet,

@@ -1,4 +1,4 @@
-//! What the tests of faults share: clients that keep coming, and lines that must be said.
+//! Shared by the tests of faults: steady clients, and expected log lines.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Lets clients come to the front at random times while `work` goes on; none may be lost.
+/// Runs clients at the front at random times during `work`; none may be lost.
 #[track_caller]
 pub(crate) fn under_load<T>(sandbox: &Sandbox, mean_gap: Duration, work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
@@ -84,11 +84,11 @@ pub(crate) fn said(sandbox: &Sandbox, unit: &str, words: &[&str]) -> usize {
     journal.lines().filter(has_all).count()
 }
 
-/// Waits until the agent has said a line with all these words so often.
+/// Waits until the agent has logged this number of lines with all these words.
 #[track_caller]
 pub(crate) fn wait_said(sandbox: &Sandbox, times: usize, words: &[&str]) {
     let unit = "ondemand.service";
-    wait_for(&format!("{unit} says {words:?}"), RIGHT_AGAIN, || {
+    wait_for(&format!("{unit} logs {words:?}"), RIGHT_AGAIN, || {
         (said(sandbox, unit, words) >= times).then_some(())
     })
     .unwrap();
@@ -106,7 +106,7 @@ pub(crate) fn agent_pid(sandbox: &Sandbox) -> u32 {
     sandbox.main_pid("ondemand.service").unwrap()
 }
 
-/// Waits until another agent than this one says that it is ready.
+/// Waits until another agent than this one is ready.
 #[track_caller]
 pub(crate) fn wait_next_agent(sandbox: &Sandbox, before: u32) {
     wait_for("the next agent runs", RIGHT_AGAIN, || {

@@ -130,7 +130,7 @@ fn applications_with_odd_habits() {
     leaves_a_process_behind(&sandbox);
 }
 
-/// It is killed in the end, and whoever comes while systemd waits for that is served by the next.
+/// It is killed in the end, and clients that connect meanwhile are served by the next one.
 #[track_caller]
 fn ignores_the_request_to_end(sandbox: &Sandbox) {
     ask(sandbox, "deaf");
@@ -180,7 +180,7 @@ fn is_restarted_by_systemd(sandbox: &Sandbox) {
     ask(sandbox, "always");
 }
 
-/// While it is masked nobody could start it again: it is not stopped. Its clients are served.
+/// While it is masked it could not be started again: it is not stopped. Its clients are served.
 #[track_caller]
 fn is_masked(sandbox: &Sandbox) {
     ask(sandbox, "masked");
@@ -189,14 +189,14 @@ fn is_masked(sandbox: &Sandbox) {
     wait_said(
         sandbox,
         1,
-        &["masked: left alone", "systemd calls it masked"],
+        &["masked: not managed", "masked.service cannot be used"],
     );
     drop(kept);
     ask(sandbox, "masked");
     stays(sandbox, "masked.service", "active", Duration::from_secs(1)); // several idle timeouts
     ask(sandbox, "masked");
     shell(sandbox, "systemctl unmask masked.service");
-    wait_said(sandbox, 1, &["masked: looked after again"]);
+    wait_said(sandbox, 1, &["masked: managed again"]);
     wait_state(sandbox, "masked.service", "inactive").unwrap();
     ask(sandbox, "masked");
 }
@@ -228,7 +228,7 @@ fn is_upgraded(sandbox: &Sandbox) {
     wait_state(sandbox, "upgraded.service", "inactive").unwrap();
 }
 
-/// systemd calls it down while something of it still listens: nobody is steered there.
+/// systemd reports it as down while something of it still listens: no client is steered there.
 #[track_caller]
 fn leaves_a_process_behind(sandbox: &Sandbox) {
     // Long enough for its first process to end.

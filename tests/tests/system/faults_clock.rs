@@ -21,7 +21,7 @@ use crate::{
     steering::{CONFIG, ask_with},
 };
 
-/// An agent that is not a unit, with what it says in a file.
+/// An agent that is not a unit, with its log in a file.
 struct Agent {
     child: Child,
     said: std::path::PathBuf,
@@ -57,7 +57,7 @@ impl Agent {
 
     #[track_caller]
     fn wait_said(&self, words: &str) {
-        wait_for(&format!("the agent says {words:?}"), SOON, || {
+        wait_for(&format!("the agent logs {words:?}"), SOON, || {
             self.said().contains(words).then_some(())
         })
         .unwrap_or_else(|error| panic!("{error}: {}", self.said()));
@@ -81,18 +81,18 @@ fn an_agent_whose_clock_is_behind_or_ahead() {
     service::reload(&sandbox, &["test"]).unwrap();
     let ask = || ask_with(&sandbox, front(), Request::default()).unwrap();
 
-    // Everything that it sees happens in its future: it stops nothing until its clock has come
-    // to where it was, and the next regular look.
+    // Everything that it sees lies in its future: it stops nothing until its clock has reached
+    // these moments, and the next periodic look.
     let behind = Agent::start(&sandbox, -4);
     ask();
-    behind.wait_said("kept, because nobody can tell whether it is used: the clock ran backwards");
+    behind.wait_said("its use is unknown: the clock ran backwards");
     let first = run_of_app(&sandbox);
     stays(&sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     assert_eq!(run_of_app(&sandbox), first);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     drop(behind);
 
-    // Everything was long ago: what is open is open all the same, and nobody is lost.
+    // Everything was long ago: open connections still count, and no client is lost.
     let ahead = Agent::start(&sandbox, 86_400);
     ask();
     let mut kept = sandbox

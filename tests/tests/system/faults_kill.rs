@@ -1,5 +1,5 @@
-//! The agent is killed with -9 at every step of the stop protocol, while clients come: none of
-//! them is lost, who is connected stays so, and the next agent finishes what was begun.
+//! The agent is killed with -9 at every step of the stop protocol, while clients connect: none of
+//! them is lost, connections stay open, and the next agent finishes what was in progress.
 
 use std::{
     thread,
@@ -20,9 +20,9 @@ use crate::{
     steering::{CONFIG, ask_with, wait_route},
 };
 
-/// Where the agent looks for the step at which it is to die: see `ondemand::ablation`.
+/// The file with the step at which the agent kills itself: see `ondemand::ablation`.
 const DIES_AT: &str = "/run/ondemand/dies-at";
-/// When clients come after the agent's death, in milliseconds: at once, during the backend's
+/// When clients connect after the agent's death, in milliseconds: at once, during the backend's
 /// stop, which takes 60 ms, and around the start of the next agent.
 const ARRIVALS: [u64; 7] = [0, 0, 5, 40, 70, 150, 300];
 
@@ -74,7 +74,7 @@ fn set_up() -> Sandbox {
     sandbox
 }
 
-/// Clients that come from now on, one of whom stays; gives how they were lost.
+/// Clients that connect from now on, one of which stays; returns how they were lost.
 fn clients(sandbox: &Sandbox) -> (client::Kept, Vec<Loss>) {
     let come = || {
         let now = Instant::now();
@@ -121,10 +121,10 @@ fn check(sandbox: &Sandbox, way: Way, step: &str) {
         (runs && restarts() != before).then_some(())
     })
     .unwrap();
-    // Whoever is connected keeps it up for longer than two idle timeouts, with the next agent.
+    // An open connection keeps it up for longer than two idle timeouts, with the next agent.
     idle_for(Duration::from_millis(450));
     kept.ask()
-        .unwrap_or_else(|loss| panic!("killed when {step}: the one who stays: {loss}"));
+        .unwrap_or_else(|loss| panic!("killed when {step}: the client that stays: {loss}"));
     drop(kept);
     if way == Way::Needed {
         sandbox
@@ -160,7 +160,7 @@ fn killed_at_every_step_of_a_stop() {
     let kills = journal.matches("status=9/KILL").count();
     assert_eq!(kills, STEPS.len(), "{journal}");
     let taken_over = journal
-        .matches("watches 1 service; the kernel goes on counting")
+        .matches("watching 1 service; the kernel keeps counting")
         .count();
     assert_eq!(taken_over, STEPS.len(), "{journal}");
     assert_eq!(service::number(&sandbox, "test", "count_drift").unwrap(), 0);

@@ -1,5 +1,5 @@
 //! A hundred thousand requests and a thousand stops, while agents are killed, configurations are
-//! read again, and systemd and the bus start anew: none is lost.
+//! reloaded, and systemd and the bus restart: none is lost.
 //!
 //! Only where `ONDEMAND_LONG` is set, as `cargo xtask test --long` does: it takes ten minutes.
 //! `ONDEMAND_RACE_REQUESTS` is another number of requests.
@@ -29,7 +29,7 @@ use crate::{
 };
 
 const REQUESTS: usize = 100_000;
-/// Many while it is warm, then some that come alone, mostly after a stop, then some around its end.
+/// Many while it is warm, then single ones, mostly after a stop, then some around its end.
 const ROUNDS: Rounds = Rounds {
     random: &[
         (300, Duration::from_millis(8)),
@@ -51,7 +51,7 @@ const FAULTS: [(&str, &[&str]); 10] = [
     ("agent killed", KILL),
     ("agent reloaded", RELOAD),
     ("agent killed", KILL),
-    ("systemd executed anew", &["systemctl", "daemon-reexec"]),
+    ("systemd re-executed", &["systemctl", "daemon-reexec"]),
     (
         "agent restarted",
         &["systemctl", "restart", "ondemand.service"],

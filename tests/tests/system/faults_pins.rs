@@ -1,5 +1,6 @@
-//! What counts and steers in the kernel is taken away under the agent's feet: it goes on as far
-//! as it can, notices, says so, and begins anew. Nobody is lost and nothing in use is stopped.
+//! The programs and pins in the kernel are removed under a running agent: it goes on as far as it
+//! can, notices, logs it, and the next agent replaces them. No client is lost and nothing in use is
+//! stopped.
 
 use std::{ffi::CString, os::unix::ffi::OsStringExt as _, process::Output, time::Duration};
 
@@ -18,13 +19,13 @@ use crate::{
     steering::{CONFIG, ask_with, is_steered, wait_route},
 };
 
-/// Where they are for everybody but the agent, which has its directory at another place, too.
+/// The path for all but the agent, which has its directory at another place, too.
 fn pins() -> String {
     format!("/sys/fs/bpf/ondemand/v{LAYOUT_VERSION}")
 }
 
-/// The service is steered, and goes idle after a second. The agent looks after its pins with
-/// each sign of life that it gives to systemd, every 1.5 seconds here.
+/// The service is steered, and becomes idle after a second. The agent checks its pins whenever it
+/// feeds the watchdog, every 1.5 seconds here.
 fn set_up() -> Sandbox {
     let sandbox = service::installed().unwrap();
     let place = "/etc/systemd/system/ondemand.service.d/watchdog.conf";
@@ -53,7 +54,7 @@ fn detach(sandbox: &Sandbox, program: &str) {
     let call = |command: libc::c_int, first: u64| {
         // `union bpf_attr`, include/uapi/linux/bpf.h: a path, or the descriptor of a link.
         let attributes = [first, 0, 0, 0];
-        // SAFETY: the attributes are as long as it is said, and the path outlives the call.
+        // SAFETY: the attributes have the given size, and the path outlives the call.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,
@@ -71,8 +72,8 @@ fn detach(sandbox: &Sandbox, program: &str) {
     unsafe { libc::close(link) };
 }
 
-/// Something is done to what the agent has in the kernel: it says what, and the next one is
-/// there at once.
+/// Something happens to the agent's objects in the kernel: it logs what, and the next one starts
+/// at once.
 #[track_caller]
 fn check(sandbox: &Sandbox, fault: impl FnOnce(), words: &[&str]) {
     let before = agent_pid(sandbox);
@@ -108,27 +109,21 @@ fn pins_and_links_are_taken_away() {
             &[
                 &format!("/run/ondemand/bpf/v{LAYOUT_VERSION}/"),
                 "was removed or replaced",
-                "loads its programs anew",
+                "loads its programs again",
             ],
         );
-        let words = ["the program connections is not attached any more"];
+        let words = ["the program connections is no longer attached"];
         check(&sandbox, || detach(&sandbox, "connections"), &words);
-        let words = ["the program steering is not attached any more"];
+        let words = ["the program steering is no longer attached"];
         check(&sandbox, || detach(&sandbox, "steering"), &words);
-        let words = [
-            "what an earlier agent left does not count any more",
-            "link_connections",
-        ];
+        let words = ["counters restart at zero", "link_connections"];
         let while_none_runs = || {
             shell(&sandbox, "systemctl stop ondemand.service");
             shell(&sandbox, &format!("rm {}/link_connections", pins()));
             service::start_agent(&sandbox).unwrap();
         };
         check(&sandbox, while_none_runs, &words);
-        let words = [
-            "what an earlier agent left does not count any more",
-            "COUNTERS",
-        ];
+        let words = ["counters restart at zero", "COUNTERS"];
         let while_none_runs = || {
             shell(&sandbox, "systemctl stop ondemand.service");
             shell(&sandbox, &format!("rm {}/COUNTERS", pins()));
@@ -136,7 +131,7 @@ fn pins_and_links_are_taken_away() {
         };
         check(&sandbox, while_none_runs, &words);
     });
-    // Who was there before all of this is known to the last of these agents.
+    // A connection from before all of this is known to the last of these agents.
     idle_for(Duration::from_millis(1500));
     assert_eq!(run_of_app(&sandbox), run, "it was stopped while in use");
     kept.ask().unwrap();
@@ -172,7 +167,7 @@ fn a_second_agent_one_that_is_elsewhere_and_no_bpf_file_system() {
     assert_eq!(second.status.code(), Some(1), "{text}");
     assert!(text.contains("another agent is running"), "{text}");
 
-    // One in another network namespace sees nobody there. It takes over the pins.
+    // An agent in another network namespace sees no client there. It takes over the pins.
     shell(
         &sandbox,
         "systemctl stop ondemand.service; ip netns add other",
@@ -188,8 +183,8 @@ fn a_second_agent_one_that_is_elsewhere_and_no_bpf_file_system() {
     wait_route(&sandbox, "steered");
     assert!(is_steered(&sandbox, front()));
 
-    // The agent that runs goes on, or ends; the next one says what is missing, again and again,
-    // until it is there.
+    // The running agent goes on, or exits; the next one repeatedly reports what is missing, until it
+    // exists.
     let before = agent_pid(&sandbox);
     under_load(&sandbox, Duration::from_millis(50), || {
         shell(

@@ -43,7 +43,7 @@ fn ask(sandbox: &Sandbox) {
     try_to_ask(sandbox, "").unwrap();
 }
 
-/// Who may set the limits of a process without CAP_SYS_RESOURCE: its own user (`prlimit(2)`).
+/// The user who may set the limits of a process without CAP_SYS_RESOURCE: its own (`prlimit(2)`).
 const AS_THE_AGENT: &str = "setpriv --reuid=ondemand-agent --regid=ondemand-agent --clear-groups";
 
 #[test]
@@ -86,7 +86,7 @@ fn no_descriptors_left(sandbox: &Sandbox) {
     );
     wait_state(sandbox, "app.service", "inactive").unwrap();
     assert_eq!(agent_pid(sandbox), pid, "the agent has ended");
-    // One that has too few from its start does not begin.
+    // With too few from the start it does not become ready.
     let line = "systemctl stop ondemand.service; prlimit --nofile=16 timeout 10 ondemand agent; \
                 echo $?; systemctl start ondemand.service";
     let ended = sandbox.command("sh").args(["-c", line]).output().unwrap();
@@ -94,11 +94,11 @@ fn no_descriptors_left(sandbox: &Sandbox) {
     assert_eq!(ended.stdout, b"1\n", "{text}");
     assert!(text.contains("Too many open files"), "{text}");
     // And what was counted is still there.
-    let begins_anew = "does not count any more";
-    assert!(!text.contains(begins_anew), "{text}");
+    let restarts = "counters restart at zero";
+    assert!(!text.contains(restarts), "{text}");
 }
 
-/// Neither its records nor a hold can be written: it says so, and does its work.
+/// Neither its records nor a hold can be written: it logs this, and works.
 #[track_caller]
 fn a_full_disk(sandbox: &Sandbox) {
     let fill = "for dir in /run/ondemand /var/lib/ondemand; do \
@@ -115,7 +115,7 @@ fn a_full_disk(sandbox: &Sandbox) {
         refused.contains(what) && refused.contains(full),
         "{refused}"
     );
-    // Held it is, all the same.
+    // It is held nevertheless.
     ask(sandbox);
     stays(sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     shell(sandbox, "rm /run/ondemand/filler /var/lib/ondemand/filler");

@@ -1,5 +1,5 @@
-//! systemd, the bus and the agent's own process have their troubles while clients come and the
-//! service is stopped again and again.
+//! systemd, the bus and the agent's own process fail while clients connect and the
+//! service is stopped repeatedly.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::{
     steering::{CONFIG, parse},
 };
 
-/// A service under load, and one that nobody uses but at a moment of the test's choice.
+/// A service under load, and one that is unused except at a moment of the test's choice.
 fn set_up() -> Sandbox {
     let sandbox = service::installed().unwrap();
     let place = "/etc/systemd/system/ondemand.service.d/watchdog.conf";
@@ -47,8 +47,8 @@ fn cold_start(sandbox: &Sandbox) {
     answer.unwrap();
 }
 
-const BLIND: &[&str] = &["systemd cannot be asked, nothing is stopped until it can"];
-const SEES: &[&str] = &["systemd can be asked again"];
+const BLIND: &[&str] = &["systemd does not answer, nothing is stopped until it does"];
+const SEES: &[&str] = &["systemd answers again"];
 
 #[test]
 fn systemd_the_bus_and_a_hanging_agent() {
@@ -68,8 +68,8 @@ fn systemd_the_bus_and_a_hanging_agent() {
         wait_said(&sandbox, 1, BLIND);
         wait_said(&sandbox, 1, SEES);
         cold_start(&sandbox);
-        done("executed anew");
-        // With the bus gone a first client is served all the same.
+        done("re-executed");
+        // Without the bus a first client is served nevertheless.
         wait_state(&sandbox, "cold.service", "inactive").unwrap();
         shell(&sandbox, "systemctl stop dbus.socket dbus.service");
         wait_said(&sandbox, 2, BLIND);
@@ -106,7 +106,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
     shell(sandbox, "systemctl daemon-reload");
     cold_start(sandbox);
     wait_state(sandbox, "cold.service", "inactive").unwrap();
-    // The agent that runs keeps its configuration, and says what is wrong.
+    // The running agent keeps its configuration, and reports the error.
     shell(sandbox, "systemctl reload ondemand.service");
     wait_said(
         sandbox,
@@ -122,7 +122,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
     wait_said(sandbox, 1, &["configuration read again"]);
 }
 
-/// A proxy that cannot ask systemd must not take the listener of an application that is being
+/// A proxy that cannot query systemd must not take the listener of an application that is being
 /// stopped for that of the next one.
 #[test]
 fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() {

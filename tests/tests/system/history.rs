@@ -174,7 +174,7 @@ fn a_killed_agent_loses_nothing() {
     assert!(!journal.contains("history"), "{journal}");
 }
 
-/// The agent stops the service although its history cannot be written, and says why once.
+/// The agent stops the service although its history cannot be written, and logs why once.
 #[track_caller]
 fn goes_on_without(sandbox: &Sandbox, message: &str) {
     service::start_agent(sandbox).unwrap();
@@ -187,7 +187,7 @@ fn goes_on_without(sandbox: &Sandbox, message: &str) {
     }
     let journal = sandbox.journal("ondemand.service");
     assert_eq!(
-        journal.matches("history: goes on without it").count(),
+        journal.matches("history: not recording").count(),
         1,
         "{journal}"
     );
@@ -237,7 +237,7 @@ fn a_report_of_what_cannot_be_written_to() {
 fn the_agent_goes_on_without_it() {
     require_sandbox!();
     let sandbox = prepared("/usr/share/history.db", "300ms");
-    // Its unit may write to /var/lib/ondemand alone.
+    // Its unit may write to /var/lib/ondemand only.
     goes_on_without(&sandbox, "history /usr/share/history.db cannot be");
     sandbox
         .run(&["systemctl", "stop", "ondemand.service"])
@@ -252,7 +252,7 @@ fn the_agent_goes_on_when_it_is_damaged() {
         .write(HISTORY, "this is no database at all")
         .unwrap();
     goes_on_without(&sandbox, "is not a history: no SQLite database");
-    // Nothing is done to a file that is somebody else's.
+    // A file of another program is not touched.
     let text = std::fs::read_to_string(sandbox.path(HISTORY)).unwrap();
     assert_eq!(text, "this is no database at all");
 }
@@ -282,14 +282,14 @@ fn the_agent_goes_on_when_the_disk_is_full() {
     wait_for("the disk is full", SOON, || {
         stops += 1;
         use_it(stops);
-        (said("history: goes on without it") > 0).then_some(())
+        (said("history: not recording") > 0).then_some(())
     })
     .unwrap();
     stops += 1;
     use_it(stops);
-    assert_eq!(said("history: goes on without it"), 1);
+    assert_eq!(said("history: not recording"), 1);
     assert_eq!(said("the disk is full"), 1);
-    // With room again it goes on being written, in the same database.
+    // With space again it is written, in the same database.
     sandbox.run(&["rm", "/var/lib/ondemand/filler"]).unwrap();
     let activations = || {
         let report = report(&sandbox, &[]);
@@ -303,5 +303,5 @@ fn the_agent_goes_on_when_the_disk_is_full() {
     })
     .unwrap();
     assert!(activations() <= stops);
-    assert_eq!(said("history: goes on without it"), 1);
+    assert_eq!(said("history: not recording"), 1);
 }

@@ -1,5 +1,5 @@
-//! Clients that mean harm: counts stay right, memory stays bounded, others are served, and no more is
-//! started or kept up than SECURITY.md says.
+//! Malicious clients: counts stay right, memory stays bounded, others are served, and no more is
+//! started or kept up than SECURITY.md allows.
 
 use std::{
     io::Write as _,
@@ -78,7 +78,7 @@ fn fifty_thousand_aborted_connections() {
         run
     );
     let now = counts::settled(&sandbox);
-    // Some were never established: their last ACK met a full queue, and their reset came then.
+    // Some were never established: their last ACK met a full queue, and was answered by a reset.
     let accepted = now["steered"]["accepted"].as_u64().unwrap();
     assert!(
         (ABORTED - ABORTED / 50..=ABORTED).contains(&accepted),
@@ -95,7 +95,7 @@ fn fifty_thousand_aborted_connections() {
     assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
 }
 
-/// Sends SYNs from many addresses as fast as it can until it is told to end, at most so many.
+/// Sends SYNs from many addresses as fast as it can until it is ended, up to a maximum.
 fn flood(sandbox: &Sandbox, most: u64, end: &AtomicBool, sent: &AtomicU64) {
     sandbox
         .in_network(|| {
@@ -186,7 +186,7 @@ fn clients_that_never_finish_their_request() {
     let config = CONFIG.replace("1h", "1s") + "ignore_from = \"127.0.0.9\"";
     let sandbox = warm(&config, "");
     let before = resident(&sandbox);
-    // An open connection is use, however slow: everybody else's is counted, and keeps it up.
+    // An open connection is use, however slow: those of others are counted, and keep it up.
     let slow = |source: &str, count: usize| -> Vec<TcpStream> {
         let source: IpAddr = source.parse().unwrap();
         let connect = || {

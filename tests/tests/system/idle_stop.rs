@@ -120,7 +120,7 @@ fn a_veto_program_keeps_it_up() {
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
-    wait_for("the program is asked twice", service::SOON, || {
+    wait_for("the program is run twice", service::SOON, || {
         let asked = std::fs::read_to_string(sandbox.path("/run/ondemand/asked")).ok()?;
         (asked.lines().count() >= 2).then(|| assert!(asked.starts_with("test app.service")))
     })
@@ -154,7 +154,7 @@ fn a_dry_run_says_what_it_would_stop() {
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
-    wait_for("the agent says so", service::SOON, || {
+    wait_for("the agent logs it", service::SOON, || {
         sandbox
             .journal("ondemand.service")
             .contains("would be stopped")

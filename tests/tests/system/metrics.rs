@@ -72,7 +72,7 @@ fn a_scrape_shows_what_happened() {
     assert_eq!(of_test(&samples, "starts_total", ""), Some(1.0));
     let samples = wait_value(&sandbox, "start_duration_seconds_count", "", 1.0).unwrap();
     let took = of_test(&samples, "start_duration_seconds_sum", "").unwrap();
-    // Zero where it listened before PID 1 came to stamp its start.
+    // Zero where it listened before PID 1 stamped its start.
     assert!((0.0..10.0).contains(&took), "{took} s");
 
     drop(held);
@@ -105,7 +105,7 @@ fn what_happens_without_an_agent_is_counted_by_the_next() {
     let sandbox = boot(Cgroups::Unified, &CONFIG.replace("300ms", "1h"));
     ask(&sandbox);
     let running = wait_value(&sandbox, "starts_total", "", 1.0).unwrap();
-    // Does this while no agent runs, and gives what the next one says.
+    // Does this while no agent runs, and returns what the next one reports.
     let unseen = |work: &dyn Fn()| {
         let systemctl = |verb| {
             sandbox
@@ -198,7 +198,7 @@ fn counters_never_go_backwards_however_often_the_agent_is_killed() {
         let ends = Over(&over); // also if a step fails
         for round in 0..8 {
             ask(&sandbox);
-            // At other moments of the stop each time, which begins about 300 ms from here.
+            // At different moments of the stop each time, which starts about 300 ms from here.
             idle_for(Duration::from_millis(290 + round * 10));
             kill_agent(&sandbox);
             wait_state(&sandbox, "app.service", "inactive").unwrap();
@@ -271,7 +271,7 @@ fn a_corrupt_record_begins_at_zero_and_is_said() {
     );
     let journal = sandbox.journal("ondemand.service");
     assert!(
-        journal.contains("test: its starts, stops and times begin at zero")
+        journal.contains("test: its starts, stops and times start at zero")
             && journal.contains(RECORD),
         "{journal}"
     );
@@ -301,7 +301,7 @@ fn a_removed_service_vanishes_and_goes_on_when_it_comes_back() {
     })
     .unwrap();
     reload(&format!("[service.test]\n{CONFIG}"));
-    // Until systemd has said what its unit does, its times are unknown.
+    // Until systemd has reported its unit's state, its times are unknown.
     let after = wait_value(&sandbox, "state", ",state=\"inactive\"", 1.0).unwrap();
     never_less(&before, &after);
 }

@@ -102,7 +102,7 @@ fn who_holds_connections_open_keeps_nobody_else_out() {
     };
     assert!(closed < Duration::from_secs(12), "{closed:?}");
 
-    // Those who ask and do not read the answer.
+    // Clients that send a request and do not read the response.
     let mut deaf = connect(50);
     for stream in &mut deaf {
         let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -114,7 +114,7 @@ fn who_holds_connections_open_keeps_nobody_else_out() {
         "{:?}",
         begin.elapsed()
     );
-    // All the while services are looked after.
+    // Meanwhile services are managed.
     sandbox
         .in_network(|| client::get(front(), client::Request::default()))
         .unwrap()
@@ -130,7 +130,7 @@ fn an_address_that_is_taken_is_said_and_tried_again() {
         .in_network(|| TcpListener::bind(address()).unwrap())
         .unwrap();
     let sandbox = on_demand(sandbox, CONFIG, "").unwrap();
-    wait_for("the agent says it", SOON, || {
+    wait_for("the agent logs it", SOON, || {
         let journal = sandbox.journal("ondemand.service");
         journal
             .contains("metrics cannot be served at 127.0.0.1:9464")
@@ -182,11 +182,11 @@ fn scrapes_go_on_while_the_configuration_is_read_again() {
             .then_some(())
     })
     .unwrap();
-    // A wrong one changes nothing, and is said with its place.
+    // An invalid one changes nothing, and is reported with its place.
     reload("127.0.0.1:9464");
     wait_for("served again", SOON, || scrape(&sandbox).ok()).unwrap();
     reload("127.0.0.1");
-    wait_for("the agent says it", SOON, || {
+    wait_for("the agent logs it", SOON, || {
         let journal = sandbox.journal("ondemand.service");
         journal
             .contains("/etc/ondemand/ondemand.toml:2: agent.metrics")

@@ -1,4 +1,4 @@
-//! What metrics cost: a scrape of many services, and an agent that nobody scrapes.
+//! The cost of metrics: a scrape of many services, and an agent without scrapes.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tests::{
 
 use crate::{require_sandbox, scale};
 
-/// A sandbox in which so many services are configured, and none runs. The agent is not started.
+/// A sandbox with this number of configured services, none of which runs. The agent is not started.
 fn with_services(count: u16) -> Sandbox {
     let sandbox = service::installed().unwrap();
     let mut config = String::new();

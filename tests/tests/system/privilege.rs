@@ -49,10 +49,10 @@ fn wait_journal(sandbox: &Sandbox, words: &str) {
 fn is_left_alone(sandbox: &Sandbox) -> Option<()> {
     let status = status(sandbox, "test").ok()?;
     let detail = status["detail"].as_str()?;
-    detail.contains("left alone").then_some(())
+    detail.contains("not managed").then_some(())
 }
 
-/// Owner and mode of each of these files, as stat(1) gives them.
+/// Owner and mode of each of these files, from stat(1).
 #[track_caller]
 fn check_modes(sandbox: &Sandbox, rows: &[(&str, &str)]) {
     for (path, expected) in rows {
@@ -221,7 +221,7 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     }
     let proxies = call("ondemand", "StopUnit", "ss ondemand-test.target replace");
     check(&sandbox, &proxies, 1, &["Call failed"]);
-    // The second is what systemd 258 and later say.
+    // The second is the message of systemd 258 and later.
     let asked = "Interactive authentication required|requires interactive authentication";
     let script = format!("{proxies} 2>&1 | grep -E '{asked}'");
     check(&sandbox, &script, 0, &[]);
@@ -238,7 +238,7 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     ] {
         check(&sandbox, &call("ondemand-agent", method, words), 0, &[]);
     }
-    // A proxy may be told to leave; there is none now.
+    // A proxy may be signalled to exit; there is none now.
     let leave = call(
         "ondemand-agent",
         "KillUnit",
@@ -260,14 +260,14 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         &sandbox,
         "ondemand check",
         1,
-        &["ondemand permit", "is not what"],
+        &["ondemand permit", "does not match this configuration"],
     );
     sandbox.run(&["ondemand", "reload"]).unwrap();
-    check(&sandbox, "ondemand check", 0, &["and no others"]);
+    check(&sandbox, "ondemand check", 0, &["these services only"]);
     sandbox.run(&["systemctl", "start", "new.service"]).unwrap();
     wait_state(&sandbox, "new.service", "inactive").unwrap();
 
-    // A rule that is gone is said, and heeded when it is back.
+    // A missing rule is logged, and takes effect when it is back.
     sandbox.run(&["rm", RULE]).unwrap();
     sandbox
         .run(&["systemctl", "kill", "--signal=KILL", "polkit"])
@@ -278,15 +278,15 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     })
     .unwrap();
     ask(&sandbox);
-    wait_for("it is left alone", SOON, || is_left_alone(&sandbox)).unwrap();
+    wait_for("it is not managed", SOON, || is_left_alone(&sandbox)).unwrap();
     check(
         &sandbox,
         "ondemand stop test",
         1,
-        &["left alone", "ondemand permit"],
+        &["not managed", "ondemand permit"],
     );
     check(&sandbox, "ondemand permit", 0, &[]);
-    wait_journal(&sandbox, "test: looked after again");
+    wait_journal(&sandbox, "test: managed again");
     ask(&sandbox);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
 }
@@ -303,7 +303,7 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
     service::write_config(&sandbox, &format!("[service.test]\n{CONFIG}")).unwrap();
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
-    wait_for("it is left alone", SOON, || is_left_alone(&sandbox)).unwrap();
+    wait_for("it is not managed", SOON, || is_left_alone(&sandbox)).unwrap();
     for words in [
         "polkit 0.106 or later is not installed",
         "only root may stop it, because polkit is not installed",
@@ -326,7 +326,7 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
         "active"
     );
     assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 2);
-    check(&sandbox, "ondemand stop test", 1, &["left alone"]);
+    check(&sandbox, "ondemand stop test", 1, &["not managed"]);
 
     // As root, with what the other has left.
     let drop_in = "/etc/systemd/system/ondemand.service.d/root.conf";
@@ -380,7 +380,7 @@ fn a_backend_that_the_agent_may_not_look_at_is_kept() {
     service::reload(&sandbox, &["test"]).unwrap();
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
-    wait_journal(&sandbox, "may not look at /run/link/app.sock");
+    wait_journal(&sandbox, "no access to /run/link/app.sock");
     wait_state(&sandbox, "ondemand-test.service", "inactive").unwrap();
     stays(&sandbox, "app.service", "active", SEVERAL_TIMEOUTS);
     sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();

@@ -15,7 +15,7 @@ use crate::require_sandbox;
 const SERVICES: u16 = 5;
 const REQUESTS: usize = 1_000;
 const MEAN_GAP: Duration = Duration::from_millis(60);
-/// One arrival in so many comes about when the service goes idle.
+/// One arrival in this number is aimed at the moment when the service becomes idle.
 const AIMED: f64 = 1.0 / 8.0;
 /// How much later than the idle timeout, at most.
 const AIM: Duration = Duration::from_millis(400);

@@ -103,7 +103,7 @@ fn many_clients_of_one_cold_start_are_all_answered() {
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 1);
 }
 
-/// The client is let go within `from..to`, the journal says why, and the next one tries again.
+/// The client is closed within `from..to`, the journal has the reason, and the next one tries again.
 #[track_caller]
 fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why: &str) {
     let sandbox = on_demand(config, options).unwrap();
@@ -120,7 +120,7 @@ fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why
         );
         assert!(
             took >= from && took <= to,
-            "{options}: let go after {took:?}"
+            "{options}: closed after {took:?}"
         );
         service::wait_journal(&sandbox, "ondemand-test.service", why, attempt)
             .unwrap_or_else(|error| panic!("{options}: {error:#}"));
@@ -170,7 +170,7 @@ fn a_backend_that_never_listens() {
 #[test]
 fn a_backend_that_systemd_restarts_again_and_again() {
     require_sandbox!();
-    // Its crashes take the proxy along; the client's wait is one all the same.
+    // Its crashes take the proxy along; the client's wait is still one.
     let sandbox = on_demand(&CONFIG.replace("\"10s\"", "\"3s\""), "--crash").unwrap();
     let restart = "[Service]\nRestart=always\nRestartSec=300ms\n";
     sandbox
@@ -180,7 +180,7 @@ fn a_backend_that_systemd_restarts_again_and_again() {
     let start = Instant::now();
     ask(&sandbox).expect_err("an answer from a backend that crashes");
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "let go after {took:?}");
+    assert!(took < Duration::from_secs(10), "closed after {took:?}");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_proxy_that_is_told_to_end_lets_its_clients_finish() {
         sandbox.run(&["systemctl", "stop", proxy]).unwrap();
         slow.join().unwrap().unwrap();
     });
-    // Whoever comes next gets a proxy of its own; the application is the same.
+    // The next client gets a proxy of its own; the application is the same.
     ask("").unwrap();
     assert_ne!(sandbox.main_pid(proxy).unwrap(), first);
     assert_eq!(number(&sandbox, "test", "starts").unwrap(), 1);

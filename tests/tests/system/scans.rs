@@ -27,10 +27,10 @@ use crate::{
 
 /// An address that swallows whatever is sent to it.
 const SILENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// An address where nobody has sent that SYN, so that its answer is reset.
+/// An address that did not send that SYN, so that the reply is reset.
 const RESETS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 
-/// A TCP header with SYN alone, from a port that nobody has, and its checksum (RFC 9293).
+/// A TCP header with only SYN set, from an unused port, and its checksum (RFC 9293).
 pub(crate) fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) -> [u8; 20] {
     let mut header = [0; 20];
     header[0..2].copy_from_slice(&from_port.to_be_bytes());
@@ -53,7 +53,7 @@ pub(crate) fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) ->
     header
 }
 
-/// A raw socket that sends as `from`, whoever has that address.
+/// A raw socket that sends as `from`, whatever host has that address.
 pub(crate) fn sender(from: Ipv4Addr) -> OwnedFd {
     let raw = socket(
         AddressFamily::Inet,
@@ -68,7 +68,7 @@ pub(crate) fn sender(from: Ipv4Addr) -> OwnedFd {
     raw
 }
 
-/// Sends a SYN each so often until it is told to end. At most half a minute.
+/// Sends SYNs at an interval until it is ended. At most half a minute.
 fn scan(sandbox: &Sandbox, from: Ipv4Addr, every: Duration, end: &AtomicBool, sent: &AtomicU32) {
     sandbox
         .in_network(|| {
@@ -111,7 +111,7 @@ pub(crate) fn swallow(sandbox: &Sandbox, network: &str) {
         .unwrap();
 }
 
-/// A scan from `from` must not keep the service up, though it goes on.
+/// A scan from `from` must not keep the service up, though it continues.
 #[track_caller]
 fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
     let config = CONFIG.replace("1h", "300ms");
@@ -125,7 +125,7 @@ fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
             (sent.load(Ordering::Relaxed) >= 10).then_some(())
         })
         .unwrap();
-        // Under the scan it is started for a client, who is served, and stopped after it.
+        // Under the scan it is started for a client, which is served, and stopped after it.
         let steered = is_steered(&sandbox, front());
         let active = sandbox.property("app.service", "ActiveState");
         let stopped = wait_state(&sandbox, "app.service", "inactive");

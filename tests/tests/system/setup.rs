@@ -158,7 +158,7 @@ fn a_unit_that_does_not_exist_spoils_nothing_else() {
     assert!(said.contains("missing.service"), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
     service::start_agent(&sandbox).unwrap();
-    wait_for("the agent says so", service::SOON, || {
+    wait_for("the agent logs it", service::SOON, || {
         sandbox
             .journal("ondemand.service")
             .contains("missing.service")
@@ -222,7 +222,7 @@ fn generated_and_shipped_units_are_valid() {
     );
 }
 
-/// Whoever edits the file and makes a mistake has lost nothing by `systemctl daemon-reload`.
+/// A mistake in the file loses nothing at `systemctl daemon-reload`.
 #[test]
 fn a_wrong_configuration_leaves_the_units_as_they_were() {
     require_sandbox!();

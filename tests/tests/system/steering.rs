@@ -19,7 +19,7 @@ use crate::{
     require_sandbox,
 };
 
-/// Never idle during the test, unless it says otherwise.
+/// Never idle during the test, unless it overrides this.
 pub(crate) const CONFIG: &str = r#"
 listen = ["127.0.0.1:8000"]
 backend = "127.0.0.1:8080"
@@ -104,7 +104,7 @@ fn the_first_client_is_proxied_and_the_next_ones_are_steered() {
     assert_eq!(status["back"]["accepted"], 1, "{status}");
     assert_eq!(status["steered"]["accepted"], 20, "{status}");
     assert_eq!(status["accepted_connections"], 21, "{status}");
-    // The proxy gives up the answer to a client that half closes; the backend does not.
+    // The proxy abandons the response to a client that half-closes; the backend does not.
     let request = Request {
         half_close: true,
         download: 1 << 20,
@@ -172,7 +172,7 @@ fn proxied_steered_and_direct_clients_are_counted_once() {
 }
 
 /// Starts a service with these front addresses and this backend, which runs with `options`,
-/// and checks for each client whether it is steered; `None`: nobody may answer it.
+/// and checks for each client whether it is steered; `None`: it must not be served.
 #[track_caller]
 fn check_addresses(listen: &str, backend: &str, options: &str, clients: &[(&str, Option<bool>)]) {
     let config = CONFIG
@@ -266,7 +266,7 @@ fn the_gate_is_closed_by_a_stop_and_opened_by_the_next_start() {
         })
         .unwrap();
         wait_state(&sandbox, "app.service", "inactive").unwrap();
-        // systemd may be asked before it has told the agent.
+        // systemd may be queried before it has notified the agent.
         let status = wait_for("the agent has seen the stop", SOON, || {
             let status = status(&sandbox, "test").ok()?;
             (status["state"] == "inactive").then_some(status)

@@ -1,5 +1,5 @@
-//! Listeners, agents and neighbours that steering must bear: plain fallback to the proxy, a
-//! clear message, and nobody's SYN is swallowed.
+//! Listeners, agents and neighbours that steering must cope with: plain fallback to the proxy, a
+//! clear message, and no client's SYN is dropped.
 
 use std::{collections::BTreeMap, process::Child};
 
@@ -27,7 +27,7 @@ fn listeners(sandbox: &Sandbox, port: u16) -> usize {
     listening.lines().count()
 }
 
-/// The workers that answer so many clients, all of whom must be steered.
+/// The workers that serve this number of clients, all of which must be steered.
 #[track_caller]
 fn workers(sandbox: &Sandbox, clients: u32) -> BTreeMap<String, u32> {
     let mut seen = BTreeMap::new();
@@ -62,7 +62,7 @@ fn workers_that_share_a_port_keep_their_balance_and_may_end() {
             (listeners(&sandbox, 8080) == left - 1).then_some(())
         })
         .unwrap();
-        // Nobody is lost until steering has another of them.
+        // No client is lost until steering has another of them.
         wait_for("clients are steered", SOON, || {
             is_steered(&sandbox, front()).then_some(())
         })
@@ -130,8 +130,8 @@ fn a_backend_on_another_port_than_configured_swallows_nobody() {
             ),
             "{loss}"
         );
-        // The proxy lets its clients go before it says why.
-        let why = "no answer for its clients";
+        // The proxy closes its clients before it logs why.
+        let why = "the backend did not become ready";
         let journal =
             service::wait_journal(&sandbox, "ondemand-test.service", why, attempt).unwrap();
         assert_eq!(journal.matches(why).count(), attempt, "{journal}");
@@ -163,7 +163,7 @@ fn clients_are_steered_while_no_agent_runs() {
     assert!(!is_steered(&sandbox, front()));
 }
 
-/// Gives the agent another configuration while it runs.
+/// Changes the configuration of the running agent.
 #[track_caller]
 fn reconfigure(sandbox: &Sandbox, config: &str) {
     service::write_config(sandbox, &format!("[service.test]\n{config}")).unwrap();
@@ -350,7 +350,7 @@ fn another_program_at_the_front_address_keeps_its_clients() {
     let journal = sandbox.journal("ondemand.service");
     let said = "ondemand-test.socket does not listen";
     assert_eq!(journal.matches(said).count(), 1, "{journal}");
-    // Nobody could start it again: it is not stopped, until its socket is back.
+    // It could not be started again: it is not stopped, until its socket is back.
     let state = sandbox.property("app.service", "ActiveState").unwrap();
     assert_eq!(state, "active");
     sandbox
@@ -363,7 +363,7 @@ fn another_program_at_the_front_address_keeps_its_clients() {
     assert!(!is_steered(&sandbox, front()));
 }
 
-/// Whoever is kept out by an address rule must not come in by another way.
+/// A client that an address rule refuses must not get in by another way.
 #[test]
 fn address_rules_that_steering_would_bypass_turn_it_off() {
     require_sandbox!();
@@ -390,7 +390,7 @@ fn address_rules_that_steering_would_bypass_turn_it_off() {
             said.contains(&format!("IPAddressDeny= of {unit}")),
             "{said}"
         );
-        // Of no use to an agent that comes later, either.
+        // Of no use to a later agent, either.
         if unit == "app.service" {
             sandbox
                 .run(&["systemctl", "restart", "ondemand.service"])

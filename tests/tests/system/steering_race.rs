@@ -38,16 +38,16 @@ const LONGEST: Duration = Duration::from_secs(30 * 60);
 const GONE: Duration = Duration::from_secs(5 * 60);
 /// About the idle timeout, so that a third of the gaps end in a stop.
 const MEAN_GAP: Duration = Duration::from_millis(170);
-/// When aimed clients come, in milliseconds before and after the idle timeout: around the
-/// agent's decision, around what PID 1 makes of it, and mostly after it.
+/// When aimed clients connect, in milliseconds before and after the idle timeout: around the
+/// agent's decision, around its effect in PID 1, and mostly after it.
 const AIMS: [(u64, u64); 3] = [(15, 25), (0, 70), (0, 400)];
 
-/// How clients come, round after round.
+/// The clients of each round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounds {
-    /// So many at random times, with so much from one to the next on average.
+    /// The number of clients at random times, and the mean time between two.
     pub(crate) random: &'static [(u32, Duration)],
-    /// Then so many times one to three that are aimed.
+    /// The number of aimed groups of one to three clients after these.
     pub(crate) aimed: usize,
 }
 
@@ -66,7 +66,7 @@ pub(crate) const SERVICES: [(&str, &str, u64); 6] = [
     ("late-acks", "--late-ack 25", 250),
 ];
 
-/// One service under load, and what became of its clients.
+/// One service under load, and the results of its clients.
 pub(crate) struct Target {
     address: SocketAddr,
     idle: Duration,
@@ -85,7 +85,7 @@ pub(crate) struct Outcome {
 }
 
 impl Target {
-    /// That of the service of this number, which goes idle after so many milliseconds.
+    /// The load of the service with this number, which becomes idle after this number of milliseconds.
     pub(crate) fn new(index: usize, idle: u64, rounds: Rounds) -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 8000 + index as u16)),
@@ -101,7 +101,7 @@ impl Target {
         self.outcome.lock().unwrap().latencies.len()
     }
 
-    /// One client: it closes, keeps the connection for a while, or is slow to ask.
+    /// One client: it closes, keeps the connection for a while, or sends its request late.
     fn client(&self, mut random: Random) {
         let pause = random.between(Duration::from_millis(50), Duration::from_millis(300));
         let (kind, asks, slow) = match random.unit() {
@@ -110,7 +110,7 @@ impl Target {
             _ => ("slow", 1, Some(pause)),
         };
         let result = self.ask(asks, slow, &mut random);
-        // Before the client counts as gone: an aimed one reads it when nobody is left.
+        // Before the client counts as gone: an aimed one reads it when no client is left.
         *self.last_done.lock().unwrap() = Instant::now();
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         let mut outcome = self.outcome.lock().unwrap();
@@ -154,7 +154,7 @@ impl Target {
         Ok(latencies)
     }
 
-    /// Waits until nobody is there; gives when the last one went.
+    /// Waits until no client is left; returns when the last one closed.
     fn wait_quiet(&self) -> Instant {
         let is_quiet = || (self.in_flight.load(Ordering::Acquire) == 0).then_some(());
         wait_closely(
@@ -167,8 +167,8 @@ impl Target {
         *self.last_done.lock().unwrap()
     }
 
-    /// Rounds of random arrivals, then of aimed ones, until there were so many requests, or until
-    /// it is told to end.
+    /// Rounds of random arrivals, then of aimed ones, until this number of requests is reached, or until
+    /// it is ended.
     pub(crate) fn load(&self, requests: usize, seed: u64, end: &AtomicBool) {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut clients = 0;
@@ -220,7 +220,7 @@ fn set_up(without: Option<&str>) -> Sandbox {
     sandbox
 }
 
-/// Writes the units of all the services; gives their configuration.
+/// Writes the units of all the services; returns their configuration.
 pub(crate) fn write_services(sandbox: &Sandbox) -> String {
     let mut text = String::new();
     for (index, (name, options, idle)) in SERVICES.iter().enumerate() {
@@ -241,7 +241,7 @@ pub(crate) fn write_services(sandbox: &Sandbox) -> String {
     text
 }
 
-/// The value below which so many thousandths of the sorted values lie.
+/// The value below which this number of thousandths of the sorted values lie.
 fn quantile(sorted: &[Duration], thousandths: usize) -> Duration {
     let last = sorted.len().saturating_sub(1);
     sorted
@@ -256,7 +256,7 @@ pub(crate) fn describe(mut latencies: Vec<Duration>) -> String {
     format!("p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}")
 }
 
-/// What became of the load.
+/// The results of the load.
 #[derive(Default)]
 struct Race {
     requests: usize,

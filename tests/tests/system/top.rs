@@ -13,7 +13,7 @@ use tests::{
 
 use crate::require_sandbox;
 
-/// The other screen begins and ends (xterm's control sequences), and the cursor is seen again.
+/// The alternate screen starts and ends (xterm's control sequences), and the cursor is visible again.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const CURSOR: &str = "\x1b[?25h";
@@ -115,13 +115,13 @@ fn it_shows_the_service_and_takes_keys() {
     })
     .unwrap();
     top.press("?");
-    top.shows("youngest");
+    top.shows("latest");
     top.press(" ");
     // The agent restarts meanwhile.
     sandbox
         .run(&["systemctl", "stop", "ondemand.service"])
         .unwrap();
-    top.shows("answer,");
+    top.shows("retrying");
     service::start_agent(&sandbox).unwrap();
     sandbox.run(&["ondemand", "start", "test"]).unwrap();
     top.press("q");
@@ -155,7 +155,7 @@ fn it_leaves_the_terminal_as_it_was_when_it_fails() {
     for place in ["draw", "ask"] {
         let run = format!("ONDEMAND_PANICS_IN={place} exec ondemand-ablated top");
         let after = Top::run(&sandbox, &run).ends_clean(101);
-        let why = format!("as asked, in {place}");
+        let why = format!("on request, in {place}");
         assert!(after.contains(&why), "{after:?}");
         std::fs::remove_file(sandbox.path("/run/top")).unwrap();
     }
@@ -165,7 +165,7 @@ fn it_leaves_the_terminal_as_it_was_when_it_fails() {
     sandbox
         .run(&["sh", "-c", "kill -KILL $(pidof dbus-daemon)"])
         .unwrap();
-    top.shows("answer,");
+    top.shows("retrying");
     top.press("q");
     top.ends_clean(0);
 }
@@ -187,7 +187,7 @@ fn where_it_cannot_be_drawn() {
     check("ondemand top", &["terminal", "ondemand status"]);
     check(
         "script -qec 'ondemand top </dev/null' /dev/null",
-        &["input is none", "ondemand status"],
+        &["input is not one", "ondemand status"],
     );
     check(
         "TERM=dumb script -qec 'ondemand top' /dev/null",

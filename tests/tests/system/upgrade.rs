@@ -33,7 +33,7 @@ fn pins_of_another_layout_are_replaced_under_load() {
     sandbox
         .in_network(|| client::ask(&mut held, keep).unwrap())
         .unwrap();
-    // As if the agent that is gone had been of another version: its programs go on.
+    // As if the previous agent had been of another version: its programs keep running.
     sandbox
         .run(&["systemctl", "stop", "ondemand.service"])
         .unwrap();
@@ -80,7 +80,7 @@ fn pins_of_another_layout_are_replaced_under_load() {
     let pins = sandbox.run(&["ls", "/sys/fs/bpf/ondemand"]).unwrap();
     assert_eq!(format!("/sys/fs/bpf/ondemand/{}", pins.trim()), ours);
 
-    // Who was connected before is not forgotten, and can go on.
+    // Earlier connections are not forgotten, and stay open.
     wait_for("the others are gone", SOON, || {
         (number(&sandbox, "test", "open_connections").ok()? == 1).then_some(())
     })

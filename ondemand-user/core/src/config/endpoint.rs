@@ -1,10 +1,10 @@
-//! Addresses as people write them, and when two of them cannot be bound at once.
+//! Parsing of addresses, and which two of them cannot be bound at the same time.
 
 use core::net::{IpAddr, SocketAddr};
 
 use super::{Endpoint, names};
 
-/// Reads `127.0.0.1:80`, `[::]:80` or `/run/x.sock`. The error says what to write instead.
+/// Parses `127.0.0.1:80`, `[::]:80` or `/run/x.sock`. The error says what to write instead.
 pub(super) fn parse(text: &str) -> Result<Endpoint, String> {
     if text.starts_with(['/', '.']) {
         return names::socket_path(text).map(Endpoint::Unix);
@@ -12,7 +12,7 @@ pub(super) fn parse(text: &str) -> Result<Endpoint, String> {
     tcp(text).map(Endpoint::Tcp)
 }
 
-/// Reads `127.0.0.1:80` or `[::]:80`.
+/// Parses `127.0.0.1:80` or `[::]:80`.
 pub(super) fn tcp(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| explain(text))?;
     if address.port() == 0 {
@@ -30,7 +30,7 @@ pub(super) fn tcp(text: &str) -> Result<SocketAddr, String> {
         SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
             let plain = v6.ip().to_canonical();
             return Err(format!(
-                "{text:?} is an IPv4 address in disguise; write \"{plain}:{}\"",
+                "{text:?} is an IPv4-mapped IPv6 address; write \"{plain}:{}\"",
                 v6.port()
             ));
         }
@@ -39,13 +39,13 @@ pub(super) fn tcp(text: &str) -> Result<SocketAddr, String> {
     let broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
     if broadcast || address.ip().is_multicast() {
         return Err(format!(
-            "{text:?} is a group or broadcast address; TCP needs the address of one host"
+            "{text:?} is a multicast or broadcast address; TCP needs the address of one host"
         ));
     }
     Ok(address)
 }
 
-/// Why `text` is no address, with what was probably meant.
+/// Why `text` is not an address, and what was probably meant.
 fn explain(text: &str) -> String {
     if text.is_empty() {
         return "empty; write an address such as \"127.0.0.1:8080\", or a path".into();
@@ -55,7 +55,7 @@ fn explain(text: &str) -> String {
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return format!(
-            "{text:?} is a port without an address; write \"0.0.0.0:{text}\" and \"[::]:{text}\" for all of this host, or \"127.0.0.1:{text}\" for itself alone"
+            "{text:?} is a port without an address; write \"0.0.0.0:{text}\" and \"[::]:{text}\" for all addresses of this host, or \"127.0.0.1:{text}\" for local clients only"
         );
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -95,7 +95,7 @@ fn explain(text: &str) -> String {
             "its address, \"192.0.2.1"
         };
         return format!(
-            "{text:?} is a host name, which could come to mean another host; write {local}:{port}\""
+            "{text:?} is a host name, whose address can change; write {local}:{port}\""
         );
     }
     bad(text)
@@ -104,8 +104,8 @@ fn explain(text: &str) -> String {
 /// Whether a socket at `a` and one at `b` take each other's connections, or cannot both be bound.
 ///
 /// `same_owner`: both are front addresses of one service, bound by one systemd socket with
-/// `BindIPv6Only=ipv6-only`, so `[::]` leaves IPv4 alone. Anybody else's `[::]` takes IPv4 too
-/// (`net.ipv6.bindv6only=0`, the kernel's default).
+/// `BindIPv6Only=ipv6-only`, so `[::]` does not cover IPv4. A `[::]` of any other owner covers
+/// IPv4 too (`net.ipv6.bindv6only=0`, the kernel's default).
 pub(super) fn overlap(a: &Endpoint, b: &Endpoint, same_owner: bool) -> bool {
     let (Endpoint::Tcp(a), Endpoint::Tcp(b)) = (a, b) else {
         return a == b;
@@ -177,15 +177,15 @@ mod tests {
         check("[fe80::1%eth0]:80", "zone");
         check("[fe80::1%2]:80", "zone");
         check("[::ffff:127.0.0.1]:80", "write \"127.0.0.1:80\"");
-        check("224.0.0.1:80", "group or broadcast");
-        check("255.255.255.255:80", "group or broadcast");
-        check("[ff02::1]:80", "group or broadcast");
+        check("224.0.0.1:80", "multicast or broadcast");
+        check("255.255.255.255:80", "multicast or broadcast");
+        check("[ff02::1]:80", "multicast or broadcast");
         check("@abstract", "abstract");
         check("./x.sock", "begin it with '/'");
-        check("/run/x y.sock", "holds ' '");
-        check("/run/x\ny.sock", "holds '\\n'");
-        check("/run/x\\", "holds '\\\\'");
-        check("/run/\"x\"", "holds '\"'");
+        check("/run/x y.sock", "contains ' '");
+        check("/run/x\ny.sock", "contains '\\n'");
+        check("/run/x\\", "contains '\\\\'");
+        check("/run/\"x\"", "contains '\"'");
         check("/run//x", "'//'");
         check("/run/../x", "'/../'");
         check("/run/x/", "end with '/'");

@@ -1,30 +1,30 @@
-//! What is wrong with a configuration, said so that a person can put it right.
+//! Problems of a configuration, each with its line, its key and the remedy.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
-/// A configuration that cannot be used. The program exits with 2 for it.
+/// An invalid configuration. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     path: PathBuf,
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The line in the file, counted from 1. `None`: the file as a whole.
     pub line: Option<usize>,
     /// The key, `service.wiki.listen`; empty where there is none.
     pub key: String,
-    /// What is wrong, and what to do.
+    /// What is wrong, and how to correct it.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of the file as a whole.
+    /// A problem of the whole file.
     pub fn file(message: String) -> Self {
         Self {
             line: None,
@@ -35,7 +35,7 @@ impl Problem {
 }
 
 impl Error {
-    /// `problems`, found in the file at `path`, in the file's order.
+    /// `problems` of the file at `path`, sorted by line.
     pub fn new(path: &Path, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.line);
         for problem in &mut problems {
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// What is wrong, in the file's order.
+    /// The problems, in the file's order.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -75,8 +75,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// `text` with its control characters written out: parts of the file are in it, and a terminal
-/// would obey them.
+/// `text` with its control characters escaped: it contains parts of the file, and a terminal
+/// would interpret them.
 fn harmless(text: &str) -> String {
     text.chars()
         .flat_map(|c| {

@@ -1,4 +1,4 @@
-//! The configuration: raw TOML, checked once here, and the types that the rest of the program trusts.
+//! The configuration: raw TOML, validated once here, and the types that the rest of the program trusts.
 
 use core::net::SocketAddr;
 use std::{
@@ -27,19 +27,19 @@ pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use unit_names::{PerUnit, UnitNames};
 
-/// Where the configuration is, unless `--config` says otherwise.
+/// Path of the configuration without `--config`.
 pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
 
-/// At most so many services: the capacity of the kernel's maps.
+/// Maximum number of services: the capacity of the kernel's maps.
 pub const MAX_SERVICES: usize = 1024;
 
-/// At most so many front addresses for one service.
+/// Maximum number of front addresses of one service.
 pub const MAX_LISTEN: usize = 16;
 
-/// A checked configuration. No code after [`Config::parse`] checks it again.
+/// A valid configuration. No code after [`Config::parse`] checks it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The file it came from, as an absolute path, for messages and for the unit files that name it.
+    /// The absolute path of its file, for messages and for the unit files that name it.
     pub path: PathBuf,
     /// `[agent]`.
     pub agent: Agent,
@@ -67,20 +67,20 @@ pub struct Service {
     pub backend: Endpoint,
     /// The application's own unit, `.service`.
     pub unit: String,
-    /// Quiet for so long means idle. `None`: never.
+    /// Quiet for this duration means idle. `None`: never idle.
     pub idle_timeout: Option<Duration>,
-    /// Never stopped sooner after its start.
+    /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.
     pub start_timeout: Duration,
-    /// Whether the kernel hands new connections straight to the backend while it is warm.
+    /// Whether the kernel passes new connections directly to the backend while it is up.
     pub steer: bool,
-    /// Who may wake it. Others are served while it is up, and refused while it is down. Empty:
-    /// everybody.
+    /// Clients that may start the service. Others are served while it is up, and refused while it
+    /// is down. Empty: all clients.
     pub wake_from: List,
-    /// Whose use does not keep it up. Empty: nobody's.
+    /// Clients whose use does not keep the service up. Empty: none.
     pub ignore_from: List,
-    /// A program asked before a stop: an exit status other than zero keeps the service up.
+    /// A program that is run before a stop: an exit status other than zero keeps the service up.
     pub veto: Option<PathBuf>,
 }
 
@@ -93,7 +93,7 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-/// As it is written in the configuration. The error says what to write instead.
+/// Parses an address of the configuration. The error says what to write instead.
 impl FromStr for Endpoint {
     type Err = String;
 
@@ -102,7 +102,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// As it is written in the configuration.
+/// Formats an address as the configuration has it.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -113,14 +113,14 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether who has the one keeps somebody else from the other.
+    /// Whether the two addresses cannot both be bound by different owners.
     pub fn overlaps(&self, other: &Self) -> bool {
         endpoint::overlap(self, other, false)
     }
 }
 
 impl Config {
-    /// Checks `text`, which was read from `path`: an absolute path, unless it is for messages alone.
+    /// Validates `text`, read from `path`: an absolute path, unless it is used in messages only.
     ///
     /// # Errors
     ///
@@ -135,11 +135,11 @@ impl Config {
         })
     }
 
-    /// The service called `name`.
+    /// Returns the service called `name`.
     ///
     /// # Errors
     ///
-    /// An [`Error`] that names the services there are.
+    /// An [`Error`] that names the configured services.
     pub fn service(&self, name: &str) -> Result<&Service, Error> {
         self.services.get(name).ok_or_else(|| {
             let known: Vec<_> = self.services.keys().map(String::as_str).collect();
@@ -156,11 +156,11 @@ impl Config {
     }
 }
 
-/// A time span as it is written in the configuration (systemd.time(7)), `infinity` excepted.
+/// Parses a time span (systemd.time(7)), except `infinity`.
 ///
 /// # Errors
 ///
-/// It is none; the message shows how to write one.
+/// `text` is not a time span; the message shows the format.
 pub fn time_span(text: &str) -> Result<Duration, String> {
     timespan::parse(text)
         .ok_or_else(|| format!("{text:?} is not a time span; write it like \"90s\" or \"500ms\""))

@@ -1,6 +1,6 @@
 //! Names and paths that end up in unit files and on command lines.
 //!
-//! What is refused here can never reach a unit file, so nothing there can be read as a directive,
+//! What is refused here never reaches a unit file, so nothing there can be read as a directive,
 //! a specifier or a second word.
 
 use std::path::PathBuf;
@@ -11,14 +11,14 @@ const UNIT_NAME_MAX: usize = 255;
 /// `sun_path` without its closing NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Checks a service's name. The error says what is wrong and what to do.
+/// Checks the name of a service. The error says what is wrong and what to write.
 pub(super) fn service(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let problem = match name {
         "" => "an empty name",
         _ if name.len() > 63 => "longer than 63 characters",
         _ if name.starts_with(['.', '-']) => "starts with '.' or '-'",
-        _ if !name.chars().all(plain) => "a character that a unit's name cannot carry as it is",
+        _ if !name.chars().all(plain) => "a character that a unit name cannot contain unescaped",
         _ => return Ok(()),
     };
     Err(format!(
@@ -66,7 +66,7 @@ pub(super) fn unit(name: &str) -> Result<(), String> {
 pub(super) fn socket_path(path: &str) -> Result<PathBuf, String> {
     if path.len() > SOCKET_PATH_MAX {
         return Err(format!(
-            "a path of {} bytes; the kernel takes {SOCKET_PATH_MAX} for a Unix socket, choose a shorter one",
+            "a path of {} bytes; the kernel's maximum for a Unix socket is {SOCKET_PATH_MAX}, choose a shorter path",
             path.len()
         ));
     }
@@ -75,16 +75,16 @@ pub(super) fn socket_path(path: &str) -> Result<PathBuf, String> {
         .find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '\'' | '\\'))
     {
         return Err(format!(
-            "the path holds {c:?}; use letters, digits and punctuation other than quotes"
+            "the path contains {c:?}; use letters, digits and punctuation other than quotes"
         ));
     }
     absolute_path(path)
 }
 
-/// Checks a path that must be absolute and clean.
+/// Checks that a path is absolute and normalized.
 pub(super) fn absolute_path(path: &str) -> Result<PathBuf, String> {
     if let Some(c) = path.chars().find(|c| c.is_control()) {
-        return Err(format!("the path holds {c:?}; use printable characters"));
+        return Err(format!("the path contains {c:?}; use printable characters"));
     }
     if !path.starts_with('/') {
         return Err("not an absolute path; begin it with '/'".into());
@@ -94,7 +94,7 @@ pub(super) fn absolute_path(path: &str) -> Result<PathBuf, String> {
         .all(|part| !matches!(part, "" | "." | ".."));
     if !clean {
         return Err(
-            "the path must not hold '//', '/./' or '/../', nor end with '/'; write the plain path"
+            "the path must not contain '//', '/./' or '/../', or end with '/'; write the normalized path"
                 .into(),
         );
     }

@@ -1,4 +1,4 @@
-//! Lists of clients' networks, `wake_from` and `ignore_from`.
+//! Lists of client networks, `wake_from` and `ignore_from`.
 
 use core::net::IpAddr;
 use std::collections::BTreeMap;
@@ -10,28 +10,28 @@ use super::{
     table::{Place, Value},
 };
 
-/// At most so many networks in one list.
+/// Maximum number of networks in one list.
 pub const MAX_LISTED: usize = 256;
 
 const EXAMPLE: &str = r#"["192.168.1.0/24", "!192.168.1.5", "fd00::/8"]"#;
 
-/// Clients' networks, and whether they are meant. Of those around an address the narrowest counts;
-/// an address in none is not in the list.
+/// Networks, and whether each is listed or excepted. The longest prefix that contains an address
+/// decides; an address in no network is not in the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List(BTreeMap<IpNet, bool>);
 
 impl List {
-    /// Whether there is no list: the key is not in the file.
+    /// Whether the list is absent: the key is not in the file.
     pub fn is_absent(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The networks, and whether they are in the list or an exception from it.
+    /// The networks, and whether each is listed or excepted.
     pub fn networks(&self) -> impl Iterator<Item = (IpNet, bool)> + '_ {
         self.0.iter().map(|(network, listed)| (*network, *listed))
     }
 
-    /// As it could be written in the configuration.
+    /// Formats the list as the configuration has it.
     pub fn words(&self) -> String {
         let words: Vec<_> = self
             .networks()
@@ -41,7 +41,7 @@ impl List {
     }
 }
 
-/// Reads a list.
+/// Parses a list.
 pub(super) fn list(value: &Value<'_>, problems: &mut Vec<Problem>) -> Option<List> {
     let texts = match value.strings(EXAMPLE) {
         Ok(texts) => texts,
@@ -53,8 +53,8 @@ pub(super) fn list(value: &Value<'_>, problems: &mut Vec<Problem>) -> Option<Lis
     let count = texts.len();
     if count == 0 || count > MAX_LISTED {
         let message = match count {
-            0 => format!("no network; write it like {EXAMPLE}, or leave the key out"),
-            _ => format!("{count} networks; at most {MAX_LISTED} are possible"),
+            0 => format!("no network; write it like {EXAMPLE}, or remove the key"),
+            _ => format!("{count} networks; the maximum is {MAX_LISTED}"),
         };
         problems.push(value.place.problem(message));
         return None;
@@ -75,7 +75,7 @@ pub(super) fn list(value: &Value<'_>, problems: &mut Vec<Problem>) -> Option<Lis
         return None;
     }
     if networks.values().all(|listed| !listed) {
-        // Exceptions alone: from everybody.
+        // A list with exceptions only starts from all addresses.
         networks.entry(Ipv4Net::default().into()).or_insert(true);
         networks.entry(Ipv6Net::default().into()).or_insert(true);
     }
@@ -83,10 +83,10 @@ pub(super) fn list(value: &Value<'_>, problems: &mut Vec<Problem>) -> Option<Lis
 }
 
 fn twice(place: &Place, network: &IpNet) -> Problem {
-    place.problem(format!("{network} is in the list twice; take one out"))
+    place.problem(format!("{network} is in the list twice; remove one"))
 }
 
-/// An address or a network, `!` before it for an exception.
+/// Parses an address or a network; a `!` before it marks an exception.
 fn network(text: &str) -> Result<(IpNet, bool), String> {
     let (bare, listed) = match text.strip_prefix('!') {
         Some(bare) => (bare, false),
@@ -96,12 +96,12 @@ fn network(text: &str) -> Result<(IpNet, bool), String> {
     let network = match bare.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => bare.parse::<IpNet>().map_err(|_| {
-            format!("{text:?} is no address and no network; write it like \"192.168.1.0/24\", \"!192.168.1.5\" or \"fd00::/8\"")
+            format!("{text:?} is not an address or a network; write it like \"192.168.1.0/24\", \"!192.168.1.5\" or \"fd00::/8\"")
         })?,
     };
     if network != network.trunc() {
         return Err(format!(
-            "{text:?} has bits behind its prefix; write \"{sign}{}\" for the network or \"{sign}{}\" for the address",
+            "{text:?} has host bits set; write \"{sign}{}\" for the network or \"{sign}{}\" for the address",
             network.trunc(),
             network.addr()
         ));
@@ -110,7 +110,7 @@ fn network(text: &str) -> Result<(IpNet, bool), String> {
         && let Some(v4) = address.to_ipv4_mapped()
     {
         return Err(format!(
-            "{text:?} is how IPv6 writes an IPv4 address; write \"{sign}{v4}\", with the prefix that IPv4 has"
+            "{text:?} is an IPv4-mapped IPv6 address; write \"{sign}{v4}\" with an IPv4 prefix length"
         ));
     }
     Ok((network, listed))
@@ -144,21 +144,21 @@ mod tests {
         );
         refused(
             "ignore_from = \"home\"",
-            "ignore_from: \"home\" is no address",
+            "ignore_from: \"home\" is not an address",
         );
         refused(
             "wake_from = \"::1\"\nsteer = false",
-            "wake_from: needs steer = true",
+            "wake_from: requires steer = true",
         );
         let many = (0..=MAX_LISTED).map(|n| format!("\"10.0.{}.{}\"", n / 256, n % 256));
         let many = many.collect::<Vec<_>>().join(", ");
         refused(
             &format!("wake_from = [{many}]"),
-            "wake_from: 257 networks; at most 256",
+            "wake_from: 257 networks; the maximum is 256",
         );
         let unix = wiki("wake_from = \"::1\"")
             .replace("[\"0.0.0.0:80\", \"[::]:80\"]", "\"/run/wiki.sock\"");
-        tests::check(&unix, "needs a TCP address in `listen`");
+        tests::check(&unix, "requires a TCP address in `listen`");
     }
 
     #[track_caller]
@@ -197,7 +197,7 @@ mod tests {
             "!!10.0.0.1",
             "10.0.0.1:80",
         ] {
-            check(text, Err("no address and no network"));
+            check(text, Err("not an address or a network"));
         }
     }
 }

@@ -1,20 +1,20 @@
-//! What no service can see alone: addresses and units that two of them claim.
+//! Checks across services: addresses and units that two of them claim.
 
 use std::collections::BTreeMap;
 
 use super::{Endpoint, endpoint, error::Problem, parsed::Parsed, table::Place};
 
-/// An address that somebody binds.
+/// An address that a service or the agent binds.
 pub(super) struct Claim<'a> {
     /// The service's name; `None` is the agent itself.
     owner: Option<&'a str>,
-    /// Whether systemd's front socket binds it.
+    /// Whether it is bound by systemd's front socket.
     front: bool,
     endpoint: &'a Endpoint,
     place: &'a Place,
 }
 
-/// All problems between addresses and between units.
+/// All conflicts between addresses and between units.
 pub(super) fn check(services: &[Parsed], metrics: Option<&(Endpoint, Place)>) -> Vec<Problem> {
     let mut claims = Vec::new();
     if let Some((endpoint, place)) = metrics {
@@ -46,7 +46,7 @@ pub(super) fn check(services: &[Parsed], metrics: Option<&(Endpoint, Place)>) ->
     problems
 }
 
-/// Only claims on one port, or one path, can meet: this keeps 1024 services with 16 addresses each quick.
+/// Only claims on the same port or path can conflict: this keeps 1024 services with 16 addresses each fast.
 fn addresses(mut claims: Vec<Claim<'_>>) -> Vec<Problem> {
     claims.sort_by_key(|claim| claim.place.line);
     let mut seen: BTreeMap<Result<u16, &std::path::Path>, Vec<Claim<'_>>> = BTreeMap::new();
@@ -99,7 +99,7 @@ fn units(services: &[Parsed]) -> Vec<Problem> {
     for Parsed { service, unit, .. } in ordered {
         if let Some(Place { line, key }) = seen.get(service.unit.as_str()) {
             problems.push(unit.problem(format!(
-                "{} is already used by {key} (line {line}); one unit belongs to one service, which may have several addresses",
+                "{} is already used by {key} (line {line}); a unit belongs to one service, which may have several addresses",
                 service.unit
             )));
         } else {

@@ -1,4 +1,4 @@
-//! From TOML to [`Service`]s: every key read once, and all problems of a file found in one go.
+//! Parses TOML into [`Service`]s: each key is read once, and all problems of a file are collected in one pass.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -36,30 +36,30 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_MIN_UPTIME: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Below this the kernel's time stamps (one scheduler tick) and a cold start are the larger part.
+/// Below this, the kernel's time stamps (one scheduler tick) and a cold start dominate.
 const MIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 const LISTEN_EXAMPLE: &str = r#"["0.0.0.0:80", "[::]:80"]"#;
 
-/// The problems found so far.
+/// The problems collected so far.
 #[derive(Default)]
 struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// The value, or `None` with its problem noted.
+    /// Returns the value, or records the problem and returns `None`.
     fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 }
 
-/// Reads and checks a whole file.
+/// Parses and validates a whole file.
 pub(super) fn document(text: &str) -> Result<(Agent, BTreeMap<String, Service>), Vec<Problem>> {
     let lines = Lines::new(text);
     let table = DeTable::parse(text).map_err(|err| vec![syntax(&lines, &err)])?;
     let table = DeValue::Table(table.into_inner());
     let mut problems = Problems::default();
     let (agent, metrics, services) = sections(&Value::root(&lines, &table), &mut problems);
-    // A service that could not be read cannot be compared: its own problem comes first.
+    // An invalid service cannot be compared with others: its own problem is reported first.
     problems
         .0
         .extend(overlaps::check(&services, metrics.as_ref()));
@@ -105,10 +105,7 @@ fn all_services(table: &Value<'_>, problems: &mut Problems) -> Vec<Parsed> {
         return Vec::new();
     };
     if entries.len() > MAX_SERVICES {
-        let message = format!(
-            "{} services; at most {MAX_SERVICES} are possible",
-            entries.len()
-        );
+        let message = format!("{} services; the maximum is {MAX_SERVICES}", entries.len());
         problems.0.push(table.place.problem(message));
         return Vec::new();
     }
@@ -134,7 +131,7 @@ fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(E
     problems
         .0
         .extend(section.map(Section::unknown).unwrap_or_default());
-    // The default address claims nothing: a service that wants it is told so when the agent binds it.
+    // The default address claims nothing: a conflict with a service is reported when the agent binds it.
     let claim = metrics
         .zip(parsed)
         .map(|(value, address)| (Endpoint::Tcp(address), value.place));
@@ -279,10 +276,7 @@ fn listen_addresses(
         return None;
     }
     if texts.len() > MAX_LISTEN {
-        let message = format!(
-            "{} addresses; at most {MAX_LISTEN} are possible",
-            texts.len()
-        );
+        let message = format!("{} addresses; the maximum is {MAX_LISTEN}", texts.len());
         problems.0.push(value.place.problem(message));
         return None;
     }
@@ -297,7 +291,7 @@ fn listen_addresses(
     (good.len() == count).then(|| good.into_iter().unzip())
 }
 
-/// What a list of clients' networks needs: the kernel looks at it where it steers.
+/// What a list of client networks requires: the kernel checks the list where it steers.
 struct KernelKnows<'l> {
     steer: Option<bool>,
     listen: Option<&'l [Endpoint]>,
@@ -307,9 +301,9 @@ impl KernelKnows<'_> {
     fn problem(&self, value: &Value<'_>) -> Option<Problem> {
         let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         let message = if self.steer == Some(false) {
-            "needs steer = true: the program that steers connections looks at the list"
+            "requires steer = true: the list is checked by the program that steers connections"
         } else if self.listen.is_some_and(|all| !all.iter().any(is_tcp)) {
-            "needs a TCP address in `listen`: clients of a Unix socket have none"
+            "requires a TCP address in `listen`: clients of a Unix socket have no address"
         } else {
             return None;
         };
@@ -332,7 +326,7 @@ fn backend_address(value: &Value<'_>) -> Result<Endpoint, Problem> {
             address.port(),
         );
         return Err(value.place.problem(format!(
-            "{text:?} means every address, and clients could go around the front socket; let the application listen on \"{own}:{port}\" and write that"
+            "{text:?} means all addresses, and clients could bypass the front socket; let the application listen on \"{own}:{port}\" and write that"
         )));
     }
     Ok(backend)
@@ -348,12 +342,12 @@ fn veto(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
     let path = value.string("\"/usr/local/bin/checker\"")?;
     names::absolute_path(path).map(Some).map_err(|message| {
         value.place.problem(format!(
-            "{message} (it is one program, without arguments; leave the key out for none)"
+            "{message} (a single program without arguments; remove the key for no veto)"
         ))
     })
 }
 
-/// A time span; `None` is `infinity`.
+/// Parses a time span; `None` is `infinity`.
 fn span(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
     let text = value.string_or_integer("\"10min\", \"1h 30min\" or 90 (seconds)")?;
     if matches!(text, "infinity" | "inf") {
@@ -379,10 +373,10 @@ fn idle_timeout(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
     let span = span(value)?;
     match span {
         Some(Duration::ZERO) => Err(value.place.problem(
-            "0 would stop the service at once, again and again; write a time span such as \"10min\", or \"infinity\" to never stop it",
+            "0 would stop the service immediately after each start; write a time span such as \"10min\", or \"infinity\" to never stop it",
         )),
         Some(span) if span < MIN_IDLE_TIMEOUT => Err(value.place.problem(format!(
-            "{span:?} is too short to tell idle from busy; write at least \"{}ms\"",
+            "{span:?} is too short to tell idle from busy; the minimum is \"{}ms\"",
             MIN_IDLE_TIMEOUT.as_millis()
         ))),
         span => Ok(span),
@@ -390,10 +384,10 @@ fn idle_timeout(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
 }
 
 fn start_timeout(value: &Value<'_>) -> Result<Duration, Problem> {
-    let instead = "the first client would be held for ever; write a time span such as \"90s\"";
+    let instead = "the first client would wait for ever; write a time span such as \"90s\"";
     match finite(value, instead)? {
         Duration::ZERO => Err(value.place.problem(
-            "0 would turn the first client away before the service could start; write a time span such as \"90s\"",
+            "0 would refuse the first client before the service can start; write a time span such as \"90s\"",
         )),
         span => Ok(span),
     }

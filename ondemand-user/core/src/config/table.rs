@@ -1,10 +1,10 @@
-//! TOML tables whose values remember their line and key, so that every message can name them.
+//! TOML tables whose values keep their line and key, so that each message can name them.
 
 use toml::de::{DeTable, DeValue};
 
 use super::error::Problem;
 
-/// Where a value stands in the file.
+/// The position of a value in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     /// Counted from 1.
@@ -14,7 +14,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A problem with the value that stands here.
+    /// A problem of the value at this place.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
             line: Some(self.line),
@@ -24,17 +24,17 @@ impl Place {
     }
 }
 
-/// Where the lines of a text end.
+/// The offsets of a text's line ends.
 #[derive(Debug)]
 pub(super) struct Lines(Vec<usize>);
 
 impl Lines {
-    /// Of `text`.
+    /// The line ends of `text`.
     pub(super) fn new(text: &str) -> Self {
         Self(text.match_indices('\n').map(|(offset, _)| offset).collect())
     }
 
-    /// The line that byte `offset` is on, counted from 1.
+    /// The line of byte `offset`, counted from 1.
     pub(super) fn at(&self, offset: usize) -> usize {
         1 + self.0.partition_point(|end| *end < offset)
     }
@@ -49,7 +49,7 @@ pub(super) struct Value<'t> {
 }
 
 impl<'t> Value<'t> {
-    /// The document `table` as a value, to begin with.
+    /// The document `table` as the root value.
     pub(super) fn root(lines: &'t Lines, value: &'t DeValue<'t>) -> Self {
         Self {
             place: Place {
@@ -61,7 +61,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// As a table: the place of each key, the key, its value.
+    /// Returns the entries of a table: each key and its value with its place.
     pub(super) fn table(&self) -> Result<Vec<(String, Self)>, Problem> {
         let DeValue::Table(table) = self.value else {
             return Err(self.wrong_type("a table", &format!("[{}]", self.place.key)));
@@ -69,7 +69,7 @@ impl<'t> Value<'t> {
         Ok(entries(self, table))
     }
 
-    /// As a string.
+    /// Returns the string.
     pub(super) fn string(&self, example: &str) -> Result<&'t str, Problem> {
         match self.value {
             DeValue::String(string) => Ok(string),
@@ -77,7 +77,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// As `true` or `false`.
+    /// Returns the boolean.
     pub(super) fn boolean(&self) -> Result<bool, Problem> {
         match self.value {
             DeValue::Boolean(value) => Ok(*value),
@@ -85,7 +85,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// As a string, or an integer that is taken for its digits.
+    /// Returns the string, or the digits of an integer.
     pub(super) fn string_or_integer(&self, example: &str) -> Result<&'t str, Problem> {
         match self.value {
             DeValue::String(string) => Ok(string),
@@ -94,7 +94,7 @@ impl<'t> Value<'t> {
         }
     }
 
-    /// As an array of strings; one string alone is an array of one.
+    /// Returns the strings of an array; a single string is an array of one.
     pub(super) fn strings(&self, example: &str) -> Result<Vec<(Place, &'t str)>, Problem> {
         match self.value {
             DeValue::String(string) => Ok(vec![(self.place.clone(), string)]),
@@ -159,7 +159,7 @@ fn entries<'t>(parent: &Value<'t>, table: &'t DeTable<'t>) -> Vec<(String, Value
         .collect()
 }
 
-/// `key` as TOML wants it: in quotes unless it is bare.
+/// `key` in TOML's notation: quoted unless it is a bare key.
 fn quoted(key: &str) -> String {
     let bare = !key.is_empty()
         && key
@@ -172,7 +172,7 @@ fn quoted(key: &str) -> String {
     }
 }
 
-/// A table with known keys: each is taken once, and what is left over is a problem.
+/// A table with known keys: each is taken once, and the rest is reported.
 pub(super) struct Section<'t> {
     /// The place of its header.
     pub place: Place,
@@ -181,7 +181,7 @@ pub(super) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    /// Opens `value`, which may hold the keys `known`.
+    /// Opens `value`, which may contain the keys `known`.
     pub(super) fn open(value: &Value<'t>, known: &'static [&'static str]) -> Result<Self, Problem> {
         Ok(Self {
             place: value.place.clone(),
@@ -190,21 +190,21 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// The value of `key`.
+    /// Takes the value of `key`.
     pub(super) fn take(&mut self, key: &str) -> Option<Value<'t>> {
         debug_assert!(self.known.contains(&key), "{key} is not declared");
         let index = self.entries.iter().position(|(name, _)| name == key)?;
         Some(self.entries.swap_remove(index).1)
     }
 
-    /// The keys that nobody took.
+    /// A problem for each key that was not taken.
     pub(super) fn unknown(self) -> Vec<Problem> {
         self.entries
             .iter()
             .map(|(name, value)| {
                 let hint = match nearest(name, self.known) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known here: {}", self.known.join(", ")),
+                    None => format!("known keys: {}", self.known.join(", ")),
                 };
                 value.place.problem(format!("unknown key; {hint}"))
             })
@@ -212,7 +212,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// The one of `known` that `word` was probably meant to be.
+/// The entry of `known` that `word` probably means.
 pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let limit = 1 + word.len() / 4;
     known

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A file with one good service; `extra` goes on below its keys.
+/// A file with one valid service; `extra` follows its keys.
 pub(super) fn wiki(extra: &str) -> String {
     format!(
         "[service.wiki]\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n{extra}"
@@ -11,7 +11,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Error> {
     Config::parse(Path::new("/etc/o.toml"), text)
 }
 
-/// `text` is refused, and the message holds `expected`.
+/// Asserts that `text` is refused with a message that contains `expected`.
 #[track_caller]
 pub(super) fn check(text: &str, expected: &str) {
     let message = match parse(text) {
@@ -24,13 +24,13 @@ pub(super) fn check(text: &str, expected: &str) {
     );
 }
 
-/// `line` below a good service's four lines is refused.
+/// Asserts that `line` after a valid service's four lines is refused.
 #[track_caller]
 fn check_key(line: &str, expected: &str) {
     check(&wiki(line), &format!("/etc/o.toml:5: {expected}"));
 }
 
-/// As `check_key`, with `key` of the good service replaced.
+/// Like `check_key`, with `key` of the valid service replaced.
 #[track_caller]
 pub(super) fn check_instead(key: &str, line: &str, expected: &str) {
     let text: Vec<_> = wiki("")
@@ -168,7 +168,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     );
     check_key(
         "color = 5",
-        "service.wiki.color: unknown key; known here: listen, backend, unit, idle_timeout",
+        "service.wiki.color: unknown key; known keys: listen, backend, unit, idle_timeout",
     );
     check_key("sub.x = 5", "service.wiki.sub: unknown key");
     check(
@@ -177,7 +177,7 @@ fn unknown_keys_are_refused_with_the_nearest() {
     );
     check(
         "\"a b\" = 1",
-        "/etc/o.toml:1: \"a b\": unknown key; known here: agent, service",
+        "/etc/o.toml:1: \"a b\": unknown key; known keys: agent, service",
     );
     check(
         "[agent]\nmetric = \"\"",
@@ -282,7 +282,7 @@ fn missing_keys_say_what_to_add() {
 fn bad_values_name_line_and_key() {
     check_key(
         "idle_timeout = 0",
-        "service.wiki.idle_timeout: 0 would stop the service at once",
+        "service.wiki.idle_timeout: 0 would stop the service immediately",
     );
     check_key(
         "idle_timeout = \"0s\"",
@@ -314,7 +314,7 @@ fn bad_values_name_line_and_key() {
     );
     check_key(
         "start_timeout = 0",
-        "service.wiki.start_timeout: 0 would turn the first client away",
+        "service.wiki.start_timeout: 0 would refuse the first client",
     );
     check_key(
         "start_timeout = \"infinity\"",
@@ -327,7 +327,7 @@ fn bad_values_name_line_and_key() {
     check_key("veto = \"\"", "service.wiki.veto: not an absolute path");
     check_key(
         "veto = \"/bin/x\\nExecStart=/bin/sh\"",
-        "service.wiki.veto: the path holds '\\n'",
+        "service.wiki.veto: the path contains '\\n'",
     );
     check_instead(
         "listen",
@@ -347,7 +347,7 @@ fn bad_values_name_line_and_key() {
     check_instead(
         "backend",
         "backend = \"0.0.0.0:81\"",
-        "/etc/o.toml:3: service.wiki.backend: \"0.0.0.0:81\" means every address",
+        "/etc/o.toml:3: service.wiki.backend: \"0.0.0.0:81\" means all addresses",
     );
     check_instead(
         "backend",
@@ -357,7 +357,7 @@ fn bad_values_name_line_and_key() {
     check_instead(
         "backend",
         "backend = \"/run/a\\nExecStart=/bin/sh\"",
-        "/etc/o.toml:3: service.wiki.backend: the path holds '\\n'",
+        "/etc/o.toml:3: service.wiki.backend: the path contains '\\n'",
     );
     check(
         "[agent]\nmetrics = \"localhost:1\"",
@@ -392,7 +392,7 @@ fn there_are_limits() {
     check_instead(
         "listen",
         &format!("listen = {listen:?}"),
-        "service.wiki.listen: 17 addresses; at most 16",
+        "service.wiki.listen: 17 addresses; the maximum is 16",
     );
     let many = |count: usize| -> String {
         (0..count)
@@ -402,7 +402,7 @@ fn there_are_limits() {
     assert_eq!(parse(&many(1024)).unwrap().services.len(), 1024);
     check(
         &many(1025),
-        "/etc/o.toml:1: service: 1025 services; at most 1024",
+        "/etc/o.toml:1: service: 1025 services; the maximum is 1024",
     );
 }
 

@@ -16,11 +16,11 @@ const UNITS: &[(&[&str], u64)] = &[
     (&["years", "year", "y"], 31_557_600_000_000_000),
 ];
 
-/// The longest span that is taken: longer than any machine runs, short enough that sums of
-/// spans and times never overflow.
+/// The longest accepted span: longer than any uptime, short enough that sums of spans and times
+/// never overflow.
 pub(super) const MAX: Duration = Duration::from_secs(100 * 31_557_600);
 
-/// `10min`, `1h 30min`, `0.2s`, `90` (seconds). `None` if it is not a time span, or longer than
+/// Parses `10min`, `1h 30min`, `0.2s`, `90` (seconds). `None` if it is not a time span, or longer than
 /// [`MAX`]. `infinity` is not one: the caller decides whether it is allowed.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim_ascii();
@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     Some(sum)
 }
 
-/// Cuts the characters that `wanted` likes off the front of `rest`.
+/// Cuts the leading characters that satisfy `wanted` off `rest`.
 fn take<'a>(rest: &mut &'a str, wanted: impl Fn(char) -> bool) -> &'a str {
     let end = rest.find(|c| !wanted(c)).unwrap_or(rest.len());
     let (taken, left) = rest.split_at(end);
@@ -49,14 +49,14 @@ fn take<'a>(rest: &mut &'a str, wanted: impl Fn(char) -> bool) -> &'a str {
     taken
 }
 
-/// `number` (`12`, `0.2`) times `nanos` nanoseconds, exact and in integers.
+/// `number` (`12`, `0.2`) times `nanos` nanoseconds, in exact integers.
 fn times(number: &str, nanos: u64) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let whole = whole.parse::<u64>().ok()?.checked_mul(nanos)?;
     if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Digits beyond the ninth are below a nanosecond for all units up to a second.
+    // For all units up to a second, digits after the ninth are below a nanosecond.
     let fraction = &fraction[..fraction.len().min(9)];
     let part =
         fraction.parse::<u128>().ok()? * u128::from(nanos) / 10_u128.pow(fraction.len() as u32);

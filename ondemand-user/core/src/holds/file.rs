@@ -1,5 +1,5 @@
-//! The file that holds survive in: one JSON object a line, so that a line that was damaged
-//! spoils no other.
+//! The file format of holds: one JSON object per line, so that a damaged line does not affect the
+//! others.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Holds, Left, Moment, left};
 
-/// More than can be asked for, which is microseconds in 64 bits; what is longer is damaged.
+/// Longer than any request allows (microseconds in 64 bits); a longer value is damaged.
 const LONGEST: Duration = Duration::from_secs(100_000_000_000_000);
 
-/// A line.
+/// One line.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
     service: String,
@@ -25,15 +25,15 @@ struct Line {
 struct End {
     /// By the wall clock, RFC 3339.
     until: String,
-    /// What was left when this was written, in seconds.
+    /// What was left at the time of writing, in seconds.
     left: f64,
-    /// The boot in which `uptime` has a meaning.
+    /// The boot that `uptime` refers to.
     boot: String,
-    /// By the clock that counts from that boot, in seconds.
+    /// By the clock since that boot, in seconds.
     uptime: f64,
 }
 
-/// The file's text. `boot` names the present boot of the host.
+/// Formats the file. `boot` identifies the present boot of the host.
 pub fn text(holds: &Holds, now: &Moment, boot: &str) -> String {
     let mut text = String::new();
     for (service, end) in &holds.ends {
@@ -51,15 +51,15 @@ pub fn text(holds: &Holds, now: &Moment, boot: &str) -> String {
             service: service.clone(),
             end,
         };
-        // Strings and finite numbers can always be written.
+        // Strings and finite numbers always serialize.
         text += &serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
     }
     text
 }
 
-/// Reads the file's bytes. Of a damaged line the service is kept, until it is released: `known`
-/// are the names to look for. Also gives what was wrong, a sentence for each line.
+/// Parses the file. A service that a damaged line names stays held until it is released; `known`
+/// are the names to look for. Also returns one message for each damaged line.
 pub fn parse<'a>(
     bytes: &[u8],
     now: &Moment,
@@ -86,8 +86,8 @@ pub fn parse<'a>(
                     holds.ends.insert((*name).to_owned(), None);
                 }
                 let kept = match named.as_slice() {
-                    [] => "it names no service that there is, and is dropped".to_owned(),
-                    names => format!("{} is held until it is released", names.join(", ")),
+                    [] => "it names no configured service and was dropped".to_owned(),
+                    names => format!("{} stays held until released", names.join(", ")),
                 };
                 problems.push(format!("line {}: {error}; {kept}", index + 1));
             }
@@ -112,7 +112,7 @@ fn end_of(line: &Line, now: &Moment, boot: &str) -> Result<Option<Duration>, Str
         .until
         .parse()
         .map_err(|error| format!("{:?}: {error}", end.until))?;
-    // A clock that was set back shows more than there was.
+    // If the clock was set back, it shows more than there was.
     let left = Duration::try_from(until.duration_since(now.wall)).unwrap_or_default();
     let left = left.min(seconds(end.left)?);
     Ok(Some(now.uptime.saturating_add(left)))
@@ -158,7 +158,7 @@ mod tests {
         check("a", at(1_000, WALL), seconds(3_600));
         check("a", at(1_600, WALL + 600), seconds(3_000));
         check("a", at(4_600, WALL + 3_600), None);
-        // Whatever was done to the wall clock meanwhile.
+        // Whatever happened to the wall clock meanwhile.
         check("a", at(1_600, WALL - 1_000_000), seconds(3_000));
         check("a", at(1_600, WALL + 1_000_000), seconds(3_000));
     }
@@ -168,7 +168,7 @@ mod tests {
         check("b", at(20, WALL + 600), seconds(3_000));
         check("b", at(20, WALL + 3_600), None);
         check("b", at(20, WALL + 1_000_000), None);
-        // A clock that was set back makes it no longer than it was.
+        // A clock that was set back does not lengthen the hold.
         check("b", at(20, WALL - 1_000_000), seconds(3_600));
     }
 
@@ -189,7 +189,7 @@ mod tests {
         check(b"", None, &[]);
         check(b"\n \n", None, &[]);
         check(br#"{"service":"wiki"}"#, forever, &[]);
-        // From a version to come.
+        // From a future version.
         check(br#"{"service":"wiki","by":"root"}"#, forever, &[]);
         check(
             b"\xff\0garbage\n{\"service\":\"wiki\"}\n",
@@ -199,7 +199,7 @@ mod tests {
         check(
             br#"{"service":"wiki","end":{"until":"soon","left":1,"boot":"z","uptime":1}}"#,
             forever,
-            &["wiki is held until it is released"],
+            &["wiki stays held until released"],
         );
         check(
             br#"{"service":"wiki","end":{"until":"2026-11-24T00:00:00Z","left":-1,"boot":"z","uptime":1}}"#,
@@ -209,9 +209,9 @@ mod tests {
         check(
             br#"{"service":"wiki","end":17}"#,
             forever,
-            &["wiki is held"],
+            &["wiki stays held"],
         );
-        check(br#"{"service":"wiki","en"#, forever, &["wiki is held"]);
-        check(br#"{"service":"wi"#, None, &["is dropped"]);
+        check(br#"{"service":"wiki","en"#, forever, &["wiki stays held"]);
+        check(br#"{"service":"wi"#, None, &["was dropped"]);
     }
 }

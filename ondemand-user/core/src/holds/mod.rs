@@ -1,9 +1,9 @@
-//! Holds: services that somebody wants kept up, however idle they are. Pure: both clocks are
+//! Holds: services that stay up on request, however idle they are. Pure: both clocks are
 //! arguments.
 //!
-//! A hold lasts as long as it was asked for. While the host is up that is measured on
-//! `CLOCK_BOOTTIME`, which nobody can set; only across a reboot the wall clock tells how much
-//! is left, and never more than there was: a clock that was set back cannot lengthen a hold.
+//! A hold lasts for the requested time. While the host is up, it is measured on `CLOCK_BOOTTIME`,
+//! which cannot be set. Across a reboot, the rest follows from the wall clock, and is never more
+//! than before: a clock that was set back cannot lengthen a hold.
 
 mod file;
 
@@ -14,35 +14,35 @@ use jiff::{Timestamp, Unit};
 
 use crate::words::Span;
 
-/// Both clocks at one moment.
+/// Both clocks at the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// Since boot, with the time spent suspended (`CLOCK_BOOTTIME`).
     pub uptime: Duration,
-    /// What people call the time.
+    /// The wall clock.
     pub wall: Timestamp,
 }
 
 impl Moment {
-    /// What the wall clock will show after `span`, to the second: more would differ each time
-    /// that it is computed.
+    /// The wall clock's time after `span`, rounded to the second: a finer value would differ at each
+    /// computation.
     fn after(&self, span: Duration) -> Timestamp {
         let exact = self.wall.saturating_add(span).unwrap_or(Timestamp::MAX);
         exact.round(Unit::Second).unwrap_or(exact)
     }
 }
 
-/// How long a hold still lasts.
+/// The remaining time of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Until somebody releases it.
+    /// Until it is released.
     UntilReleased,
-    /// Then it ends by itself.
+    /// Until it expires.
     For(Duration),
 }
 
 impl Left {
-    /// Microseconds of the wall clock since 1970, `u64::MAX` without an end, as it is on the bus.
+    /// Microseconds of the wall clock since 1970, as on the bus; `u64::MAX` without an end.
     pub fn until_micros(self, now: &Moment) -> u64 {
         match self {
             Self::UntilReleased => u64::MAX,
@@ -50,7 +50,7 @@ impl Left {
         }
     }
 
-    /// The end by the wall clock. `None`: it has none.
+    /// The end by the wall clock. `None`: there is none.
     pub fn until(self, now: &Moment) -> Option<Timestamp> {
         match self {
             Self::UntilReleased => None,
@@ -59,7 +59,7 @@ impl Left {
     }
 }
 
-/// As people read it: `held until released`, `held for 2 h`.
+/// For display: `held until released`, `held for 2 h`.
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,32 +69,32 @@ impl fmt::Display for Left {
     }
 }
 
-/// All holds, by service. A service that is not configured may have one: it may come back.
+/// All holds, by service. A service that is not configured may have one: it may be configured again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// When they end, on the clock of [`Moment::uptime`]; `None`: when they are released.
+    /// Their ends, on the clock of [`Moment::uptime`]; `None`: held until released.
     ends: BTreeMap<String, Option<Duration>>,
 }
 
 impl Holds {
-    /// Holds a service, for so long or until it is released. It replaces an earlier hold.
+    /// Holds a service for `span`, or until it is released. It replaces an earlier hold.
     pub fn set(&mut self, service: &str, span: Option<Duration>, now: &Moment) -> Left {
         let end = span.map(|span| now.uptime.saturating_add(span));
         self.ends.insert(service.to_owned(), end);
         span.map_or(Left::UntilReleased, Left::For)
     }
 
-    /// Ends a hold. False: there was none.
+    /// Ends a hold. Returns false if there was none.
     pub fn release(&mut self, service: &str) -> bool {
         self.ends.remove(service).is_some()
     }
 
-    /// What is left of a service's hold. `None`: it is not held.
+    /// The rest of a service's hold. `None`: it is not held.
     pub fn left(&self, service: &str, now: &Moment) -> Option<Left> {
         left(*self.ends.get(service)?, now)
     }
 
-    /// Forgets those that have ended, and names them.
+    /// Removes the expired holds, and returns their services.
     pub fn expire(&mut self, now: &Moment) -> Vec<String> {
         let ended = |end: &Option<Duration>| left(*end, now).is_none();
         let ended: Vec<String> = self
@@ -107,7 +107,7 @@ impl Holds {
         ended
     }
 
-    /// How long until the next one ends.
+    /// The time until the next hold expires.
     pub fn next_end(&self, now: &Moment) -> Option<Duration> {
         let ends = self.ends.values().flatten();
         ends.map(|end| end.saturating_sub(now.uptime)).min()

@@ -1,4 +1,4 @@
-//! The last look before a stop: is what was idle still so, behind the closed gate?
+//! The last look before a stop: checks behind the closed gate that the service is still idle.
 
 use super::{
     Command, Counter, DRY_RUN_PAUSE, Lifecycle, Refusal, Reply, Step, Stop, View,
@@ -27,8 +27,8 @@ impl Lifecycle {
         }
     }
 
-    /// The end of step 3. What it rests on: the counters did not move from before the gate was
-    /// closed until after the snapshot, and the snapshot shows nothing that they do not know.
+    /// The end of step 3. It rests on two conditions: the counters did not move from before the gate was
+    /// closed until after the snapshot, and the snapshot shows nothing that they do not count.
     pub(super) fn looked(
         &mut self,
         view: &View,
@@ -38,13 +38,13 @@ impl Lifecycle {
         commands: &mut Vec<Command>,
     ) {
         let (Some(after), Some(sockets)) = (view.sample, sockets) else {
-            let what = "its sockets could not be looked at".to_owned();
+            let what = "its sockets could not be read".to_owned();
             return self.keep(view, Cause::Unknown(what), commands);
         };
         if self.options.tcp_front && sockets.front_listeners == 0 {
             let what =
                 "the front socket is not among the sockets of the agent's network namespace, \
-                        so its clients are not either"
+                            so its clients are not either"
                     .to_owned();
             return self.keep(view, Cause::Unknown(what), commands);
         }
@@ -91,13 +91,13 @@ impl Lifecycle {
         commands.push(Command::ReleaseLease);
     }
 
-    /// What was idle is not any more.
+    /// The service is no longer idle.
     pub(super) fn not_idle(&mut self, view: &View, commands: &mut Vec<Command>) {
         let cause = match view.verdict {
             Verdict::Busy { open } => Cause::Activity(open),
             Verdict::Unknown(reason) => Cause::Unknown(reason.to_string()),
             Verdict::Quiet { .. } | Verdict::Idle { .. } => Cause::Activity(0),
-            // No veto: somebody wants it so.
+            // No veto: the hold is intended.
             Verdict::Held { .. } => {
                 self.step = Step::Rest;
                 return self.answer(Reply::Kept(Refusal::Held), commands);
@@ -106,7 +106,7 @@ impl Lifecycle {
         self.keep(view, cause, commands);
     }
 
-    /// A veto: counted, said, and followed by a pause.
+    /// A veto: counted, logged, and followed by a pause.
     pub(super) fn keep(&mut self, view: &View, cause: Cause, commands: &mut Vec<Command>) {
         commands.push(Command::Count(Counter::Veto(cause.reason())));
         self.answer(Reply::Kept(Refusal::Vetoed(cause.clone())), commands);
@@ -115,7 +115,7 @@ impl Lifecycle {
     }
 }
 
-/// Whether a connection was used between two samples. Look-ups are left out: what came of those
+/// Whether a connection was used between two samples. Look-ups are excluded: the effect of those
 /// that read the gate when it was open is in the snapshot, and the others are at the front.
 fn moved(first: &Sample, after: &Sample) -> bool {
     let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);

@@ -1,4 +1,4 @@
-//! What goes into the protocol and what comes out of it.
+//! The inputs and outputs of the protocol.
 
 use std::{fmt, time::Duration};
 
@@ -22,20 +22,20 @@ use crate::{
 /// a client that may be on its way.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the configuration says about the protocol of one service.
+/// The configuration of the protocol for one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Whether there is a gate.
     pub steer: bool,
-    /// Whether some clients may not wake it.
+    /// Whether it has a list of clients that may start it.
     pub wake_list: bool,
-    /// Whether a program is asked before a stop.
+    /// Whether a veto program is run before a stop.
     pub ask: bool,
-    /// Say what would be stopped, and stop nothing.
+    /// Log what would be stopped, and stop nothing.
     pub dry_run: bool,
     /// How long the proxy stays up without clients.
     pub proxy_stays: Duration,
-    /// Whether the front socket is one of those that a snapshot shows.
+    /// Whether a snapshot shows the front socket.
     pub tcp_front: bool,
     /// Whether the backend's listener is one of those that the kernel tells of.
     pub tcp_backend: bool,
@@ -44,7 +44,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options of `service`.
+    /// Returns the options of `service`.
     pub fn new(service: &Service, dry_run: bool) -> Self {
         let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         Self {
@@ -60,41 +60,41 @@ impl Options {
     }
 }
 
-/// Everything that is known at the moment of a step.
+/// What is known at the moment of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     /// The present.
     pub now: Ktime,
-    /// The kernel's counters, just read. `None`: they could not be.
+    /// The kernel's counters. `None`: they could not be read.
     pub sample: Option<Sample>,
-    /// What the policy says about them.
+    /// The policy's verdict on them.
     pub verdict: Verdict,
     /// The service's units.
     pub units: Units,
 }
 
-/// What brought a step about.
+/// The cause of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Something may have changed, or time has passed.
     Changed,
     /// The veto program's answer.
     Veto(Answer),
-    /// What [`Command::TakeSnapshot`] saw, `None` if it failed. The view is younger than it.
+    /// The result of [`Command::TakeSnapshot`], `None` if it failed. The view is newer.
     Snapshot(Option<Sockets>),
-    /// The end of [`Command::ReleaseLease`] or [`Command::TakeLease`]. The view is younger.
+    /// The end of [`Command::ReleaseLease`] or [`Command::TakeLease`]. The view is newer.
     Job(JobEnd),
-    /// Somebody asks for a stop now: answered with one [`Command::Answer`]. The next view's verdict
-    /// is to wait for no timeout, as [`super::Lifecycle::is_asked`] tells.
+    /// A stop is requested: answered with one [`Command::Answer`]. The next view's verdict must wait
+    /// for no timeout, see [`super::Lifecycle::is_asked`].
     Stop,
 }
 
-/// What the veto program said.
+/// The answer of the veto program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It may be stopped.
+    /// The service may be stopped.
     Allow,
-    /// Keep it up, and why.
+    /// The service must stay up, and why.
     Keep(String),
 }
 
@@ -103,13 +103,13 @@ pub enum Answer {
 pub enum JobEnd {
     /// `done`.
     Done,
-    /// Another job took its place. It may have had its effect all the same.
+    /// Another job replaced it. It may have had its effect nevertheless.
     Canceled,
     /// It was refused or failed, and why.
     Failed(String),
 }
 
-/// What the agent is to do.
+/// A command for the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// New connections go to the front socket. If it fails, answer the following
@@ -117,24 +117,24 @@ pub enum Command {
     CloseGate,
     /// New connections go to the backend.
     OpenGate,
-    /// Clients that may not wake the service are served from now on (true), or refused. What fails
-    /// is left as it was.
+    /// Serve clients that may not start the service from now on (true), or refuse them. After an error,
+    /// nothing has changed.
     Admit(bool),
     /// Run the veto program, answer with [`Input::Veto`].
     AskVeto {
-        /// How long nobody has used it.
+        /// How long the service has been unused.
         quiet: Duration,
     },
-    /// Wait for the look-ups that began before, where there is a gate, then look at the sockets
+    /// If there is a gate, wait for the end of earlier look-ups. Then take a snapshot of the sockets
     /// and answer with [`Input::Snapshot`].
     TakeSnapshot,
     /// Stop the lease's unit, answer with [`Input::Job`].
     ReleaseLease,
     /// Start the lease's unit, answer with [`Input::Job`].
     TakeLease,
-    /// Stop the proxy's unit; nobody waits for the end.
+    /// Stop the proxy's unit; no input follows.
     StopProxy,
-    /// Tell the proxy to leave now if it has no connection; nobody waits for the end.
+    /// Signal the proxy to exit if it has no connection; no input follows.
     DismissProxy,
     /// Tell those who subscribe to the runs of the backend.
     Run(RunEvent),
@@ -142,28 +142,28 @@ pub enum Command {
     Count(Counter),
     /// Log it.
     Say(Note),
-    /// Tell whoever asked for a stop how it ended.
+    /// Answer a requested stop.
     Answer(Reply),
-    /// Step again then, or sooner. It replaces the wish of the step before; a step without
-    /// it waits for an event alone.
+    /// Step again at this time, or earlier. It replaces the time of the previous step; a step without
+    /// it waits for an event only.
     WaitUntil(Ktime),
 }
 
-/// What is counted.
+/// A counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// A stop that was not carried through.
+    /// A stop that was not completed.
     Veto(VetoReason),
     /// The counters and the socket tables differed.
     Drift,
 }
 
-/// How a stop that somebody asked for ended.
+/// The result of a requested stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It is down.
     Stopped,
-    /// It was down already.
+    /// The service was already down.
     NotRunning,
     /// It stays up.
     Kept(Refusal),
@@ -172,21 +172,21 @@ pub enum Reply {
 /// Why it stays up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// So many connections are open.
+    /// The number of open connections.
     Open(u64),
     /// It is held.
     Held,
     /// It is starting.
     Starting,
-    /// Its proxy is up, and without clients stays for so long.
+    /// Its proxy is up, and stays for this time without clients.
     Proxy(Duration),
-    /// Nobody can tell whether it is used, and why.
+    /// Its use is unknown, and why.
     Unknown(String),
-    /// The agent stops nothing; it would have been stopped.
+    /// A dry run; it would have been stopped.
     DryRun,
-    /// What was waited for did not come.
+    /// The units did not settle in time.
     Slow,
-    /// The protocol's own veto.
+    /// A veto of the protocol.
     Vetoed(Cause),
 }
 
@@ -199,14 +199,14 @@ impl fmt::Display for Refusal {
             Self::Starting => f.write_str("it is starting; try again when it is up"),
             Self::Proxy(stays) => write!(
                 f,
-                "its proxy is still up; it ends {} after its last client",
+                "its proxy is still up; it exits {} after its last client",
                 Span(*stays)
             ),
-            Self::Unknown(why) => write!(f, "nobody can tell whether it is used: {why}"),
-            Self::DryRun => f.write_str("the agent runs dry; it would be stopped now"),
+            Self::Unknown(why) => write!(f, "its use is unknown: {why}"),
+            Self::DryRun => f.write_str("dry run; it would be stopped now"),
             Self::Slow => write!(
                 f,
-                "its units did not settle within {}; `ondemand status` says more",
+                "its units did not settle within {}; see `ondemand status`",
                 Span(PATIENCE)
             ),
             Self::Vetoed(cause @ Cause::Program(_)) => write!(f, "its veto program says: {cause}"),

@@ -5,22 +5,22 @@
 //! the commands that it returns, in their order. The protocol's steps:
 //!
 //! 1. [`Step::Rest`]: wait until the service is idle, the proxy is down and no job is queued.
-//!    Where a veto program is configured, ask it ([`Step::Asking`]): it may take its time, so
-//!    everything that the release rests on is measured after its answer.
+//!    If a veto program is configured, run it ([`Step::Asking`]): it may take long, so everything
+//!    that the release rests on is measured after its answer.
 //! 2. Close the gate (where connections are steered): new ones queue at the front socket.
 //! 3. [`Step::Looking`]: wait until the look-ups that may have seen the gate open are over, take
-//!    a snapshot of the sockets, and read the counters once more. Changed since step 1, a
-//!    half-open handshake, or a difference between the two: keep it.
+//!    a snapshot of the sockets, and read the counters once more. If they changed since step 1,
+//!    if a handshake is half open, or if the two differ: keep the service up.
 //! 4. [`Step::Releasing`]: release the lease, wait for the job's end, then
-//!    [`Step::Settling`]: wait until the backend is down. Does somebody need it, take the
+//!    [`Step::Settling`]: wait until the backend is down. If another unit needs it, take the
 //!    lease again ([`Step::Retaking`]).
 //! 5. The gate is open only while the backend is active, the lease is held, neither has a
-//!    job and no step between 2 and 4 is under way. After a half-open handshake it stays closed
-//!    until a client has come: what is half open at the backend then ends or expires, and a
-//!    scan, which goes on at the front socket, cannot keep the service up.
+//!    job and no step between 2 and 4 is in progress. After a half-open handshake it stays closed
+//!    until a client has connected: half-open handshakes at the backend then complete or expire, and
+//!    a scan, which continues at the front socket, cannot keep the service up.
 //!
-//! It is safe to begin in any state of the units: a lease that an agent released and did not
-//! live to see settle is taken again.
+//! It is safe to start in any state of the units: a lease that an agent released before it died
+//! is taken again.
 
 pub mod ablation;
 mod look;
@@ -52,57 +52,57 @@ use crate::{
     runs::{Look, Released, RunEvent, Runs},
 };
 
-/// How long PID 1 may take to see that a backend without lease is unneeded: it looks later
+/// How long PID 1 may take to see that a backend without lease is unneeded: it checks this later
 /// than it reports the job's end (the "stop when unneeded" queue, src/core/manager.c). Also
-/// how long somebody who stops the lease by hand is left alone.
+/// how long a manual stop of the lease is not reverted.
 pub const SETTLE: Duration = Duration::from_secs(1);
-/// How often to look though an event is expected, in case it got lost.
+/// How often to look even if an event is expected, in case it was lost.
 pub const RECHECK: Duration = Duration::from_secs(60);
-/// How long a dry run keeps quiet about a service that it has spoken of, unless somebody comes.
+/// How long a dry run does not log a service again, unless a client connects.
 pub const DRY_RUN_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a proxy may be up without its backend: while it waits for its listener it looks
-/// after itself.
+/// How long a proxy may be up without its backend: while it waits for its listener, it handles
+/// this itself.
 pub const ORPHAN_GRACE: Duration = Duration::from_secs(2);
-/// How soon to look again after something could not be measured.
+/// The pause after a failed measurement.
 pub const RETRY: Duration = Duration::from_secs(10);
 
-/// Where in the protocol a service is.
+/// The step of a service in the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Nothing is under way.
+    /// No step is in progress.
     Rest,
-    /// The veto program is being asked.
+    /// The veto program is running.
     Asking,
     /// The gate is closed and a snapshot is being taken.
     Looking {
-        /// The counters on which the decision rests.
+        /// The counters that the decision rests on.
         first: Sample,
-        /// When the idle clock began.
+        /// When the idle clock started.
         since: Ktime,
     },
     /// The lease is being released.
     Releasing(Stop),
     /// The lease is released, the backend still up.
     Settling {
-        /// Take the lease again then.
+        /// When to take the lease again.
         until: Ktime,
-        /// The stop; `None` if somebody else released the lease, an earlier agent for example.
+        /// The stop; `None` if this agent did not release the lease (an earlier agent did, for example).
         stop: Option<Stop>,
     },
     /// The lease is being taken.
     Retaking,
 }
 
-/// A stop under way.
+/// A stop in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stop {
     /// When the lease was released.
     pub at: Ktime,
-    /// How long nobody had used the service.
+    /// How long the service had been unused.
     pub quiet: Duration,
-    /// The backend's start that it is about.
+    /// The start of the run that it stops.
     pub started: Option<Ktime>,
-    /// Whether somebody asked for it.
+    /// Whether it was requested.
     pub asked: bool,
 }
 
@@ -111,15 +111,15 @@ pub struct Stop {
 pub struct Lifecycle {
     options: Options,
     step: Step,
-    /// `None`: what an earlier agent left, which may be either.
+    /// `None`: unknown, as an earlier agent left it.
     gate: Option<bool>,
-    /// Whether clients that may not wake it are served. `None`: as with the gate.
+    /// Whether clients that may not start it are served. `None`: unknown, like the gate.
     admits: Option<bool>,
     pause: Pause,
-    /// Failed attempts to take the lease, in a row.
+    /// Consecutive failed attempts to take the lease.
     retakes: u32,
     runs: Runs,
-    /// A stop that somebody asked for.
+    /// A requested stop.
     request: Option<Request>,
     /// Since when the proxy has been up without its backend.
     orphaned: Option<Ktime>,
@@ -174,7 +174,7 @@ impl Lifecycle {
         self.runs.follow(&look, released)
     }
 
-    /// Where in the protocol it is.
+    /// The present step.
     pub fn current(&self) -> &Step {
         &self.step
     }
@@ -184,22 +184,22 @@ impl Lifecycle {
         self.options.steer
     }
 
-    /// Whether new connections go straight to the backend.
+    /// Whether new connections are steered to the backend.
     pub fn steered(&self) -> bool {
         self.gate == Some(true)
     }
 
-    /// The gate was closed from outside of the protocol.
+    /// Records that the gate was closed outside the protocol.
     pub fn gate_is_closed(&mut self) {
         self.gate = Some(false);
     }
 
-    /// Until when no stop is attempted because of a veto, and which.
+    /// Until when no stop is attempted because of a veto, and which veto.
     pub fn paused(&self) -> Option<(Ktime, Option<VetoReason>)> {
         (self.pause.until > Ktime::default()).then_some((self.pause.until, self.pause.reason))
     }
 
-    /// The configuration changed. Takes effect with the next step.
+    /// Sets the options of a changed configuration. They take effect with the next step.
     pub fn set_options(&mut self, options: Options) {
         if self.options.ask != options.ask && self.step == Step::Asking {
             self.step = Step::Rest;
@@ -207,9 +207,9 @@ impl Lifecycle {
         self.options = options;
     }
 
-    /// systemd cannot be asked any more: whatever was under way is left as it is, and judged
-    /// anew by the units' states when they are known again.
-    /// A stop that somebody asked for is forgotten without an answer.
+    /// systemd no longer answers: the step in progress is abandoned, and judged by the units' states
+    /// when they are known again.
+    /// A requested stop is dropped without an answer.
     pub fn interrupt(&mut self) {
         self.step = Step::Rest;
         self.request = None;
@@ -234,7 +234,7 @@ impl Lifecycle {
         self.set_admission(view, &mut commands);
         self.set_gate(view, &mut commands);
         let wake = match self.request {
-            // This view's verdict still waits for a timeout.
+            // The verdict of this view still waits for a timeout.
             Some(_) if asked_now => Some(view.now),
             _ => self.wake_at(view),
         };
@@ -250,7 +250,7 @@ impl Lifecycle {
             (Step::Asking, Input::Veto(Answer::Keep(why))) => {
                 self.keep(view, Cause::Program(why), commands);
             }
-            // Somebody may have come while the program ran.
+            // A client may have connected while the program ran.
             (Step::Asking, Input::Veto(Answer::Allow)) => match idle_since(view) {
                 Some(since) => self.look(view, since, commands),
                 None => self.not_idle(view, commands),
@@ -283,7 +283,7 @@ impl Lifecycle {
         }
     }
 
-    /// Nothing is under way: is there something to begin?
+    /// No step is in progress: starts one if it can.
     fn rest(&mut self, view: &View, commands: &mut Vec<Command>) {
         let units = &view.units;
         if units.lease.state.is_up() {
@@ -310,7 +310,7 @@ impl Lifecycle {
             && units.lease.is_settled_down()
             && !self.leaves_out(Protection::Unleased)
         {
-            // Released by hand, or by an agent that is gone. PID 1 may be about to stop it.
+            // It was released by hand, or by an earlier agent. PID 1 may be about to stop the backend.
             let wait = SETTLE * 2_u32.pow(self.retakes.min(5));
             self.step = Step::Settling {
                 until: view.now + wait,
@@ -319,9 +319,9 @@ impl Lifecycle {
         }
     }
 
-    /// A proxy that outlives its backend, which crashed, has nobody to carry connections to,
-    /// and keeps PID 1 from starting the backend for the next client. It is the one case in
-    /// which the agent stops a proxy.
+    /// A proxy that outlives its crashed backend has no one to carry connections to, and keeps PID 1
+    /// from starting the backend for the next client. This is the only case in which the agent stops
+    /// a proxy.
     fn end_orphan(&mut self, view: &View, commands: &mut Vec<Command>) {
         let units = &view.units;
         let is_orphan = units.backend.is_settled_down()
@@ -339,8 +339,8 @@ impl Lifecycle {
         }
     }
 
-    /// Clients that may not wake it are served while it is up and no stop is under way: then none of
-    /// them is at the front socket when it has stopped.
+    /// Clients that may not start the service are served while it is up and no stop is in progress:
+    /// then none of them is at the front socket when it has stopped.
     fn set_admission(&mut self, view: &View, commands: &mut Vec<Command>) {
         let admits = view.units.held() && matches!(self.step, Step::Rest | Step::Asking);
         if self.options.wake_list && self.admits != Some(admits) {
@@ -350,7 +350,7 @@ impl Lifecycle {
         }
     }
 
-    /// Step 5. Closing comes before everything else, opening after it.
+    /// Step 5. The gate closes before all other commands, and opens after them.
     fn set_gate(&mut self, view: &View, commands: &mut Vec<Command>) {
         let open = self.options.steer
             && self.may_open(view)
@@ -392,7 +392,7 @@ impl Lifecycle {
             Step::Rest if view.units.held() => match view.verdict {
                 Verdict::Quiet { idle_at, .. } => idle_at.map(|at| at.max(self.pause.until)),
                 Verdict::Idle { .. } if view.now < self.pause.until => Some(self.pause.until),
-                // A hold may end while the host is suspended, which this clock does not count.
+                // A hold may expire while the host is suspended, which this clock does not count.
                 Verdict::Held {
                     until: Some(at), ..
                 } => Some(at.min(view.now + RECHECK)),

@@ -1,4 +1,4 @@
-//! What the agent decided, in words for people.
+//! The agent's decisions as log messages.
 
 use std::{fmt, time::Duration};
 
@@ -10,20 +10,20 @@ use crate::{
     words::{Span, counted},
 };
 
-/// Why a stop was not carried through.
+/// Why a stop was not completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VetoReason {
-    /// Somebody came between the first look and the last.
+    /// A client connected between the first look and the last.
     Activity,
-    /// A handshake is half done.
+    /// A handshake is half open.
     HalfOpen,
     /// The kernel's counters and its socket tables differ.
     Drift,
-    /// The program of `veto =` said so.
+    /// The program of `veto =` refused.
     Program,
     /// The proxy was started while the lease was released.
     Proxy,
-    /// Something else needs the backend.
+    /// Another unit needs the backend.
     Needed,
     /// systemd did not carry out the job.
     Refused,
@@ -32,7 +32,7 @@ pub enum VetoReason {
 }
 
 impl VetoReason {
-    /// All of them, for metrics.
+    /// All reasons, for metrics.
     pub const ALL: [Self; 8] = [
         Self::Activity,
         Self::HalfOpen,
@@ -59,16 +59,16 @@ impl VetoReason {
     }
 }
 
-/// What keeps a service up, with the figures.
+/// Why a service stays up, with the figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// So many connections came; zero if it was only a look-up (a SYN).
     Activity(u64),
-    /// So many handshakes are half done.
+    /// The number of half-open handshakes.
     HalfOpen(u64),
-    /// What the socket tables show while the counters say that nothing is open.
+    /// The connections in the socket tables, while the counters have none open.
     Drift(Sockets),
-    /// The first line that the veto program wrote, or why it could not be asked.
+    /// The first line of the veto program's output, or why it could not be run.
     Program(String),
     /// The proxy was started.
     Proxy,
@@ -99,14 +99,18 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Activity(0) => f.write_str("somebody spoke to it while stopping"),
+            Self::Activity(0) => f.write_str("a packet arrived while stopping"),
             Self::Activity(count) => {
-                write!(f, "{} came while stopping", counted(*count, "connection"))
+                write!(
+                    f,
+                    "{} arrived while stopping",
+                    counted(*count, "connection")
+                )
             }
-            Self::HalfOpen(count) => write!(f, "{} half done", counted(*count, "handshake")),
+            Self::HalfOpen(count) => write!(f, "{} half open", counted(*count, "handshake")),
             Self::Drift(sockets) => write!(
                 f,
-                "the counters say that nothing is open, the socket tables show {} at the front, \
+                "the counters have no open connection, but the socket tables show {} at the front, \
                  {} steered, {} at the backend, {} uncounted",
                 sockets.front, sockets.steered, sockets.back, sockets.older
             ),
@@ -114,7 +118,7 @@ impl fmt::Display for Cause {
             Self::Proxy => f.write_str("the proxy was started while stopping"),
             Self::Needed(after) => write!(
                 f,
-                "it still runs {} after its lease was released, so another unit needs it or its \
+                "it is still running {} after its lease was released: another unit needs it, or its \
                  drop-in is missing",
                 Span(*after)
             ),
@@ -127,32 +131,32 @@ impl fmt::Display for Cause {
 /// One decision about a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The proxy is stopped, because its backend is gone.
+    /// The proxy is being stopped, because its backend is down.
     OrphanedProxy,
-    /// Idle, and kept up nevertheless.
+    /// The service is idle, but stays up.
     Kept {
         /// Why.
         cause: Cause,
-        /// Not tried again sooner.
+        /// The pause before the next attempt.
         again: Duration,
-        /// The same cause as the last time, and nobody came since.
+        /// The cause is the same as before, and no client has connected since.
         repeated: bool,
     },
-    /// What a dry run would have done.
+    /// What would have been stopped without the dry run.
     WouldStop {
-        /// How long nobody has used it.
+        /// How long the service has been unused.
         quiet: Duration,
-        /// What it did so far.
+        /// The counts so far.
         run: Run,
     },
-    /// The backend runs without its lease, which is taken now.
+    /// The backend runs without its lease, which is being taken.
     TakingLease,
     /// The lease could not be taken.
     LeaseRefused(String),
 }
 
 impl Note {
-    /// How loud to say it.
+    /// The level of the log line.
     pub fn level(&self) -> Level {
         match self {
             Self::Kept { repeated: true, .. } => Level::Debug,
@@ -170,7 +174,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OrphanedProxy => f.write_str(
-                "is gone and its proxy is not: ends the proxy, the next client starts both",
+                "its backend is down but its proxy is up: stopping the proxy, the next client starts both",
             ),
             Self::Kept { cause, again, .. } => write!(
                 f,
@@ -185,7 +189,7 @@ impl fmt::Display for Note {
                     Span(*quiet)
                 )
             }
-            Self::TakingLease => f.write_str("runs without its lease, takes it again"),
+            Self::TakingLease => f.write_str("is running without its lease, taking it again"),
             Self::LeaseRefused(why) => write!(f, "its lease could not be taken: {why}"),
         }
     }
@@ -225,11 +229,11 @@ mod tests {
         };
         check(
             kept(Cause::Activity(1)),
-            "kept: 1 connection came while stopping (veto: activity); no new attempt for 250 ms",
+            "kept: 1 connection arrived while stopping (veto: activity); no new attempt for 250 ms",
         );
         check(
             kept(Cause::HalfOpen(2)),
-            "kept: 2 handshakes half done (veto: half-open); no new attempt for 250 ms",
+            "kept: 2 handshakes half open (veto: half-open); no new attempt for 250 ms",
         );
         check(
             kept(Cause::Program("a backup runs".into())),

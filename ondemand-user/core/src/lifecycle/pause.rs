@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{measure::Ktime, policy::Verdict};
 
-/// The first pause after a veto. It doubles with every further one up to [`LONGEST`], and
-/// begins anew as soon as a client has come.
+/// The first pause after a veto. It doubles with each further veto up to [`LONGEST`], and is
+/// reset when a client has connected.
 pub const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause after a veto: a SYN scan costs one attempt in this time, no more.
+/// The longest pause after a veto: a SYN scan causes at most one attempt in this time.
 pub const LONGEST: Duration = Duration::from_secs(30);
 
 /// Until when no stop is attempted, and why.
@@ -25,7 +25,7 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// A veto makes the pause longer. Returns what to say about it.
+    /// Lengthens the pause after a veto. Returns the log message.
     pub(super) fn veto(&mut self, view: &View, cause: Cause) -> Note {
         let reason = cause.reason();
         let length = (self.length * 2).clamp(FIRST, LONGEST);
@@ -40,13 +40,13 @@ impl Pause {
         }
     }
 
-    /// Pauses for so long.
+    /// Pauses for `length`.
     pub(super) fn hold(&mut self, view: &View, length: Duration) {
         self.until = view.now + length;
         self.accepted = view.sample.map(|sample| sample.accepted());
     }
 
-    /// A client that came makes an end of it: from there on the idle clock counts.
+    /// Ends the pause if a client has connected: from then on the idle clock counts.
     pub(super) fn end_with_clients(&mut self, view: &View) {
         let came = |before| {
             view.sample

@@ -1,5 +1,5 @@
-//! A stop that somebody asked for: the same protocol as for an idle service, only that no
-//! timeout is waited for. It ends with one [`Command::Answer`].
+//! A requested stop: the same protocol as for an idle service, without waiting for a timeout. It
+//! ends with one [`Command::Answer`].
 
 use super::{
     Lifecycle, Step,
@@ -16,23 +16,23 @@ use crate::{
 /// The request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request {
-    /// Answered until then, unless an attempt is under way.
+    /// The latest answer, unless an attempt is in progress.
     pub(super) until: Ktime,
-    /// The backend's run that it is about.
+    /// The run of the backend that it is about.
     run: Option<Option<Ktime>>,
-    /// Since when the service was idle when its proxy was told to leave. Whoever comes at that
-    /// moment keeps it, so it is told again after him.
+    /// The start of the idle time when the proxy was signalled to exit. A client that connects at that
+    /// moment keeps the proxy, so it is signalled again after that client.
     dismissed: Option<Ktime>,
 }
 
 impl Lifecycle {
-    /// Whether a stop was asked for and is not answered: the verdict is to wait for nothing then
+    /// Whether a stop was requested and not answered yet: the verdict must wait for no timeout
     /// ([`crate::policy::Rules::AT_ONCE`]).
     pub fn is_asked(&self) -> bool {
         self.request.is_some()
     }
 
-    /// Takes a request. The next step, which is wished for at once, has the right verdict.
+    /// Takes a request. It asks for the next step at once, whose view has the right verdict.
     pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
         if view.units.backend.is_settled_down() {
             // Somebody else's request may have stopped it just now. One answer is for all who ask.
@@ -43,7 +43,7 @@ impl Lifecycle {
             commands.push(Command::Answer(reply));
             return;
         }
-        // Whoever asks does not wait for the pause after an earlier veto.
+        // A request does not wait for the pause after an earlier veto.
         self.pause = Pause::default();
         self.request = Some(Request {
             until: view.now + PATIENCE,
@@ -52,7 +52,7 @@ impl Lifecycle {
         });
     }
 
-    /// Answers a request that has come to its end, or cannot be met.
+    /// Answers a request that is complete, or that cannot be met.
     pub(super) fn judge_request(&mut self, view: &View, commands: &mut Vec<Command>) {
         let Some(request) = &mut self.request else {
             return;
@@ -62,7 +62,7 @@ impl Lifecycle {
         let request = *request;
         let ended = self.runs.started() != request.run || view.units.backend.is_settled_down();
         if ended && !self.leaves_out(Protection::RunEnded) {
-            // A next client may have started it again.
+            // The next client may have started it again.
             self.answer(Reply::Stopped, commands);
             return;
         }
@@ -84,9 +84,9 @@ impl Lifecycle {
         }
     }
 
-    /// An unsteered service's proxy stays for long without clients. It leaves sooner if it is told
-    /// to, which loses nobody: whoever has come meanwhile keeps it, and whoever comes next is at the
-    /// front socket, where PID 1 starts the next one.
+    /// The proxy of an unsteered service stays up for long without clients. A signal makes it exit
+    /// sooner, and no client is lost: one that has connected meanwhile keeps the proxy, and the next
+    /// one is at the front socket, where PID 1 starts the next proxy.
     fn dismiss_proxy(&mut self, view: &View, commands: &mut Vec<Command>) {
         let proxy = &view.units.proxy;
         let stays = view.units.held() && proxy.is_settled_up() && !self.options.dry_run;
@@ -101,7 +101,7 @@ impl Lifecycle {
         }
     }
 
-    /// What did not come in time.
+    /// What did not happen in time.
     fn late(&self, view: &View) -> Refusal {
         match view.units.proxy.is_settled_up() {
             true => Refusal::Proxy(self.options.proxy_stays),
@@ -109,7 +109,7 @@ impl Lifecycle {
         }
     }
 
-    /// Why no attempt can be made. `None`: there is nothing against it, or it may pass.
+    /// Why no attempt is possible. `None`: it is possible, or the obstacle may pass.
     fn refusal(&self, view: &View) -> Option<Refusal> {
         let units = &view.units;
         match units.backend.state {
@@ -117,7 +117,7 @@ impl Lifecycle {
             ActiveState::Unknown => {
                 return Some(Refusal::Unknown("its state is unknown".into()));
             }
-            // Somebody else stops it.
+            // It is being stopped by another program or a person.
             ActiveState::Deactivating | ActiveState::Inactive | ActiveState::Failed => return None,
             ActiveState::Active | ActiveState::Reloading => {}
         }
@@ -128,7 +128,7 @@ impl Lifecycle {
             Verdict::Quiet { .. } | Verdict::Idle { .. } => {
                 let stays = self.options.proxy_stays;
                 let comes = units.proxy.state == ActiveState::Activating || units.proxy.job;
-                // A dry run does not tell it to leave.
+                // A dry run does not signal it.
                 let waits = comes || (stays > PATIENCE && self.options.dry_run);
                 (!units.proxy.is_settled_down() && waits).then_some(Refusal::Proxy(stays))
             }

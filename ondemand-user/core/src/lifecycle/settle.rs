@@ -1,4 +1,4 @@
-//! Step 4: the lease is released; does the backend stop?
+//! Step 4: the lease is released; checks whether the backend stops.
 
 use super::{
     Lifecycle, Step, Stop,
@@ -24,7 +24,7 @@ impl Lifecycle {
         if stop.as_ref().is_some_and(|stop| !same_run(stop))
             || !(units.backend.state.is_up() || deactivating)
         {
-            // Stopped, which `Runs` has reported, and perhaps started again.
+            // It stopped, which `Runs` has reported, and may have started again.
             self.step = Step::Rest;
             return;
         }
@@ -35,9 +35,9 @@ impl Lifecycle {
         let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
         if !units.lease.is_settled_down() {
             if units.lease.job || !units.lease.state.is_up() {
-                return; // So is the lease's.
+                return; // The lease's end is an event too.
             }
-            // Taken by whoever needed the backend.
+            // The lease was taken by a unit that needed the backend.
             self.step = Step::Rest;
             if let Some(stop) = stop {
                 let cause = needed(view, &stop, proxy_came);

@@ -1,4 +1,4 @@
-//! The kernel's clock as a type of its own.
+//! A type for the kernel's clock.
 
 use std::{fmt, ops::Add, time::Duration};
 
@@ -18,7 +18,7 @@ impl Ktime {
         Self(nanos)
     }
 
-    /// From microseconds, as systemd gives them.
+    /// From microseconds, systemd's unit.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros.saturating_mul(1000))
     }

@@ -1,4 +1,4 @@
-//! What is measured, as values: moments, counters and sockets of a service, states of its units.
+//! Measurements as values: moments, a service's counters and sockets, states of its units.
 
 pub mod ktime;
 pub mod sample;

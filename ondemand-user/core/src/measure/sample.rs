@@ -8,7 +8,7 @@ use crate::measure::Ktime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
-/// What the kernel counted on one way to the application. Every field only ever grows.
+/// The kernel's counters of one way to the application. No field ever decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Leg {
     /// Connections established.
@@ -23,47 +23,46 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// Connections open now. `None`: more closed than accepted, so the counters cannot be trusted.
+    /// Open connections. `None`: more closed than accepted, so the counters are not reliable.
     pub fn open(&self) -> Option<u64> {
         self.accepted.checked_sub(self.closed)
     }
 }
 
-/// What the kernel knew about one service at one moment.
+/// The kernel's measurements of one service at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sample {
-    /// When it was read.
+    /// When it was taken.
     pub at: Ktime,
     /// Clients served by the proxy.
     pub front: Leg,
-    /// Clients handed straight to the backend.
+    /// Clients steered to the backend.
     pub steered: Leg,
     /// Connections to the backend's own port: the proxy's, or a client's.
     pub back: Leg,
-    /// Clients handed straight to the backend whose use does not keep it up. Not among the sums
-    /// below.
+    /// Clients steered to the backend whose use does not keep it up. The sums below exclude them.
     pub ignored: Leg,
-    /// SYNs that were refused: the service was down, and the clients may not wake it.
+    /// Refused SYNs: the service was down, and the clients may not start it.
     pub refused: u64,
-    /// Connections that are older than the counting, as the last snapshot saw them.
+    /// Connections older than the counting, as of the last snapshot.
     pub older: u64,
-    /// When the last counted connection was established or closed. `None`: there was none yet.
-    /// May be up to one scheduler tick (10 ms) older than the truth, as `last_lookup`.
+    /// When the last counted connection was established or closed. `None`: none yet. Like
+    /// `last_lookup`, it may lag by up to one scheduler tick (10 ms).
     pub last_activity: Option<Ktime>,
-    /// Look-ups (arriving SYNs) seen by the steering program.
+    /// Look-ups (arriving SYNs) that the steering program saw.
     pub lookups: u64,
-    /// When the last one was.
+    /// The last of them.
     pub last_lookup: Option<Ktime>,
 }
 
 impl Sample {
-    /// Clients connected now: `steered + max(front, back)` and those older than the counting.
+    /// Connected clients: `steered + max(front, back)` and those older than the counting.
     /// `None`: unknown.
     pub fn open(&self) -> Option<u64> {
         Some(self.steered.open()? + self.front.open()?.max(self.back.open()?) + self.older)
     }
 
-    /// Clients accepted in all. A proxied client has two legs and is counted once.
+    /// Clients accepted in total. A client behind the proxy has two legs and counts once.
     pub fn accepted(&self) -> u64 {
         self.steered.accepted + self.front.accepted.max(self.back.accepted)
     }
@@ -79,16 +78,16 @@ impl Sample {
     }
 }
 
-/// The sockets of one service as the kernel's own tables show them, independent of the counters.
+/// The sockets of one service in the kernel's own tables, independent of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sockets {
-    /// Open connections by leg, those that were counted when they were accepted.
+    /// Open connections by leg, of those that were counted when accepted.
     pub front: u64,
     /// See [`Sample::steered`].
     pub steered: u64,
     /// See [`Sample::back`].
     pub back: u64,
-    /// Open connections that were not counted: older than the attach.
+    /// Open connections outside the counters: older than the attach.
     pub older: u64,
     /// Half-open handshakes on the backend's own listener (request sockets).
     pub half_open: u64,
@@ -98,17 +97,17 @@ pub struct Sockets {
     pub back_listeners: u64,
 }
 
-/// A look at every watched socket at one moment.
+/// All watched sockets at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// By slot; a service without any socket is absent.
+    /// By slot; services without a socket are absent.
     pub sockets: HashMap<Slot, Sockets>,
 }
 
-/// What woke the agent.
+/// An event from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelEvent {
-    /// The backend of this service began to listen, at this moment.
+    /// The backend of this service started to listen, at this moment.
     Listening(Slot, Ktime),
     /// The first connection of a quiet service came. Sent once each time that it is requested.
     Opened(Slot),

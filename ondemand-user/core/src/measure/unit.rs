@@ -1,29 +1,29 @@
-//! What systemd says about a unit, as far as the stop protocol needs it.
+//! The state of a unit in systemd, as far as the stop protocol needs it.
 
 use crate::measure::Ktime;
 
 /// A unit's `ActiveState` (org.freedesktop.systemd1(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ActiveState {
-    /// Started.
+    /// It is started.
     Active,
-    /// Started, and reloading its configuration.
+    /// It is started and is reloading its configuration.
     Reloading,
-    /// Stopped.
+    /// It is stopped.
     Inactive,
-    /// Stopped, and not as it should.
+    /// It is stopped after a failure.
     Failed,
-    /// Starting.
+    /// It is starting.
     Activating,
-    /// Stopping.
+    /// It is stopping.
     Deactivating,
-    /// Anything that systemd may add, and `maintenance`.
+    /// Any other state: `maintenance`, or one that systemd adds later.
     #[default]
     Unknown,
 }
 
 impl ActiveState {
-    /// From the property's text.
+    /// Parses the property's text.
     pub fn parse(text: &str) -> Self {
         match text {
             "active" => Self::Active,
@@ -49,12 +49,12 @@ impl ActiveState {
         }
     }
 
-    /// Started and not stopping.
+    /// Whether it is started and not stopping.
     pub fn is_up(self) -> bool {
         matches!(self, Self::Active | Self::Reloading)
     }
 
-    /// Stopped, whatever the reason.
+    /// Whether it is stopped, for any reason.
     pub fn is_down(self) -> bool {
         matches!(self, Self::Inactive | Self::Failed)
     }
@@ -63,25 +63,25 @@ impl ActiveState {
 /// One unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Unit {
-    /// Its state.
+    /// The state.
     pub state: ActiveState,
-    /// Whether a job is queued or runs for it.
+    /// Whether a job is queued or running for it.
     pub job: bool,
-    /// When it became active last (`ActiveEnterTimestampMonotonic`).
+    /// When it last became active (`ActiveEnterTimestampMonotonic`).
     pub active_enter: Option<Ktime>,
-    /// When it began to start last (`InactiveExitTimestampMonotonic`).
+    /// When it last began to start (`InactiveExitTimestampMonotonic`).
     pub inactive_exit: Option<Ktime>,
-    /// When it became inactive last (`InactiveEnterTimestampMonotonic`).
+    /// When it last became inactive (`InactiveEnterTimestampMonotonic`).
     pub inactive_enter: Option<Ktime>,
 }
 
 impl Unit {
-    /// Up, and nobody is about to change that.
+    /// Whether it is up and has no job.
     pub fn is_settled_up(&self) -> bool {
         self.state.is_up() && !self.job
     }
 
-    /// Down, and nobody is about to change that.
+    /// Whether it is down and has no job.
     pub fn is_settled_down(&self) -> bool {
         self.state.is_down() && !self.job
     }
@@ -99,7 +99,7 @@ pub struct Units {
 }
 
 impl Units {
-    /// The backend is up, the lease holds it, and no job is about to change either.
+    /// Whether the backend is up, the lease holds it, and neither has a job.
     pub fn held(&self) -> bool {
         self.backend.is_settled_up() && self.lease.is_settled_up()
     }

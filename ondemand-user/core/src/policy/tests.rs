@@ -100,7 +100,7 @@ fn connections_keep_it_up() {
         facts(),
         busy(2),
     );
-    // A proxied client has two legs and is one client.
+    // A client behind the proxy has two legs and is one client.
     let both = Sample {
         front: leg(3, 1),
         back: leg(9, 8),
@@ -123,14 +123,14 @@ fn connections_keep_it_up() {
         busy(4),
     );
     check(RULES, late, Some(sample()), unix, busy(4));
-    // However silent they are.
+    // However long they are silent.
     let silent = Sample {
         front: leg(1, 0),
         last_activity: Some(ms(1)),
         ..sample()
     };
     check(RULES, late, Some(silent), facts(), busy(1));
-    // Not knowing when it started does not matter while a client is there.
+    // An unknown start does not matter while a client is connected.
     check(RULES, late, Some(silent), Facts::default(), busy(1));
 }
 
@@ -139,7 +139,7 @@ fn the_clock_begins_at_the_latest_sign_of_life() {
     // Started by hand and never used.
     check(RULES, 10_999, Some(sample()), facts(), quiet(1_000, 11_000));
     check(RULES, 11_000, Some(sample()), facts(), idle(1_000));
-    // The last packet; its stamp may be a tick older than the truth.
+    // The last packet; its stamp may lag by one tick.
     let used = Sample {
         front: leg(1, 1),
         last_activity: Some(ms(5_000)),
@@ -147,21 +147,21 @@ fn the_clock_begins_at_the_latest_sign_of_life() {
     };
     check(RULES, 15_009, Some(used), facts(), quiet(5_000, 15_010));
     check(RULES, 15_010, Some(used), facts(), idle(5_000));
-    // A SYN that no connection followed yet.
+    // A SYN without a connection yet.
     let lookup = Sample {
         last_lookup: Some(ms(7_000)),
         ..used
     };
     check(RULES, 17_009, Some(lookup), facts(), quiet(7_000, 17_010));
     check(RULES, 17_010, Some(lookup), facts(), idle(7_000));
-    // A connection that nobody counts, seen last at 8 s.
+    // A connection outside the counters, seen last at 8 s.
     let uncounted = Facts {
         uncounted_until: Some(ms(8_000)),
         ..facts()
     };
     check(RULES, 17_999, Some(lookup), uncounted, quiet(8_000, 18_000));
     check(RULES, 18_000, Some(lookup), uncounted, idle(8_000));
-    // Activity before the start belongs to the run before.
+    // Activity before the start belongs to the previous run.
     let before = Sample {
         last_activity: Some(ms(300)),
         ..sample()
@@ -269,7 +269,7 @@ fn a_held_service_is_not_idle() {
         ..RULES
     };
     check(never, late, Some(sample()), until(end), held(end));
-    // Clients are said first, and what nobody knows a hold does not tell either.
+    // Open connections have precedence, and a hold does not turn unknown into known.
     let busy = Sample {
         front: leg(1, 0),
         ..sample()
@@ -286,7 +286,7 @@ fn a_stop_that_was_asked_for_waits_for_no_timeout() {
         check(Rules::AT_ONCE, now, Some(sample), facts, expected);
     };
     check(1_000, sample(), facts(), idle(1_000));
-    // The stamp of the last packet may be a tick older than the truth.
+    // The stamp of the last packet may lag by one tick.
     let used = Sample {
         front: leg(1, 1),
         last_activity: Some(ms(5_000)),
@@ -294,7 +294,7 @@ fn a_stop_that_was_asked_for_waits_for_no_timeout() {
     };
     check(5_009, used, facts(), quiet(5_000, 5_010));
     check(5_010, used, facts(), idle(5_000));
-    // A look-up may have no connection behind it but a cookie.
+    // The only trace of a cookie may be its look-up.
     let lookup = Sample {
         last_lookup: Some(ms(5_005)),
         ..used
@@ -328,7 +328,7 @@ fn unknown_is_not_idle() {
         facts(),
         unknown(Reason::NegativeOpen),
     );
-    // Even if another leg makes up for it.
+    // Even if another leg compensates for it.
     let negative = Sample {
         back: leg(3, 4),
         front: leg(9, 1),

@@ -60,7 +60,7 @@ impl StopReason {
     }
 }
 
-/// What the kernel counted during one run of the backend.
+/// The kernel's counts of one run of the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Run {
     /// Clients accepted.
@@ -71,7 +71,7 @@ pub struct Run {
     pub sent_bytes: u64,
     /// How long it has been up.
     pub up: Duration,
-    /// False: it was up already when the agent came, and the counts begin there.
+    /// False: it was up before the agent's first view, and the counts start there.
     pub whole: bool,
 }
 
@@ -133,7 +133,7 @@ pub enum RunEvent {
         reason: StopReason,
         /// How long it had not been used, if the agent ended it.
         quiet: Duration,
-        /// Whether its unit ended as failed.
+        /// Whether its unit failed while stopping.
         failed: bool,
         /// What it did before.
         run: Run,
@@ -155,7 +155,7 @@ pub enum RunEvent {
 }
 
 impl RunEvent {
-    /// Whether the unit's own log says more.
+    /// Whether the unit's own log has details.
     pub fn is_failure(&self) -> bool {
         matches!(
             self,
@@ -181,7 +181,7 @@ impl fmt::Display for RunEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started(start) => match start.took() {
-                // Type=simple is active as soon as its process exists: that is no figure.
+                // Type=simple is active as soon as its process exists: that duration means nothing.
                 Some(took) if took >= Duration::from_millis(5) => {
                     write!(f, "started in {}", Span(took))
                 }
@@ -271,7 +271,7 @@ mod tests {
         check(
             ended(StopReason::Requested, 1, false, run),
             Level::Info,
-            "stopped as asked, after 1 min quiet (12 connections, 3.4 MB out since its start 1 h \
+            "stopped on request, after 1 min quiet (12 connections, 3.4 MB out since its start 1 h \
              ago)",
         );
         let found = Run {
@@ -282,7 +282,7 @@ mod tests {
             ended(StopReason::Idle, 10, true, found),
             Level::Info,
             "stopped after 10 min quiet (12 connections, 3.4 MB out since it was first seen; \
-             started 1 h ago); its unit ended as failed",
+ started 1 h ago); its unit has failed",
         );
         check(
             ended(StopReason::External, 0, false, run),

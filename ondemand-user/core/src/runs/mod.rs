@@ -284,7 +284,7 @@ impl Runs {
         self.current.map(|run| run.up)
     }
 
-    /// What the kernel has counted since the present run's begin.
+    /// The kernel's counts since the start of the present run.
     pub fn so_far(&self, now: Ktime, sample: Option<&Sample>) -> Run {
         let Some(run) = self.current else {
             return Run::default();

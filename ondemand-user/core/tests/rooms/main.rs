@@ -1,7 +1,7 @@
-//! The arrows between the rooms, read from the sources and held against the table in
-//! ARCHITECTURE.md: a room imports only rooms that stand above it in that table, and none that it
-//! says it never imports. So no two rooms import each other, and what decides stays free of input,
-//! output and clocks.
+//! The arrows between the rooms, read from the sources and compared with the table in
+//! ARCHITECTURE.md: a room imports only rooms above it in that table, and none of its "never
+//! imports". So no two rooms import each other, and the core stays free of input, output and
+//! clocks.
 
 mod paths;
 
@@ -14,7 +14,7 @@ use std::{
 
 use paths::{bare, paths};
 
-/// What the core may not import: with one of these it could wait, fail or see the time.
+/// What the core must not import: with one of these it could wait, fail or read the time.
 const NOT_IN_CORE: [&str; 19] = [
     "tokio",
     "aya",
@@ -37,7 +37,7 @@ const NOT_IN_CORE: [&str; 19] = [
     "Zoned::now",
 ];
 
-/// What it may not call: methods of a path that ask the file system, and output.
+/// What it must not call: methods of a path that access the file system, and output.
 const NOT_CALLED_IN_CORE: [&str; 8] = [
     ".exists(",
     ".is_file(",
@@ -49,12 +49,12 @@ const NOT_CALLED_IN_CORE: [&str; 8] = [
     "dbg!",
 ];
 
-/// What the core may not depend on, directly or through others.
+/// What the core must not depend on, directly or indirectly.
 const NOT_BELOW_CORE: [&str; 9] = [
     "tokio", "mio", "aya", "zbus", "nix", "libc", "rustix", "rusqlite", "hyper",
 ];
 
-/// At most so many: a newcomer has to find his way by their names.
+/// Maximum number of rooms: a newcomer finds the way by their names.
 const MOST_ROOMS: usize = 16;
 
 /// A row of the table.
@@ -96,7 +96,7 @@ fn rooms() -> Vec<Room> {
     rows.map(room).collect()
 }
 
-/// The sources below a folder, or the one that it is.
+/// The sources below a folder; a file is its own source.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     if folder.is_file() {
         return vec![folder.to_owned()];
@@ -107,7 +107,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     {
         let path = entry.unwrap().path();
         if path.ends_with("target") {
-            continue; // What cargo-fuzz built.
+            continue; // Built by cargo-fuzz.
         }
         if path.is_dir() {
             found.extend(sources(&path));
@@ -118,7 +118,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The room that a file is in: the one with the longest folder.
+/// The room of a file: the one with the longest folder.
 fn room_of<'a>(rooms: &'a [Room], file: &str) -> Option<&'a str> {
     let folders = rooms
         .iter()
@@ -144,7 +144,7 @@ fn imports(rooms: &[Room], room: &str, file: &str, text: &str) -> BTreeSet<Strin
         "ondemand" => of_program(&path[1..]),
         "tests" if ["bench", "xtask"].contains(&room) => Some("tests".to_owned()),
         "crate" if modules.is_some() => of_program(&path[1..]),
-        // Out of the folder that is the room: one `super` for each folder, and the file's own.
+        // To leave the folder of the room: one `super` for each folder, and the file's own.
         "super" => {
             let ups = path
                 .iter()
@@ -158,7 +158,7 @@ fn imports(rooms: &[Room], room: &str, file: &str, text: &str) -> BTreeSet<Strin
             if folders.last().is_some_and(|last| last == "mod") {
                 folders.pop();
             }
-            // Inside an inline module one more is needed, so that this finds too much, never too little.
+            // Inside an inline module one more is needed, so this finds too much, never too little.
             (ups >= folders.len())
                 .then(|| of_program(&path[ups..]))
                 .flatten()
@@ -170,7 +170,7 @@ fn imports(rooms: &[Room], room: &str, file: &str, text: &str) -> BTreeSet<Strin
     found
 }
 
-/// What is wrong with a file's imports.
+/// Returns the forbidden imports of a file.
 fn wrong(rooms: &[Room], file: &str, text: &str) -> Vec<String> {
     let Some(name) = room_of(rooms, file) else {
         return vec![format!("{file} is in no room of ARCHITECTURE.md")];

@@ -1,4 +1,4 @@
-//! The paths that a source names, without a parser: enough for what rustfmt has formatted.
+//! The paths in a source, without a parser: this suffices for sources formatted by rustfmt.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub fn bare(text: &str) -> String {
     bare + rest
 }
 
-/// The paths that `text` imports or names, as segments: those of a `use` written out one by one.
+/// The paths that `text` imports or names, as segments; those of a `use` are listed one by one.
 pub fn paths(text: &str) -> BTreeSet<Vec<String>> {
     let text = bare(text);
     let mut found = BTreeSet::new();
@@ -49,14 +49,14 @@ pub fn paths(text: &str) -> BTreeSet<Vec<String>> {
             .rfind(|c| !is_word(c))
             .map_or(0, |before| before + 1);
         if text[..start].ends_with("::") || start == at {
-            continue; // Not the begin of a path.
+            continue; // Not the start of a path.
         }
         leaves(&text[start..], &mut Vec::new(), &mut found);
     }
     found
 }
 
-/// Reads a path, or a tree of paths, from the begin of `text`. Returns what follows it.
+/// Reads a path, or a tree of paths, from the start of `text`. Returns the rest.
 fn leaves<'a>(
     text: &'a str,
     before: &mut Vec<String>,

@@ -1,4 +1,4 @@
-//! What is known of one service, and what follows.
+//! Tests of the state of one service.
 
 use ondemand_core::{config::List, measure::unit::ActiveState};
 
@@ -24,7 +24,7 @@ fn what_is_not_counted_is_dated_by_the_looks() {
     assert_eq!(uncounted.until, Some(ms(4)));
     uncounted.unix(0, ms(5));
     uncounted.unix(0, ms(6));
-    assert_eq!(uncounted.until, Some(ms(5)), "the first look that saw none");
+    assert_eq!(uncounted.until, Some(ms(5)), "the first look without one");
     uncounted.older(0, ms(7));
     assert_eq!(uncounted.until, Some(ms(5)));
     uncounted.older(1, ms(8));
@@ -46,7 +46,7 @@ fn what_cannot_be_steered_has_no_gate() {
     assert!(watched("127.0.0.1:80", true).lifecycle.has_gate());
     assert!(!watched("127.0.0.1:80", false).lifecycle.has_gate());
     assert!(!watched("/run/wiki.sock", true).lifecycle.has_gate());
-    // Address rules come and go, and are said when they change something.
+    // Address rules appear and disappear, and are logged if they change the route.
     let mut fenced = watched("127.0.0.1:80", true);
     let rules = Some("system.slice".to_owned());
     assert!(fenced.set_rules(rules.clone()) && !fenced.lifecycle.has_gate());
@@ -55,7 +55,7 @@ fn what_cannot_be_steered_has_no_gate() {
     assert!(!fenced.lifecycle.has_gate());
     assert!(fenced.set_rules(None) && fenced.lifecycle.has_gate());
     assert!(!watched("127.0.0.1:80", false).set_rules(rules.clone()));
-    // Who did not ask for steering before is not steered until the rules are read.
+    // Without steering before, it is not steered until the rules are read.
     let mut asks_now = Watched::new(service("127.0.0.1:80"), Slot(0), true, false, ms(0));
     assert!(!asks_now.could_steer());
     asks_now.reconfigure(asks("127.0.0.1:80"), Slot(0), false, ms(1));
@@ -98,7 +98,7 @@ fn a_unix_front_is_dated_by_the_end_of_its_proxy() {
             .facts(&units)
             .uncounted_until
     };
-    // It stays 9 s after its last client.
+    // It stays up 9 s after its last client.
     assert_eq!(watched("/run/wiki.sock"), Some(ms(51_000)));
     assert_eq!(watched("127.0.0.1:80"), None);
     let never = Watched::new(service("/run/wiki.sock"), Slot(0), true, false, ms(0));

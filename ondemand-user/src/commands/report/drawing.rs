@@ -52,7 +52,7 @@ pub fn write(area: &Area<'_>, text: &str, at: (i32, i32), style: TextStyle<'_>) 
         .map_err(drawing)
 }
 
-/// Three digits that say something: `0.0123`, `4.56`, `789`, `12.3k`, `45.6M`.
+/// Three significant digits: `0.0123`, `4.56`, `789`, `12.3k`, `45.6M`.
 pub fn number(value: f64) -> String {
     let (value, unit) = match value.abs() {
         ..1e4 => (value, ""),

@@ -13,7 +13,7 @@ use crate::observe::history::{Known, Loaded, Period, TIMELINE};
 /// Byte-milliseconds in a GiB-hour.
 const GIB_HOUR: f64 = (1_u64 << 30) as f64 * 3.6e6;
 
-/// Makes the report.
+/// Computes the report.
 pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -> Report {
     let mut starts = (Vec::new(), Vec::new());
     let mut all = Measured::default();

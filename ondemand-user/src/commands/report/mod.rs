@@ -1,4 +1,4 @@
-//! `ondemand report`: what was measured, and what other idle timeouts would have meant.
+//! `ondemand report`: the measurements, and the effect of other idle timeouts.
 
 pub mod drawing;
 mod measured;
@@ -26,7 +26,7 @@ use crate::{
     observe::history::{self, Loaded},
 };
 
-/// A question that has no answer as it was asked. The program exits with 2 for it.
+/// A request that cannot be answered. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage(String);
 
@@ -38,25 +38,25 @@ impl fmt::Display for Usage {
     }
 }
 
-/// A trace with times below this counts from its own begin and not from 1970. Seconds.
+/// A trace with times below this counts from its own start and not from 1970. Seconds.
 const A_YEAR: f64 = 365.0 * 86_400.0;
 
-/// How things are weighed.
+/// The parameters of a report.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// The timeouts to compare.
     pub timeouts: Timeouts,
-    /// One cold start is as bad as so much warm-idle time. Microseconds.
+    /// The warm-idle time that is as bad as one cold start. Microseconds.
     pub cold_start_cost: u64,
-    /// For memory, in any currency.
+    /// The price of memory, in any currency.
     pub price_per_gib_hour: Option<f64>,
 }
 
-/// Makes the report and prints it, or writes it as a page.
+/// Computes the report and prints it, or writes it as a page.
 ///
 /// # Errors
 ///
-/// What it is made from cannot be read, or a question has no answer ([`Usage`]).
+/// Its input cannot be read, or the request cannot be answered ([`Usage`]).
 pub fn run(config: &Path, options: &args::Report) -> Result<()> {
     let terms = terms(options)?;
     let report = match &options.trace {
@@ -85,7 +85,7 @@ fn terms(options: &args::Report) -> Result<Terms> {
         spans => Timeouts::new(spans).ok_or_else(|| {
             let count = spans.len();
             Usage(format!(
-                "--timeouts: {count} are too many, {MOST_TIMEOUTS} can be compared"
+                "--timeouts: {count} timeouts; the maximum is {MOST_TIMEOUTS}"
             ))
         })?,
     };
@@ -131,14 +131,14 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
         Some(path) => path.clone(),
         None => config_file::load(config)?.agent.history.ok_or_else(|| {
             Usage(format!(
-                "{} turns the history off (agent.history); name one with --history FILE, or a \
-                 trace with --trace FILE",
+                "{} turns the history off (agent.history); use --history FILE, or --trace FILE for \
+                 a trace",
                 config.display()
             ))
         })?,
     };
     if terms.timeouts.micros()[0] < 1_000_000 {
-        let text = "--timeouts: the history tells no gaps below a second from use; begin with 1s";
+        let text = "--timeouts: the history has no gaps shorter than one second; start with 1s";
         return Err(Usage(text.into()).into());
     }
     let now = Timestamp::now().as_millisecond();
@@ -146,7 +146,7 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
     let before = |span: Duration| until - i64::try_from(span.as_millis()).unwrap_or(until);
     let since = options.since.or(options.last.map(before));
     if since.is_some_and(|since| since >= until) {
-        let text = "the period is empty: it must begin before it ends, and before now";
+        let text = "the period is empty: it must start before its end, and before now";
         return Err(Usage(text.into()).into());
     }
     let (period, loaded) = history::read(&path, since, until, &terms.timeouts)?;
@@ -158,7 +158,7 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
     Ok(measured::report(&path, period, loaded, terms))
 }
 
-/// Whether all the `wanted` services are known.
+/// Checks that all the `wanted` services are known.
 fn select<'a>(
     wanted: &[String],
     known: impl Iterator<Item = &'a str>,
@@ -200,7 +200,7 @@ fn print_text(text: &str) -> Result<()> {
 
 fn printed(result: std::io::Result<()>) -> Result<()> {
     match result {
-        // The reader has seen enough, as in `ondemand report | head`.
+        // The reader has closed the pipe, as in `ondemand report | head`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the report"),
     }

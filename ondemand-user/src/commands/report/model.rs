@@ -1,4 +1,4 @@
-//! What a report says, in the names that scripts read.
+//! The contents of a report, with the names that scripts read.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,21 +13,21 @@ use super::Terms;
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// What it is made from: `history` or `trace`.
+    /// Its source: `history` or `trace`.
     pub source: &'static str,
-    /// Its file.
+    /// The source's file.
     pub file: String,
-    /// Seconds since 1970, or as a trace counts them.
+    /// Seconds since 1970, or as in the trace.
     pub from: f64,
     /// See `from`.
     pub until: f64,
     /// The period's length.
     pub seconds: f64,
-    /// The zone of hours and weekdays; `trace` where a trace counts from its own begin.
+    /// The zone of hours and weekdays; `trace` if the trace counts from its own start.
     pub time_zone: String,
-    /// One cold start is as bad as so much time up and idle.
+    /// The time up and idle that is as bad as one cold start.
     pub cold_start_cost_seconds: f64,
-    /// The price that was given.
+    /// The price from the command line.
     pub price_per_gib_hour: Option<f64>,
     /// All services together, with one timeout for all.
     pub total: Service,
@@ -40,29 +40,29 @@ pub struct Report {
 pub struct Service {
     /// The name; `all services` in the total.
     pub name: String,
-    /// Uses after a quiet gap, and the first.
+    /// Uses after a quiet gap, and the first use.
     pub arrivals: u64,
-    /// What was measured; a trace has nothing of it.
+    /// The measurements; null for a trace.
     #[serde(flatten)]
     pub measured: Option<Measured>,
-    /// How long nobody came between two uses.
+    /// The lengths of the gaps between two uses.
     pub gaps: Vec<Gaps>,
-    /// Arrivals by hour of the week, from Monday at midnight on.
+    /// Arrivals by hour of the week, starting on Monday at midnight.
     #[serde(skip)]
     pub week: Vec<u32>,
     /// The hours of the week with most arrivals, at most five.
     pub busiest_hours: Vec<Hour>,
-    /// What each timeout would have meant.
+    /// The outcome of each timeout.
     #[serde(serialize_with = "what_if")]
     pub what_if: WhatIf,
-    /// The timeout that costs least.
+    /// The timeout with the lowest cost.
     pub recommended: Option<Recommended>,
-    /// Parts of the time up, from the period's begin to its end in equal steps.
+    /// The share of the time up, for equal parts of the period.
     #[serde(skip)]
     pub timeline: Vec<f32>,
 }
 
-/// What only the history knows.
+/// The measurements of the history.
 #[derive(Debug, Default, Serialize)]
 pub struct Measured {
     /// Starts of the application in the period.
@@ -75,8 +75,8 @@ pub struct Measured {
     pub cold_start: Quantiles,
     /// How long starts took until the first packet went to a client.
     pub first_byte: Quantiles,
-    /// Memory at each stop, times the time until the next start. Null where systemd accounts none;
-    /// what it did not account at some of the stops is not in it.
+    /// Memory at each stop, times the time until the next start. Null if systemd does not account it;
+    /// stops without accounting are not included.
     pub memory_gib_hours_given_back: Option<f64>,
     /// The same in money; null without a price.
     pub money_given_back: Option<f64>,
@@ -88,14 +88,14 @@ pub struct Measured {
     pub received_bytes: u64,
     /// Payload bytes to clients in these runs.
     pub sent_bytes: u64,
-    /// Ends of runs by reason.
+    /// Number of runs' ends by reason.
     pub stops_by_reason: BTreeMap<&'static str, u64>,
 }
 
-/// Of spans in seconds, nearest rank; null where there is none.
+/// Quantiles of spans in seconds, nearest rank; null without values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Quantiles {
-    /// How many were measured.
+    /// The number of values.
     pub count: u64,
     /// Half of them are at most this.
     pub p50_seconds: Option<f64>,
@@ -106,7 +106,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of milliseconds in any order.
+    /// Computes them from milliseconds in any order.
     pub fn of(millis: &mut [u32]) -> Self {
         let mut rank = |percent: usize| {
             let rank = (millis.len() * percent).div_ceil(100).checked_sub(1)?;
@@ -123,12 +123,12 @@ impl Quantiles {
     }
 }
 
-/// Gaps longer than the row before says, and at most as long as this.
+/// Gaps longer than the row before, and not longer than this.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gaps {
     /// Null: any length.
     pub up_to_seconds: Option<f64>,
-    /// How many.
+    /// The number of gaps.
     pub count: u64,
 }
 
@@ -143,7 +143,7 @@ pub struct Hour {
     pub arrivals: u32,
 }
 
-/// What each timeout would have meant, and what a cold start costs, in microseconds.
+/// The outcome of each timeout, and the cost of a cold start, in microseconds.
 #[derive(Clone, Debug, Default)]
 pub struct WhatIf {
     /// By timeout, ascending.
@@ -152,22 +152,22 @@ pub struct WhatIf {
     pub cold_start_cost: u64,
 }
 
-/// The timeout that costs least, and why.
+/// The timeout with the lowest cost, and why.
 #[derive(Debug, Serialize)]
 pub struct Recommended {
     /// The timeout.
     pub timeout_seconds: f64,
-    /// What it would have meant.
+    /// Its outcome.
     pub cold_starts: u64,
     /// See `cold_starts`.
     pub warm_idle_seconds: f64,
-    /// Warm-idle time, and that which its cold starts are worth.
+    /// Warm-idle time, plus that which its cold starts are worth.
     pub cost_seconds: f64,
-    /// One sentence.
+    /// The reason in a sentence.
     pub reason: String,
 }
 
-/// Microseconds to seconds.
+/// Converts microseconds to seconds.
 pub fn seconds(micros: u128) -> f64 {
     // Exact for whole microseconds up to 285 years.
     micros as f64 / 1e6
@@ -191,7 +191,7 @@ fn what_if<S: Serializer>(what_if: &WhatIf, serializer: S) -> Result<S::Ok, S::E
 }
 
 impl Service {
-    /// What the arrivals of one service say.
+    /// The result from the arrivals of one service.
     pub fn new(name: &str, replay: &Replay, week: &[u32], timeouts: &Timeouts, cost: u64) -> Self {
         let outcomes = replay.outcomes(timeouts);
         let mut service = Self {
@@ -209,7 +209,7 @@ impl Service {
         service
     }
 
-    /// All of them together: of what was measured the caller takes care.
+    /// The sum of all services; the caller sums the measurements.
     pub fn total(services: &[Self], cost: u64) -> Self {
         let mut total = Self {
             name: "all services".to_owned(),
@@ -259,7 +259,7 @@ pub const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"
 
 fn busiest(week: &[u32]) -> Vec<Hour> {
     let mut hours: Vec<usize> = (0..week.len()).filter(|hour| week[*hour] > 0).collect();
-    // Stable: of equals the earlier in the week.
+    // Stable: among equals the earlier in the week.
     hours.sort_by_key(|hour| std::cmp::Reverse(week[*hour]));
     let hour = |at: &usize| Hour {
         weekday: WEEKDAYS[at / 24 % 7],
@@ -276,7 +276,7 @@ fn recommend(what_if: &WhatIf) -> Option<Recommended> {
     } = what_if;
     let best = replay::cheapest(outcomes, *cost)?;
     if outcomes.iter().all(|outcome| outcome.cold_starts == 0) {
-        return None; // Nobody came: every timeout is as good.
+        return None; // No arrivals: all timeouts are equal.
     }
     let position = outcomes.iter().position(|outcome| *outcome == best)?;
     let micros = |micros: u128| Span(span(seconds(micros)));
@@ -299,7 +299,7 @@ fn recommend(what_if: &WhatIf) -> Option<Recommended> {
     let others: Vec<String> = [shorter, longer].into_iter().flatten().collect();
     reason += match others.is_empty() {
         true => "",
-        false => ", the least of those compared: ",
+        false => ", the lowest of those compared: ",
     };
     reason += &others.join(", ");
     Some(Recommended {
@@ -312,7 +312,7 @@ fn recommend(what_if: &WhatIf) -> Option<Recommended> {
 }
 
 impl Report {
-    /// Puts it together; `services` in any order.
+    /// Assembles a report; `services` in any order.
     pub fn new(
         source: &'static str,
         file: &Path,
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(
             found.reason,
             "with 5 min, 3 cold starts (each worth 2 min up and idle) and 15 min up and idle cost \
-             21 min together, the least of those compared: 1 min would cost 28 min, 10 min would \
+ 21 min together, the lowest of those compared: 1 min would cost 28 min, 10 min would \
              cost 34 min"
         );
         let nobody = WhatIf {

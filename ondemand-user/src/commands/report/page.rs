@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else: no script, no font, no network.
+//! A report as a self-contained page: no script, no font, no network.
 
 use std::fmt::{Error, Write as _};
 
@@ -11,10 +11,10 @@ use super::{
     text::{cpu, given_back, period, quantiles, span_of, stops, zone},
 };
 
-/// Services in the table, at most: those with most arrivals.
+/// Maximum number of services in the table: those with most arrivals.
 const MOST_ROWS: usize = 200;
 
-/// The page.
+/// Formats the page.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
     let mut figures = vec![
         Figure {
             id: "gaps",
-            title: "How long nobody came",
+            title: "Gaps between uses",
             caption: format!(
                 "{} between two uses, by length",
                 counted(total.gaps.iter().map(|gaps| gaps.count).sum(), "gap")
@@ -45,7 +45,7 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
         },
         Figure {
             id: "what-if",
-            title: "What if",
+            title: "Other idle timeouts",
             caption: format!(
                 "<span class=\"first\">Cold starts</span> (left) and <span class=\"second\">{} up \
                  and idle</span> (right) with each idle timeout; the line is the recommended one",
@@ -57,8 +57,7 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
     if total.measured.is_some() {
         let rows = plots::timeline_rows(report).len();
         let left_out = report.services.len() - rows;
-        let mut caption =
-            "When each service was up: the stronger the colour, the longer".to_owned();
+        let mut caption = "When each service was up: a stronger colour means longer".to_owned();
         if left_out > 0 {
             caption += &format!("; {left_out} more with fewer arrivals are not shown");
         }
@@ -78,7 +77,7 @@ fn figures(report: &Report) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// A moment on an axis, as short as the period allows.
+/// Formats a moment on an axis, as short as the period allows.
 fn moment(report: &Report, at: f64) -> String {
     let format = match report.seconds {
         ..172_800.0 => "%H:%M",
@@ -119,7 +118,7 @@ fn page(report: &Report, figures: &[Figure]) -> Result<String, Error> {
                 "<p class=\"best\"><b>Recommended for all: idle_timeout {timeout}</b>; {reason}.</p>"
             )?;
         }
-        None => writeln!(html, "<p class=\"best\">Nobody came in this period.</p>")?,
+        None => writeln!(html, "<p class=\"best\">No arrivals in this period.</p>")?,
     }
     writeln!(html, "<div class=\"plots\">")?;
     for figure in figures {
@@ -179,7 +178,7 @@ fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
     let total = &report.total;
     writeln!(
         html,
-        "<h2>What if all had the same idle timeout</h2><p class=\"quiet\">A cold start is as bad \
+        "<h2>The same idle timeout for all</h2><p class=\"quiet\">A cold start is as bad \
          as {} up and idle.</p><div class=\"scroll\"><table id=\"what-if-table\"><tr><th>Idle \
          timeout</th><th>Cold starts</th><th>Up and idle</th><th>Cost</th></tr>",
         span_of(report.cold_start_cost_seconds)
@@ -220,8 +219,8 @@ fn services_table(html: &mut String, report: &Report) -> Result<(), Error> {
     writeln!(
         html,
         "<h2>Services</h2><div class=\"scroll\"><table id=\"services\"><tr><th>Service</th>\
-         <th>Arrivals</th>{more}<th>Best timeout</th><th>Cold starts then</th><th>Up and idle \
-         then</th></tr>"
+         <th>Arrivals</th>{more}<th>Best timeout</th><th>Its cold starts</th><th>Its time up \
+         and idle</th></tr>"
     )?;
     for row in rows {
         write!(
@@ -264,13 +263,13 @@ fn services_table(html: &mut String, report: &Report) -> Result<(), Error> {
     if left_out > 0 {
         writeln!(
             html,
-            "<p class=\"quiet\">And {left_out} more with fewer arrivals.</p>"
+            "<p class=\"quiet\">{left_out} more with fewer arrivals.</p>"
         )?;
     }
     Ok(())
 }
 
-/// Text that HTML takes as it is.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,4 +1,4 @@
-//! The plots of a page, as SVG in the page's own colours, which change with light and dark.
+//! The plots of a page, as SVG in the page's colours, which follow light and dark.
 
 use anyhow::Result;
 use plotters::{
@@ -9,13 +9,13 @@ use plotters::{
 use super::drawing::{self, Area, drawing, font, number, write};
 use super::model::{Report, Service, WEEKDAYS, seconds};
 
-/// Width of all plots, in units of which a phone shows one a pixel or a little less.
+/// Width of all plots, in units of about one pixel on a phone.
 const WIDTH: u32 = 380;
 const HEIGHT: u32 = 250;
-/// Services in the timeline, at most: those with most arrivals.
+/// Maximum number of services in the timeline: those with most arrivals.
 pub const MOST_ROWS: usize = 20;
 
-// What plotters draws in these colours is in the page's own.
+// plotters draws in these colours; the page replaces them by its own.
 const INK: RGBColor = RGBColor(1, 2, 3);
 const FAINT: RGBColor = RGBColor(1, 2, 4);
 const FIRST: RGBColor = RGBColor(1, 2, 5);
@@ -47,7 +47,7 @@ fn short(seconds: f64) -> String {
     format!("{}{unit}", (number * 10.0).round() / 10.0)
 }
 
-/// The unit in which an axis up to so many seconds has figures of one or more, and its seconds.
+/// The unit in which an axis up to `longest` seconds has figures of one or more, and its seconds.
 pub fn unit(longest: f64) -> (&'static str, f64) {
     match longest {
         ..120.0 => ("seconds", 1.0),
@@ -56,7 +56,7 @@ pub fn unit(longest: f64) -> (&'static str, f64) {
     }
 }
 
-/// In which unit the plot [`what_if`] has time up and idle.
+/// The unit of time up and idle in the plot [`what_if`].
 pub fn what_if_unit(service: &Service) -> (&'static str, f64) {
     let outcomes = service.what_if.outcomes.iter();
     unit(seconds(
@@ -64,7 +64,7 @@ pub fn what_if_unit(service: &Service) -> (&'static str, f64) {
     ))
 }
 
-/// A label for every so many places, so that they do not touch.
+/// A label for every nth place, so that they do not touch.
 fn label(labels: &[String], place: &SegmentValue<usize>) -> String {
     let step = labels.len().div_ceil(6).max(1);
     match place {
@@ -74,7 +74,7 @@ fn label(labels: &[String], place: &SegmentValue<usize>) -> String {
     .unwrap_or_default()
 }
 
-/// How long nobody came between two uses.
+/// Plots the lengths of the gaps between two uses.
 pub fn gaps(service: &Service) -> Result<String> {
     let used = |row: &&super::model::Gaps| row.count > 0;
     let first = service
@@ -138,7 +138,7 @@ pub fn gaps(service: &Service) -> Result<String> {
     })
 }
 
-/// Cold starts, and time up and idle, over the timeout.
+/// Plots cold starts, and time up and idle, over the timeout.
 pub fn what_if(service: &Service) -> Result<String> {
     let outcomes = &service.what_if.outcomes;
     let best = service.recommended.as_ref().and_then(|best| {
@@ -231,7 +231,7 @@ pub fn what_if(service: &Service) -> Result<String> {
     )
 }
 
-/// The services of the timeline.
+/// Returns the services of the timeline.
 pub fn timeline_rows(report: &Report) -> Vec<&Service> {
     let mut rows: Vec<&Service> = report.services.iter().collect();
     rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
@@ -239,7 +239,7 @@ pub fn timeline_rows(report: &Report) -> Vec<&Service> {
     rows
 }
 
-/// When each service was up.
+/// Plots when each service was up.
 pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<String> {
     const LEFT: i32 = 118;
     const RIGHT: i32 = WIDTH as i32 - 12;
@@ -262,7 +262,7 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
                 let x = |part: usize| {
                     LEFT + (part as i32 * (RIGHT - LEFT)) / service.timeline.len().max(1) as i32
                 };
-                // However short it was, it is to be seen.
+                // Even the shortest run is visible.
                 let right = x(until).max(x(from) + 1);
                 let corners = [(x(from), top + 2), (right, top + ROW - 2)];
                 let colour = FIRST.mix(0.15 + 0.85 * f64::from(share));
@@ -280,7 +280,7 @@ pub fn timeline(report: &Report, moment: impl Fn(f64) -> String) -> Result<Strin
     })
 }
 
-/// Parts of a timeline that are alike, and not down: from, until, and the share of time up in
+/// Equal adjacent parts of a timeline that are not down: from, until, and the share of time up in
 /// twelfths.
 fn stretches(timeline: &[f32]) -> Vec<(usize, usize, f32)> {
     let mut found: Vec<(usize, usize, f32)> = Vec::new();
@@ -297,7 +297,7 @@ fn stretches(timeline: &[f32]) -> Vec<(usize, usize, f32)> {
     found
 }
 
-/// Arrivals by weekday and hour.
+/// Plots arrivals by weekday and hour.
 pub fn heat_map(service: &Service) -> Result<String> {
     const LEFT: i32 = 40;
     const CELL: (i32, i32) = (13, 26);

@@ -1,4 +1,4 @@
-//! A report for people.
+//! A report as text.
 
 use std::fmt::{self, Write as _};
 
@@ -6,10 +6,10 @@ use ondemand_core::words::{Bytes, Span, counted, span};
 
 use super::model::{Measured, Quantiles, Report, Service, seconds};
 
-/// Services in the table, at most: the busiest.
+/// Maximum number of services in the table: the busiest.
 const MOST_ROWS: usize = 40;
 
-/// The report as text.
+/// Formats the report.
 ///
 /// # Errors
 ///
@@ -34,7 +34,7 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// From when until when.
+/// The start and end of the period.
 pub fn period(report: &Report) -> String {
     let at = |seconds: f64| {
         let shown = jiff::Timestamp::from_second(seconds as i64).ok();
@@ -59,29 +59,29 @@ pub fn period(report: &Report) -> String {
     }
 }
 
-/// The zone of hours and weekdays, in words.
+/// The zone of hours and weekdays.
 pub fn zone(report: &Report) -> &str {
     match report.time_zone.as_str() {
-        "trace" => "as the trace counts, its first day being Thu",
+        "trace" => "as in the trace, whose first day is Thu",
         zone => zone,
     }
 }
 
-/// Seconds in words.
+/// Formats seconds.
 pub fn span_of(seconds: f64) -> Span {
     Span(span(seconds))
 }
 
-/// What systemd does not account.
+/// The text for figures that systemd does not account.
 const UNKNOWN: &str = "unknown (systemd does not account it)";
 
-/// CPU time in words.
+/// Formats CPU time.
 pub fn cpu(measured: &Measured) -> String {
     let known = measured.cpu_seconds.map(|cpu| span_of(cpu).to_string());
     known.unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
-/// `12 GiB-hours`, and what they cost.
+/// Formats `12 GiB-hours`, and their price.
 pub fn given_back(measured: &Measured) -> String {
     let Some(given_back) = measured.memory_gib_hours_given_back else {
         return UNKNOWN.to_owned();
@@ -94,7 +94,7 @@ pub fn given_back(measured: &Measured) -> String {
     text
 }
 
-/// `p50 1.2 s, p95 3 s, max 4 s`.
+/// Formats `p50 1.2 s, p95 3 s, max 4 s`.
 pub fn quantiles(of: &Quantiles) -> String {
     match (of.p50_seconds, of.p95_seconds, of.max_seconds) {
         (Some(p50), Some(p95), Some(max)) => format!(
@@ -107,7 +107,7 @@ pub fn quantiles(of: &Quantiles) -> String {
     }
 }
 
-/// `idle 3, failed 1`.
+/// Formats `idle 3, failed 1`.
 pub fn stops(measured: &Measured) -> String {
     let rows = measured.stops_by_reason.iter();
     let rows: Vec<String> = rows
@@ -182,7 +182,7 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
     let cost = span_of(report.cold_start_cost_seconds);
     writeln!(
         text,
-        "WHAT IF (one timeout for all; a cold start is as bad as {cost} up and idle)"
+        "OTHER IDLE TIMEOUTS (one for all; a cold start is as bad as {cost} up and idle)"
     )?;
     writeln!(
         text,
@@ -211,7 +211,10 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
                 best.reason
             )
         }
-        None => writeln!(text, "\nRecommended: nothing, because nobody came.\n"),
+        None => writeln!(
+            text,
+            "\nRecommended: none, because there were no arrivals.\n"
+        ),
     }
 }
 
@@ -288,7 +291,7 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-/// What was measured of a service, or the heads of it.
+/// The measurements of a service, or their heads.
 fn row_of(text: &mut String, cells: [&str; 6]) -> fmt::Result {
     for (cell, width) in cells.iter().zip([12, 12, 7, 24, 22, 12]) {
         write!(text, "  {cell:>width$}")?;

@@ -1,6 +1,6 @@
 //! A recorded trace of arrivals, replayed while it is read: `timestamp_seconds,service`.
 //!
-//! Memory grows with the number of services, which is bounded, and never with the file.
+//! Memory grows with the number of services, which is bounded, and not with the file.
 
 #[cfg(test)]
 mod tests;
@@ -20,18 +20,18 @@ use ondemand_core::{
     words::counted,
 };
 
-/// At most so many services in one trace.
+/// Maximum number of services in a trace.
 const MOST_SERVICES: usize = 32_768;
-/// What is longer than this is no line of a trace. Bytes.
+/// Maximum length of a line. Bytes.
 const LONGEST_LINE: u64 = 64 << 10;
-/// Times from here on are not seconds: it is the year 5138. Microseconds.
+/// Times from here on are not in seconds: it is the year 5138. Microseconds.
 const LATEST: u64 = 100_000_000_000 * MICROS;
 const MICROS: u64 = 1_000_000;
 
 const TIME: &str = "timestamp_seconds";
 const SERVICE: &str = "service";
 
-/// A trace, replayed.
+/// A replayed trace.
 #[derive(Debug)]
 pub struct Trace {
     /// In the order of their first arrivals.
@@ -43,20 +43,20 @@ pub struct Trace {
 /// One service of a trace.
 #[derive(Debug)]
 pub struct Service {
-    /// As the file calls it.
+    /// The name in the file.
     pub name: String,
     /// Its gaps.
     pub replay: Replay,
-    /// Arrivals by hour of the week, UTC, from Monday at midnight on.
+    /// Arrivals by hour of the week, UTC, starting on Monday at midnight.
     pub week: Box<[u32; 168]>,
     last: u64,
 }
 
-/// Replays the file at `path`; `-` is standard input, and what ends in `.gz` is unpacked.
+/// Replays the file at `path`; `-` is standard input, and a name with `.gz` is decompressed.
 ///
 /// # Errors
 ///
-/// It cannot be read, or is not a trace in the order of time: the message names file and line.
+/// It cannot be read, or is not a trace sorted by time: the message names file and line.
 pub fn read(path: &Path, timeouts: &Timeouts) -> Result<Trace> {
     if path == Path::new("-") {
         return replay(io::stdin().lock(), "standard input", timeouts);
@@ -68,14 +68,14 @@ pub fn read(path: &Path, timeouts: &Timeouts) -> Result<Trace> {
     if path.extension().is_none_or(|extension| extension != "gz") {
         return replay(file, &name, timeouts);
     }
-    let (mut child, output) = unpack(file).with_context(|| format!("unpack {name}"))?;
+    let (mut child, output) = unpack(file).with_context(|| format!("decompress {name}"))?;
     let trace = replay(output, &name, timeouts);
     let status = child.wait().context("wait for gzip")?;
-    // Where a line is wrong the pipe is closed, which ends gzip by a signal. If it ends by itself,
-    // it knows better than whoever read what came of it.
+    // A wrong line closes the pipe, which ends gzip by a signal. If gzip exits with an error, its
+    // error is the cause of what the reader found.
     ensure!(
         status.code().is_none_or(|code| code == 0),
-        "{name}: gzip cannot unpack all of it ({status}); is the file whole?"
+        "{name}: gzip cannot decompress all of it ({status}); the file may be truncated"
     );
     trace
 }
@@ -91,11 +91,11 @@ fn unpack(file: File) -> Result<(Child, impl Read)> {
     Ok((child, output))
 }
 
-/// Replays what `input` gives; `name` is for messages.
+/// Replays `input`; `name` is for messages.
 ///
 /// # Errors
 ///
-/// As for [`read`].
+/// Like [`read`].
 pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts) -> Result<Trace> {
     let mut input = BufReader::with_capacity(1 << 16, input);
     let mut fleet = Fleet::new(timeouts);
@@ -129,10 +129,10 @@ pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts) -> Result<Trace
 }
 
 fn expected() -> String {
-    format!("a trace begins with the line \"{TIME},{SERVICE}\"")
+    format!("the first line of a trace is \"{TIME},{SERVICE}\"")
 }
 
-/// Where in a line things are.
+/// The columns of the fields.
 struct Columns {
     time: usize,
     service: usize,
@@ -140,12 +140,12 @@ struct Columns {
 }
 
 impl Columns {
-    /// By the first line of the file.
+    /// Finds them in the first line.
     fn find(line: &[u8], record: &mut Record) -> Result<Self, String> {
         // RFC 1952.
         if line.starts_with(b"\x1f\x8b") {
             return Err(
-                "is compressed with gzip; let its name end in .gz, or unpack it (gzip -dc FILE | \
+                "is compressed with gzip; let its name end in .gz, or decompress it (gzip -dc FILE | \
                  ondemand report --trace -)"
                     .into(),
             );
@@ -174,9 +174,9 @@ impl Columns {
     }
 }
 
-/// A line with all that CSV allows, but no field over several lines.
+/// A line with all of CSV's syntax, except fields over several lines.
 struct Record {
-    // Its tables take longer to make than a line to read.
+    // Its tables take longer to build than a line takes to read.
     reader: csv_core::Reader,
     text: Vec<u8>,
     ends: Vec<usize>,
@@ -186,7 +186,7 @@ struct Record {
 impl Record {
     fn new() -> Self {
         Self {
-            reader: csv_core::Reader::new(), // `default()` makes one without its tables.
+            reader: csv_core::Reader::new(), // `default()` builds one without its tables.
             text: Vec::new(),
             ends: Vec::new(),
             count: 0,
@@ -194,12 +194,12 @@ impl Record {
     }
 
     fn read(&mut self, line: &[u8]) -> Result<(), String> {
-        // A quote inside of a quoted field is written twice, so they come in pairs.
+        // A quote inside a quoted field is written twice, so quotes come in pairs.
         if line.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
-            return Err("its quote is not closed".into());
+            return Err("a quote is not closed".into());
         }
         self.reader.reset();
-        // What is read is never longer, and a field has at least its comma.
+        // The output is never longer than the input, and each field has at least its comma.
         self.text.resize(line.len() + 1, 0);
         self.ends.resize(line.len() + 1, 0);
         let (mut read, mut written) = (0, 0);
@@ -207,7 +207,7 @@ impl Record {
         loop {
             let text = &mut self.text[written..];
             let ends = &mut self.ends[self.count..];
-            // Once all was read, the empty rest says that it is the end.
+            // At the end of the input, an empty slice marks the end.
             let (result, input, output, fields) =
                 self.reader.read_record(&line[read..], text, ends);
             read += input;
@@ -217,12 +217,12 @@ impl Record {
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::Record | ReadRecordResult::End => break,
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    return Err("it is not CSV".into());
+                    return Err("it is not valid CSV".into());
                 }
             }
         }
         if !line[read..].trim_ascii().is_empty() {
-            return Err("a carriage return stands in its middle".into());
+            return Err("it contains a carriage return".into());
         }
         Ok(())
     }
@@ -237,7 +237,7 @@ impl Record {
     }
 }
 
-/// All services while the trace is read.
+/// All services during the reading of the trace.
 struct Fleet<'a> {
     timeouts: &'a Timeouts,
     numbers: HashMap<Box<[u8]>, usize>,
@@ -257,7 +257,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// One line of the file. The error says what is wrong with it.
+    /// Handles one line of the file. The error says what is wrong with it.
     fn line(&mut self, line: &[u8], columns: &Columns, record: &mut Record) -> Result<(), String> {
         if line.contains(&b'"') {
             record.read(line)?;
@@ -281,7 +281,7 @@ impl<'a> Fleet<'a> {
         let (at, service) = (micros(time)?, service.trim_ascii());
         if at < self.now {
             return Err(format!(
-                "{} comes before the time of the line above it, {}; sort the trace by time \
+                "{} is earlier than the time of the line before it, {}; sort the trace by time \
                  (sort -n, below the first line)",
                 seconds(at),
                 seconds(self.now)
@@ -310,9 +310,9 @@ impl<'a> Fleet<'a> {
         if text.trim().is_empty() {
             return Err("the service's name is missing".into());
         }
-        // It is shown on terminals, which would obey it.
+        // It is displayed on terminals, which would interpret it.
         if text.contains(char::is_control) {
-            return Err("the service's name holds a control character".into());
+            return Err("the service's name contains a control character".into());
         }
         if self.services.len() == MOST_SERVICES {
             return Err(format!(
@@ -333,7 +333,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn end(mut self) -> Result<Trace> {
-        ensure!(!self.services.is_empty(), "no arrival in it");
+        ensure!(!self.services.is_empty(), "no arrivals");
         for service in &mut self.services {
             service.replay.end(self.now - service.last);
         }
@@ -344,7 +344,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// The hour of the week, UTC, of microseconds since 1970: a Thursday.
+/// The hour of the week, UTC, of microseconds since 1970, which began on a Thursday.
 fn hour_of_week(at: u64) -> usize {
     ((at / (3600 * MICROS) + 3 * 24) % 168) as usize
 }
@@ -354,10 +354,10 @@ fn seconds(micros: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Seconds as they are written in a trace, to microseconds. Digits below that are cut off.
+/// Parses seconds of a trace to microseconds. Digits below that are cut off.
 fn micros(text: &[u8]) -> Result<u64, String> {
     let text = text.trim_ascii();
-    // A terminal would obey control characters.
+    // A terminal would interpret control characters.
     let shown = || {
         let text = String::from_utf8_lossy(&text[..text.len().min(40)]);
         text.replace(char::is_control, "?")

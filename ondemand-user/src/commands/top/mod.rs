@@ -1,4 +1,4 @@
-//! `ondemand top`: the services as they change. [`model`] is what is shown, [`view`] how.
+//! `ondemand top`: a live view of the services. [`model`] has the contents, [`view`] the drawing.
 
 mod model;
 mod screen;
@@ -26,30 +26,30 @@ use crate::{
     host::ablation,
 };
 
-/// How often the agent is asked.
+/// How often the agent is polled.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What comes back from the agent.
+/// A reply of the agent.
 enum Answer {
     Report(Box<Result<(Client, Report)>>),
-    /// What an action did.
+    /// The result of an action.
     Done(Result<String>),
 }
 
-/// Shows the services until it is told to end.
+/// Shows the services until it is ended.
 ///
 /// # Errors
 ///
-/// There is no terminal, or no agent to begin with.
+/// There is no terminal, or no agent at the start.
 pub async fn run() -> Result<()> {
     screen::require_terminal()?;
-    // Before the screen is taken: what is wrong is to be read afterwards.
+    // Before the screen changes, so that an error stays visible.
     let (client, first) = ask(None).await?;
     let mut client = Some(client);
-    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen to SIGHUP")?;
-    let mut quit = signal(SignalKind::quit()).context("listen to SIGQUIT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    let mut quit = signal(SignalKind::quit()).context("handle SIGQUIT")?;
     let begin = Instant::now();
     let mut model = Model::default();
     model.report(first, Duration::ZERO);
@@ -58,7 +58,7 @@ pub async fn run() -> Result<()> {
     let mut answers = JoinSet::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick.reset(); // The first report is there.
+    tick.reset(); // The first report exists.
     let mut asking = false;
     loop {
         screen.draw(|frame| {
@@ -68,7 +68,7 @@ pub async fn run() -> Result<()> {
             view::draw(frame, &mut model);
         })?;
         let effect = tokio::select! {
-            // After a panic the terminal is given back, and not to be drawn on again.
+            // After a panic the terminal is restored, and must not be drawn on again.
             biased;
             Some(answer) = answers.join_next() => {
                 let answer = answer.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()));
@@ -86,7 +86,7 @@ pub async fn run() -> Result<()> {
                     }
                     Answer::Done(Ok(said)) => {
                         model.say(said, now);
-                        // What it changed is to be seen at once.
+                        // Its effect is shown at once.
                         tick.reset_immediately();
                     }
                     Answer::Done(Err(error)) => model.complain(format!("{error:#}"), now),
@@ -99,9 +99,9 @@ pub async fn run() -> Result<()> {
             _ = quit.recv() => Effect::Quit,
             event = events.recv() => match event {
                 Some(Event::Key(key)) => model.key(key),
-                // The next drawing finds out about the size.
+                // The next drawing reads the size.
                 Some(_) => Effect::None,
-                None => bail!("the terminal is gone"),
+                None => bail!("the terminal was closed"),
             },
             _ = tick.tick(), if !asking => Effect::Ask,
         };
@@ -123,7 +123,7 @@ pub async fn run() -> Result<()> {
     }
 }
 
-/// What the terminal tells. A thread waits for it, which ends with the program.
+/// Events of the terminal. They are read by a thread, which ends with the program.
 fn events() -> mpsc::UnboundedReceiver<Event> {
     let (sender, receiver) = mpsc::unbounded_channel();
     thread::spawn(move || {
@@ -136,7 +136,7 @@ fn events() -> mpsc::UnboundedReceiver<Event> {
     receiver
 }
 
-/// Asks over this connection, or a new one. Gives it back if it works.
+/// Calls over this connection, or a new one. Returns it if it works.
 async fn ask(client: Option<Client>) -> Result<(Client, Report)> {
     let client = match client {
         Some(client) => {
@@ -147,13 +147,13 @@ async fn ask(client: Option<Client>) -> Result<(Client, Report)> {
     };
     let text = client.status().await?;
     let report = serde_json::from_str(&text)
-        .context("understand the agent's answer (is it of another version?)")?;
+        .context("parse the agent's reply (is its version different?)")?;
     Ok((client, report))
 }
 
 async fn hold(name: &str) -> Result<String> {
     let client = Client::connect().await?;
-    // polkit's question for a password would be drawn over.
+    // polkit's password prompt would be drawn over the screen.
     let until: u64 = client.act("Hold", &(name, 0_u64), false).await?;
     debug_assert_eq!(until, NO_NUMBER);
     Ok(format!("{name}: held until it is released"))

@@ -1,4 +1,4 @@
-//! What is shown: pure, time is an argument.
+//! The contents of the screen. Pure: time is an argument.
 
 use std::{
     cmp::Ordering,
@@ -10,12 +10,12 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::bus::report::{Report, Service};
 
-/// So many rates are kept: the widest row of bars.
+/// Number of kept rates: the widest row of bars.
 const KEPT: usize = 240;
 /// How long a message is shown.
 const SHOWN: Duration = Duration::from_secs(6);
 
-/// By what the services are sorted.
+/// The sort order of the services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     #[default]
@@ -39,7 +39,7 @@ impl Order {
         Self::Memory,
     ];
 
-    /// As people read it.
+    /// The displayed name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Name => "name",
@@ -59,12 +59,12 @@ impl Order {
     }
 }
 
-/// What a key or a moment asks for.
+/// The effect of a key or of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     None,
     Quit,
-    /// Ask the agent.
+    /// Poll the agent.
     Ask,
     Hold(String),
     Release(String),
@@ -73,15 +73,15 @@ pub enum Effect {
 /// One service.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
-    /// What the agent said last.
+    /// The agent's last report.
     pub service: Service,
-    /// Connections accepted in a second, the youngest last.
+    /// Connections accepted per second, the latest last.
     pub connections: VecDeque<f64>,
-    /// Bytes from clients in a second.
+    /// Bytes per second from clients.
     pub received: f64,
-    /// Bytes to clients in a second.
+    /// Bytes per second to clients.
     pub sent: f64,
-    /// Both, the youngest last.
+    /// The sum of both, the latest last.
     pub traffic: VecDeque<f64>,
 }
 
@@ -94,11 +94,11 @@ impl Row {
     fn update(&mut self, service: Service, passed: Duration) {
         let seconds = passed.as_secs_f64();
         let before = std::mem::replace(&mut self.service, service);
-        // Two looks at one moment say nothing of a rate.
+        // Two reports of the same moment give no rate.
         if seconds < 0.05 {
             return;
         }
-        // A counter that fell began anew: it says nothing either.
+        // A counter that decreased was reset: it gives no rate either.
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         let now = &self.service;
         let connections = rate(now.accepted_connections, before.accepted_connections);
@@ -116,7 +116,7 @@ impl Row {
     }
 }
 
-/// A line that is shown for a while.
+/// A message with an end of its display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub text: String,
@@ -124,30 +124,30 @@ pub struct Message {
     until: Duration,
 }
 
-/// All that is shown.
+/// The contents of the screen.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// In the order in which they are shown.
+    /// In the displayed order.
     pub rows: Vec<Row>,
     /// The agent's version.
     pub version: String,
-    /// Whether it stops nothing.
+    /// Whether the agent stops nothing.
     pub dry_run: bool,
     pub order: Order,
     /// Whether the help is shown.
     pub help: bool,
     pub message: Option<Message>,
-    /// Why the agent does not answer, if it does not.
+    /// Why the agent does not answer. `None`: it answers.
     pub lost: Option<String>,
-    /// The first row on the screen; the view keeps it.
+    /// The first row on the screen; set by the view.
     pub offset: usize,
-    /// By name, so that it stays when others come and go.
+    /// By name, so that the selection stays when other services appear or disappear.
     selected: Option<String>,
     reported: Duration,
 }
 
 impl Model {
-    /// The agent answered. `now` counts from anywhere.
+    /// Takes the agent's report. `now` counts from any moment.
     pub fn report(&mut self, report: Report, now: Duration) {
         let passed = now.saturating_sub(self.reported);
         self.reported = now;
@@ -179,12 +179,12 @@ impl Model {
         }
     }
 
-    /// The agent did not answer. What it said last stays.
+    /// The agent did not answer. Its last report stays.
     pub fn lost(&mut self, why: String) {
         self.lost = Some(why);
     }
 
-    /// Something was done.
+    /// Shows the result of an action.
     pub fn say(&mut self, text: String, now: Duration) {
         self.message = Some(Message {
             text,
@@ -193,7 +193,7 @@ impl Model {
         });
     }
 
-    /// Something could not be done.
+    /// Shows the error of an action.
     pub fn complain(&mut self, text: String, now: Duration) {
         self.message = Some(Message {
             text,
@@ -202,7 +202,7 @@ impl Model {
         });
     }
 
-    /// The selected row's place.
+    /// The position of the selected row.
     pub fn selected(&self) -> Option<usize> {
         let name = self.selected.as_ref()?;
         self.rows.iter().position(|row| row.service.name == *name)
@@ -214,7 +214,7 @@ impl Model {
         self.selected = row.map(|row| row.service.name.clone());
     }
 
-    /// A key was pressed.
+    /// Handles a key.
     pub fn key(&mut self, key: KeyEvent) -> Effect {
         if key.kind == KeyEventKind::Release {
             return Effect::None;
@@ -226,7 +226,7 @@ impl Model {
             };
         }
         if self.help {
-            // Any key leaves the help, q the program too.
+            // Any key closes the help; q also ends the program.
             self.help = false;
             return match key.code {
                 KeyCode::Char('q') => Effect::Quit,
@@ -258,7 +258,7 @@ impl Model {
         self.sort();
     }
 
-    /// Large figures first, and what ends first.
+    /// High figures first, and the earliest end first.
     fn sort(&mut self) {
         let order = self.order;
         let traffic = |row: &Row| row.received + row.sent;
@@ -278,7 +278,7 @@ impl Model {
     }
 }
 
-/// What wants attention comes first.
+/// States that need attention come first.
 fn state_rank(row: &Row) -> u8 {
     match row.service.state.as_str() {
         "failed" => 0,
@@ -337,7 +337,7 @@ mod tests {
         effect
     }
 
-    /// The names in their order, and the selected one, after these keys.
+    /// Checks the names in their order, and the selected one, after these keys.
     #[track_caller]
     fn check(keys: &str, expected: &str, effect: Effect) {
         let mut model = model();
@@ -370,7 +370,7 @@ mod tests {
         check("jr", "a b* c", Effect::Release("b".into()));
         check("q", "a* b c", Effect::Quit);
         check("x", "a* b c", Effect::None);
-        // The help takes the next key.
+        // The next key closes the help.
         check("?j", "a* b c", Effect::None);
         check("?jj", "a b* c", Effect::None);
         check("?q", "a* b c", Effect::Quit);
@@ -387,7 +387,7 @@ mod tests {
         let rates = |model: &Model| -> Vec<f64> { model.rows.iter().map(Row::rate).collect() };
         assert_eq!(rates(&model), [0.0, 1.0, 10.0]);
         assert_eq!(model.rows[1].sent, 450.0);
-        // A look at the same moment changes no rate, a counter that began anew makes none.
+        // A report of the same moment changes no rate, a reset counter gives none.
         let services = [service("b", 2, 20, 900), service("c", 0, 3, 0)];
         model.report(report(&services), Duration::from_secs(2));
         assert_eq!(rates(&model), [1.0, 10.0]);
@@ -408,7 +408,7 @@ mod tests {
         let mut model = model();
         model.say("b: released".into(), Duration::from_secs(3));
         model.lost("no agent".into());
-        assert_eq!(model.rows.len(), 3, "what was said last stays");
+        assert_eq!(model.rows.len(), 3, "the last report stays");
         model.report(report(&[]), Duration::from_secs(8));
         assert!(model.message.is_some());
         assert!(model.lost.is_none());

@@ -1,4 +1,4 @@
-//! The terminal: taken at the begin, and given back as it was however the program ends.
+//! The terminal: set up at the start, and restored however the program ends.
 
 use std::{
     env,
@@ -8,11 +8,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use ratatui::{DefaultTerminal, Frame};
 
-/// Says whether there is a terminal that can be drawn on.
+/// Checks that there is a terminal that can be drawn on.
 ///
 /// # Errors
 ///
-/// There is none; the message says what to do instead.
+/// There is none; the message names the alternative.
 pub fn require_terminal() -> Result<()> {
     let instead = "use `ondemand status`, or `ondemand status --json` for scripts";
     for (there, what) in [
@@ -20,40 +20,40 @@ pub fn require_terminal() -> Result<()> {
         (io::stdin().is_terminal(), "input"),
     ] {
         if !there {
-            bail!("`ondemand top` needs a terminal, and its {what} is none; {instead}");
+            bail!("`ondemand top` needs a terminal, and its {what} is not one; {instead}");
         }
     }
     match env::var("TERM").as_deref() {
-        Ok("") | Err(_) => bail!("TERM is not set, so nobody knows how to draw here; {instead}"),
-        Ok("dumb") => bail!("TERM=dumb is a terminal that cannot be drawn on; {instead}"),
+        Ok("") | Err(_) => bail!("TERM is not set, so the terminal's type is unknown; {instead}"),
+        Ok("dumb") => bail!("TERM=dumb: the terminal cannot be drawn on; {instead}"),
         Ok(_) => Ok(()),
     }
 }
 
-/// The terminal in raw mode, on its other screen.
+/// The terminal in raw mode, on its alternate screen.
 pub struct Screen {
     terminal: DefaultTerminal,
 }
 
 impl Screen {
-    /// Takes the terminal. A panic gives it back too, before it prints its message.
+    /// Sets up the terminal. A panic restores it before the message is printed.
     ///
     /// # Errors
     ///
-    /// The terminal does not do it.
+    /// The terminal refuses.
     pub fn take() -> Result<Self> {
-        // A terminal that was taken half is given back.
+        // A terminal that was set up in part is restored.
         let terminal = ratatui::try_init().inspect_err(|_| ratatui::restore());
         Ok(Self {
-            terminal: terminal.context("take the terminal")?,
+            terminal: terminal.context("set up the terminal")?,
         })
     }
 
-    /// Draws, in the terminal's present size.
+    /// Draws in the terminal's present size.
     ///
     /// # Errors
     ///
-    /// The terminal is gone.
+    /// The terminal was closed.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> Result<()> {
         self.terminal.draw(draw).context("draw on the terminal")?;
         Ok(())
@@ -62,7 +62,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // After a panic it has been given back. A second time would put the cursor on the message.
+        // After a panic it was restored. A second time would move the cursor onto the message.
         if !std::thread::panicking() {
             ratatui::restore();
         }

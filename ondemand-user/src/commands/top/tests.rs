@@ -1,4 +1,4 @@
-//! What is on the screen.
+//! Tests of the screen's contents.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ fn eighty_columns() {
 #[test]
 fn other_sizes() {
     let mut model = model();
-    // Wide: whole names, longer bars.
+    // Wide: full names, longer bars.
     check(
         &mut model,
         (120, 40),
@@ -149,7 +149,7 @@ fn other_sizes() {
             (39, KEYS),
         ],
     );
-    // Narrow: the last columns go.
+    // Narrow: the last columns are left out.
     check(
         &mut model,
         (40, 10),
@@ -158,7 +158,7 @@ fn other_sizes() {
             (5, "wiki              active       2"),
         ],
     );
-    // Whatever the size is, nothing breaks.
+    // No size breaks it.
     model.help = true;
     model.lost = Some("no agent is running".into());
     for width in 0..14 {
@@ -177,7 +177,10 @@ fn help_losses_and_messages() {
         &mut model,
         (80, 24),
         &[
-            (1, "no answer, asks again every second: no agent is running"),
+            (
+                1,
+                "no answer from the agent, retrying every second: no agent is running",
+            ),
             (
                 6,
                 "wiki         active       2           60.0   2.5k   600k       ▂▅█  840ms  10.8M",

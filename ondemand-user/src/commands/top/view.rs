@@ -1,4 +1,4 @@
-//! How it is shown, in whatever size the terminal has.
+//! Draws the contents, in any size of the terminal.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
     words::{bars, bytes, cut, rate, span},
 };
 
-/// A column: its head, its width, and whether it holds figures.
+/// A column: its head, its width, and whether it contains figures.
 struct Column {
     head: &'static str,
     width: u16,
@@ -44,8 +44,8 @@ const fn figure(head: &'static str, width: u16, cell: fn(&Row, usize) -> String)
     }
 }
 
-/// From the left; those that do not fit are left out from the right. Together they and the spaces
-/// between them take 79 columns.
+/// From the left; columns that do not fit are left out from the right. Together with the spaces
+/// between them they take 79 columns.
 const COLUMNS: [Column; 10] = [
     text("NAME", 11, |row, width| cut(&row.service.name, width)),
     text("STATE", 8, |row, _| state(&row.service.state).into()),
@@ -66,10 +66,10 @@ const COLUMNS: [Column; 10] = [
         memory.map_or(String::new(), |memory| bytes(memory as f64))
     }),
 ];
-/// The column that takes what the others leave, and the one that takes some of it.
+/// The column that takes the rest of the width, and the one that takes some of it.
 const TRAFFIC: usize = 7;
 const NAME: usize = 0;
-/// A service's name at its longest on a wide terminal.
+/// Maximum width of a service's name on a wide terminal.
 const LONGEST_NAME: u16 = 32;
 
 /// The last line.
@@ -77,32 +77,32 @@ pub(super) const KEYS: &str = "q quit  ? help  up/down select  s sort  h hold  r
 
 const HELP: &str = "\
 up, down, k, j   select a service
-page up, down    ten further; g, G: first, last
+page up, down    ten rows; g, G: first, last
 s, S             sort by the next, the previous column
 h                hold the selected service until released
 r                release it
 q, Ctrl-C        quit
 
-LEFT     until it is stopped if nobody comes
-TRAFFIC  bytes a second, the last seconds, youngest right
+LEFT     time until it is stopped without a client
+TRAFFIC  bytes per second, the latest at the right
 START    how long its last start took
 
 any key: back";
 
-/// Draws all of it.
+/// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     let [head, problem, table, detail, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(u16::from(model.lost.is_some())),
         Constraint::Min(3),
-        // On a low terminal the table is worth more.
+        // On a low terminal the table has precedence.
         Constraint::Length(if frame.area().height < 12 { 0 } else { 5 }),
         Constraint::Length(1),
     ])
     .areas(frame.area());
     draw_head(frame, model, head);
     if let Some(why) = &model.lost {
-        let text = format!("no answer, asks again every second: {why}");
+        let text = format!("no answer from the agent, retrying every second: {why}");
         frame.render_widget(Line::from(text).style(Style::new().red().bold()), problem);
     }
     draw_table(frame, model, table);
@@ -203,7 +203,7 @@ fn draw_table(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
     model.offset = state.offset();
 }
 
-/// What the table has no room for.
+/// Details of the selected service that have no column.
 fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let selected = model.selected().and_then(|place| model.rows.get(place));
     let Some(row) = selected else {
@@ -267,7 +267,7 @@ fn state(state: &str) -> &str {
     }
 }
 
-/// Until it is stopped.
+/// The time until it is stopped.
 fn left(row: &Row) -> String {
     let service = &row.service;
     if service.held {

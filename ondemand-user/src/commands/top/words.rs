@@ -1,8 +1,8 @@
-//! Figures in a few columns.
+//! Figures formatted in few columns.
 
 use std::time::Duration;
 
-/// A number of bytes in at most five columns: `999`, `1.2k`, `99.9k`, `123M`, powers of 1000.
+/// Formats a number of bytes in at most five columns: `999`, `1.2k`, `99.9k`, `123M`, powers of 1000.
 pub fn bytes(count: f64) -> String {
     let mut value = count.max(0.0);
     if value < 999.5 {
@@ -20,7 +20,7 @@ pub fn bytes(count: f64) -> String {
     format!("{:.0}P", value / 1000.0)
 }
 
-/// A rate in at most five columns: `0`, `0.2`, `12.5`, `1.2k`.
+/// Formats a rate in at most five columns: `0`, `0.2`, `12.5`, `1.2k`.
 pub fn rate(value: f64) -> String {
     if value > 0.0 && value < 99.95 {
         format!("{value:.1}")
@@ -29,7 +29,7 @@ pub fn rate(value: f64) -> String {
     }
 }
 
-/// A span of time in at most six columns: `840ms`, `2.5s`, `12s`, `9m59s`, `1h05m`, `3d02h`, `400d`.
+/// Formats a time span in at most six columns: `840ms`, `2.5s`, `12s`, `9m59s`, `1h05m`, `3d02h`, `400d`.
 pub fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
@@ -43,7 +43,7 @@ pub fn span(span: Duration) -> String {
     }
 }
 
-/// The last values as bars, the youngest at the right; the highest of them fills its cell.
+/// Formats the last values as bars, the latest at the right; the highest fills its cell.
 pub fn bars<'a>(values: impl DoubleEndedIterator<Item = &'a f64>, width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let last: Vec<f64> = values.rev().take(width).copied().collect();
@@ -52,7 +52,7 @@ pub fn bars<'a>(values: impl DoubleEndedIterator<Item = &'a f64>, width: usize) 
         if value <= 0.0 {
             return ' ';
         }
-        // Whatever is not zero is seen.
+        // Any value above zero is visible.
         let height = (value / highest * BARS.len() as f64).ceil() as usize;
         BARS[height.clamp(1, BARS.len()) - 1]
     };
@@ -60,7 +60,7 @@ pub fn bars<'a>(values: impl DoubleEndedIterator<Item = &'a f64>, width: usize) 
     format!("{bars:>width$}")
 }
 
-/// At most so many columns of a text.
+/// Cuts a text to `width` columns.
 pub fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

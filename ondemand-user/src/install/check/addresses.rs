@@ -1,4 +1,4 @@
-//! The addresses of a service: does this host have them, and who listens there?
+//! Checks of a service's addresses: whether this host has them, and what listens there.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ use crate::kernel::{
     },
 };
 
-/// What systemd says of the units that listen; `None`: it does not answer.
+/// systemd's state of the units that listen; `None`: it does not answer.
 #[derive(Clone, Debug, Default)]
 pub struct Units {
     /// `ActiveState` of the front socket.
@@ -34,7 +34,7 @@ pub struct Units {
     pub cgroup: Option<String>,
 }
 
-/// Looks at the front addresses and at the backend's.
+/// Checks the front addresses and the backend's.
 pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
     let listeners = match tcp_listeners(0) {
         Ok(listeners) => listeners,
@@ -57,8 +57,8 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
 
 /// Why no socket can be bound to an address here, and what to do; `None`: one can.
 ///
-/// The kernel is asked, since there is more to it than addresses of interfaces: the whole of
-/// 127.0.0.0/8, local routes, `ip_nonlocal_bind`.
+/// The kernel decides, since the addresses of interfaces are not enough: all of 127.0.0.0/8, local
+/// routes, `ip_nonlocal_bind`.
 fn unusable(ip: IpAddr) -> Option<(String, String)> {
     let error = UdpSocket::bind((ip, 0)).err()?;
     Some(match error.kind() {
@@ -66,10 +66,10 @@ fn unusable(ip: IpAddr) -> Option<(String, String)> {
             format!("{ip} is not an address of this host"),
             format!("use one of its own: {}", own_addresses(ip.is_ipv4())),
         ),
-        // EAFNOSUPPORT has no kind of its own.
+        // EAFNOSUPPORT has no ErrorKind.
         _ => (
             format!("{ip} cannot be used on this host: {error}"),
-            "is its family switched off (ipv6.disable=1)? then leave it out".into(),
+            "its address family may be disabled (ipv6.disable=1): then remove it".into(),
         ),
     })
 }
@@ -105,17 +105,17 @@ fn blocks(listener: &TcpListener, front: &SocketAddr) -> bool {
         }
 }
 
-/// What there is at a front address.
+/// The state of a front address.
 #[derive(Debug, PartialEq, Eq)]
 enum Port<'a> {
     Free,
     Ours,
-    /// The front socket is active, and not there.
+    /// The front socket is active, and not bound to it.
     Silent,
     Taken(&'a TcpListener, Option<Holder>),
 }
 
-/// `active`: whether the front socket is, as far as is known; `holder`: who has a socket.
+/// `active`: whether the front socket is active, if known; `holder`: finds the holder of a socket.
 fn judge<'a>(
     front: &SocketAddr,
     active: Option<bool>,
@@ -159,8 +159,8 @@ fn front(
             (Some(false), true) => {
                 return Ok(Finding::error(
                     WHAT,
-                    format!("{endpoint} is taken by another program"),
-                    format!("stop it (`ss -lxp src {}` names it)", path.display()),
+                    format!("{endpoint} is used by another program"),
+                    format!("stop it (`ss -lxp src {}` shows it)", path.display()),
                 ));
             }
             (_, true) => Port::Ours,
@@ -169,11 +169,11 @@ fn front(
         },
     };
     Ok(match port {
-        Port::Ours => Finding::ok(WHAT, format!("{endpoint} is held by {unit}")),
+        Port::Ours => Finding::ok(WHAT, format!("{unit} listens on {endpoint}")),
         Port::Silent => Finding::error(
             WHAT,
             format!(
-                "{unit} is active and does not listen on {endpoint}: it was started before that was configured"
+                "{unit} is active but does not listen on {endpoint}: it was started before this address was configured"
             ),
             format!("systemctl daemon-reload && systemctl restart {unit}"),
         ),
@@ -185,14 +185,14 @@ fn front(
         ),
         Port::Free if active == Some(false) => Finding::warning(
             WHAT,
-            format!("{endpoint} is free; {unit} does not listen yet (at the next boot it will)"),
+            format!("{endpoint} is free; {unit} does not listen yet (it starts at the next boot)"),
             format!("systemctl start {unit}"),
         ),
         Port::Free => Finding::ok(WHAT, format!("{endpoint} is free")),
     })
 }
 
-/// Somebody has the address that `unit` needs.
+/// The address that `unit` needs is used by another socket.
 fn taken(
     what: &'static str,
     endpoint: &Endpoint,
@@ -204,7 +204,7 @@ fn taken(
     let (who, next) = match holder {
         Some(Holder { pid: 1, .. }) => (
             "another socket unit".into(),
-            "`systemctl list-sockets` names it; stop and disable it, or choose another address"
+            "`systemctl list-sockets` shows it; stop and disable it, or choose another address"
                 .into(),
         ),
         Some(holder) => (
@@ -213,10 +213,11 @@ fn taken(
         ),
         None => (
             "another program".to_owned(),
-            format!("`ss -ltnp sport = :{}` as root names it", at.port()),
+            format!("`ss -ltnp sport = :{}` as root shows it", at.port()),
         ),
     };
-    let message = format!("{endpoint} is taken by {who}, which listens on {at}: {unit} cannot");
+    let message =
+        format!("{endpoint} is used by {who}, which listens on {at}: {unit} cannot bind it");
     Finding::error(what, message, next)
 }
 
@@ -253,9 +254,9 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
             Some(first) => match holders::holder(first.inode) {
                 Some(Holder { pid: 1, .. }) => Finding::warning(
                     WHAT,
-                    format!("{endpoint} is held by a socket unit of systemd while {unit} is down"),
+                    format!("a socket unit of systemd holds {endpoint} while {unit} is down"),
                     format!(
-                        "the front socket starts {unit}: disable its own socket unit (`systemctl list-sockets`)"
+                        "{unit} is started by the front socket: disable its own socket unit (`systemctl list-sockets`)"
                     ),
                 ),
                 holder => taken(WHAT, endpoint, first, holder, unit),
@@ -263,19 +264,19 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
             None => Finding::warning(
                 WHAT,
                 format!("another program listens on {endpoint} while {unit} is down"),
-                format!("`ss -lxp src {endpoint}` as root names it"),
+                format!("`ss -lxp src {endpoint}` as root shows it"),
             ),
         },
         Some(state @ ("inactive" | "failed")) => {
             Finding::ok(WHAT, format!("{endpoint} is free; {unit} is {state}"))
         }
         Some(state) => Finding::ok(WHAT, format!("{unit} is {state}")),
-        None if listening => Finding::ok(WHAT, format!("somebody listens on {endpoint}")),
+        None if listening => Finding::ok(WHAT, format!("{endpoint} has a listener")),
         None => Finding::ok(WHAT, format!("{endpoint} is free")),
     })
 }
 
-/// The sockets of a unit's processes; `None`: they could not be looked at.
+/// The sockets of a unit's processes; `None`: unknown.
 fn own_sockets(cgroup: Option<&str>) -> Option<HashSet<u32>> {
     let cgroup = cgroup?
         .strip_prefix('/')
@@ -283,7 +284,7 @@ fn own_sockets(cgroup: Option<&str>) -> Option<HashSet<u32>> {
     holders::sockets_of(&cgroup_root().ok()?.join(Path::new(cgroup)))
 }
 
-/// Where else a unit's processes listen.
+/// The other addresses on which a unit's processes listen.
 fn elsewhere(own: Option<&HashSet<u32>>, listeners: &[TcpListener]) -> Vec<SocketAddr> {
     let mine = listeners
         .iter()
@@ -291,21 +292,21 @@ fn elsewhere(own: Option<&HashSet<u32>>, listeners: &[TcpListener]) -> Vec<Socke
     mine.map(|it| it.address).collect()
 }
 
-/// The application is up and does not listen where the configuration says.
+/// The application is up and does not listen on the configured address.
 fn silent(service: &Service, elsewhere: Vec<SocketAddr>) -> Finding {
     let (endpoint, unit) = (&service.backend, &service.unit);
-    let message = format!("{unit} is active and does not listen on {endpoint}");
+    let message = format!("{unit} is active but does not listen on {endpoint}");
     let Some(first) = elsewhere.first() else {
         return Finding::warning(
             "backend",
             message,
             format!(
-                "is it still starting? if not: set backend to where it listens; journalctl -u {unit}"
+                "it may still be starting; otherwise set backend to its address; journalctl -u {unit}"
             ),
         );
     };
     let all: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
-    // A wildcard address is none to connect to.
+    // A wildcard address cannot be connected to.
     let mut suggested = *first;
     if suggested.ip().is_unspecified() {
         suggested.set_ip([127, 0, 0, 1].into());

@@ -1,16 +1,16 @@
-//! What was found, and how it is printed: lines for people, an array for scripts.
+//! Findings and their output: lines for people, an array for scripts.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// Correct.
     Ok,
-    /// It works, but not as well as it could; or it could not be looked at.
+    /// It works with a restriction, or it could not be checked.
     Warning,
     /// It does not work.
     Error,
@@ -26,23 +26,23 @@ impl Level {
     }
 }
 
-/// One thing that was looked at. Scripts read it: fields are added, never renamed.
+/// One finding. Scripts read it: fields are added, never renamed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// The service that it is about; null: the host.
+    /// The service it concerns; null: the host.
     pub service: Option<String>,
-    /// What was looked at: one word, such as `unit`.
+    /// The subject of the check: one word, such as `unit`.
     pub what: &'static str,
-    /// What was found, and where.
+    /// The result.
     pub message: String,
     /// What to do next; null: nothing.
     pub next: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
+    /// A correct state.
     pub fn ok(what: &'static str, message: impl Into<String>) -> Self {
         Self {
             level: Level::Ok,
@@ -53,7 +53,7 @@ impl Finding {
         }
     }
 
-    /// It works, but.
+    /// A restriction.
     pub fn warning(
         what: &'static str,
         message: impl Into<String>,
@@ -66,7 +66,7 @@ impl Finding {
         }
     }
 
-    /// It does not work.
+    /// A fault.
     pub fn error(what: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
         Self {
             level: Level::Error,
@@ -74,22 +74,22 @@ impl Finding {
         }
     }
 
-    /// What could not be looked at, and why.
+    /// A check that could not be made, and why.
     pub fn unknown(what: &'static str, why: &anyhow::Error) -> Self {
         Self {
             level: Level::Warning,
-            ..Self::ok(what, format!("could not be looked at: {why:#}"))
+            ..Self::ok(what, format!("could not be checked: {why:#}"))
         }
     }
 
-    /// The same, about a service.
+    /// Returns the finding with its service.
     pub fn of(mut self, service: &str) -> Self {
         self.service = Some(service.to_owned());
         self
     }
 }
 
-/// The findings in groups: the host, then each service, and a last line that adds them up.
+/// Formats the findings in groups: the host, then each service, and a last line with the totals.
 pub fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     let width = findings.iter().map(|finding| finding.what.len()).max();
@@ -134,7 +134,7 @@ pub fn text(findings: &[Finding]) -> String {
     text
 }
 
-/// The worst of them.
+/// The highest severity among them.
 pub fn worst(findings: &[Finding]) -> Level {
     let levels = findings.iter().map(|finding| finding.level);
     levels.max().unwrap_or(Level::Ok)

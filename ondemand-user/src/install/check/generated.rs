@@ -1,4 +1,4 @@
-//! Are the units of the configuration there, and are they those of the configuration as it is?
+//! Checks whether the units exist and match the present configuration.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{
     systemd::Facts,
 };
 
-/// Where generators are (systemd.generator(7)).
+/// The directories of generators (systemd.generator(7)).
 const GENERATORS: [&str; 5] = [
     "/run/systemd/system-generators",
     "/etc/systemd/system-generators",
@@ -22,7 +22,7 @@ const GENERATORS: [&str; 5] = [
     "/lib/systemd/system-generators",
 ];
 
-/// Where units are, the first to be found counts (systemd.unit(5)).
+/// The directories of units; the first one that has the unit counts (systemd.unit(5)).
 const UNITS: [&str; 7] = [
     "/etc/systemd/system.control",
     "/etc/systemd/system",
@@ -33,19 +33,19 @@ const UNITS: [&str; 7] = [
     "/lib/systemd/system",
 ];
 
-/// The program that the generator is, if one is installed.
+/// The program that the installed generator links to, if any.
 pub fn generator_program() -> Option<PathBuf> {
     GENERATORS
         .iter()
         .find_map(|directory| fs::canonicalize(Path::new(directory).join(generator::NAME)).ok())
 }
 
-/// This machine as the generator sees it: the units name the installed program, which need not
-/// be the one that runs here.
+/// Returns this machine as the generator sees it: the units name the installed program, which may
+/// differ from the running one.
 ///
 /// # Errors
 ///
-/// As [`Host::here`].
+/// Like [`Host::here`].
 pub fn host(program: Option<&Path>) -> anyhow::Result<Host> {
     let mut host = Host::here()?;
     if let Some(program) = program.and_then(Path::to_str) {
@@ -54,7 +54,7 @@ pub fn host(program: Option<&Path>) -> anyhow::Result<Host> {
     Ok(host)
 }
 
-/// How the units of a service come to be: what to do if they are not there.
+/// How the units of a service are made, which decides the remedy if they are missing.
 pub enum Source {
     /// By the generator.
     Generator,
@@ -63,7 +63,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// For this configuration.
+    /// The source for this configuration.
     pub fn of(config: &Config, program: Option<&Path>) -> Self {
         if program.is_some() && config.path == Path::new(DEFAULT_PATH) {
             return Self::Generator;
@@ -82,13 +82,13 @@ impl Source {
     }
 }
 
-/// What is where a unit file should be.
+/// The state of a unit file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Current,
-    /// Made from an earlier configuration, or by an earlier version.
+    /// It was made from an earlier configuration, or by an earlier version.
     Old,
-    /// Not made by this program.
+    /// It was not made by ondemand.
     Foreign,
     Missing,
 }
@@ -146,7 +146,7 @@ pub fn look(
         (!names.is_empty()).then(|| names.join(", "))
     };
     if let Some(missing) = names(State::Missing) {
-        let message = format!("not there yet: {missing}");
+        let message = format!("missing: {missing}");
         return match source {
             Source::Generator => Finding::warning(WHAT, message, source.next()),
             Source::Hand(_) => Finding::error(WHAT, message, source.next()),
@@ -159,22 +159,22 @@ pub fn look(
     if let Some(foreign) = names(State::Foreign) {
         return Finding::warning(
             WHAT,
-            format!("not made from the configuration, which is not heard there: {foreign}"),
-            "remove it, or see that it still does what `ondemand units` shows",
+            format!("not made from the configuration, which has no effect there: {foreign}"),
+            "remove it, or check that it still does what `ondemand units` shows",
         );
     }
     let mut units = facts.iter().flat_map(|facts| facts.each());
     if units.any(|unit| unit.need_daemon_reload == Some(true)) {
         return Finding::warning(
             WHAT,
-            "there and current, but systemd has not read them all since they or the \
+            "present and current, but systemd has not loaded all of them since they or the \
              configuration changed",
             "systemctl daemon-reload",
         );
     }
     let directory = states.first().and_then(|(name, _)| name.parent());
     let directory = directory.unwrap_or(Path::new("")).display();
-    Finding::ok(WHAT, format!("in {directory}, as the configuration says"))
+    Finding::ok(WHAT, format!("present in {directory}, as configured"))
 }
 
 #[cfg(test)]

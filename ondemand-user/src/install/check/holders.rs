@@ -1,4 +1,4 @@
-//! Which program holds a socket, and which sockets a unit's processes hold (proc(5)).
+//! Finds the program that holds a socket, and the sockets of a unit's processes (proc(5)).
 
 use std::{
     collections::HashSet,
@@ -9,7 +9,7 @@ use std::{
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
     /// Its name.
     pub name: String,
@@ -21,9 +21,10 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// The process with the lowest number that holds a socket: PID 1 first, for what it hands on.
+/// Returns the process with the lowest id that holds a socket: PID 1 first, for sockets that it
+/// passes on.
 ///
-/// `None`: this process may not look at it.
+/// `None`: this process has no permission to see it.
 pub fn holder(inode: u32) -> Option<Holder> {
     let mut pids: Vec<u32> = fs::read_dir("/proc")
         .ok()?
@@ -41,9 +42,9 @@ pub fn holder(inode: u32) -> Option<Holder> {
     })
 }
 
-/// The sockets that the processes of a cgroup and of those below it hold.
+/// Returns the sockets of the processes in a cgroup and below it.
 ///
-/// `None`: this process may not look at any of them, or there is none.
+/// `None`: this process has no permission to see any of them, or there is none.
 pub fn sockets_of(cgroup: &Path) -> Option<HashSet<u32>> {
     let mut found = HashSet::new();
     let mut left: Vec<PathBuf> = vec![cgroup.to_owned()];
@@ -73,7 +74,7 @@ fn sockets(pid: u32) -> impl Iterator<Item = u32> {
         .filter_map(|entry| inode(fs::read_link(entry.path()).ok()?.to_str()?))
 }
 
-/// `17` of `socket:[17]`.
+/// Returns `17` for `socket:[17]`.
 fn inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?
         .strip_suffix(']')?

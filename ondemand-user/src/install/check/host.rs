@@ -1,4 +1,4 @@
-//! What the host must have: its kernel, its systemd, its agent.
+//! Checks of the host: its kernel, its systemd, its agent.
 
 use std::{fs, path::Path};
 
@@ -14,7 +14,7 @@ use crate::{
     systemd::Systemd,
 };
 
-/// The kernel, and what this process may look at.
+/// Checks the kernel, and the privilege of this process.
 pub fn kernel() -> Vec<Finding> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut found = vec![
@@ -24,7 +24,7 @@ pub fn kernel() -> Vec<Finding> {
         ),
         requirement(
             "btf",
-            requirements::btf().map(|()| "the kernel shows its types".into()),
+            requirements::btf().map(|()| "the kernel has BTF".into()),
         ),
         requirement(
             "bpffs",
@@ -48,8 +48,8 @@ pub fn kernel() -> Vec<Finding> {
     } else {
         Finding::warning(
             "privilege",
-            "this check does not run as root: which programs hold which addresses, and what the \
-             agent is allowed, could not be looked at",
+            "this check does not run as root: the holders of addresses and the agent's permissions \
+             are unknown",
             "sudo ondemand check",
         )
     });
@@ -59,7 +59,7 @@ pub fn kernel() -> Vec<Finding> {
     found
 }
 
-/// Whether this kernel can steer at all.
+/// Checks whether this kernel can steer connections.
 fn steering() -> Finding {
     const WHAT: &str = "sk_lookup";
     match aya::sys::is_program_supported(ProgramType::SkLookup) {
@@ -68,13 +68,13 @@ fn steering() -> Finding {
             WHAT,
             "this kernel has no sk_lookup programs: the proxy carries all clients, and wake_from and \
              ignore_from have no effect",
-            "set steer = false, so that nobody expects it",
+            "set steer = false, to make this explicit",
         ),
         Err(error) => Finding::unknown(WHAT, &error.into()),
     }
 }
 
-/// The message of what is missing says what to do.
+/// The message of a missing requirement names the remedy.
 fn requirement(what: &'static str, result: anyhow::Result<String>) -> Finding {
     match result {
         Ok(message) => Finding::ok(what, message),
@@ -85,9 +85,9 @@ fn requirement(what: &'static str, result: anyhow::Result<String>) -> Finding {
     }
 }
 
-/// systemd over D-Bus, and the agent.
+/// Checks systemd over D-Bus, and the agent.
 pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec<Finding> {
-    let next = "systemctl start dbus.service; the agent cannot do without";
+    let next = "systemctl start dbus.service; the agent requires it";
     let systemd = match systemd {
         Ok(systemd) => systemd,
         Err(error) => return vec![Finding::error("systemd", format!("{error:#}"), next)],
@@ -110,7 +110,7 @@ async fn agent(systemd: &Systemd) -> Finding {
         Ok(true) => Finding::ok("agent", "running"),
         Ok(false) => Finding::warning(
             "agent",
-            "not running: services are started, and none is stopped",
+            "not running: clients start services, but none is stopped",
             "systemctl enable --now ondemand.service",
         ),
         Err(error) => Finding::unknown("agent", &error),

@@ -1,4 +1,4 @@
-//! The address of the metrics.
+//! Checks the address of the metrics.
 
 use std::net::SocketAddr;
 
@@ -6,37 +6,36 @@ use ondemand_core::config::{Config, Endpoint};
 
 use super::finding::Finding;
 
-/// Looks whether the agent can have it, and who can reach it.
+/// Checks whether the agent can bind it, and who can reach it.
 pub fn look(config: &Config) -> Finding {
     let Some(address) = config.agent.metrics else {
-        return Finding::ok("metrics", "are not served");
+        return Finding::ok("metrics", "not served");
     };
-    let elsewhere = "give the metrics another address, or none: `metrics =` in [agent]";
+    let elsewhere = "set `metrics =` in [agent] to another address, or to \"\" for none";
     if let Some((service, endpoint)) = claimed(config, address) {
-        // Written out, the two would not have been taken: it is the default.
+        // If it were explicit, the configuration would be refused: it is the default.
         let message = format!(
-            "the default address of the metrics, {address}, is taken by {endpoint} of {service}: \
+            "the default address of the metrics, {address}, is also {endpoint} of {service}: \
              one of them will not be served"
         );
         return Finding::warning("metrics", message, elsewhere);
     }
     if address.port() < 1024 {
         let message = format!(
-            "cannot be served at {address}: ondemand.service has no right to ports below 1024"
+            "cannot be served at {address}: ondemand.service may not bind ports below 1024"
         );
         return Finding::warning("metrics", message, elsewhere);
     }
     if !address.ip().is_loopback() {
-        let message = format!(
-            "are served at {address}, which other hosts may reach: there is no authentication"
-        );
-        let next = "let a firewall admit your Prometheus alone, or use a loopback address";
+        let message =
+            format!("served at {address}, which other hosts may reach without authentication");
+        let next = "restrict access to your Prometheus with a firewall, or use a loopback address";
         return Finding::warning("metrics", message, next);
     }
-    Finding::ok("metrics", format!("are served at http://{address}/metrics"))
+    Finding::ok("metrics", format!("served at http://{address}/metrics"))
 }
 
-/// The service that has the address, and its own.
+/// Returns the service that has the address, and its own address.
 fn claimed(config: &Config, address: SocketAddr) -> Option<(&str, &Endpoint)> {
     let metrics = Endpoint::Tcp(address);
     config.services.values().find_map(|service| {
@@ -88,7 +87,7 @@ mod tests {
             ("[::]:9464", back),
             (front, "127.0.0.1:9464"),
         ] {
-            check("", front, back, Level::Warning, "is taken by");
+            check("", front, back, Level::Warning, "the default address");
         }
         let low = "[agent]\nmetrics = \"127.0.0.1:81\"";
         check(low, front, back, Level::Warning, "below 1024");

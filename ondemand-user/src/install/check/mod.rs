@@ -1,4 +1,4 @@
-//! `ondemand check`: what would not work, said before it does not work.
+//! `ondemand check`: reports what would not work, before it fails.
 
 mod addresses;
 mod finding;
@@ -26,12 +26,12 @@ use crate::{
 
 pub use finding::{Finding, Level};
 
-/// Looks at the configuration, this host and each service, and prints what it finds. The exit
-/// code is 1 if something does not work.
+/// Checks the configuration, this host and each service, and prints the findings. The exit
+/// code is 1 if there is an error.
 ///
 /// # Errors
 ///
-/// The configuration is wrong, or nothing can be printed.
+/// The configuration is invalid, or the output cannot be written.
 pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let findings = match config_file::load(config) {
         Ok(config) => look(&config).await,
@@ -46,9 +46,9 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
         finding::text(&findings)
     };
     match io::stdout().write_all(output.as_bytes()) {
-        // The reader has seen enough; the exit code still counts.
+        // The reader has closed the pipe; the exit code still counts.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result.context("print what was found")?,
+        result => result.context("print the findings")?,
     }
     Ok(match finding::worst(&findings) {
         Level::Error => ExitCode::FAILURE,
@@ -56,12 +56,12 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
     })
 }
 
-/// Says what systemd goes by as long as its own configuration is wrong.
+/// Reports which configuration systemd uses while this one is invalid.
 fn say_meanwhile(config: &Path) {
     let is_systemds = config == Path::new(DEFAULT_PATH);
     if let Some(copy) = last_good::find(config).filter(|_| is_systemds) {
         eprintln!(
-            "ondemand: until {} is right, systemd goes on with the units of an older one, {}",
+            "ondemand: until {} is corrected, systemd uses the units of an older one, {}",
             config.display(),
             copy.words()
         );

@@ -1,4 +1,4 @@
-//! Whether the agent may have systemd stop what it looks after.
+//! Checks whether the agent may have systemd stop the configured services.
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
@@ -15,11 +15,11 @@ use crate::{
 const WHAT: &str = "permission";
 /// The agent's unit.
 const UNIT: &str = "ondemand.service";
-/// What stands in for polkit.
+/// The alternative to polkit.
 const ROOT: &str = "or run the agent as root (units/examples/root.conf)";
 
-/// Looks at the user of the agent's unit, at polkit and at its rule. Nothing to say: the unit is
-/// not installed, or is for another configuration.
+/// Checks the user of the agent's unit, polkit and the agent's rule. `None`: the unit is not
+/// installed, or is for another configuration.
 pub async fn look(systemd: &Systemd, config: &Config) -> Option<Finding> {
     if config.path.to_str() != Some(DEFAULT_PATH) {
         return None;
@@ -33,15 +33,12 @@ pub async fn look(systemd: &Systemd, config: &Config) -> Option<Finding> {
 
 fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
     if matches!(user, "" | "root" | "0") {
-        return Finding::ok(
-            WHAT,
-            "the agent runs as root: systemd does what it asks for",
-        );
+        return Finding::ok(WHAT, "the agent runs as root: it needs no rule of polkit");
     }
     if !matches!(User::from_name(user), Ok(Some(_))) {
         return Finding::error(
             WHAT,
-            format!("there is no user {user} for the agent: it cannot be started"),
+            format!("the agent's user {user} does not exist: the agent cannot be started"),
             "install sysusers.d/ondemand.conf and run systemd-sysusers",
         );
     }
@@ -50,7 +47,7 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
         return Finding::error(
             WHAT,
             format!(
-                "{} may be read by its owner only: the agent, as {user}, cannot be started",
+                "{} is readable by its owner only: the agent, as {user}, cannot be started",
                 config.path.display()
             ),
             format!("chmod a+r {}", config.path.display()),
@@ -59,7 +56,7 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
     if !polkit {
         return Finding::error(
             WHAT,
-            format!("polkit is not installed: nothing lets the agent, as {user}, stop services"),
+            format!("polkit is not installed: the agent, as {user}, may not stop services"),
             format!("install it (Debian: apt install polkitd) and restart the agent, {ROOT}"),
         );
     }
@@ -67,22 +64,24 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
     match (rule_text(), geteuid().is_root()) {
         (Ok(Some(found)), _) if found == expected => Finding::ok(
             WHAT,
-            format!("{RULE} lets the agent, as {user}, stop these services, and no others"),
+            format!("{RULE} lets the agent, as {user}, stop these services only"),
         ),
         (Ok(Some(_)), _) => Finding::error(
             WHAT,
-            format!("{RULE} is not what this configuration makes: the agent may not stop all"),
+            format!(
+                "{RULE} does not match this configuration: the agent may not stop all services"
+            ),
             "systemctl reload ondemand; or ondemand permit",
         ),
-        // Its directory may be closed to others.
+        // Its directory may be unreadable for others.
         (Ok(None), true) => Finding::error(
             WHAT,
-            format!("{RULE} is not there: the agent, as {user}, may stop nothing"),
+            format!("{RULE} is missing: the agent, as {user}, may not stop services"),
             "systemctl restart ondemand; or ondemand permit",
         ),
         (Ok(None), false) => Finding::warning(
             WHAT,
-            format!("{RULE} could not be looked at"),
+            format!("{RULE} could not be read"),
             "sudo ondemand check",
         ),
         (Err(error), _) => Finding::unknown(WHAT, &error),
@@ -122,7 +121,7 @@ mod tests {
         }
         check("root", false, &config, Level::Ok, "as root");
         check("", false, &config, Level::Ok, "as root");
-        check("no-such-user", true, &config, Level::Error, "no user");
+        check("no-such-user", true, &config, Level::Error, "no-such-user");
         check("nobody", false, &config, Level::Error, "polkit is not");
     }
 }

@@ -1,4 +1,4 @@
-//! One service: its unit, its veto program, what steering would go past.
+//! Checks of one service: its unit, its veto program, what steering would bypass.
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -15,10 +15,10 @@ use crate::{
     systemd::{Facts, Slices, Systemd},
 };
 
-/// Where the agent cannot look: `ProtectHome=` and `PrivateTmp=` of ondemand.service.
+/// Directories hidden from the agent: `ProtectHome=` and `PrivateTmp=` of ondemand.service.
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 
-/// Looks at everything of one service. `systemd`: none if it does not answer.
+/// Makes all checks of one service. `systemd`: `None` if it does not answer.
 pub async fn look(
     service: &Service,
     files: Result<&[UnitFile], &anyhow::Error>,
@@ -48,16 +48,16 @@ pub async fn look(
     };
     if let (Some(systemd), Some(facts), true) = (systemd, &facts, loaded) {
         let unit = &facts.backend;
-        // Before a reload it is not to be expected.
+        // Before a reload the drop-in is not expected.
         if unit.stop_when_unneeded == Some(false) && current.level == Level::Ok {
             found.push(Finding::error(
                 "stop",
                 format!(
-                    "{} has StopWhenUnneeded=no: nothing would stop it",
+                    "{} has StopWhenUnneeded=no: it would never be stopped",
                     service.unit
                 ),
                 format!(
-                    "`systemctl cat {}` shows the drop-in that says so; remove that line",
+                    "`systemctl cat {}` shows the drop-in with it; remove that line",
                     service.unit
                 ),
             ));
@@ -72,13 +72,13 @@ pub async fn look(
     found
 }
 
-/// What the lists of clients mean.
+/// Explains the lists of clients.
 fn lists(service: &Service) -> Vec<Finding> {
     let mut found = Vec::new();
     if !service.wake_from.is_absent() {
         let who = service.wake_from.words();
         let message =
-            format!("only clients of {who} start it; others are refused while it is down");
+            format!("only clients of {who} can start it; others are refused while it is down");
         found.push(Finding::ok("wake", message));
     }
     if !service.ignore_from.is_absent() {
@@ -109,7 +109,7 @@ async fn read(
     Ok(facts)
 }
 
-/// Can the application's unit be started?
+/// Checks whether the application's unit can be started.
 fn usable(service: &Service, facts: &Facts) -> Finding {
     const WHAT: &str = "unit";
     let unit = &service.unit;
@@ -126,8 +126,8 @@ fn usable(service: &Service, facts: &Facts) -> Finding {
             WHAT,
             format!("{unit} does not exist"),
             format!(
-                "write it, or correct `unit` of service.{} (`systemctl list-unit-files` shows \
-                 those there are); then systemctl daemon-reload",
+                "create it, or correct `unit` of service.{} (`systemctl list-unit-files` shows \
+                 the existing ones); then systemctl daemon-reload",
                 service.name
             ),
         ),
@@ -148,7 +148,7 @@ fn usable(service: &Service, facts: &Facts) -> Finding {
     }
 }
 
-/// The units other than our own that pin the application's.
+/// The units, other than ondemand's, that pin the application's unit.
 fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
     let UnitNames { proxy, lease, .. } = service.unit_names();
     let own = [proxy, lease];
@@ -185,12 +185,10 @@ async fn needed(service: &Service, facts: &Facts, systemd: &Systemd) -> Option<F
     let next = if first.ends_with(".target") {
         format!("systemctl disable {unit}; its clients start it")
     } else {
-        format!(
-            "if it should be stopped all the same, take {unit} out of Wants= and Requires= there"
-        )
+        format!("to let it stop nevertheless, remove {unit} from Wants= and Requires= there")
     };
     let message = format!(
-        "{unit} is never stopped while it is needed by: {}",
+        "{unit} is never stopped while these units need it: {}",
         active.join(", ")
     );
     Some(Finding::warning("stop", message, next))
@@ -203,23 +201,23 @@ fn veto(path: &Path) -> Finding {
         return Finding::error(
             WHAT,
             format!(
-                "{name}: the agent does not see {hidden} (ProtectHome=, PrivateTmp= of ondemand.service); the service would never be stopped"
+                "{name}: {hidden} is hidden from the agent (ProtectHome=, PrivateTmp= of ondemand.service); the service would never be stopped"
             ),
-            "put the program elsewhere, such as /usr/local/bin",
+            "put the program into another directory, such as /usr/local/bin",
         );
     }
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Finding::error(
             WHAT,
             format!("{name} is not a program; the service would never be stopped"),
-            "name a file that can be executed",
+            "name an executable file",
         ),
         Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Finding::error(
             WHAT,
             format!("{name} is not executable; the service would never be stopped"),
             format!("chmod +x {name}"),
         ),
-        // The agent has a user of its own, and the service would never be stopped.
+        // The agent has its own user, so the service would never be stopped.
         Ok(metadata) if metadata.permissions().mode() & 0o001 == 0 => Finding::warning(
             WHAT,
             format!("{name} is executable for its owner and group only, not for the agent's user"),
@@ -232,12 +230,12 @@ fn veto(path: &Path) -> Finding {
         Err(error) => Finding::error(
             WHAT,
             format!("{name}: {error}; the service would never be stopped"),
-            "install it, or take the line `veto` out",
+            "install it, or remove the line `veto`",
         ),
     }
 }
 
-/// What `steer = true` does here: (steered, proxied) front addresses.
+/// The effect of `steer = true`: (steered, proxied) front addresses.
 fn ways(service: &Service) -> (Vec<&Endpoint>, Vec<&Endpoint>) {
     service.listen.iter().partition(|front| {
         matches!(
@@ -275,9 +273,9 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
                 Ok(None) => {}
                 Ok(Some(place)) => {
                     let what = if *unit == service.unit {
-                        "would drop clients that come straight to it"
+                        "would drop clients that connect to it directly"
                     } else {
-                        "is not heard by clients that go straight to the backend"
+                        "has no effect on clients that connect to the backend directly"
                     };
                     return Some(Finding::warning(
                         WHAT,
@@ -290,9 +288,9 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
         }
     }
     let backend = &service.backend;
-    let mut message = format!("clients of {} go straight to {backend}", list(&straight));
+    let mut message = format!("clients of {} are steered to {backend}", list(&straight));
     if !proxied.is_empty() {
-        message += &format!("; those of {} through the proxy", list(&proxied));
+        message += &format!("; those of {} are proxied", list(&proxied));
     }
     Some(Finding::ok(WHAT, message))
 }
@@ -378,9 +376,9 @@ mod tests {
         check("/etc", Level::Error, "not a program");
         check("/etc/passwd", Level::Error, "not executable");
         check("/etc/none", Level::Error, "No such file");
-        check("/tmp/x", Level::Error, "/tmp (");
+        check("/tmp/x", Level::Error, "/tmp is hidden");
         check("/homes/x", Level::Error, "No such file");
-        check("/home/me/x", Level::Error, "/home (");
+        check("/home/me/x", Level::Error, "/home is hidden");
     }
 
     #[test]

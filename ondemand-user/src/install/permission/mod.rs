@@ -1,5 +1,6 @@
-//! What the agent's user is given, by root: a polkit rule for the units of the configuration, and
-//! a directory in the BPF file system. ondemand.service runs `ondemand permit` before the agent.
+//! The permissions of the agent's user, granted by root: a polkit rule for the units of the
+//! configuration, and a directory in the BPF file system. ondemand.service runs `ondemand permit`
+//! before the agent.
 
 mod pins;
 pub mod rule;
@@ -14,33 +15,33 @@ use crate::{
     kernel::{BPFFS, DIRECTORY},
 };
 
-/// The user that `units/sysusers.d/ondemand.conf` makes for the agent. Not that of the proxies:
-/// they handle clients' bytes, and may stop nothing.
+/// The agent's user, from `units/sysusers.d/ondemand.conf`. The proxies have another one: they
+/// handle clients' bytes, and may not stop units.
 pub const USER: &str = "ondemand-agent";
 
-/// Where polkitd looks for rules in every version that knows them (polkit(8), 0.106 and later).
-/// /run/polkit-1 is read by newer ones alone. A generator could not write here: newer versions of
-/// systemd let it write to its own directories only.
+/// The directory that every polkitd with rules reads (polkit(8), 0.106 and later). Only newer ones
+/// read /run/polkit-1. A generator could not write here: newer versions of systemd restrict it to
+/// its own directories.
 const RULES: &str = "/etc/polkit-1/rules.d";
-/// The file there.
+/// The rule's file.
 pub const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
 
-/// Gives `user` what the agent needs for the configuration at `config`.
+/// Grants `user` what the agent needs for the configuration at `config`.
 ///
 /// # Errors
 ///
-/// The configuration is wrong, there is no such user, or something cannot be given; what can be
-/// given is, all the same.
+/// The configuration is invalid, the user does not exist, or a permission cannot be granted; the
+/// others are granted nevertheless.
 pub fn run(config: &Path, user: &str) -> Result<()> {
     if !geteuid().is_root() {
-        bail!("only root may give permissions away: `sudo ondemand permit`");
+        bail!("only root may grant permissions: `sudo ondemand permit`");
     }
     let found = User::from_name(user).with_context(|| format!("look up the user {user}"))?;
     let found = found.with_context(|| {
-        format!("there is no user {user}; `systemd-sysusers` makes the one of the package")
+        format!("the user {user} does not exist; `systemd-sysusers` creates that of the package")
     })?;
     let pins = pins::give(Path::new(BPFFS), DIRECTORY, found.uid, found.gid)
-        .context("give the agent its directory in the BPF file system");
+        .context("create the agent's directory in the BPF file system");
     let rule = if found.uid.is_root() {
         // PID 1 does not ask polkit about root.
         rule::remove(Path::new(RULE))
@@ -54,8 +55,8 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
     }
 }
 
-/// Before the agent reads its configuration again, which may have new services. Only where there
-/// is a rule already; a wrong configuration is the agent's to explain.
+/// Renews the rule before the agent reads its configuration again, which may have new services. Only
+/// if there is a rule already; the agent reports an invalid configuration.
 pub fn renew(config: &Path) {
     let ours = std::fs::read_to_string(RULE).is_ok_and(|text| text.starts_with(rule::MARK));
     if !ours || !geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! The agent's directory in the BPF file system, in which nobody but root may make one.
+//! The agent's directory in the BPF file system, where only root may create one.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -18,12 +18,12 @@ use nix::{
 
 use crate::kernel::requirements;
 
-/// Makes `name` below `bpffs`, of mode 0700, and gives it to this user with all that is in it: an
-/// earlier agent may have run as another one, and its programs go on counting.
+/// Creates `name` below `bpffs`, with mode 0700, and gives it to this user with all its contents: an
+/// earlier agent may have had another user, and its programs keep counting.
 ///
 /// # Errors
 ///
-/// There is no BPF file system, or something cannot be made or given away.
+/// There is no BPF file system, or something cannot be created or given away.
 pub(super) fn give(bpffs: &Path, name: &str, uid: Uid, gid: Gid) -> Result<()> {
     requirements::bpf_file_system(bpffs)?;
     let path = bpffs.join(name);
@@ -31,17 +31,17 @@ pub(super) fn give(bpffs: &Path, name: &str, uid: Uid, gid: Gid) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => own(&path, uid, gid),
     }
-    .with_context(|| format!("make {} the directory of user {uid}", path.display()))
+    .with_context(|| format!("give {} to user {uid}", path.display()))
 }
 
 fn own(path: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
     let directory = open(path)?;
-    // Also if it is that user's own: root may have run an agent by hand, and left its pins there.
+    // Also if it belongs to that user: root may have run an agent by hand, and left its pins there.
     give_away(&directory, uid, gid)?;
     directory.set_permissions(Permissions::from_mode(0o700))
 }
 
-/// By descriptors and without following links: whoever owned it may have put some there.
+/// Uses descriptors and follows no links: the previous owner may have created some.
 fn give_away(directory: &File, uid: Uid, gid: Gid) -> io::Result<()> {
     let (owner, group) = (Some(uid.as_raw()), Some(gid.as_raw()));
     let here = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
@@ -98,7 +98,7 @@ mod tests {
                 assert_eq!(of(&root.join(inside)).0, 4321, "{inside}");
             }
             assert_eq!((of(&other).0, of(&other.join("file")).0), (0, 0));
-            // What another user's agent adds changes hands the next time.
+            // A file of another user's agent changes its owner the next time.
             fs::write(root.join("v1/map"), "").unwrap();
             lchown(root.join("v1"), Some(0), Some(0)).unwrap();
             lchown(root.join("v1/map"), Some(0), Some(0)).unwrap();

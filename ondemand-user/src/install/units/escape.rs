@@ -1,52 +1,52 @@
-//! Values as unit files want them (systemd.syntax(7), systemd.unit(5) "Specifiers",
+//! Escapes values for unit files (systemd.syntax(7), systemd.unit(5) "Specifiers",
 //! systemd.service(5) "Command lines").
 //!
-//! The configuration's own checks keep line breaks and quotes out of every value that comes here
-//! from it. These functions do not rely on that.
+//! The configuration's validation keeps line breaks and quotes out of every value. These functions
+//! do not rely on it.
 
 use anyhow::{Result, ensure};
 
-/// A value that stands alone behind `Key=`: specifiers are made literal.
+/// Escapes a value that stands alone after `Key=`: specifiers become literal.
 ///
 /// # Errors
 ///
-/// It holds a control character, which could begin a new directive, or its ends would be trimmed.
+/// It contains a control character, which could start a new directive, or its ends would be trimmed.
 pub(super) fn value(text: &str) -> Result<String> {
     ensure!(
         !text.chars().any(char::is_control),
-        "{text:?} holds a control character, which a unit file cannot carry"
+        "{text:?} contains a control character, which a unit file cannot represent"
     );
     ensure!(
         text.trim() == text && !text.ends_with('\\'),
-        "{text:?} begins or ends with a character that a unit file drops"
+        "{text:?} starts or ends with a character that a unit file drops"
     );
     Ok(text.replace('%', "%%"))
 }
 
-/// A name that stands in a list of units, and in the names of files.
+/// Checks a name for use in a list of units, and in the names of files.
 ///
 /// # Errors
 ///
-/// It could be read as something else there. The valid characters are those of systemd.unit(5).
+/// It could be parsed as something else there. The valid characters are those of systemd.unit(5).
 pub(super) fn name(text: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     ensure!(
         !text.is_empty() && text.chars().all(plain) && !text.ends_with('\\'),
-        "{text:?} is not a name that a unit can have"
+        "{text:?} is not a valid unit name"
     );
     Ok(())
 }
 
-/// A word of a command line: quoted where needed, specifiers and variables made literal.
+/// Escapes a word of a command line: quoted if needed; specifiers and variables become literal.
 ///
 /// # Errors
 ///
-/// As [`value`].
+/// Like [`value`].
 pub(super) fn word(text: &str) -> Result<String> {
     ensure!(!text.is_empty(), "an empty word on a command line");
     ensure!(
         !text.chars().any(char::is_control),
-        "{text:?} holds a control character, which a unit file cannot carry"
+        "{text:?} contains a control character, which a unit file cannot represent"
     );
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.:,=@+-[]".contains(c);
     if text.chars().all(plain) {
@@ -64,17 +64,17 @@ pub(super) fn word(text: &str) -> Result<String> {
     Ok(quoted)
 }
 
-/// The path of the program that a command line begins with.
+/// Checks the path of the program at the start of a command line.
 ///
 /// # Errors
 ///
-/// It is not a plain absolute path: prefixes such as `-` and `@` have a meaning there, and how
-/// quotes and variables are taken differs between versions of systemd.
+/// It is not a plain absolute path: prefixes such as `-` and `@` have a meaning there, and the
+/// handling of quotes and variables differs between versions of systemd.
 pub(super) fn program(path: &str) -> Result<&str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.+-".contains(c);
     ensure!(
         path.starts_with('/') && path.chars().all(plain),
-        "the program is at {path:?}, which a unit file cannot name safely; install it at a path of letters, digits and \"/_.+-\""
+        "the program is at {path:?}, which is not safe in a unit file; install it at a path of letters, digits and \"/_.+-\""
     );
     Ok(path)
 }

@@ -1,5 +1,5 @@
-//! The systemd generator (systemd.generator(7)): runs early at boot and at every daemon-reload,
-//! with PID 1 waiting for it.
+//! The systemd generator (systemd.generator(7)): runs early at boot and at each daemon-reload,
+//! while PID 1 waits for it.
 
 use std::{
     fs::OpenOptions,
@@ -13,18 +13,18 @@ use ondemand_core::config::{Config, DEFAULT_PATH};
 use super::{Host, files, install, last_good};
 use crate::host::config_file;
 
-/// The name under which the program is a generator.
+/// The program's name as a generator.
 pub const NAME: &str = "ondemand-generator";
 
 /// Writes the units of the configuration at its usual place to `directory`.
 ///
-/// No configuration is no error: the package is installed, and nothing is on demand yet. In the place
-/// of a wrong one comes the last that was right ([`last_good`]).
+/// A missing configuration is not an error: the package is installed, and nothing is on demand yet.
+/// An invalid one is replaced by the last valid one ([`last_good`]).
 ///
 /// # Errors
 ///
-/// The configuration is wrong, whatever came in its place, or a file cannot be written. Then nothing
-/// is left in `directory`.
+/// The configuration is invalid, whether it was replaced or not, or a file cannot be written. In the
+/// latter case nothing is left in `directory`.
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
     run_for(Path::new(DEFAULT_PATH), copies, directory)
@@ -52,7 +52,7 @@ pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Resu
     Ok(())
 }
 
-/// Makes the units of the last configuration that was right, and says so with what is wrong.
+/// Generates the units of the last valid configuration, and returns an error that reports it.
 fn fall_back(
     error: anyhow::Error,
     path: &Path,
@@ -60,11 +60,11 @@ fn fall_back(
     directory: &Path,
 ) -> anyhow::Error {
     let Some(copy) = last_good::find_in(copies, path) else {
-        return error.context("there are no units, because the configuration is wrong");
+        return error.context("there are no units, because the configuration is invalid");
     };
     match generate(&copy.config, directory) {
         Ok(()) => error.context(format!(
-            "the units are those of an OLDER configuration, {}, because the present one is wrong",
+            "the units are those of an OLDER configuration, {}, because the present one is invalid",
             copy.words()
         )),
         Err(failed) => error.context(format!("{}: {failed:#}", copy.file.display())),
@@ -80,8 +80,8 @@ pub(super) fn generate(config: &Config, directory: &Path) -> Result<()> {
         .context("generate units")
 }
 
-/// Says what is wrong. Early at boot nothing but the kernel's log is there to take it; the
-/// journal collects it from there.
+/// Logs an error. Early at boot only the kernel's log can take it; the journal collects it from
+/// there.
 pub fn complain(error: &anyhow::Error) {
     // `<3>` is LOG_ERR (sd-daemon(3)).
     let line = format!("<3>{NAME}: {}", format!("{error:#}").replace('\n', "; "));

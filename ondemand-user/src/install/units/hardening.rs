@@ -1,11 +1,11 @@
-//! What the proxy may do: read its sockets, talk to the backend, ask systemd and the kernel
-//! whether the backend is there. Nothing else.
+//! The sandbox of the proxy: it may read its sockets, connect to the backend, and query systemd and
+//! the kernel about the backend. Nothing else.
 
 use std::path::Path;
 
 use ondemand_core::config::Endpoint;
 
-/// Shuts what no proxy needs. In the order of systemd.exec(5).
+/// Directives for every proxy. In the order of systemd.exec(5).
 const ALWAYS: &str = "\
 NoNewPrivileges=yes
 UMask=0077
@@ -31,10 +31,10 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 ";
 
-/// The directives of the proxy's `[Service]` section for a backend.
+/// Returns the directives of the proxy's `[Service]` section for a backend.
 ///
 /// Not `DynamicUser=`: the bus refuses such a user where dbus-daemon cannot resolve it, and
-/// then the proxy could not ask systemd about the backend.
+/// then the proxy could not query systemd about the backend.
 pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
     let mut text = String::from(ALWAYS);
     if let Some(user) = user {
@@ -44,7 +44,7 @@ pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
         Endpoint::Tcp(_) => None,
         Endpoint::Unix(path) => Some(path.as_path()),
     };
-    // Each hides a part of the file system, in which the backend's own socket may be.
+    // Each hides a part of the file system that may contain the backend's socket.
     let hides = |prefixes: &[&str]| path.is_some_and(|path| below(path, prefixes));
     if !hides(&["/home", "/root", "/run/user"]) {
         text += "ProtectHome=yes\n";
@@ -56,7 +56,7 @@ pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
         text += "PrivateTmp=yes\n";
     }
     if path.is_some() {
-        // A socket of mode 0660 takes its owner and its group alone: this stands in for both.
+        // A socket of mode 0660 accepts its owner and its group only: this replaces both.
         text += "CapabilityBoundingSet=CAP_DAC_OVERRIDE\nAmbientCapabilities=CAP_DAC_OVERRIDE\n";
     } else {
         text += "CapabilityBoundingSet=\nAmbientCapabilities=\n";

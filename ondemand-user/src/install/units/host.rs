@@ -1,33 +1,33 @@
-//! What unit files need to know of the machine that they are for.
+//! The properties of the machine that its unit files depend on.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// The user that `units/sysusers.d/ondemand.conf` makes.
+/// The user of `units/sysusers.d/ondemand.conf`.
 const USER: &str = "ondemand";
 
-/// Whether a system user of ours is in `/etc/passwd`. A generator must not ask NSS, whose
-/// services may not be up yet (systemd.generator(7)).
+/// Whether `/etc/passwd` has the user. A generator must not query NSS, whose services may not be
+/// up yet (systemd.generator(7)).
 fn has_user(passwd: &str) -> bool {
     passwd
         .lines()
         .any(|line| line.split(':').next() == Some(USER))
 }
 
-/// The machine that the units are for.
+/// The machine of the units.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// The path of this program.
     pub ondemand: String,
-    /// The system user that the proxy runs as; `None`: root, without capabilities.
+    /// The proxy's system user; `None`: root, without capabilities.
     pub user: Option<String>,
-    /// The major version of systemd; `None`: unknown, so that only what all versions know is used.
+    /// The major version of systemd; `None`: unknown, so only directives of all versions are used.
     pub systemd: Option<u32>,
 }
 
 impl Host {
-    /// This machine.
+    /// Returns this machine.
     ///
     /// # Errors
     ///
@@ -47,9 +47,9 @@ impl Host {
     }
 }
 
-/// The version of the systemd that is installed, by its private library `libsystemd-shared-252.so`.
+/// Returns the version of the installed systemd, by its private library `libsystemd-shared-252.so`.
 ///
-/// A generator cannot ask PID 1, which is waiting for it, and need not start a program for this.
+/// A generator cannot query PID 1, which waits for it, and this needs no other program.
 pub(super) fn systemd_version() -> Option<u32> {
     let nested = fs::read_dir("/usr/lib")
         .into_iter()
@@ -69,7 +69,7 @@ pub(super) fn systemd_version() -> Option<u32> {
     .find_map(|entry| library_version(entry.file_name().to_str()?))
 }
 
-/// `252` of `libsystemd-shared-252.so`, `257` of `libsystemd-shared-257.7-1.so`.
+/// Returns `252` for `libsystemd-shared-252.so`, `257` for `libsystemd-shared-257.7-1.so`.
 fn library_version(file_name: &str) -> Option<u32> {
     let version = file_name.strip_prefix("libsystemd-shared-")?;
     let digits = version.find(|c: char| !c.is_ascii_digit())?;

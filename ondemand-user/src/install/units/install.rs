@@ -1,4 +1,4 @@
-//! Puts unit files into a directory, each whole or not at all.
+//! Writes unit files to a directory, each atomically.
 
 use std::{
     fs, io,
@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result};
 use super::{Content, MARK, UnitFile};
 use crate::host::atomic_file;
 
-/// Writes `files` below `directory`. Each appears by a rename, so that nobody reads half of one.
+/// Writes `files` below `directory`. Each is renamed into place, so that no reader sees a partial file.
 ///
-/// Returns the files there that an earlier configuration left behind.
+/// Returns the files there that belong to an earlier configuration.
 ///
 /// # Errors
 ///
-/// Names the file that could not be written. Those before it have been.
+/// Names the file that could not be written. The files before it were written.
 pub fn write(files: &[UnitFile], directory: &Path) -> Result<Vec<PathBuf>> {
     for file in files {
         let path = directory.join(&file.path);
@@ -36,15 +36,15 @@ fn put(path: &Path, content: &Content) -> io::Result<()> {
     }
 }
 
-/// Takes away what [`write`] wrote, as far as it came.
+/// Removes what [`write`] wrote before it failed.
 pub(super) fn remove(files: &[UnitFile], directory: &Path) {
     for file in files {
-        // What was never written cannot be removed, and that is as it should be.
+        // A file that was never written cannot be removed, which is fine.
         let _ = fs::remove_file(directory.join(&file.path));
     }
 }
 
-/// Files in `directory` that this program wrote, for a service that is not among `files`.
+/// Files in `directory` that this program wrote for a service that is not among `files`.
 fn left_behind(files: &[UnitFile], directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut old: Vec<_> = entries

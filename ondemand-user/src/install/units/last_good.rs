@@ -1,9 +1,9 @@
-//! The last configuration that was right. A generator that finds a wrong one makes the units of this:
-//! without units systemd would know of no front socket any more, and whoever comes to one that it
-//! still holds would be let go, since nothing is there to be started.
+//! The last valid configuration. A generator that finds an invalid one generates its units from this:
+//! without units systemd would know no front socket any more, and a client of one that it still
+//! holds would be closed, since there is nothing to start.
 //!
-//! Two copies: the generator's own in /run, and for the next boot the agent's in /var/lib, which may
-//! not be writable for a generator (systemd 255 and later), or not mounted yet.
+//! There are two copies: the generator's own in /run, and for the next boot the agent's in /var/lib,
+//! which may not be writable for a generator (systemd 255 and later), or not mounted yet.
 
 use std::{
     fs::{self, DirBuilder},
@@ -18,16 +18,16 @@ use ondemand_core::config::Config;
 
 use crate::host::{atomic_file, config_file};
 
-/// Its name wherever it is kept.
+/// The file's name in each place.
 pub const FILE: &str = "last-good.toml";
-/// Where a generator keeps it, and root alone writes; and where the agent does.
+/// The place of a generator's copy, writable by root only, and that of the agent's.
 pub(super) const PLACES: [&str; 2] = ["/run/ondemand-generator", "/var/lib/ondemand"];
 
 /// A copy that was found.
 pub struct Copy {
-    /// What it says.
+    /// The configuration in it.
     pub config: Config,
-    /// Where it is.
+    /// Its path.
     pub file: PathBuf,
     /// When it was written.
     pub written: Option<SystemTime>,
@@ -43,11 +43,11 @@ impl Copy {
     }
 }
 
-/// Keeps the text of a configuration of which units were made.
+/// Saves the text of a configuration whose units were generated.
 ///
 /// # Errors
 ///
-/// It cannot be written; the copy is as it was.
+/// It cannot be written; the copy is unchanged.
 pub(super) fn keep(directory: &Path, text: &str) -> io::Result<()> {
     let file = directory.join(FILE);
     if fs::read(&file).is_ok_and(|kept| kept == text.as_bytes()) {
@@ -57,17 +57,17 @@ pub(super) fn keep(directory: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // The configuration itself may be for root alone.
+    // The configuration may be readable by root only.
     atomic_file::replace(&file, text.as_bytes(), 0o600)
 }
 
-/// There is no configuration any more: that is no mistake.
+/// Removes the copy: the configuration was removed, which is not an error.
 pub(super) fn forget(directory: &Path) {
-    // Most often there is none.
+    // Usually there is none.
     let _ = fs::remove_file(directory.join(FILE));
 }
 
-/// The youngest copy that is still right. Its path is `original`, whose place it takes.
+/// Returns the latest copy that is valid. Its path is `original`, which it replaces.
 pub fn find(original: &Path) -> Option<Copy> {
     find_in(PLACES.map(Path::new), original)
 }
@@ -75,11 +75,11 @@ pub fn find(original: &Path) -> Option<Copy> {
 pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> {
     directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);
-        // The agent's copy is not root's: no link to what is, and no pipe that a boot would wait for.
+        // The agent's copy is not root's: no link to root's files, and no pipe that would block a boot.
         fs::symlink_metadata(&file)
             .ok()
             .filter(|data| data.is_file())?;
-        // It may be of a version that knew other keys.
+        // It may be of a version with other keys.
         let config = config_file::parse(original, &config_file::text(&file).ok()?).ok()?;
         let written = fs::metadata(&file).and_then(|data| data.modified()).ok();
         Some(Copy {
@@ -129,7 +129,7 @@ mod tests {
         fs::rename(run.join(FILE), run.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(run.join("elsewhere"), state.join(FILE)).unwrap();
         assert_eq!(found(), None, "a link is not followed");
-        // Nothing can be kept in a file.
+        // Nothing can be written below a file.
         assert!(keep(&run.join("elsewhere"), one).is_err());
     }
 }

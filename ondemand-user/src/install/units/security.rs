@@ -1,5 +1,5 @@
-//! What `systemd-analyze security` says of the agent's and the proxy's unit, and what it would say
-//! with any one directive left out.
+//! The result of `systemd-analyze security` for the agent's and the proxy's unit, and its change
+//! without each directive.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -12,7 +12,7 @@ use super::{
     tests::{no_systemd_analyze, systemd_analyze, unix, wiki},
 };
 
-/// As it is installed.
+/// The installed unit.
 const AGENT: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../units/ondemand.service"
@@ -49,8 +49,8 @@ fn open(units: &[String]) -> Vec<BTreeSet<String>> {
     tables
 }
 
-/// Of `unit`, only the rows in `expected` are open, and each line of `part` closes another one,
-/// but for those that begin with one of `unseen`.
+/// Checks that of `unit` only the rows in `expected` are open, and that each line of `part` closes
+/// another one, except those that start with one of `unseen`.
 #[track_caller]
 fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
     let lines: Vec<&str> = part
@@ -69,7 +69,7 @@ fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
     let more: Vec<_> = whole.difference(&expected).collect();
     assert!(more.is_empty(), "open, and should not be: {more:?}");
     for (line, table) in lines.iter().zip(without) {
-        // Later versions see that others bring it along (257 and 262 do).
+        // Later versions know that others imply it (257 and 262 do).
         if *line == "PrivateMounts=yes" && systemd_version().is_some_and(|version| version > 252) {
             continue;
         }
@@ -79,7 +79,7 @@ fn check(unit: &str, part: &str, expected: &[&str], unseen: &[&str]) {
     }
 }
 
-/// Directives of the agent's unit that the table does not know, or that another one covers.
+/// Directives of the agent's unit that the table does not have, or that another one covers.
 const UNSEEN: [&str; 8] = [
     "Group=",
     "AmbientCapabilities=",
@@ -97,7 +97,7 @@ fn the_agent_may_do_what_it_must() {
     let (_, part) = AGENT.split_once("\n# Root instead").unwrap();
     let (_, part) = part.split_once('\n').unwrap();
     let expected = [
-        // It listens on an address, speaks to the bus, asks the kernel for sockets, everywhere.
+        // It listens on an address, connects to the bus, and queries the kernel for sockets.
         "RestrictAddressFamilies=~AF_NETLINK",
         "RestrictAddressFamilies=~AF_UNIX",
         "RestrictAddressFamilies=~AF_(INET|INET6)",
@@ -109,10 +109,10 @@ fn the_agent_may_do_what_it_must() {
         "CapabilityBoundingSet=~CAP_BPF",
         "CapabilityBoundingSet=~CAP_NET_ADMIN",
         "PrivateUsers=",
-        // The kernel's version and the boot's number; veto programs, wherever they are.
+        // The kernel's version and the boot ID; veto programs, in any directory.
         "ProcSubset=",
         "RootDirectory=/RootImage=",
-        // char-rtc to read, which ProtectClock= brings along.
+        // Read access to char-rtc, which ProtectClock= implies.
         "DeviceAllow=",
     ];
     check(AGENT, part, &expected, &UNSEEN);
@@ -170,6 +170,6 @@ fn the_scores() {
     check(&proxy(&wiki(""), Some("ondemand")), 1.3);
     check(&proxy(&unix("/run/b.sock"), Some("ondemand")), 1.5);
     check(&proxy(&unix("/tmp/b.sock"), Some("ondemand")), 1.7);
-    // Where there is no user for it.
+    // Without a user for it.
     check(&proxy(&wiki(""), None), 1.6);
 }

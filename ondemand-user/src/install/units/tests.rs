@@ -323,10 +323,10 @@ pub(super) fn systemd_analyze(arguments: &[&str], units: &Path) -> (bool, String
     (output.status.success(), text)
 }
 
-/// The units in a directory, as the program at hand and this machine's systemd would have them.
+/// The units in a directory, for this program and this machine's systemd.
 fn written(config: &Config) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    // verify wants programs that exist.
+    // verify requires programs that exist.
     let here = Host {
         ondemand: "/bin/true".into(),
         ..Host::here().unwrap()

@@ -1,4 +1,4 @@
-//! What is in the units of one service. ARCHITECTURE.md says why they are shaped so.
+//! The text of one service's units. ARCHITECTURE.md explains their structure.
 
 use std::fmt::Write as _;
 
@@ -10,10 +10,10 @@ use ondemand_core::{
 
 use super::{Header, Host, escape, hardening};
 
-/// The proxy takes two descriptors a connection, for [`crate::proxy`]'s most.
+/// The proxy takes two descriptors per connection, for [`crate::proxy`]'s maximum.
 const DESCRIPTORS: u32 = 65_536;
 
-/// The first systemd with `PollLimitIntervalSec=`; older ones warn of an unknown key.
+/// The first systemd with `PollLimitIntervalSec=`; older ones warn about an unknown key.
 const POLL_LIMIT_SINCE: u32 = 255;
 
 /// The front socket: `ondemand-NAME.socket`.
@@ -30,7 +30,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
             escape::value(&endpoint.to_string())?
         )?;
     }
-    // Each address stands for itself: [::] leaves IPv4 to its own entry.
+    // Each address is separate: [::] leaves IPv4 to its own entry.
     text += "BindIPv6Only=ipv6-only\nBacklog=4096\n";
     if service
         .listen
@@ -46,7 +46,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     {
         text += "RemoveOnStop=yes\n";
     }
-    // A burst of clients must not end in a socket that systemd has given up on.
+    // A burst of clients must not make systemd give up the socket.
     text += "TriggerLimitIntervalSec=0\n";
     if host
         .systemd
@@ -60,7 +60,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
 /// The proxy: `ondemand-NAME.service`.
 pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
     let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
-    // Wants= and no After=: the proxy does the waiting, and can tell the client when it is in vain.
+    // Wants= without After=: the proxy waits itself, and can close its clients if the wait fails.
     let (unit, socket) = (&service.unit, service.socket_unit());
     writeln!(text, "Wants={unit}\nPartOf={unit}")?;
     writeln!(
@@ -72,13 +72,13 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         "\n[Service]\nExecStart={}",
         command_line(service, host)?
     )?;
-    // Of two jobs that may run, PID 1 starts the unit of the lower nice value first, and then the
-    // one whose name sorts first (systemd's unit_compare_priority()): the application, for which
-    // both the client and the proxy wait.
+    // Of two runnable jobs, PID 1 starts the unit with the lower nice value first, then the one
+    // whose name sorts first (systemd's unit_compare_priority()): the application must be first,
+    // because both the client and the proxy wait for it.
     text += "Nice=1\n";
-    // Who is being served when it is told to end may finish so long.
+    // Open connections may take this long to finish after SIGTERM.
     writeln!(text, "LimitNOFILE={DESCRIPTORS}\nTimeoutStopSec=10s")?;
-    // Where it keeps since when its clients wait.
+    // For the start of its clients' wait.
     writeln!(
         text,
         "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
@@ -88,8 +88,8 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
     Ok(text)
 }
 
-/// The proxy gets what it needs from the configuration as options: its user may not be allowed
-/// to read that file.
+/// The proxy gets its settings as options: its user may not be allowed to read the
+/// configuration.
 fn command_line(service: &Service, host: &Host) -> Result<String> {
     let words = [
         escape::program(&host.ondemand)?.to_owned(),
@@ -112,7 +112,7 @@ pub(super) fn lease(service: &Service, header: &Header) -> String {
 
 /// The drop-in of the application's own unit.
 pub(super) fn drop_in(service: &Service, header: &Header) -> String {
-    // No SourcePath=: it would stand for the whole unit.
+    // No SourcePath=: it would apply to the whole unit.
     format!(
         "{}\n\n[Unit]\nStopWhenUnneeded=yes\nWants={}\n\
          # Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n",

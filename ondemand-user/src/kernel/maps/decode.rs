@@ -1,4 +1,4 @@
-//! Bytes of the kernel's programs as the types that both sides share.
+//! Decodes the bytes of the kernel's programs into the types that both sides share.
 
 use std::io::{ErrorKind, Read};
 
@@ -17,18 +17,18 @@ use ondemand_ebpf::{
 /// kernel/bpf/bpf_iter.c: eight pages).
 const PIECE: usize = 32 * 1024;
 
-/// What a message of the ring buffer means.
+/// The meaning of a message of the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// For the agent.
+    /// An event for the agent.
     Event(KernelEvent),
-    /// Of several listeners (SO_REUSEPORT) the one that steering held may be the one that went.
+    /// With several listeners (SO_REUSEPORT), the closed one may be the one that steering used.
     Unlistened,
-    /// Of a kind that this agent does not know.
+    /// A kind that this agent does not know.
     Unknown(Event),
 }
 
-/// A message of the ring buffer. `None`: it is too short for one.
+/// Decodes a message of the ring buffer. `None`: it is too short.
 pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
     let event = Event {
         kind: item.try_get_u32_ne().ok()?,
@@ -92,7 +92,7 @@ fn record(buffer: &mut impl Buf) -> Option<SocketRecord> {
     })
 }
 
-/// A name as the maps have it. `None`: nobody's.
+/// Decodes a name of the maps. `None`: the slot is unused.
 pub(crate) fn name(bytes: &[u8]) -> Option<String> {
     let name = bytes.split(|byte| *byte == 0).next()?;
     (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())

@@ -38,11 +38,11 @@ pub struct Sampler {
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
     messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    /// Every slot that was ever given away, with its owner's name.
+    /// Every slot ever assigned, with its owner's name.
     known: BTreeMap<Slot, String>,
     watched: BTreeMap<Slot, Addresses>,
     older: HashMap<Slot, u64>,
-    /// Listeners that steering refused, as far as they were asked for.
+    /// The counts of refused listeners, as of the last query.
     refused: HashMap<Slot, u64>,
 }
 
@@ -66,7 +66,7 @@ impl Sampler {
             networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
             listeners: listeners(kernel.take_map("LISTENERS")?)?,
             names,
-            // SAFETY: both own their descriptor and give the same one for as long as they live.
+            // SAFETY: both own their descriptor, which stays the same for their lifetime.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
             // SAFETY: as above.
             messages: unsafe { AsyncFd::register(messages) }.context("watch the log buffer")?,
@@ -78,26 +78,26 @@ impl Sampler {
         })
     }
 
-    /// Whether an earlier agent's programs were found counting.
+    /// Whether the programs of an earlier agent were taken over.
     pub fn taken_over(&self) -> bool {
         self.kernel.taken_over
     }
 
-    /// Why connections cannot be steered on this host, if so.
+    /// Why connections cannot be steered on this host. `None`: they can.
     pub fn no_steering(&self) -> Option<&str> {
         self.kernel.no_steering.as_deref()
     }
 
-    /// Fails if the kernel does not count any more, or the next agent would not find what it counts.
+    /// Fails if the kernel no longer counts, or if the next agent would not find the counters.
     ///
     /// # Errors
     ///
-    /// Says what is gone.
+    /// Names what is missing.
     pub fn check(&self) -> Result<()> {
         self.kernel.check()
     }
 
-    /// One service's counters. Its cost does not depend on the number of connections.
+    /// Reads one service's counters. The cost does not depend on the number of connections.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Sampler {
         })
     }
 
-    /// Adds what open connections have transferred so far to the counters. Costs a walk over the
+    /// Adds the bytes that open connections have transferred so far to the counters. It walks the
     /// kernel's socket tables.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Sampler {
     ///
     /// # Errors
     ///
-    /// The tables cannot be read: nothing is known.
+    /// The tables cannot be read: the sockets are unknown.
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         let records = self.records("snapshot")?;
         let table = watchlist::endpoints(self.kernel.netns, &self.watched);
@@ -171,7 +171,7 @@ impl Sampler {
         decode::records(self.kernel.iterate(iterator)?).with_context(what)
     }
 
-    /// Whether new connections to the front address go straight to the backend.
+    /// Sets whether new connections to the front address are steered to the backend.
     ///
     /// # Errors
     ///
@@ -182,23 +182,23 @@ impl Sampler {
             .with_context(|| format!("{what} the gate of slot {}", slot.0))
     }
 
-    /// Whether clients that may not wake the service are served.
+    /// Sets whether clients that may not start the service are served.
     ///
     /// # Errors
     ///
     /// The map cannot be written.
     pub fn set_admission(&mut self, slot: Slot, admits: bool) -> Result<()> {
         self.set_gate_bits(slot, GATE_ADMIT, if admits { GATE_ADMIT } else { 0 })
-            .with_context(|| format!("change who is admitted to slot {}", slot.0))
+            .with_context(|| format!("set the admission of slot {}", slot.0))
     }
 
-    /// The agent alone writes gates, so nothing comes between the reading and the writing.
+    /// Only the agent writes gates, so nothing can happen between the read and the write.
     fn set_gate_bits(&mut self, slot: Slot, mask: u64, bits: u64) -> Result<()> {
         let before = self.gates.get(&slot.0, 0)?;
         Ok(self.gates.set(slot.0, (before & !mask) | bits, 0)?)
     }
 
-    /// Whether it has a listener that connections can be steered to.
+    /// Whether the service has a listener that connections can be steered to.
     ///
     /// # Errors
     ///
@@ -214,8 +214,8 @@ impl Sampler {
         Ok(false)
     }
 
-    /// Whether a listener of this backend was found since the last question that connections
-    /// cannot be steered to.
+    /// Whether, since the last query, a listener of this backend was found that connections cannot be
+    /// steered to.
     ///
     /// # Errors
     ///
@@ -226,7 +226,7 @@ impl Sampler {
         Ok(before.is_some_and(|before| before < refused))
     }
 
-    /// Asks for one [`KernelEvent::Opened`], and for the [`KernelEvent::Answered`] after it.
+    /// Requests one [`KernelEvent::Opened`], and the [`KernelEvent::Answered`] after it.
     ///
     /// # Errors
     ///
@@ -235,7 +235,7 @@ impl Sampler {
         self.arm(slot, |alarm| (alarm.opened, alarm.answered) = (1, 1))
     }
 
-    /// Asks for one [`KernelEvent::Closed`].
+    /// Requests one [`KernelEvent::Closed`].
     ///
     /// # Errors
     ///
@@ -245,13 +245,13 @@ impl Sampler {
     }
 
     fn arm(&mut self, slot: Slot, change: impl Fn(&mut Alarm)) -> Result<()> {
-        let what = || format!("ask for an event of slot {}", slot.0);
+        let what = || format!("request an event of slot {}", slot.0);
         let mut alarm = self.alarms.get(&slot.0, 0).with_context(what)?;
         change(&mut alarm);
         self.alarms.set(slot.0, alarm, 0).with_context(what)
     }
 
-    /// The next event. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     ///
     /// # Errors
     ///
@@ -269,14 +269,16 @@ impl Sampler {
             };
             match message {
                 Message::Event(event) => return Ok(event),
-                // Look for the others.
+                // Search for the others.
                 Message::Unlistened => {
-                    // Without them the proxy serves, so it is no reason to end.
+                    // Without listeners the proxy serves, so the agent goes on.
                     if let Err(error) = self.records("adopt") {
-                        log::warn!("the listeners cannot be looked for: {error:#}");
+                        log::warn!("cannot search for listeners, the proxy serves: {error:#}");
                     }
                 }
-                Message::Unknown(event) => log::debug!("not understood: {event:?}"),
+                Message::Unknown(event) => {
+                    log::debug!("ignored an unknown kernel event: {event:?}")
+                }
             }
         }
     }
@@ -297,11 +299,11 @@ async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message>
     }
 }
 
-/// A map of sockets as an array of their cookies, which is what it is to user space; aya's own type
-/// for it can only list all places, empty or not.
+/// Opens a map of sockets as an array of their cookies, which it is for user space; aya's own type
+/// can only list all places, empty or not.
 fn listeners(map: Map) -> Result<Array<MapData, u64>> {
     let Map::SockMap(data) = map else {
-        bail!("LISTENERS is no map of sockets");
+        bail!("LISTENERS is not a map of sockets");
     };
     Ok(Array::try_from(Map::Array(data))?)
 }

@@ -1,5 +1,5 @@
-//! The lists of clients as the kernel's programs read them: the map `NETWORKS`, and the bits of the
-//! gates that say which lists there are.
+//! The lists of clients in the kernel's format: the map `NETWORKS`, and the bits of the gates that
+//! mark which lists exist.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,16 +11,16 @@ use ondemand_ebpf::{GATE_IGNORE, GATE_WAKE, LIST_IGNORE, LIST_WAKE, NETWORK_BITS
 
 use super::watchlist::address_words;
 
-/// What is to be in the maps.
+/// The desired contents of the maps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Lists {
-    /// By length of the prefix in bits and network: whether it is in the list.
+    /// By prefix length in bits and network: whether it is in the list.
     pub networks: BTreeMap<(u32, Network), bool>,
     /// By slot: `GATE_WAKE` and `GATE_IGNORE`. Absent: none.
     pub bits: HashMap<Slot, u64>,
 }
 
-/// The lists of all services.
+/// Computes the lists of all services.
 pub fn table<'s>(services: impl Iterator<Item = (Slot, &'s Service)>) -> Lists {
     let mut all = Lists::default();
     for (slot, service) in services {
@@ -36,7 +36,7 @@ pub fn table<'s>(services: impl Iterator<Item = (Slot, &'s Service)>) -> Lists {
                 let key = key(slot, list, network.addr(), network.prefix_len());
                 all.networks.insert(key, listed);
             }
-            // To the map IPv4 is a part of IPv6, and `::/0` would have all of it.
+            // In the map IPv4 is a part of IPv6, and `::/0` would include all of it.
             let v4 = key(slot, list, Ipv4Addr::UNSPECIFIED.into(), 0);
             all.networks.entry(v4).or_insert(false);
         }
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
 
-    /// The word of the longest prefix, as the kernel finds it (lpm_trie.c).
+    /// The entry of the longest prefix, as the kernel finds it (lpm_trie.c).
     fn is_listed(lists: &Lists, slot: u32, list: u32, address: &str) -> bool {
         let (_, wanted) = key(Slot(slot), list, address.parse().unwrap(), 0);
         let bytes = |network: &Network| {

@@ -8,7 +8,7 @@ use ondemand_ebpf::{
 
 use super::watchlist;
 
-// States of include/net/tcp_states.h that are not a connection that somebody holds.
+// States of include/net/tcp_states.h that are not an open connection.
 const TIME_WAIT: u32 = 6;
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;

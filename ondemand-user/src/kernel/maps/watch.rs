@@ -1,4 +1,4 @@
-//! Tells the programs which services are watched: their addresses, and their lists of clients.
+//! Writes the watched services to the programs' maps: addresses and lists of clients.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,8 +18,8 @@ use super::{
 };
 
 impl Sampler {
-    /// Makes these services the watched ones, keeps the counters of those known by name,
-    /// and finds the listeners and connections that are older than the watch.
+    /// Watches these services, keeps the counters of those known by name, and finds the listeners and
+    /// connections that are older than the watch.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Sampler {
         Ok(slots)
     }
 
-    /// Gives a slot to a new owner, its counters at zero.
+    /// Assigns a slot to a new owner, with its counters at zero.
     fn reset(&mut self, slot: Slot, name: &str) -> Result<()> {
         let mut bytes = [0; MAX_NAME + 1];
         let Some(place) = bytes
@@ -74,9 +74,9 @@ impl Sampler {
         Ok(())
     }
 
-    /// Brings `ENDPOINTS` and `PORTS` to what is watched: additions first, so that nothing that
-    /// stays watched is missed for a moment, and a port before the last of its addresses goes, so
-    /// that an agent that dies in between leaves no port that nobody clears.
+    /// Updates `ENDPOINTS` and `PORTS`: additions first, so that nothing that stays watched is missed
+    /// for a moment, and a port before the last of its addresses, so that an agent that dies in between
+    /// leaves no stale port.
     fn write_endpoints(&mut self) -> Result<()> {
         let table = watchlist::endpoints(self.kernel.netns, &self.watched);
         let present: Vec<Endpoint> = self
@@ -110,8 +110,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Brings the lists of clients to what is configured: additions first and removals last, so that
-    /// an address that stays in a list is never missing from it.
+    /// Updates the lists of clients: additions first and removals last, so that an address that stays
+    /// in a list is never missing from it.
     fn write_networks(
         &mut self,
         services: &[&Service],
@@ -135,19 +135,19 @@ impl Sampler {
         for slot in known {
             let bits = lists.bits.get(&slot).copied().unwrap_or(0);
             self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE, bits)
-                .context("say which lists of clients there are")?;
+                .context("write which lists of clients exist")?;
         }
         for key in present {
             if !lists.networks.contains_key(&(key.prefix_len(), key.data())) {
                 self.networks
                     .remove(&key)
-                    .context("shorten a list of clients")?;
+                    .context("remove from a list of clients")?;
             }
         }
         Ok(())
     }
 
-    /// Tags listeners that are older than the watch, then counts the connections that are.
+    /// Tags listeners that are older than the watch, then counts such connections.
     fn adopt(&mut self) -> Result<()> {
         self.records("adopt")?;
         self.snapshot()?;

@@ -1,5 +1,5 @@
-//! Which addresses are watched, and for whom: the contents of the maps `ENDPOINTS` and
-//! `PORTS`, computed from the configuration.
+//! The watched addresses and their owners: the contents of the maps `ENDPOINTS` and `PORTS`,
+//! computed from the configuration.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +21,7 @@ pub struct Addresses {
     pub backend: Option<SocketAddr>,
 }
 
-/// An address in the form of [`Endpoint::address`].
+/// Converts an address to the form of [`Endpoint::address`].
 pub fn address_words(ip: IpAddr) -> [u32; 4] {
     let octets = match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -34,11 +34,11 @@ pub fn address_words(ip: IpAddr) -> [u32; 4] {
     words
 }
 
-/// Every endpoint and its owner.
+/// Returns every endpoint and its owner.
 ///
 /// An application may bind the wildcard where its configured address is a specific one, so
 /// a backend's port is also watched on the wildcards, unless something else was configured
-/// there. A front on `[::]` serves IPv6 alone (`BindIPv6Only=` of the generated socket).
+/// there. A front on `[::]` serves IPv6 only (`BindIPv6Only=` of the generated socket).
 pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<Endpoint, Owner> {
     let endpoint = |ip: IpAddr, port: u16| Endpoint {
         netns,
@@ -76,8 +76,8 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
     table
 }
 
-/// The word of each watched port ([`PORT_WATCHED`]). Where a front socket on the wildcard is the
-/// only owner of a port in its family, the word names its slot, and no address is looked up.
+/// Returns the word of each watched port ([`PORT_WATCHED`]). Where a front socket on the wildcard is
+/// the only owner of a port in its family, the word names its slot, and no address is looked up.
 pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
     let wildcards: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let wildcards = wildcards.map(address_words);
@@ -103,8 +103,8 @@ pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
     words
 }
 
-/// Chooses a slot for each name: the one it had, else one that was never used, else one
-/// whose former owner is neither configured nor connected any more.
+/// Chooses a slot for each name: its present slot, else one that was never used, else one
+/// whose former owner is neither configured nor connected.
 ///
 /// Returns the slots in the order of `wanted`, and which of them are new; `None` if there
 /// are more names than slots.
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_reused_last_and_only_when_nobody_is_connected() {
+    fn a_slot_is_reused_last_and_only_without_connections() {
         let known: BTreeMap<Slot, String> = (0..MAX_SERVICES)
             .map(|slot| (Slot(slot), format!("s{slot}")))
             .collect();

@@ -1,4 +1,4 @@
-//! Which TCP and Unix sockets of this network namespace are listening (sock_diag).
+//! Finds listening TCP and Unix sockets of this network namespace (sock_diag).
 
 use std::{fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -8,13 +8,13 @@ use ondemand_core::config::Endpoint;
 
 use crate::kernel::sockets::sock_diag::{self, TcpListener, UnixSocket};
 
-/// Whether somebody listens at `endpoint`: at this address, or at a wildcard that covers it.
+/// Whether `endpoint` has a listener: at this address, or at a wildcard that covers it.
 ///
-/// Its cost depends on the number of listeners, or of Unix sockets, not on that of connections.
+/// The cost depends on the number of listeners, or of Unix sockets, not on that of connections.
 ///
 /// # Errors
 ///
-/// The kernel does not tell.
+/// The kernel does not answer.
 pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
     match endpoint {
         Endpoint::Tcp(address) => {
@@ -40,25 +40,25 @@ pub(crate) fn covers(listener: &TcpListener, address: &SocketAddr) -> bool {
         && if bound.is_unspecified() {
             bound.is_ipv4() == address.is_ipv4() || (bound.is_ipv6() && !listener.v6_only)
         } else {
-            // An IPv6 socket may be bound to an IPv4 address in disguise (ipv6(7)).
+            // An IPv6 socket may be bound to an IPv4-mapped address (ipv6(7)).
             bound.to_canonical() == address.ip().to_canonical()
         }
 }
 
-/// A socket's file, and how a listener there is known.
+/// A socket's file, by which its listener is recognized.
 pub(crate) struct File<'a> {
     path: &'a Path,
-    /// Device and inode as sock_diag has them; `None`: this process may not look.
+    /// Device and inode in sock_diag's format; `None`: permission denied.
     id: Option<(u32, u32)>,
 }
 
 impl<'a> File<'a> {
-    /// `None`: there is no such file.
+    /// `None`: the file does not exist.
     pub(crate) fn at(path: &'a Path) -> Result<Option<Self>> {
         let id = match fs::metadata(path) {
             Ok(metadata) => {
                 let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
-                // The kernel's own numbering (MKDEV, include/linux/kdev_t.h); sock_diag has 32 bits of the inode.
+                // The kernel's own numbering (MKDEV, include/linux/kdev_t.h); sock_diag reports 32 bits of the inode.
                 Some(((major << 20 | minor) as u32, metadata.ino() as u32))
             }
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -73,15 +73,15 @@ impl<'a> File<'a> {
         self.path
     }
 
-    /// Its inode, as much of it as sock_diag has.
+    /// Its inode, as far as sock_diag reports it.
     pub(crate) fn inode(&self) -> Option<u32> {
         self.id.map(|(_, inode)| inode)
     }
 
     /// Whether `socket` is bound to this file, or was accepted by a listener that is.
     ///
-    /// The file tells it: names may be relative, go through links, or be of another root. Its
-    /// device is only half a proof, as some file systems show another one to stat(2).
+    /// The file decides: names may be relative, contain links, or belong to another root. The device
+    /// alone proves nothing, as some file systems show another one to stat(2).
     pub(crate) fn is_of(&self, socket: &UnixSocket) -> bool {
         let same_name = socket.path == self.path;
         match (self.id, socket.file) {
@@ -147,7 +147,7 @@ mod tests {
             SocketAddr::new([127, 0, 0, 2].into(), address.port()),
             false,
         );
-        // A connection alone does not listen.
+        // A connection is not a listener.
         let client = std::net::TcpStream::connect(address).unwrap();
         let (server, _) = listener.accept().unwrap();
         drop(listener);
@@ -184,7 +184,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         check(&link, true);
-        // A file of the same name that is not the listener's.
+        // A file of the same name without the listener.
         fs::rename(&path, dir.path().join("old")).unwrap();
         fs::write(&path, "").unwrap();
         check(&path, false);

@@ -1,4 +1,4 @@
-//! The kernel's own socket tables: who listens, who is connected.
+//! The kernel's own socket tables: listeners and connections.
 
 pub mod listening;
 pub mod sock_diag;

@@ -1,7 +1,7 @@
-//! Asks the kernel for its socket tables (sock_diag(7)).
+//! Queries the kernel's socket tables (sock_diag(7)).
 //!
-//! Written by hand: two requests and a handful of attributes. A socket whose attributes cannot
-//! be understood is skipped alone; one odd socket of another program must not hide all others.
+//! Written by hand: it takes two requests and a few attributes. A socket with malformed attributes
+//! is skipped alone; a strange socket of another program must not hide all others.
 
 use std::{
     io,
@@ -25,14 +25,14 @@ const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
 /// `INET_DIAG_SKV6ONLY`, include/uapi/linux/inet_diag.h.
 const INET_DIAG_SKV6ONLY: u16 = 11;
-/// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_RQLEN`, include/uapi/linux/unix_diag.h. What
-/// is to be shown is asked for by `1 << attribute` (`UDIAG_SHOW_NAME` and so on).
+/// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_RQLEN`, include/uapi/linux/unix_diag.h. The
+/// request selects them by `1 << attribute` (`UDIAG_SHOW_NAME` and so on).
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
-/// The kernel's largest piece of a dump is 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
+/// The kernel's largest part of a dump is 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
 const BUFFER: usize = 32 * 1024;
-/// How often a dump is begun anew that the kernel calls inconsistent.
+/// How often a dump is retried that the kernel marks as inconsistent.
 const ATTEMPTS: u32 = 3;
 
 /// A listening TCP socket of this network namespace.
@@ -40,9 +40,9 @@ const ATTEMPTS: u32 = 3;
 pub struct TcpListener {
     /// Where it is bound.
     pub address: SocketAddr,
-    /// An IPv6 socket that leaves IPv4 alone (`IPV6_V6ONLY`, ipv6(7)).
+    /// Whether an IPv6 socket excludes IPv4 (`IPV6_V6ONLY`, ipv6(7)).
     pub v6_only: bool,
-    /// Its number in the file system of sockets, as in `/proc/PID/fd`.
+    /// Its inode in the file system of sockets, as in `/proc/PID/fd`.
     pub inode: u32,
 }
 
@@ -50,18 +50,18 @@ pub struct TcpListener {
 /// a listener with this path accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
-    /// The path as it was given to bind(2): perhaps relative, perhaps of another root.
+    /// The path passed to bind(2): it may be relative, or belong to another root.
     pub path: PathBuf,
-    /// Device (the kernel's own numbering, major << 20 | minor) and inode, 32 bits of it, of the
+    /// Device (the kernel's own numbering, major << 20 | minor) and 32 bits of the inode of the
     /// socket's file.
     pub file: Option<(u32, u32)>,
-    /// A listener, and how many connections wait to be accepted; `None`: a connection.
+    /// For a listener, the number of connections that wait to be accepted; `None`: a connection.
     pub waiting: Option<u32>,
 }
 
-/// The TCP sockets that listen on `port`, of all families; on any, if it is 0.
+/// Lists the TCP sockets that listen on `port`, in all families; on any port, if it is 0.
 ///
-/// Its cost depends on the number of listeners, not of connections.
+/// The cost depends on the number of listeners, not of connections.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
     Ok(found)
 }
 
-/// All Unix stream sockets with a path.
+/// Lists all Unix stream sockets with a path.
 ///
 /// # Errors
 ///
@@ -173,7 +173,7 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-/// Sends a dump request and decodes each message of the answer.
+/// Sends a dump request and decodes each message of the reply.
 fn dump<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
     for _ in 0..ATTEMPTS {
         if let Some(sockets) = dump_once(request, &decode)? {
@@ -183,7 +183,7 @@ fn dump<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>
     bail!("the sockets changed while the kernel listed them, {ATTEMPTS} times in a row");
 }
 
-/// `None`: the kernel says that the table changed under its hands.
+/// `None`: the kernel reports that the table changed during the dump.
 fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Option<Vec<T>>> {
     let netlink = socket(
         AddressFamily::Netlink,
@@ -198,7 +198,7 @@ fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<O
     packet.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
     packet.extend([0; 8]);
     packet.extend(request);
-    send(netlink.as_raw_fd(), &packet, MsgFlags::empty()).context("ask for sockets")?;
+    send(netlink.as_raw_fd(), &packet, MsgFlags::empty()).context("request sockets")?;
 
     let mut found = Vec::new();
     let mut consistent = true;
@@ -208,7 +208,7 @@ fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<O
             recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC).context("read sockets")?;
         ensure!(
             length > 0 && length <= buffer.len(),
-            "an answer of {length} bytes"
+            "a reply of {length} bytes"
         );
         if read_piece(&buffer[..length], &decode, &mut found, &mut consistent)? {
             return Ok(consistent.then_some(found));
@@ -216,8 +216,8 @@ fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<O
     }
 }
 
-/// Reads one piece of an answer: adds what it holds to `found`, and makes `consistent` false if
-/// the kernel says that the table changed under its hands. True: it is the last piece.
+/// Reads one part of a reply: adds its sockets to `found`, and sets `consistent` to false if the
+/// kernel reports that the table changed during the dump. Returns true for the last part.
 fn read_piece<T>(
     mut piece: &[u8],
     decode: impl Fn(&[u8]) -> Option<T>,
@@ -227,7 +227,7 @@ fn read_piece<T>(
     while let Some((header, body)) = next_message(&mut piece) {
         *consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
         match i32::from(header.kind) {
-            // The end carries an error number if the dump broke off.
+            // The last message has an error number if the dump was aborted.
             libc::NLMSG_DONE if array(body, 0).is_none_or(|code| i32::from_ne_bytes(code) >= 0) => {
                 return Ok(true);
             }
@@ -239,7 +239,7 @@ fn read_piece<T>(
     Ok(false)
 }
 
-/// What a piece of an answer holds, read as one about TCP and as one about Unix sockets.
+/// Decodes a part of a reply, once as TCP and once as Unix sockets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode(piece: &[u8]) -> (Result<Vec<TcpListener>>, Result<Vec<UnixSocket>>) {
     let (mut tcp, mut unix, mut consistent) = (Vec::new(), Vec::new(), true);

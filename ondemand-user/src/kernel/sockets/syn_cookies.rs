@@ -1,5 +1,5 @@
-//! Whether the kernel sent SYN cookies lately: they leave no request socket behind, so that
-//! no snapshot shows who is about to finish a handshake.
+//! Whether the kernel sent SYN cookies recently: they leave no request socket, so that no snapshot
+//! shows an unfinished handshake.
 
 use std::{fs, time::Duration};
 
@@ -18,8 +18,8 @@ pub struct SynCookies {
 }
 
 impl SynCookies {
-    /// Reads the counter and says whether cookies were sent lately. A counter that cannot be
-    /// read may hide one: then the answer is yes.
+    /// Reads the counter and returns whether cookies were sent recently. If it cannot be read, there
+    /// may be one: the answer is yes.
     pub fn sent_lately(&mut self, now: Ktime) -> bool {
         let sent = fs::read_to_string(NETSTAT)
             .with_context(|| format!("read {NETSTAT}"))
@@ -34,8 +34,8 @@ impl SynCookies {
     }
 
     fn note(&mut self, sent: u64, now: Ktime) -> bool {
-        // When between two looks they were sent is not known, so it may have been just now;
-        // nor is it known of those before the first look.
+        // The moment between two reads is unknown, so it may have been just now; the same holds
+        // for cookies before the first read.
         let before = self.sent.replace(sent);
         if before != Some(sent) && sent > 0 {
             self.changed = Some(now);

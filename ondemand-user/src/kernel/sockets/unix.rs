@@ -17,28 +17,28 @@ use crate::kernel::sockets::{
 /// The sockets at one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Listening sockets.
+    /// The number of listening sockets.
     pub listeners: u64,
-    /// Connections that were accepted and not closed by the server's side.
+    /// Accepted connections that the server has not closed.
     pub accepted: u64,
     /// Connections that wait to be accepted.
     pub waiting: u64,
 }
 
 impl Connections {
-    /// Clients connected now.
+    /// The number of connected clients.
     pub fn open(&self) -> u64 {
         self.accepted + self.waiting
     }
 }
 
-/// Counts the sockets at each of `paths`. A path without any is there too, with zeros.
+/// Counts the sockets at each of `paths`. A path without sockets is included, with zeros.
 ///
-/// Its cost depends on the number of all Unix sockets of this network namespace.
+/// The cost depends on the number of all Unix sockets of this network namespace.
 ///
 /// # Errors
 ///
-/// The kernel does not tell, or a path cannot be looked at.
+/// The kernel does not answer, or a path cannot be read.
 pub fn connections<'a>(
     paths: impl IntoIterator<Item = &'a Path>,
 ) -> Result<HashMap<PathBuf, Connections>> {
@@ -47,9 +47,9 @@ pub fn connections<'a>(
         return Ok(HashMap::new());
     }
     let mut counts = count(&paths)?;
-    // The kernel lists its sockets one after the other. A connection that is accepted meanwhile
-    // may be too early for the one place where it could be, and too late for the other: nobody
-    // is there only if two looks agree.
+    // The kernel lists its sockets one after the other. A connection that is accepted during the
+    // listing may appear in neither of its two places: there is no connection only if two
+    // listings agree.
     if counts.values().any(|count| count.open() == 0) {
         for (path, again) in count(&paths)? {
             let first = counts.entry(path).or_default();
@@ -61,7 +61,7 @@ pub fn connections<'a>(
     Ok(counts)
 }
 
-/// One look.
+/// Lists and counts once.
 fn count(paths: &[&Path]) -> Result<HashMap<PathBuf, Connections>> {
     let mut counts: HashMap<_, _> = paths
         .iter()
@@ -70,7 +70,7 @@ fn count(paths: &[&Path]) -> Result<HashMap<PathBuf, Connections>> {
     let mut by_inode: HashMap<u32, Vec<File<'_>>> = HashMap::new();
     let mut unseen = Vec::new();
     for path in paths {
-        // Without a file there may still be connections of a listener that was there.
+        // Without a file, connections of a former listener may remain.
         let Some(file) = File::at(path)? else {
             continue;
         };
@@ -92,21 +92,20 @@ fn count(paths: &[&Path]) -> Result<HashMap<PathBuf, Connections>> {
             }
         }
     }
-    // Whoever listens there may have called it by another name.
+    // The listener may have bound it under another name.
     for path in unseen {
         let count = &counts[path];
         ensure!(
             count.listeners + count.open() > 0,
-            "the agent's user may not look at {}; let it into the directories on the way",
+            "the agent's user has no access to {}; grant it access to the directories of the path",
             path.display()
         );
     }
     Ok(counts)
 }
 
-/// The one of the paths that `socket` belongs to. By its name alone too: a connection outlives the
-/// file of the listener that accepted it, and one too many keeps a service up while one too few
-/// stops it.
+/// The path that `socket` belongs to. The name alone suffices: a connection outlives the file of
+/// its listener, and one connection too many keeps a service up while one too few stops it.
 fn path_of(
     socket: &UnixSocket,
     counts: &HashMap<PathBuf, Connections>,
@@ -177,7 +176,7 @@ mod tests {
     fn a_connection_that_is_accepted_during_the_look_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.sock");
-        // A listing that takes its time.
+        // A slow listing.
         let crowd: Vec<_> = (0..500)
             .map(|n| UnixListener::bind(dir.path().join(n.to_string())).unwrap())
             .collect();
@@ -186,7 +185,7 @@ mod tests {
         let server = thread::spawn(move || {
             while begun.recv().is_ok() {
                 let (mut accepted, _) = listener.accept().unwrap();
-                // Until the client has gone.
+                // Until the client has disconnected.
                 let _ = accepted.read(&mut [0]);
             }
         });

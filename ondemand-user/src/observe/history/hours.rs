@@ -1,17 +1,17 @@
-//! Hours of the week, for millions of moments in the order of time.
+//! Hours of the week, for millions of moments in ascending order.
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// The hour of the week, local time, from Monday at midnight on.
+/// The hour of the week, local time, starting on Monday at midnight.
 pub struct Hours {
     zone: TimeZone,
-    /// The quarter of an hour that was asked for last: offsets are whole quarters.
+    /// The last computed quarter of an hour: offsets are whole quarters.
     quarter: i64,
     hour: usize,
 }
 
 impl Hours {
-    /// None was asked for yet.
+    /// Nothing is computed yet.
     pub fn new() -> Self {
         Self {
             zone: TimeZone::system(),
@@ -20,7 +20,7 @@ impl Hours {
         }
     }
 
-    /// Of milliseconds since 1970.
+    /// The hour for milliseconds since 1970.
     pub fn of(&mut self, millis: i64) -> usize {
         let quarter = millis.div_euclid(900_000);
         if quarter != self.quarter {

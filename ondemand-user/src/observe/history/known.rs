@@ -1,8 +1,8 @@
-//! Sums of what systemd may not account.
+//! Sums of figures that systemd may not account.
 
-/// A number of which there are sums.
+/// A number that can be summed.
 pub trait Measure: Copy + Default {
-    /// The sum of both, or the largest number: a damaged file may say anything.
+    /// The sum of both, capped at the largest number: a damaged file may contain anything.
     fn plus(self, other: Self) -> Self;
 }
 
@@ -18,7 +18,7 @@ impl Measure for u128 {
     }
 }
 
-/// A sum of measurements, some of which may be missing. Where all are it is not zero but unknown.
+/// A sum of measurements, some of which may be missing. If all are, it is unknown and not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known<T> {
     sum: Option<T>,
@@ -26,7 +26,7 @@ pub struct Known<T> {
 }
 
 impl<T: Measure> Known<T> {
-    /// Takes one in.
+    /// Adds a measurement.
     pub fn add(&mut self, measured: Option<T>) {
         match measured {
             Some(measured) => self.sum = Some(self.sum.unwrap_or_default().plus(measured)),
@@ -34,7 +34,7 @@ impl<T: Measure> Known<T> {
         }
     }
 
-    /// Takes those of another sum in.
+    /// Adds another sum.
     pub fn merge(&mut self, other: &Self) {
         self.missing |= other.missing;
         if let Some(sum) = other.sum {
@@ -42,7 +42,7 @@ impl<T: Measure> Known<T> {
         }
     }
 
-    /// The sum of those that are known. `None`: there are some, and none is known.
+    /// The sum of the known ones. `None`: there are some, and none is known.
     pub fn known(&self) -> Option<T> {
         match (self.sum, self.missing) {
             (None, false) => Some(T::default()),

@@ -1,5 +1,5 @@
-//! What the history knows of a service. Sums stop at their ends instead of going round: the numbers
-//! may be those of a damaged file.
+//! The history of a service. Sums saturate instead of wrapping: the numbers may be those of a
+//! damaged file.
 
 use ondemand_core::{
     replay::{Replay, Timeouts},
@@ -8,10 +8,10 @@ use ondemand_core::{
 
 use super::Known;
 
-/// Into so many equal parts a period is cut for the picture of states.
+/// The number of equal parts of a period in the plot of states.
 pub const TIMELINE: usize = 240;
 
-/// From when until when. Milliseconds since 1970.
+/// A period. Milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period {
     /// The first moment.
@@ -21,40 +21,40 @@ pub struct Period {
 }
 
 impl Period {
-    /// How much of a span is in it.
+    /// The part of a span that is in it.
     pub(super) fn part(self, from: i64, until: i64) -> i64 {
         let (from, until) = (from.max(self.from), until.min(self.until));
         until.saturating_sub(from).max(0)
     }
 }
 
-/// Arrivals by hour of the week, local time, from Monday at midnight on.
+/// Arrivals by hour of the week, local time, starting on Monday at midnight.
 pub type Week = Box<[u32; 168]>;
 
-/// What the history knows of one service in a period. Spans are milliseconds.
+/// The history of one service in a period. Spans are in milliseconds.
 #[derive(Debug)]
 pub struct Loaded {
     /// Its name.
     pub name: String,
     /// Its quiet gaps. A gap belongs to the period in which it ends.
     pub replay: Replay,
-    /// Arrivals by hour of the week, local time, from Monday at midnight on.
+    /// Arrivals by hour of the week, local time, starting on Monday at midnight.
     pub week: Week,
-    /// For how long it was watched.
+    /// How long it was watched.
     pub watched: i64,
-    /// For how long it was up.
+    /// How long it was up.
     pub active: i64,
     /// How long it was up in each part of the period.
     pub timeline: Box<[i64; TIMELINE]>,
     /// Starts in the period.
     pub activations: u64,
-    /// From the begin of a start until the application listened.
+    /// Times from the start to the application's listener.
     pub cold_starts: Vec<u32>,
-    /// From the begin of a start to the first packet to a client.
+    /// Times from the start to the first packet to a client.
     pub first_bytes: Vec<u32>,
     /// Bytes of memory at a stop, times the milliseconds until the next start.
     pub given_back: Known<u128>,
-    /// Of the runs that ended in the period; CPU time in microseconds.
+    /// Sum of the runs that ended in the period; CPU time in microseconds.
     pub cpu: Known<u64>,
     /// See `cpu`.
     pub connections: u64,
@@ -64,16 +64,16 @@ pub struct Loaded {
     pub sent: u64,
     /// Ends of runs, by [`StopReason::code`].
     pub stops: [u64; StopReason::ALL.len()],
-    /// It is down since then, and had so much memory.
+    /// Since when it is down, and its memory before.
     pub(super) down: Option<(i64, Option<u64>)>,
-    /// The last memory that was measured.
+    /// The last measured memory.
     pub(super) memory: Option<u64>,
     pub(super) quiet_since: Option<i64>,
     pub(super) watched_until: i64,
 }
 
 impl Loaded {
-    /// Nothing is known of it yet.
+    /// Without any data.
     pub(super) fn new(name: String, quiet_since: Option<i64>, timeouts: &Timeouts) -> Self {
         Self {
             name,
@@ -98,12 +98,12 @@ impl Loaded {
         }
     }
 
-    /// Whether there is anything to say of it in the period.
+    /// Whether it has any data in the period.
     pub(super) fn is_known(&self) -> bool {
         self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
     }
 
-    /// Nobody has come since then, at the end of the period.
+    /// At the end of the period it was unused since then.
     pub(super) fn open(&mut self, period: Period, since: Option<i64>) {
         let Some(since) = since else {
             return;
@@ -113,7 +113,7 @@ impl Loaded {
         self.replay.end((length as u64).saturating_mul(1000));
     }
 
-    /// It was down for so many milliseconds, and had so much memory.
+    /// It was down for `span` milliseconds, and had this memory before.
     pub(super) fn give_back(&mut self, memory: Option<u64>, span: i64) {
         if span > 0 {
             let given = memory.map(|memory| u128::from(memory) * span as u128);
@@ -121,7 +121,7 @@ impl Loaded {
         }
     }
 
-    /// Notes in the timeline that it was up.
+    /// Adds a time up to the timeline.
     pub(super) fn draw(&mut self, period: Period, from: i64, until: i64) {
         let (from, until) = (from.max(period.from), until.min(period.until));
         let length = period.until.saturating_sub(period.from);

@@ -1,7 +1,7 @@
-//! What happened, for capacity planning: an SQLite database beside the agent.
+//! The history for capacity planning: an SQLite database beside the agent.
 //!
-//! The agent hands records to a thread of its own and never waits for it. The database keeps
-//! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: what is older is forgotten.
+//! The agent passes records to a separate thread and never waits for it. The database keeps
+//! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: older records are deleted.
 
 mod hours;
 mod known;
@@ -21,63 +21,63 @@ pub use read::read;
 pub use usage::Usage;
 pub use writer::Writer;
 
-/// For so many days things are remembered: a year, and a month to compare with.
+/// How many days are kept: a year, and a month for comparison.
 pub const KEPT_DAYS: i64 = 400;
-/// The database does not become larger; the oldest is forgotten sooner instead. Bytes.
+/// Maximum size of the database; the oldest records are deleted earlier to stay below it. Bytes.
 pub const LARGEST: i64 = 448 << 20;
 
 const MILLIS_A_DAY: i64 = 86_400_000;
 
-/// Something that happened. Times are milliseconds since 1970, spans milliseconds.
+/// An event. Times are milliseconds since 1970, spans milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// These services are watched from now on, and no others.
+    /// From now on these services are watched, and no others.
     Watched {
         /// Their names.
         services: Vec<String>,
         /// When.
         at: i64,
     },
-    /// The agent ends; nothing is watched.
+    /// The agent exits; nothing is watched.
     Ended {
         /// When.
         at: i64,
     },
-    /// Something happened to this service.
+    /// An event of this service.
     Service {
         /// Its name.
         name: String,
-        /// What.
+        /// The event.
         what: What,
     },
 }
 
-/// What happened to a service.
+/// An event of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// It is up. Its start is known from before, unless nobody saw it.
+    /// It is up. Its start was recorded before, unless it was not seen.
     Up {
         /// When its start began.
         started: i64,
     },
-    /// It is down, which is known from before, unless nobody saw it.
+    /// It is down, which was recorded before, unless it was not seen.
     Down {
         /// Since when.
         since: i64,
     },
     /// The application listens.
     Listening {
-        /// After the begin of its start.
+        /// Time since its start.
         after: i64,
     },
     /// The first packet to a client.
     FirstByte {
-        /// After the begin of its start.
+        /// Time since its start.
         after: i64,
     },
-    /// What a run takes, or took.
+    /// The resources of a run.
     Usage {
-        /// When its start began.
+        /// When the run started.
         started: i64,
         /// Bytes.
         memory: Option<i64>,
@@ -90,23 +90,23 @@ pub enum What {
         at: i64,
         /// Why.
         reason: StopReason,
-        /// Clients accepted since the run before.
+        /// Clients accepted since the previous run.
         connections: i64,
         /// Payload bytes from clients.
         received: i64,
         /// Payload bytes to clients.
         sent: i64,
     },
-    /// Nobody uses it.
+    /// It is unused.
     Quiet {
         /// Since when.
         since: i64,
     },
-    /// Somebody came.
+    /// A client connected.
     Arrived {
         /// When.
         at: i64,
-        /// For so long nobody had used it; `None`: nobody knows.
+        /// How long it had been unused; `None`: unknown.
         gap: Option<i64>,
     },
 }

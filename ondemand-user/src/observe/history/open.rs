@@ -1,4 +1,4 @@
-//! Opens the database, and says in words why it cannot be.
+//! Opens the database, and explains failures.
 
 use std::{io::ErrorKind, path::Path, time::Duration};
 
@@ -9,17 +9,17 @@ use super::LARGEST;
 
 /// The version of the tables, `PRAGMA user_version`.
 const VERSION: i64 = 1;
-/// What the writer keeps in memory of the database, in pages of 4 KiB.
+/// Size of the writer's cache, in pages of 4 KiB.
 const CACHE_PAGES: i64 = 64;
-/// Tells our databases from others, `PRAGMA application_id`: "ondm".
+/// Identifies databases of ondemand, `PRAGMA application_id`: "ondm".
 const APPLICATION: i64 = 0x6f6e_646d;
-/// What takes a database from the version of its place to the next.
+/// Each takes a database from the version of its index to the next.
 const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
 
-/// How long another program may hold the database.
+/// How long to wait for a lock of another program.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens it to write, makes it if it is not there, and brings it up to date.
+/// Opens it for writing, creates it if it does not exist, and migrates it to the present version.
 ///
 /// # Errors
 ///
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub fn to_write(path: &Path) -> Result<Connection> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
-            .with_context(|| format!("make the directory {}", directory.display()))?;
+            .with_context(|| format!("create the directory {}", directory.display()))?;
     }
     let prepare = || -> rusqlite::Result<Connection> {
         let mut db = Connection::open_with_flags(
@@ -40,9 +40,9 @@ pub fn to_write(path: &Path) -> Result<Connection> {
         let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if is_usable(&db, version)? {
             db.pragma_update(None, "journal_mode", "WAL")?;
-            // A killed agent loses nothing; a power cut may lose the last records, not more.
+            // A killed agent loses nothing; a power cut may lose the last records, but no more.
             db.pragma_update(None, "synchronous", "NORMAL")?;
-            // Records are added at the end: the usual 2 MB would fill with what nobody reads again.
+            // Records are appended: the default of 2 MB would fill with pages that are not read again.
             db.pragma_update(None, "cache_size", CACHE_PAGES)?;
             migrate(&mut db, version)?;
         }
@@ -60,7 +60,7 @@ fn is_usable(db: &Connection, version: i64) -> rusqlite::Result<bool> {
     Ok(empty || (application == APPLICATION && (1..=VERSION).contains(&version)))
 }
 
-/// Each step is whole or not done at all.
+/// Each step is atomic.
 fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     for (next, step) in (1..).zip(MIGRATIONS).skip(version as usize) {
         let transaction = db.transaction()?;
@@ -72,37 +72,42 @@ fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Opens it to read; nothing is changed.
+/// Opens it for reading; nothing is changed.
 ///
 /// # Errors
 ///
-/// As for [`to_write`], or it is not there.
+/// Like [`to_write`], or it does not exist.
 pub fn to_read(path: &Path) -> Result<Connection> {
     let data = std::fs::metadata(path).map_err(|error| {
         let next = match error.kind() {
-            ErrorKind::PermissionDenied => "it is the agent's alone: `sudo ondemand report`",
-            _ => "has the agent run yet? `ondemand report --history FILE` names another",
+            ErrorKind::PermissionDenied => {
+                "only the agent and root may read it: `sudo ondemand report`"
+            }
+            _ => "has the agent run yet? use --history FILE for another one",
         };
         let what = format!("open the history {} ({next})", path.display());
         anyhow!(error).context(what)
     })?;
     if data.is_dir() {
-        bail!("{} is a directory; name the database in it", path.display());
+        bail!(
+            "{} is a directory; use --history with the database in it",
+            path.display()
+        );
     }
     let ordinary = reader(path, "").and_then(|db| {
-        // The first look is what needs the files beside it.
+        // The first query needs the files beside it.
         db.pragma_query_value(None, "application_id", |_| Ok(()))?;
         Ok(db)
     });
     let db = match ordinary {
         Err(error) if is(&error, &[ErrorCode::CannotOpen, ErrorCode::ReadOnly]) => {
-            // On a file system that is read-only. Without a log that is all there is.
+            // On a read-only file system. Without a log the database is complete.
             let mut log = path.as_os_str().to_owned();
             log.push("-wal");
             if std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
                 bail!(
-                    "{}: its newest records are in {} and nothing can be written here; copy both \
-                     to another directory and name the copy with --history",
+                    "{}: its newest records are in {} and this directory is not writable; copy both \
+                     to another directory and use the copy with --history",
                     path.display(),
                     log.display()
                 );
@@ -140,49 +145,51 @@ fn reader(path: &Path, more: &str) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// Whether it is a history of a version that is understood.
+/// Checks that it is a history of a supported version.
 pub(super) fn check(path: &Path, db: &Connection) -> Result<()> {
     let shown = path.display();
     let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let both = pragma("application_id").and_then(|id| Ok((id, pragma("user_version")?)));
     let (application, version) = both.map_err(|error| explain(path, error))?;
     if application != APPLICATION {
-        bail!("{shown} is a database, but not a history of ondemand; name another file");
+        bail!("{shown} is a database, but not a history of ondemand; use another file");
     }
     if version > VERSION {
         bail!(
             "{shown} was written by a newer ondemand (version {version} of its tables, this one \
-             knows {VERSION}); use that ondemand, or name another file"
+             supports {VERSION}); use that ondemand, or another file"
         );
     }
     if version < VERSION {
-        bail!("{shown} is of an older ondemand; the agent brings it up to date when it starts");
+        bail!("{shown} was written by an older ondemand; the agent migrates it when it starts");
     }
     Ok(())
 }
 
-/// Whether the error is one of these.
+/// Whether the error has one of these codes.
 fn is(error: &rusqlite::Error, codes: &[ErrorCode]) -> bool {
     error
         .sqlite_error_code()
         .is_some_and(|code| codes.contains(&code))
 }
 
-/// An error of the database at `path`, with what to do about it.
+/// An error of the database at `path`, with the remedy.
 pub fn explain(path: &Path, error: rusqlite::Error) -> anyhow::Error {
     let shown = path.display();
     let what = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => format!("{shown} is not a history: no SQLite database"),
         Some(ErrorCode::DatabaseCorrupt) => format!(
-            "the history {shown} is damaged; move it away, and the agent begins a new one when it \
-             is restarted (`sqlite3 {shown} .recover` may save what is in it)"
+            "the history {shown} is damaged; move it away, and the agent creates a new one when it \
+             is restarted (`sqlite3 {shown} .recover` may save its contents)"
         ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            format!("the history {shown} is locked by another program; `fuser {shown}` names it")
+            format!("the history {shown} is locked by another program; `fuser {shown}` shows it")
         }
-        Some(ErrorCode::ReadOnly) => format!("the history {shown} cannot be written to"),
+        Some(ErrorCode::ReadOnly) => format!("the history {shown} is read-only"),
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            format!("the history {shown} cannot be opened; may you read it, and its directory?")
+            format!(
+                "the history {shown} cannot be opened; check the permissions of it and its directory"
+            )
         }
         Some(ErrorCode::DiskFull) => format!("no room for the history {shown}: the disk is full"),
         _ => format!("the history {shown}"),

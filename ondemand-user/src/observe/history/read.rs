@@ -1,4 +1,4 @@
-//! Reads a period of the history, once and in the order of time.
+//! Reads a period of the history, once and in ascending order.
 
 use std::{path::Path, thread};
 
@@ -16,13 +16,12 @@ use super::{
     open,
 };
 
-/// Reads what is in the database at `path`, from the begin of what it knows if `from` is `None` or
-/// before that.
-/// Gives the period, which ends at `until`, and all services by their names.
+/// Reads the database at `path`, from its first record if `from` is `None` or before that.
+/// Returns the period, which ends at `until`, and all services by name.
 ///
 /// # Errors
 ///
-/// It cannot be read, or knows nothing of this period.
+/// It cannot be read, or has no data of this period.
 pub fn read(
     path: &Path,
     from: Option<i64>,
@@ -31,10 +30,10 @@ pub fn read(
 ) -> Result<(Period, Vec<Loaded>)> {
     let mut db = open::to_read(path)?;
     let explain = |error| open::explain(path, error);
-    // One state of it, while the agent goes on writing.
+    // One consistent state, while the agent keeps writing.
     let db = db.transaction().map_err(explain)?;
     let mut reader = Reader::begin(path, &db, from, until, timeouts)?;
-    // The two large tables are read at the same time.
+    // The two large tables are read in parallel.
     let period = reader.period;
     let known = reader.known();
     let gaps = thread::scope(|scope| {
@@ -52,7 +51,7 @@ pub fn read(
     reader.finish(path, &db, gaps)
 }
 
-/// As [`read`], of a database that is open, on this thread alone.
+/// Like [`read`], for an open database, on this thread alone.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_open(
     path: &Path,
@@ -75,7 +74,7 @@ fn local(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// The first thing that is known.
+/// The first record.
 fn begin(db: &Connection) -> rusqlite::Result<Option<i64>> {
     db.query_row(
         "SELECT min(at) FROM (SELECT min(began) AS at FROM watch
@@ -86,21 +85,21 @@ fn begin(db: &Connection) -> rusqlite::Result<Option<i64>> {
     )
 }
 
-/// A database is damaged whose services have numbers from here on: the agent counts from 1, and
-/// what is read takes memory up to the largest.
+/// From this number of a service on, a database is damaged: the agent counts from 1, and reading
+/// takes memory up to the largest.
 const MOST_SERVICES: usize = 1 << 16;
 
 struct Reader {
     period: Period,
-    /// The first moment that was asked for, which may be before all that is known.
+    /// The requested start, which may be before the first record.
     asked: i64,
-    /// The first thing that is known.
+    /// The first record.
     begin: i64,
     /// By their numbers in the database.
     services: Vec<Option<Box<Loaded>>>,
 }
 
-/// A run as the database has it.
+/// A run in the database.
 struct Run {
     started: i64,
     ended: Option<i64>,
@@ -108,7 +107,7 @@ struct Run {
 }
 
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<u64>> {
-    // Millions of times: an i64 by way of FromSql takes twice as long.
+    // Millions of times: an i64 by FromSql takes twice as long.
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => u64::try_from(number).ok(),
         _ => None,
@@ -132,7 +131,7 @@ impl Reader {
         };
         let asked = from.unwrap_or(begin).min(until);
         let period = Period {
-            // Of what was before, nothing is known.
+            // What was before is unknown.
             from: asked.max(begin).min(until),
             until,
         };
@@ -146,7 +145,7 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Puts what was read together.
+    /// Assembles the results.
     fn finish(mut self, path: &Path, db: &Connection, gaps: Gaps) -> Result<(Period, Vec<Loaded>)> {
         for (service, gaps) in self.services.iter_mut().zip(gaps) {
             if let Some((service, (replay, week))) = service.as_mut().zip(gaps) {
@@ -164,7 +163,7 @@ impl Reader {
         if !services.iter().any(Loaded::is_known) {
             let shown = |at| Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), local);
             bail!(
-                "the history {} knows nothing from {} to {}; it begins at {}",
+                "the history {} has no data from {} to {}; it starts at {}",
                 path.display(),
                 shown(asked),
                 shown(period.until),
@@ -174,7 +173,7 @@ impl Reader {
         Ok((period, services))
     }
 
-    /// Which numbers are those of a service.
+    /// Which numbers belong to a service.
     fn known(&self) -> Vec<bool> {
         self.services.iter().map(Option::is_some).collect()
     }
@@ -218,7 +217,7 @@ impl Reader {
     fn activations(&mut self, db: &Connection) -> rusqlite::Result<()> {
         const COLUMNS: &str = "started, service, ended, memory";
         let period = self.period;
-        // Of each service the last run that began before.
+        // For each service the last run that started before.
         let mut missing = self.services.iter().flatten().count();
         let mut found = vec![false; self.services.len()];
         let sql =
@@ -279,7 +278,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A run of a service, in the order of time.
+    /// Handles a run of a service, in ascending order.
     fn run(&mut self, id: i64, run: &Run) {
         let period = self.period;
         let Some(service) = self.of(id) else {
@@ -301,10 +300,10 @@ impl Reader {
         }
     }
 
-    /// What had not ended at the end of the period.
+    /// Handles what had not ended at the end of the period.
     fn end(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let period = self.period;
-        // Of each service the first gap that ended after it.
+        // For each service the first gap that ended after it.
         let mut missing = self.services.iter().flatten().count();
         let mut later = vec![false; self.services.len()];
         let mut statement =
@@ -318,7 +317,7 @@ impl Reader {
                 continue;
             }
             missing -= 1;
-            // It was quiet then, or nobody knows, whatever it is now.
+            // It was quiet then, or that is unknown, whatever its present state is.
             let length: Option<i64> = row.get(2)?;
             let since = length.map(|length| ended.saturating_sub(length));
             if let Some(service) = self.of(id) {
@@ -341,10 +340,10 @@ impl Reader {
     }
 }
 
-/// Of each service its gaps, and when they ended.
+/// The gaps of a service, and when they ended.
 type Gaps = Vec<Option<(Replay, Week)>>;
 
-/// Of the services that are known.
+/// Reads the gaps of the known services.
 fn gaps(
     db: &Connection,
     period: Period,

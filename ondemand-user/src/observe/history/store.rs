@@ -1,4 +1,4 @@
-//! Puts records into the database.
+//! Writes records to the database.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,13 +11,13 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{KEPT_DAYS, LARGEST, MILLIS_A_DAY, Record, What, open};
 
-/// A start that is not further away than this is the same start: the host's clock is set now
-/// and then, and what is known of a start is its place on another clock. Milliseconds.
+/// Starts closer than this are the same start: the host's clock is set occasionally, and a start
+/// is dated by another clock. Milliseconds.
 const SAME_START: i64 = 2_000;
-/// How many records are written between two looks at what is too old.
+/// The number of records between two checks for old ones.
 const BETWEEN_PRUNINGS: u64 = 5_000;
 
-/// The database, open to write.
+/// The database, open for writing.
 pub struct Store {
     path: PathBuf,
     db: Connection,
@@ -27,7 +27,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes it.
+    /// Opens or creates it.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl Store {
             db: open::to_write(path)?,
             largest: LARGEST,
             ids: HashMap::new(),
-            written: BETWEEN_PRUNINGS, // the first look is with the first records
+            written: BETWEEN_PRUNINGS, // the first check is with the first records
         };
         store.db.set_prepared_statement_cache_capacity(32);
         let explain = |error| open::explain(path, error);
@@ -47,8 +47,8 @@ impl Store {
         Ok(store)
     }
 
-    /// SQLite itself refuses to let it grow beyond twice the size that is kept: whatever goes
-    /// wrong, the disk is not filled.
+    /// SQLite refuses to let it grow beyond twice the size that is kept: whatever fails, it does not
+    /// fill the disk.
     fn set_limit(&mut self, largest: i64) -> rusqlite::Result<()> {
         self.largest = largest;
         let page: i64 = self
@@ -66,7 +66,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes all of them or, if it fails, none.
+    /// Writes all of them or, on an error, none.
     ///
     /// # Errors
     ///
@@ -74,9 +74,9 @@ impl Store {
     pub fn write(&mut self, records: &[Record]) -> Result<()> {
         let written = self.try_write(records);
         if written.is_err() {
-            // Ids that were made are not there.
+            // The new ids do not exist.
             self.ids.clear();
-            // If this fails too, the next write finds out.
+            // If this fails too, the next write reports it.
             let _ = self.read_ids();
         }
         written.map_err(|error| open::explain(&self.path, error))
@@ -100,7 +100,7 @@ impl Store {
     }
 }
 
-/// Gives its time, if it has one.
+/// Returns its time, if it has one.
 fn write_record(
     db: &Transaction<'_>,
     ids: &mut HashMap<String, i64>,
@@ -258,7 +258,7 @@ fn end(db: &Connection, service: i64, at: i64, reason: StopReason) -> rusqlite::
     Ok(())
 }
 
-/// Forgets what is too old, or as much as the size asks for.
+/// Deletes old records, or as many as the size requires.
 fn prune(db: &Connection, now: i64, largest: i64) -> rusqlite::Result<()> {
     let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let used = (pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?;
@@ -271,7 +271,7 @@ fn prune(db: &Connection, now: i64, largest: i64) -> rusqlite::Result<()> {
             [now],
             |row| row.get(0),
         )?;
-        // A twentieth of the time that is there.
+        // A twentieth of the covered time.
         before = before.max(oldest + (now - oldest) / 20);
     }
     for sql in [
@@ -286,7 +286,7 @@ fn prune(db: &Connection, now: i64, largest: i64) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 impl Store {
-    /// A smaller one, for tests.
+    /// Sets a smaller limit, for tests.
     pub(super) fn limit(&mut self, largest: i64) {
         self.set_limit(largest).unwrap();
     }

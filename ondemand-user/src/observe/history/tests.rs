@@ -1,4 +1,4 @@
-//! What is written is what is read; what cannot be used says why.
+//! Records are read as they were written; an unusable database is explained.
 
 mod year;
 
@@ -38,7 +38,7 @@ fn stopped(at: i64, reason: StopReason) -> What {
     }
 }
 
-/// A run from minute 10 to minute 20, and one from 30 that goes on.
+/// A run from minute 10 to minute 20, and one from 30 that does not end.
 fn two_runs() -> Vec<Record> {
     let wiki = |what| of("wiki", what);
     vec![
@@ -163,7 +163,7 @@ fn the_quiet_at_the_end_of_a_period_counts() {
         .unwrap();
     warm(35, 17);
     store.write(&[Record::Ended { at: 36 * MINUTE }]).unwrap();
-    warm(60, 18); // nobody watched it after that
+    warm(60, 18); // it was not watched after that
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn runs_of_which_nobody_saw_the_end() {
         let figures = (found.active / MINUTE, found.activations, found.stops[3]);
         assert_eq!(figures, (active, activations, unseen), "{what:?}");
     };
-    // The same start, on a clock that was set in between.
+    // The same start, by a clock that was set in between.
     let started = 30 * MINUTE + 1500;
     check(What::Up { started }, 40, 2, 0);
     let started = 50 * MINUTE;
@@ -189,7 +189,7 @@ fn runs_of_which_nobody_saw_the_end() {
 #[test]
 fn an_agent_that_was_killed_goes_on_in_the_same_database() {
     let (_directory, path) = place();
-    // As if killed: nothing is closed.
+    // Like a killed agent: nothing is closed.
     std::mem::forget(written(&path, &two_runs()));
     let again = vec![
         watched(40 * MINUTE),
@@ -248,7 +248,7 @@ fn what_is_too_old_is_forgotten() {
     store
         .write(&[wiki(stopped(40 * MINUTE, StopReason::Idle))])
         .unwrap();
-    // The first records of a process look for what is too old.
+    // The first records of a process trigger a check for old ones.
     drop(store);
     let late = day(KEPT_DAYS) + 25 * MINUTE;
     let _store = written(&path, &[watched(late)]);
@@ -290,7 +290,7 @@ fn its_size_is_bounded() {
 fn a_full_disk_loses_what_finds_no_room_and_nothing_else() {
     let (_directory, path) = place();
     let mut store = written(&path, &two_runs());
-    // SQLite's own limit fails as a full disk does.
+    // SQLite's own limit fails like a full disk.
     store
         .db()
         .execute_batch("PRAGMA max_page_count = 1")
@@ -321,7 +321,7 @@ fn unreadable(path: &Path, expected: &str) {
 fn what_is_no_history_says_so() {
     let (directory, path) = place();
     unreadable(&path, "has the agent run yet?");
-    assert!(!path.exists(), "a report makes no database");
+    assert!(!path.exists(), "a report creates no database");
     unreadable(directory.path(), "is a directory");
     fs::write(&path, "").unwrap();
     unreadable(&path, "is a database, but not a history");

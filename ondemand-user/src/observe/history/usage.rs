@@ -15,15 +15,15 @@ use ondemand_core::{
 use super::What;
 use crate::host::clock::wall;
 
-/// Nobody has to be there for so long before the kernel is asked to tell of the next one.
+/// How long a service must be unused before the event of the next connection is requested.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What is known of the use of one service.
+/// The known use of one service.
 #[derive(Default)]
 pub struct Usage {
     /// When to look at it again.
     pub wake: Option<Ktime>,
-    /// The begin of the start of the present or last run that the history knows.
+    /// The start of the present or last run in the history.
     pub run: Option<Ktime>,
     state: State,
     told: Vec<What>,
@@ -34,12 +34,12 @@ enum State {
     #[default]
     Unknown,
     Used,
-    /// Nobody has been there since. `None`: nobody knows since when.
+    /// Unused since then. `None`: unknown since when.
     Quiet(Option<Ktime>),
 }
 
 impl Usage {
-    /// What there is to tell since the last time.
+    /// Takes the new records.
     pub fn told(&mut self) -> Vec<What> {
         std::mem::take(&mut self.told)
     }
@@ -93,17 +93,17 @@ impl Usage {
         }
     }
 
-    /// A look at the connections. True: the kernel is to tell of the next one.
+    /// Takes a look at the connections. Returns true if the event of the next one must be requested.
     pub fn look(&mut self, now: Ktime, open: Option<u64>, last: Option<Ktime>, up: bool) -> bool {
         self.wake = None;
         let Some(open) = open else {
-            return false; // Nobody can tell.
+            return false; // Unknown.
         };
         if let State::Quiet(since) = self.state {
             if open == 0 && last <= since {
                 return false;
             }
-            // Of somebody who has gone again only the last sign is known.
+            // Of a client that has closed again, only the last activity is known.
             let at = if open > 0 { now } else { last.unwrap_or(now) };
             let gap = since.and_then(|since| at.since(since)).map(millis);
             self.told.push(What::Arrived { at: wall(at), gap });
@@ -141,10 +141,10 @@ mod tests {
         Ktime::from_nanos(ms * 1_000_000)
     }
 
-    /// The gap before an arrival, whether the kernel is to tell of the next, and the next look.
+    /// The gap before an arrival, whether to request the next event, and the next look.
     type Seen = (Option<Option<i64>>, bool, Option<u64>);
 
-    /// Looks at (now, open, last, up), milliseconds; what comes of each: gaps, and the next look.
+    /// Looks at (now, open, last, up), milliseconds; expected: gaps, and the next look.
     #[track_caller]
     fn check(looks: &[(u64, u64, Option<u64>, bool)], expected: &[Seen]) {
         let mut usage = Usage::default();
@@ -167,7 +167,7 @@ mod tests {
             &[(5_000, 0, None, false), (9_000, 1, Some(9_000), false)],
             &[(None, true, None), (Some(None), false, None)],
         );
-        // A gap while it is up, and none of less than a second.
+        // A gap while it is up, and none shorter than a second.
         check(
             &[
                 (1_000, 1, Some(900), true),
@@ -184,8 +184,8 @@ mod tests {
                 (Some(Some(7_000)), false, None),
             ],
         );
-        // Whoever came and went before the look; then a gap of less than a second while it is
-        // down.
+        // A client that connected and closed before the look; then a gap shorter than a second
+        // while it is down.
         check(
             &[
                 (1_000, 0, Some(0), true),

@@ -1,4 +1,4 @@
-//! The thread that writes, and the agent's end of the way to it.
+//! The writing thread, and the agent's channel to it.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,33 +11,33 @@ use anyhow::{Context as _, Result};
 
 use super::{Record, store::Store};
 
-/// Records that may wait for the disk.
+/// Maximum number of records that wait for the disk.
 const WAITING: usize = 4096;
-/// At most so many records are written at once.
+/// Maximum number of records per write.
 const BATCH: usize = 1024;
-/// How soon an attempt is made to open a database that could not be, and how long nothing may
-/// be lost before that is said.
+/// The pause before another attempt to open the database, and how long no record may be lost
+/// before this is logged.
 const RETRY: Duration = Duration::from_secs(60);
-/// How long the last records may take when the agent ends.
+/// Maximum time for the last records when the agent exits.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Takes records, and never blocks. Dropping it ends the thread when it has written them.
+/// Takes records, and never blocks. Dropping it ends the thread after its last write.
 pub struct Writer {
     path: PathBuf,
     records: SyncSender<Record>,
-    /// Nothing is sent; it ends with the thread.
+    /// Nothing is sent; it closes with the thread.
     done: Receiver<()>,
-    /// Records that found no room, since the last one that did.
+    /// Records dropped since the last one that was accepted.
     dropped: u64,
 }
 
 impl Writer {
-    /// Starts the thread. A database that cannot be written to is no error: it is said once,
-    /// and the thread tries again now and then.
+    /// Starts the thread. An unwritable database is not an error: it is logged once, and the thread
+    /// retries periodically.
     ///
     /// # Errors
     ///
-    /// There can be no more threads.
+    /// No thread can be created.
     pub fn start(path: &Path) -> Result<Self> {
         let (records, source) = sync_channel(WAITING);
         let (end, done) = sync_channel(0);
@@ -64,17 +64,17 @@ impl Writer {
         })
     }
 
-    /// The database.
+    /// The path of the database.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// For tasks that have something to add.
+    /// A sender for tasks.
     pub fn sender(&self) -> SyncSender<Record> {
         self.records.clone()
     }
 
-    /// Hands it over; if the disk is too slow, it is dropped, which is said.
+    /// Sends a record; if the disk is too slow, it is dropped, which is logged.
     pub fn write(&mut self, record: Record) {
         match self.records.try_send(record) {
             Ok(()) if self.dropped > 0 => {
@@ -84,16 +84,16 @@ impl Writer {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 if self.dropped == 0 {
-                    log::warn!("history: the disk is too slow, records are dropped");
+                    log::warn!("history: the disk is too slow, dropping records");
                 }
                 self.dropped += 1;
             }
-            // The thread has failed, and has said so.
+            // The thread has failed, and has logged it.
             Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
-    /// Waits a moment for the last records.
+    /// Waits for the last records, not longer than [`LAST`].
     pub fn finish(self) {
         drop(self.records);
         if let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(LAST) {
@@ -108,9 +108,9 @@ struct Thread {
     tried: Option<Instant>,
     /// Records that could not be written.
     lost: u64,
-    /// The last time that they could not.
+    /// The last failure.
     failed: Option<Instant>,
-    /// The last [`Record::Watched`]: what was lost may have been that.
+    /// The last [`Record::Watched`]: it may be among the lost ones.
     watched: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ impl Thread {
             match self.write(&batch) {
                 Ok(true) if self.failed.is_some_and(|at| at.elapsed() >= RETRY) => {
                     log::info!(
-                        "history: is written again; {} records are missing",
+                        "history: recording again; {} records are missing",
                         self.lost
                     );
                     (self.failed, self.lost) = (None, 0);
@@ -141,17 +141,17 @@ impl Thread {
                 Ok(false) => self.lost += batch.len() as u64,
                 Err(error) => {
                     self.lost += batch.len() as u64;
-                    // A disk that is nearly full takes some records and refuses others: said
-                    // once, until nothing was refused for a while.
+                    // A nearly full disk accepts some records and refuses others: logged once, until
+                    // none was refused for a while.
                     if self.failed.replace(Instant::now()).is_none() {
-                        log::warn!("history: goes on without it: {error:#}");
+                        log::warn!("history: not recording: {error:#}");
                     }
                 }
             }
         }
     }
 
-    /// False: it is not yet time for another attempt.
+    /// Returns false if it is not yet time for another attempt.
     fn write(&mut self, batch: &[Record]) -> Result<bool> {
         let store = match &mut self.store {
             Some(store) => store,

@@ -1,4 +1,4 @@
-//! The ledgers of all services, on disk as soon as anything changes.
+//! The ledgers of all services, saved on every change.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::host::complaints::Complaints;
 
-/// How late the agent may hear of what systemd has stamped. A time that goes on is shown up to so
-/// long ago: what is shown is never taken back, not even if the agent dies before it has heard.
+/// Maximum delay until the agent knows what systemd has stamped. A running time is shown up to this
+/// long ago: a shown value never decreases, even if the agent dies before it knows.
 const NEWS_DELAY: Duration = Duration::from_millis(250);
 
 /// The ledgers by service.
@@ -26,7 +26,7 @@ pub struct Books {
 }
 
 impl Books {
-    /// Nothing yet.
+    /// Without services.
     pub fn new(record: Record) -> Self {
         Self {
             record,
@@ -35,8 +35,8 @@ impl Books {
         }
     }
 
-    /// Makes these the services, as name and unit. Those that are gone keep their files, and
-    /// those that come find them.
+    /// Sets the services, as name and unit. Removed services keep their files, and new services find
+    /// theirs.
     pub fn configure(&mut self, services: Vec<(String, String)>) {
         let mut before = std::mem::take(&mut self.ledgers);
         let mut fresh = 0;
@@ -50,8 +50,8 @@ impl Books {
                     }
                     Err(error) => {
                         log::warn!(
-                            "{service}: its starts, stops and times begin at zero, their record \
-                             is of no use: {error:#}"
+                            "{service}: its starts, stops and times start at zero, their record is \
+                             unusable: {error:#}"
                         );
                         Ledger::default()
                     }
@@ -62,11 +62,11 @@ impl Books {
         }
         if fresh > 0 {
             let services = counted(fresh, "service");
-            log::info!("starts, stops and times of {services} begin at zero: there is no record");
+            log::info!("starts, stops and times of {services} start at zero: there is no record");
         }
     }
 
-    /// Writes down what happened.
+    /// Records an event.
     pub fn note(&mut self, service: &str, note: Note) {
         let Some(ledger) = self.ledgers.get_mut(service) else {
             return;
@@ -81,7 +81,7 @@ impl Books {
                 }
             }
         }
-        // Written before anybody can be shown it.
+        // Saved before it can be shown.
         // Most often all of them fail for the same reason: one line is enough.
         let is_first = self.complaints.is_empty();
         let saved = self.record.save(service, ledger);
@@ -91,7 +91,7 @@ impl Books {
         }
     }
 
-    /// What there is to show beside what was observed at `now`.
+    /// Returns the rows for these observations at `now`.
     pub fn rows(&mut self, observations: Vec<Observation>, now: Ktime) -> Vec<Row> {
         let until = Ktime::from_nanos(now.as_nanos().saturating_sub(NEWS_DELAY.as_nanos() as u64));
         let row = |observation: Observation| {

@@ -1,4 +1,4 @@
-//! How long starts took.
+//! Durations of starts.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub const BOUNDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 /// Counts by duration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// By bucket, each without those below it; the last is for what is above all bounds.
+    /// By bucket, each without those below it; the last is above all bounds.
     counts: [u64; BOUNDS.len() + 1],
     sum: Duration,
 }
@@ -25,20 +25,20 @@ impl Histogram {
         self.sum = self.sum.saturating_add(took);
     }
 
-    /// How many there are.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.counts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// All of them together, in seconds.
+    /// The sum in seconds.
     pub fn sum(&self) -> f64 {
         self.sum.as_secs_f64()
     }
 
-    /// Upper bound in seconds, and how many are in this bucket alone.
+    /// Upper bound in seconds, and the number in this bucket alone.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        // The encoder adds them up: those of a damaged file must not be more than it can count.
+        // The encoder sums them: the numbers of a damaged file must not overflow.
         let mut room = u64::MAX;
         let counts = self.counts.into_iter().map(|count| {
             let count = count.min(room);

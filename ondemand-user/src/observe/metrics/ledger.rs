@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{histogram::Histogram, times::Times};
 
-/// The counters of one service. All of them only ever grow.
+/// The counters of one service. None ever decreases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// The application's unit. Stamps of another one mean nothing.
+    /// The application's unit. Stamps of another one have no meaning.
     unit: String,
     /// Starts of the backend.
     pub starts: u64,
@@ -26,7 +26,7 @@ pub struct Ledger {
     pub start_durations: Histogram,
     /// Ends of its runs, by [`StopReason::as_str`].
     pub stops: BTreeMap<String, u64>,
-    /// Stops that were not carried through, by `VetoReason::as_str`.
+    /// Stops that were not completed, by `VetoReason::as_str`.
     pub vetoes: BTreeMap<String, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,
@@ -34,9 +34,9 @@ pub struct Ledger {
     pub times: Times,
     /// Whether the unit was seen before.
     seen: bool,
-    /// When the last run that was counted became active.
+    /// When the last counted run became active.
     run: Option<Ktime>,
-    /// Whether it goes on.
+    /// Whether this run continues.
     running: bool,
     /// Why it ends, if no agent lives to see it.
     end: Option<String>,
@@ -46,16 +46,16 @@ pub struct Ledger {
     listened: Option<Ktime>,
 }
 
-/// A start that systemd calls done.
+/// A start that is complete for systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Starting {
     begin: Ktime,
-    /// What it took for systemd.
+    /// Its duration for systemd.
     took: Duration,
 }
 
 impl Ledger {
-    /// Makes it one about `unit`. What was counted of another unit stays counted.
+    /// Sets the unit. Counts of another unit are kept.
     pub fn set_unit(&mut self, unit: &str) {
         if self.unit == unit {
             return;
@@ -79,8 +79,8 @@ impl Ledger {
         }
     }
 
-    /// The lease is being released, or taken again. If the run ends after its release, that is
-    /// why, even if the agent does not live to see it.
+    /// The lease is being released, or taken again. A release is the reason of a run's end that
+    /// follows, even if the agent dies before.
     pub fn lease(&mut self, released: bool) {
         self.end = released.then(|| StopReason::Idle.as_str().into());
     }
@@ -163,7 +163,7 @@ impl Ledger {
     }
 }
 
-/// A counter that was read from a damaged file may be at its end.
+/// A counter from a damaged file may be at its maximum.
 fn add_one(counter: &mut u64) {
     *counter = counter.saturating_add(1);
 }
@@ -182,7 +182,7 @@ mod tests {
         Ktime::from_nanos(seconds * 1_000_000_000)
     }
 
-    /// Begun at `begun`, active since one second later, inactive since `ended`.
+    /// Started at `begun`, active since one second later, inactive since `ended`.
     fn unit(state: &str, begun: u64, ended: u64) -> Unit {
         let stamp = |seconds: u64| (seconds > 0).then(|| at(seconds));
         Unit {
@@ -245,7 +245,7 @@ mod tests {
             "external=1",
         );
         check(&[("active", 5, 0), ("active", 12, 9)], 1, "external=1");
-        // A run of which nobody saw anything.
+        // An unseen run.
         check(&[("inactive", 5, 7), ("inactive", 10, 12)], 1, "external=1");
         check(
             &[("active", 5, 0), ("failed", 10, 12)],
@@ -258,7 +258,7 @@ mod tests {
             1,
             "external=1",
         );
-        // Told twice.
+        // Reported twice.
         check(&[("active", 5, 0), ("active", 5, 0)], 0, "");
         check(&[("active", 5, 0), ("unknown", 5, 0)], 0, "");
     }

@@ -1,8 +1,8 @@
 //! The Prometheus endpoint: an observer of the agent that returns nothing to it.
 //!
-//! It has a thread and an event loop of its own. The agent's loop tells it what happens, and
-//! answers with what it knows when it is asked; counting, writing down, rendering and serving is
-//! done here. Whatever goes wrong here, services are started and stopped as before.
+//! It has its own thread and event loop. The agent's loop sends it events, and answers its
+//! questions; counting, saving, rendering and serving are done here. Whatever fails here, services
+//! are started and stopped as before.
 
 pub(crate) mod books;
 mod histogram;
@@ -23,15 +23,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::host::clock;
 
-/// Asks the agent's loop for what it knows of all services now.
+/// Asks the agent's loop for its present state of all services.
 pub type Question = oneshot::Sender<Vec<Observation>>;
 
-/// What happened to a service.
+/// An event of a service.
 #[derive(Debug)]
 pub(crate) enum Note {
-    /// The lifecycle counted.
+    /// A counter of the lifecycle.
     Count(Counter),
-    /// The lease is being released, or else taken.
+    /// The lease is being released, or taken.
     Lease { released: bool },
     /// Its memory in bytes.
     Memory(u64),
@@ -47,25 +47,25 @@ enum Message {
     Note(String, Note),
 }
 
-/// The agent's side: tells, and waits for nothing.
+/// The agent's side: it sends, and never waits.
 #[derive(Debug)]
 pub struct Metrics {
     messages: mpsc::UnboundedSender<Message>,
 }
 
 impl Metrics {
-    /// Begins to observe. The questions come from scrapes; at most one waits for its answer.
+    /// Starts to observe. The questions are caused by scrapes; at most one is pending.
     pub fn start() -> (Self, mpsc::Receiver<Question>) {
         let (messages, source) = mpsc::unbounded_channel();
         let (questions, asked) = mpsc::channel(1);
         let thread = thread::Builder::new().name("metrics".into());
         if let Err(error) = thread.spawn(move || work(source, questions)) {
-            log::error!("there will be no metrics, their thread cannot be started: {error}");
+            log::error!("no metrics, because their thread could not be started: {error}");
         }
         (Self { messages }, asked)
     }
 
-    /// The configuration is this one now.
+    /// Sets a new configuration.
     pub fn configure(&self, config: &Config) {
         let services = config.services.values();
         self.tell(Message::Configure {
@@ -76,12 +76,12 @@ impl Metrics {
         });
     }
 
-    /// The lifecycle counted something.
+    /// Sends a counter of the lifecycle.
     pub fn count(&self, service: &str, counter: Counter) {
         self.note(service, Note::Count(counter));
     }
 
-    /// The lease is being released, or else taken.
+    /// The lease is being released, or taken.
     pub fn lease(&self, service: &str, released: bool) {
         self.note(service, Note::Lease { released });
     }
@@ -91,11 +91,11 @@ impl Metrics {
         self.note(service, Note::Run(event, clock::now()));
     }
 
-    /// For a measurement of a service's memory, in bytes, that comes later.
+    /// Returns a function for a later measurement of a service's memory, in bytes.
     pub fn memory(&self, service: &str) -> impl FnOnce(u64) + Send + use<> {
         let (messages, service) = (self.messages.clone(), service.to_owned());
         move |bytes| {
-            // Nobody listens: then nobody wants it.
+            // Without a receiver it is not needed.
             let _ = messages.send(Message::Note(service, Note::Memory(bytes)));
         }
     }
@@ -105,7 +105,7 @@ impl Metrics {
     }
 
     fn tell(&self, message: Message) {
-        // Without its thread there are no metrics, which was said.
+        // Without its thread there are no metrics, which was logged.
         let _ = self.messages.send(message);
     }
 }
@@ -117,7 +117,7 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return log::error!("there will be no metrics: {error}"),
+        Err(error) => return log::error!("no metrics: {error}"),
     };
     runtime.block_on(async {
         let mut server = Server::new(Books::new(Record::here()), questions);

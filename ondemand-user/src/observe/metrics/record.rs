@@ -1,4 +1,4 @@
-//! Ledgers on disk: a small file for each service.
+//! Ledgers on disk: a small file per service.
 
 use std::{
     fs::{self, File},
@@ -11,38 +11,38 @@ use anyhow::{Context as _, Result, ensure};
 use super::ledger::Ledger;
 use crate::host::{atomic_file, directories};
 
-/// A file that is larger than this is not ours. Bytes.
+/// Maximum size of a file. Bytes.
 const LARGEST: u64 = 64 << 10;
 
-/// The directory that holds them. It lives as long as the kernel's counters: until the next boot.
+/// The directory of the files. Like the kernel's counters, it is kept until the next boot.
 #[derive(Clone, Debug)]
 pub struct Record {
     directory: PathBuf,
 }
 
 impl Record {
-    /// In the runtime directory that systemd gave the agent, or where it would be.
+    /// In the runtime directory from systemd, or its default.
     pub fn here() -> Self {
         Self::at(&directories::directory().join("metrics"))
     }
 
-    /// In this directory, which need not be there.
+    /// In this directory, which need not exist.
     pub fn at(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
         }
     }
 
-    /// Where the ledger of a service is. The suffix keeps names like `..` harmless.
+    /// The path of a service's ledger. The suffix makes names like `..` harmless.
     pub fn path(&self, service: &str) -> PathBuf {
         self.directory.join(format!("{service}.json"))
     }
 
-    /// The ledger of a service. `None`: there is none.
+    /// Reads the ledger of a service. `None`: there is none.
     ///
     /// # Errors
     ///
-    /// It cannot be read or understood.
+    /// It cannot be read or parsed.
     pub fn load(&self, service: &str) -> Result<Option<Ledger>> {
         let path = self.path(service);
         let read = || -> Result<Option<Ledger>> {
@@ -58,7 +58,7 @@ impl Record {
         read().with_context(|| format!("read {}", path.display()))
     }
 
-    /// Writes the ledger of a service: the old one or the new one is there, never half of it.
+    /// Writes the ledger of a service atomically.
     ///
     /// # Errors
     ///
@@ -74,11 +74,11 @@ impl Record {
     }
 }
 
-/// A ledger as it was written.
+/// Parses a ledger.
 ///
 /// # Errors
 ///
-/// It is none.
+/// It is not a ledger.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Ledger> {
     Ok(serde_json::from_slice(bytes)?)
 }
@@ -127,7 +127,7 @@ mod tests {
             assert_eq!(record.load(name).unwrap(), Some(ledger()), "{name}");
         }
         let files = fs::read_dir(directory.path().join("metrics")).unwrap();
-        assert_eq!(files.count(), 3, "nothing else is left");
+        assert_eq!(files.count(), 3, "no other file is left");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Metrics as text.
+//! Formats the metrics.
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use super::{histogram::Histogram, ledger::Ledger};
 
-/// What the agent's loop knows of a service now. `None`: unknown, which is shown as no sample.
+/// The agent's present state of a service. `None`: unknown, which gives no sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// The name in the configuration.
@@ -30,15 +30,15 @@ pub struct Observation {
     pub state: Option<ActiveState>,
     /// The kernel's counters.
     pub sample: Option<Sample>,
-    /// Connections open now.
+    /// Open connections.
     pub open: Option<u64>,
-    /// How long nobody has used it; only while it is up.
+    /// How long it has been unused; only while it is up.
     pub idle: Option<Duration>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
 }
 
-/// A service, and what was counted of it.
+/// A service and its counters.
 pub type Row = (Observation, Ledger);
 
 const STATES: [ActiveState; 5] = [
@@ -49,11 +49,11 @@ const STATES: [ActiveState; 5] = [
     ActiveState::Failed,
 ];
 
-/// All metrics in OpenMetrics text.
+/// Formats all metrics as OpenMetrics text.
 ///
 /// # Errors
 ///
-/// None that could happen: a string takes everything.
+/// None occurs: writing to a string cannot fail.
 pub fn open_metrics(rows: Vec<Row>) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(1024 + rows.len() * 4096);
     let mut registry = Registry::default();
@@ -62,9 +62,9 @@ pub fn open_metrics(rows: Vec<Row>) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// The same in the text format that came before OpenMetrics (version 0.0.4), which promtool and
-/// older collectors read: there the name of a counter ends in `_total` in its descriptor too,
-/// and `info` is no type. Units stay as comments.
+/// Converts to the text format before OpenMetrics (version 0.0.4), which promtool and older
+/// collectors read: there the name of a counter ends in `_total` in its descriptor too, and `info`
+/// is not a type. Units stay as comments.
 pub fn plain(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let lines: Vec<&str> = open_metrics.lines().collect();
@@ -79,7 +79,7 @@ pub fn plain(open_metrics: &str) -> String {
             continue;
         };
         if keyword == "HELP" {
-            // The type is said in the next line.
+            // The next line has the type.
             let kind = lines.get(index + 1).and_then(|line| line.split(' ').nth(3));
             suffix = match kind {
                 Some("counter") => "_total",
@@ -109,13 +109,13 @@ impl Collector for Rows {
         all.gauge(
             "ondemand_open",
             Some(&connections),
-            "Connections of clients that are open now.",
+            "Open connections of clients.",
         )?
         .gauges(|row| row.open)?;
         all.counter(
             "ondemand_accepted",
             Some(&connections),
-            "Connections of clients that were accepted.",
+            "Accepted connections of clients.",
         )?
         .counters(|row, _| row.sample.map(|sample| sample.accepted()))?;
         all.counter(
@@ -127,7 +127,7 @@ impl Collector for Rows {
         all.counter(
             "ondemand_refused",
             Some(&connections),
-            "Attempts of clients that may not wake the service while it was down (wake_from).",
+            "Refused attempts of clients that may not start the service, while it was down (wake_from).",
         )?
         .counters(|row, _| row.sample.map(|sample| sample.refused))?;
         all.counter(
@@ -145,13 +145,13 @@ impl Collector for Rows {
         all.gauge(
             "ondemand_idle",
             Some(&seconds),
-            "Time since the service was used last. 0 while a connection is open, absent while it is down.",
+            "Time since the last use of the service. 0 while a connection is open, absent while it is down.",
         )?
         .gauges(|row| row.idle.map(|idle| idle.as_secs_f64()))?;
         all.gauge(
             "ondemand_idle_timeout",
             Some(&seconds),
-            "After so long without use the service is stopped. Infinite: never.",
+            "Time without use after which the service is stopped. Infinite: never.",
         )?
         .gauges(|row| {
             Some(
@@ -162,32 +162,32 @@ impl Collector for Rows {
         all.gauge(
             "ondemand_state",
             None,
-            "1 for the state of the service's unit, 0 for the others. Inactive is dormant, not down.",
+            "1 for the state of the service's unit, 0 for the others. Inactive means dormant, not faulty.",
         )?
         .states()?;
         all.counter(
             "ondemand_starts",
             None,
-            "Starts of the service, whoever caused them.",
+            "Starts of the service, whatever caused them.",
         )?
         .counters(|_, ledger| Some(ledger.starts))?;
         all.family(
             "ondemand_start_duration",
             Some(&seconds),
-            "From the begin of a start until the service was up and listened.",
+            "Time from the begin of a start until the service was up and listened.",
             MetricType::Histogram,
         )?
         .histograms(|ledger| &ledger.start_durations)?;
         all.counter(
             "ondemand_stops",
             None,
-            "Ends of the service: idle (stopped for lack of use), requested (by `ondemand stop`), external (by somebody else, or by itself), failed.",
+            "Ends of the service: idle (stopped because unused), requested (by `ondemand stop`), external (stopped otherwise, or exited), failed.",
         )?
         .reasons(StopReason::SEEN.map(StopReason::as_str), |ledger| &ledger.stops)?;
         all.counter(
             "ondemand_stop_vetoes",
             None,
-            "Stops that were begun and not carried through, and why.",
+            "Stops that were started and not completed, by reason.",
         )?
         .reasons(VetoReason::ALL.map(VetoReason::as_str), |ledger| {
             &ledger.vetoes
@@ -195,25 +195,25 @@ impl Collector for Rows {
         all.counter(
             "ondemand_active",
             Some(&seconds),
-            "Time in which the service ran, from the begin of its starts to the end of its stops.",
+            "Time for which the service ran, from the begin of its starts to the end of its stops.",
         )?
         .counters(|row, ledger| row.state.map(|_| ledger.times.active()))?;
         all.counter(
             "ondemand_inactive",
             Some(&seconds),
-            "Time in which the service did not run.",
+            "Time for which the service did not run.",
         )?
         .counters(|row, ledger| row.state.map(|_| ledger.times.inactive()))?;
         all.counter(
             "ondemand_saved_memory",
             Some(&byte_seconds),
-            "Memory that the service used when it was measured last, times the time for which it was stopped (failures excepted).",
+            "Last measured memory of the service, times the time for which it was stopped (except after failures).",
         )?
         .counters(|row, ledger| row.state.and_then(|_| ledger.times.saved_byte_seconds()))?;
         all.counter(
             "ondemand_count_drift",
             None,
-            "How often the kernel's counters and its tables of sockets differed.",
+            "Number of differences between the kernel's counters and its tables of sockets.",
         )?
         .counters(|_, ledger| Some(ledger.drift))?;
         encoder
@@ -227,7 +227,7 @@ impl Collector for Rows {
     }
 }
 
-/// Makes the families, one after the other.
+/// Encodes the families one after the other.
 struct Families<'a, 'e> {
     encoder: &'a mut DescriptorEncoder<'e>,
     rows: &'a [Row],
@@ -307,7 +307,7 @@ impl Family<'_> {
         })
     }
 
-    /// A counter a reason.
+    /// Encodes a counter per reason.
     fn reasons<const N: usize>(
         mut self,
         reasons: [&'static str; N],
@@ -326,7 +326,7 @@ impl Family<'_> {
         Ok(())
     }
 
-    /// One gauge a state, of which one is 1.
+    /// Encodes a gauge per state, of which one is 1.
     fn states(mut self) -> fmt::Result {
         for (observation, _) in self.rows {
             let Some(state) = observation.state else {

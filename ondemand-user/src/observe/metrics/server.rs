@@ -1,8 +1,8 @@
-//! HTTP for whoever scrapes, and no harm from whoever does worse.
+//! HTTP for scrapers, with limits against misuse.
 //!
-//! One request a connection, a few connections, a short time for each. A client that is one too
-//! many takes the place of the one that has been there longest without asking for anything: who
-//! asks is served, however many others hold connections open.
+//! One request per connection, a few connections, a short time for each. If there are too many, a new
+//! client replaces the oldest one that has not sent a request: a client with a request is served,
+//! however many others hold connections open.
 
 use std::{
     collections::VecDeque,
@@ -35,40 +35,40 @@ use tokio::{
 use super::{Question, books::Books, render};
 use crate::host::clock;
 
-/// Connections at one time. Each may hold one answer, which is the most memory that clients cost.
+/// Maximum number of connections. Each may hold one response, which bounds the memory of clients.
 const MOST_CONNECTIONS: usize = 16;
-/// How long a client may take to ask.
+/// Maximum time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last.
+/// Maximum lifetime of a connection.
 const LIFETIME: Duration = Duration::from_secs(10);
-/// The largest head of a request in bytes, the least that hyper accepts.
+/// Maximum size of a request's head in bytes, hyper's minimum.
 const LARGEST_HEAD: usize = 8 << 10;
-/// How long the agent's loop may take to answer.
+/// Maximum time of the agent's loop for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
-/// Whoever asks sooner again gets the same: scrapers cannot keep the agent's loop busy.
+/// An earlier request gets the same response: scrapers cannot keep the agent's loop busy.
 const FRESH: Duration = Duration::from_millis(100);
-/// How long to wait before an address is tried again.
+/// The pause before an address is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves, at one address at a time.
+/// A server on at most one address.
 pub struct Server {
     shared: Arc<Shared>,
-    /// Where, and the task that does it.
+    /// The address, and its task.
     listening: Option<(SocketAddr, JoinHandle<()>)>,
 }
 
 struct Shared {
     books: Mutex<Books>,
     questions: mpsc::Sender<Question>,
-    /// The last answer and its age.
+    /// The last response and its age.
     last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Server {
-    /// One that does not serve yet.
+    /// A server without an address.
     pub fn new(books: Books, questions: mpsc::Sender<Question>) -> Self {
         let shared = Shared {
             books: Mutex::new(books),
@@ -81,19 +81,19 @@ impl Server {
         }
     }
 
-    /// What is shown.
+    /// The contents.
     pub fn books(&self) -> MutexGuard<'_, Books> {
         self.shared.books()
     }
 
-    /// Serves there from now on; `None`: nowhere.
+    /// Serves at this address from now on; `None`: at none.
     pub async fn listen(&mut self, address: Option<SocketAddr>) {
         if self.listening.as_ref().map(|(address, _)| *address) == address {
             return;
         }
         if let Some((_, task)) = self.listening.take() {
             task.abort();
-            // It ends by being aborted: the address is free then.
+            // It ends by abort: then the address is free.
             let _ = task.await;
         }
         self.listening = address.map(|address| {
@@ -105,7 +105,7 @@ impl Server {
 
 async fn serve(address: SocketAddr, shared: Arc<Shared>) {
     let listener = bind(address).await;
-    log::info!("serves metrics at http://{address}/metrics");
+    log::info!("serving metrics at http://{address}/metrics");
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
@@ -119,7 +119,7 @@ async fn serve(address: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-/// Tries until it succeeds.
+/// Retries until it succeeds.
 async fn bind(address: SocketAddr) -> TcpListener {
     let mut complained = false;
     loop {
@@ -128,9 +128,9 @@ async fn bind(address: SocketAddr) -> TcpListener {
             Err(error) if !complained => {
                 complained = true;
                 log::warn!(
-                    "metrics cannot be served at {address}: {error}; goes on without, and tries \
-                     again every {} s (who has the address: `ss -ltnp`; another one, or none: \
-                     `metrics =` in [agent])",
+                    "metrics cannot be served at {address}: {error}; running without them, retrying \
+                     every {} s (`ss -ltnp` shows who has the address; `metrics =` in [agent] sets \
+                     another one, or none)",
                     RETRY.as_secs()
                 );
             }
@@ -144,7 +144,7 @@ async fn bind(address: SocketAddr) -> TcpListener {
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    /// The oldest first, and whether it has asked for something.
+    /// The oldest first, and whether it has sent a request.
     open: VecDeque<(Arc<AtomicBool>, AbortHandle)>,
 }
 
@@ -183,7 +183,7 @@ async fn converse(stream: impl Stream, asked: Arc<AtomicBool>, shared: Arc<Share
         .serve_connection(TokioIo::new(stream), service_fn(answer));
     match timeout(LIFETIME, connection).await {
         Ok(Ok(())) | Err(_) => {}
-        // What clients do wrong is no news.
+        // Errors of clients are not logged as warnings.
         Ok(Err(error)) => log::debug!("a scraper: {error}"),
     }
 }
@@ -221,7 +221,7 @@ impl Shared {
         response(StatusCode::OK, PLAIN, body.into())
     }
 
-    /// One at a time asks the agent.
+    /// Asks the agent, one request at a time.
     async fn render(&self) -> Option<Bytes> {
         let mut last = self.last.lock().await;
         if let Some((at, body)) = &*last
@@ -244,7 +244,7 @@ impl Shared {
 
 #[cfg(any(test, feature = "fuzzing"))]
 impl Server {
-    /// What a client gets that sends these bytes, waits a moment, and closes its side.
+    /// The response for a client that sends these bytes, waits, and closes its side.
     pub(crate) async fn respond(&self, bytes: &[u8]) -> Vec<u8> {
         use std::task::Poll;
 
@@ -254,9 +254,9 @@ impl Server {
         let conversation = converse(stream, Arc::default(), Arc::clone(&self.shared));
         let client = async move {
             let mut answer = Vec::new();
-            // If it was turned away there is nobody to take the rest.
+            // If it was refused there is no receiver of the rest.
             let _ = client.write_all(bytes).await;
-            // Everything that is awaited here is ready after a few rounds.
+            // Everything awaited here is ready after a few rounds.
             for _ in 0..16 {
                 let mut part = [0; 1024];
                 let mut part = ReadBuf::new(&mut part);
@@ -278,8 +278,8 @@ impl Server {
     }
 }
 
-/// Prometheus names OpenMetrics. Who names something else is older, and who names nothing gets
-/// what this endpoint was made for.
+/// Prometheus requests OpenMetrics. A client that requests another format is older, and one that
+/// requests none gets this endpoint's main format.
 fn wants_open_metrics(headers: &http::HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT);
     let names = |value: &http::HeaderValue| {

@@ -1,32 +1,32 @@
-//! How long a service ran and how long it did not, by systemd's own time stamps.
+//! How long a service ran and how long it did not, by systemd's time stamps.
 
 use std::time::Duration;
 
 use ondemand_core::{measure::Ktime, runs::Stamps};
 use serde::{Deserialize, Serialize};
 
-/// Adds up spans of time. All of them only ever grow.
+/// Sums of time spans. None ever decreases.
 ///
-/// A service runs from the begin of its start to the end of its stop: the two add up to the time
-/// since it was first seen.
+/// A service runs from the begin of its start to the end of its stop: both sums together are the
+/// time since it was first seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     active: Duration,
     inactive: Duration,
     /// Bytes times nanoseconds.
     saved: u128,
-    /// What was measured last, in bytes.
+    /// The last measurement, in bytes.
     memory: Option<u64>,
-    /// The present, as far as it is known.
+    /// The present state, as far as known.
     present: Option<Present>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Present {
     active: bool,
-    /// A unit that failed gives memory back too, but nobody wanted that.
+    /// A failed unit gives memory back too, but this is not a saving.
     failed: bool,
-    /// Everything before it is added up.
+    /// Everything before it is summed.
     until: Ktime,
     /// The stamps of the changes that are accounted for.
     begun: Option<Ktime>,
@@ -44,19 +44,19 @@ impl Times {
         self.inactive.as_secs_f64()
     }
 
-    /// Memory that was not used, times seconds. `None`: nobody knows how much the service uses.
+    /// Unused memory, times seconds. `None`: the service's memory is unknown.
     pub fn saved_byte_seconds(&self) -> Option<f64> {
         self.memory.map(|_| self.saved as f64 / 1e9)
     }
 
-    /// The service uses so many bytes.
+    /// A measurement of the service's memory in bytes.
     pub fn measured(&mut self, memory: u64) {
         if self.present.is_some_and(|present| present.active) {
             self.memory = Some(memory);
         }
     }
 
-    /// What is known now is about another unit than before.
+    /// The next state belongs to another unit.
     pub fn forget(&mut self) {
         self.memory = None;
         self.present = None;
@@ -99,13 +99,13 @@ impl Times {
         }
     }
 
-    /// Adds up what has passed until `to`, if nothing has changed until then.
+    /// Adds the time until `to`, if nothing has changed until then.
     pub fn advance(&mut self, to: Ktime) {
         let Some(present) = &mut self.present else {
             return;
         };
         let Some(span) = to.since(present.until) else {
-            return; // That much is added up already.
+            return; // That much is summed already.
         };
         present.until = to;
         if present.active {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Steps: what systemd says (state, begun, ended) and when; then the sums at `end`.
+    /// Steps: systemd's state (state, begun, ended) and when; then the sums at `end`.
     #[track_caller]
     fn check(steps: &[(&str, u64, u64, u64)], end: u64, active: f64, inactive: f64, saved: f64) {
         let mut times = Times::default();
@@ -194,7 +194,7 @@ mod tests {
             8.0,
             800.0,
         );
-        // Starting and stopping is running.
+        // Starting and stopping count as running.
         check(
             &[
                 ("inactive", 0, 0, 10),
@@ -254,7 +254,7 @@ mod tests {
             7.0,
             0.0,
         );
-        // At least one more restart, of which no stamp is left.
+        // At least one more restart, which left no stamp.
         check(
             &[("active", 5, 0, 10), ("inactive", 13, 15, 20)],
             20,

@@ -1,4 +1,4 @@
-//! The clients that wait at the sockets which systemd passed on.
+//! The clients that wait at the sockets which systemd passed.
 
 use std::{
     env,
@@ -11,16 +11,16 @@ use nix::{
     unistd::close,
 };
 
-/// The first descriptor that is passed on (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
+/// The first passed descriptor (`SD_LISTEN_FDS_START`, sd_listen_fds(3)).
 const FIRST: RawFd = 3;
 
-/// Listening sockets, inherited. They are only looked at: the proxy will take them over.
+/// Inherited listening sockets. They are only polled here: the proxy takes them over.
 pub struct Clients {
     sockets: Vec<RawFd>,
 }
 
 impl Clients {
-    /// Those that systemd passed to this process, if it did.
+    /// The sockets that systemd passed to this process, if any.
     pub fn inherited() -> Self {
         let variable = |name| env::var(name).ok();
         let count = passed(
@@ -38,13 +38,13 @@ impl Clients {
         &self.sockets
     }
 
-    /// Accepts and closes whoever waits; gives how many.
+    /// Accepts and closes all waiting connections; returns their number.
     pub fn let_go(&self) -> u64 {
         self.sockets.iter().map(|socket| drain(*socket)).sum()
     }
 }
 
-/// How many descriptors are ours.
+/// The number of descriptors passed to this process.
 fn passed(pid: Option<&str>, count: Option<&str>, this: u32) -> RawFd {
     let ours = pid.and_then(|pid| pid.parse().ok()) == Some(this);
     let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
@@ -52,10 +52,10 @@ fn passed(pid: Option<&str>, count: Option<&str>, this: u32) -> RawFd {
 }
 
 fn drain(socket: RawFd) -> u64 {
-    // SAFETY: systemd passed this descriptor to us, and nobody here closes it.
+    // SAFETY: systemd passed this descriptor to this process, and nothing here closes it.
     let listener = unsafe { BorrowedFd::borrow_raw(socket) };
-    // accept(2) must not wait for the next client. Nothing else uses the socket any more: this
-    // process ends after it, and PID 1 sets its own flags when it polls.
+    // accept(2) must not block. Nothing else uses the socket after this: the process exits, and
+    // PID 1 sets its own flags when it polls.
     let Ok(flags) = fcntl(listener, FcntlArg::F_GETFL) else {
         return 0;
     };
@@ -65,7 +65,7 @@ fn drain(socket: RawFd) -> u64 {
     }
     let mut count = 0;
     while let Ok(client) = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-        // Whatever it has sent is not read: it is told so by a reset.
+        // Data that it sent is not read: a reset reports this to the client.
         let _ = close(client);
         count += 1;
     }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_let_go() {
+    fn waiting_clients_are_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients: Vec<_> = (0..5)
@@ -108,7 +108,7 @@ mod tests {
         for client in &mut clients {
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
         }
-        // The next client finds the socket as it was.
+        // The next client finds the socket unchanged.
         let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK));
     }

@@ -1,8 +1,8 @@
 //! When the clients began to wait, over restarts of the proxy.
 //!
 //! A backend that crashes and is restarted by systemd takes its proxy along (`PartOf=`). The
-//! clients wait on at the front socket, and `start_timeout` counts from their beginning: so
-//! it is kept in the unit's runtime directory, which outlives a restart and nothing else
+//! clients keep waiting at the front socket, and `start_timeout` counts from the start of their
+//! wait: so it is kept in the unit's runtime directory, which outlives a restart and nothing else
 //! (`RuntimeDirectoryPreserve=restart`).
 
 use std::{env, fs, path::PathBuf, time::Duration};
@@ -11,14 +11,14 @@ use ondemand_core::measure::Ktime;
 
 use crate::host::clock;
 
-/// The begin of the wait.
+/// The start of the wait.
 pub struct FirstTry {
     since: Ktime,
     file: Option<PathBuf>,
 }
 
 impl FirstTry {
-    /// Finds it, or begins it now. Without a runtime directory it is this process's own.
+    /// Reads it, or starts the wait now. Without a runtime directory it belongs to this process only.
     pub fn begin() -> Self {
         let now = clock::now();
         let file =
@@ -33,15 +33,15 @@ impl FirstTry {
         Self { since, file }
     }
 
-    /// The time since.
+    /// The time since the start of the wait.
     pub fn elapsed(&self) -> Duration {
         clock::now().since(self.since).unwrap_or_default()
     }
 
-    /// The wait is over, one way or the other.
+    /// Ends the wait, whatever its result.
     pub fn end(&self) {
         if let Some(file) = &self.file {
-            // It may never have been written.
+            // The file may never have been written.
             let _ = fs::remove_file(file);
         }
     }

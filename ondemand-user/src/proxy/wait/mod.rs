@@ -1,8 +1,8 @@
-//! `ondemand wait-listening`: waits until the backend really listens.
+//! `ondemand wait-listening`: waits until the backend listens.
 //!
-//! It is the first half of a proxy's life too: that holds the front socket's descriptors, and
-//! its clients wait in their queues. When the backend will not come, the waiting connections are
-//! closed: PID 1 would otherwise find them at the socket and start the proxy again, as fast as it
+//! It is also the first phase of a proxy, which holds the front socket's descriptors while its
+//! clients wait in their queues. If the backend does not become ready, the waiting connections are
+//! closed: otherwise PID 1 would find them at the socket and restart the proxy as fast as it
 //! can.
 
 mod clients;
@@ -31,23 +31,23 @@ use crate::{
     systemd::{Known, Systemd},
 };
 
-/// Between two looks: the first, and the longest.
+/// The first and the longest pause between two looks.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// The same while the agent is asked to tell of the kernel's event: only for what it does not
-/// know, a unit that fails.
+/// The longest pause while the agent reports the kernel's event: the looks are only for what the
+/// agent does not report, such as a failed unit.
 const TOLD_PAUSE: Duration = Duration::from_millis(250);
-/// A wait longer than this is worth a line.
+/// A wait longer than this is logged.
 const WORTH_SAYING: Duration = Duration::from_secs(1);
-/// Between two attempts to reach the bus.
+/// The pause between two attempts to reach the bus.
 const BUS_PAUSE: Duration = Duration::from_millis(500);
 
-/// Waits until `unit` is active and `backend` listens, then becomes `command`, if there is one.
+/// Waits until `unit` is active and `backend` listens, then executes `command`, if any.
 ///
 /// # Errors
 ///
-/// The backend failed, or did not come up within `start_timeout`, or `command` cannot be run.
-/// The clients that waited at inherited sockets (sd_listen_fds(3)) are let go by then.
+/// The backend failed, or did not become ready within `start_timeout`, or `command` cannot be
+/// executed. Clients that waited at inherited sockets (sd_listen_fds(3)) are closed by then.
 pub fn run(
     name: &str,
     unit: &str,
@@ -74,7 +74,7 @@ pub fn run(
 ///
 /// # Errors
 ///
-/// It failed, or did not come up within `start_timeout`. `clients` are let go by then.
+/// It failed, or did not become ready within `start_timeout`. `clients` are closed by then.
 pub async fn wait_for_backend(
     name: &str,
     unit: &str,
@@ -94,7 +94,7 @@ fn let_go(name: &str, clients: &Clients) {
     }
 }
 
-/// Does not come back if it succeeds, unless there is no command.
+/// Does not return if it succeeds, unless there is no command.
 fn become_command(command: &[OsString]) -> Result<()> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(());
@@ -111,7 +111,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
     let mut told = bus.tells_of_listening(name).await;
     let mut was_silent = false;
     loop {
-        // The unit's state is read after the listener was seen: the listener of a backend that
+        // The unit's state is read after the listener was found: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
         let listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
@@ -129,7 +129,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
             Decision::GiveUp(why) => {
                 first_try.end();
                 bail!(
-                    "{name}: no answer for its clients: {}; see journalctl -u {unit}",
+                    "{name}: the backend did not become ready: {}; see journalctl -u {unit}",
                     why.text(unit, backend, start_timeout)
                 );
             }
@@ -142,7 +142,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
         tokio::select! {
             result = async { told.as_mut()?.as_mut().await.err() }, if told.is_some() => {
                 if let Some(error) = result {
-                    log::info!("{name}: no agent tells of its listener, so it is looked for: {error}");
+                    log::info!("{name}: the agent does not report the listener, polling for it: {error}");
                 }
                 told = None;
                 pause = FIRST_PAUSE;
@@ -154,28 +154,28 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
     let waited = start.elapsed();
     if waited > WORTH_SAYING {
         log::info!(
-            "{name}: {unit} listens at {backend} after {:.1} s",
+            "{name}: {unit} started to listen on {backend} after {:.1} s",
             waited.as_secs_f64()
         );
     }
     Ok(())
 }
 
-/// Ends when the backend listens, or with the reason why nobody will tell.
+/// Completes when the backend listens, or with the reason why the agent cannot report it.
 type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
 
-/// The connection to systemd, as far as there is one.
+/// The connection to systemd, if there is one.
 #[derive(Default)]
 struct Bus {
     systemd: Option<Systemd>,
-    /// The last time that it failed.
+    /// The last failure.
     failed: Option<Instant>,
-    /// The first time since it last answered.
+    /// The first failure since the last reply.
     blind_since: Option<Instant>,
 }
 
 impl Bus {
-    /// The unit's state; `None` if systemd cannot be asked.
+    /// The unit's state; `None` if systemd does not answer.
     async fn unit(&mut self, name: &str, unit: &str) -> Option<Unit> {
         if self.failed.is_some_and(|at| at.elapsed() < BUS_PAUSE) {
             return None;
@@ -188,7 +188,7 @@ impl Bus {
             Err(error) => {
                 if self.failed.is_none() {
                     log::warn!(
-                        "{name}: goes by its listener alone, because systemd cannot be asked: {error:#}"
+                        "{name}: systemd does not answer, relying on the listener alone: {error:#}"
                     );
                 }
                 let now = Instant::now();
@@ -200,14 +200,14 @@ impl Bus {
         }
     }
 
-    /// How long systemd could not be asked, up to now.
+    /// How long systemd has not answered.
     fn blind(&self) -> Duration {
         self.blind_since
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// The agent's word that the backend listens, which comes with the kernel's event.
-    /// `None`: without the bus there is nobody to tell.
+    /// The agent's report that the backend listens, which comes with the kernel's event.
+    /// `None`: there is no bus.
     async fn tells_of_listening(&mut self, name: &str) -> Option<Told> {
         let systemd = match &self.systemd {
             Some(systemd) => systemd,

@@ -6,7 +6,7 @@ use tests::{sandbox::Sandbox, service};
 
 use crate::fleet::Member;
 
-/// What the agent says of each of the services.
+/// The agent's counts of each of the services.
 pub struct Counts(Vec<Count>);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +22,7 @@ impl Counts {
     ///
     /// # Errors
     ///
-    /// The agent does not answer, or does not know one of them.
+    /// The agent does not answer, or does not know one of the services.
     pub fn read(sandbox: &Sandbox, members: &[Member]) -> Result<Self> {
         let status = service::statuses(sandbox)?;
         let count = |member: &Member| -> Result<Count> {
@@ -46,13 +46,13 @@ impl Counts {
         self.0.iter().map(|count| count.open).sum()
     }
 
-    /// By how much it is not what it should be after so many connections, of a byte there and
-    /// back each, which are all open or all closed again.
+    /// The difference from the expected counts after this number of connections, of a byte there and
+    /// back each, which are all open or all closed.
     pub fn differs(&self, before: &Self, members: &[Member], connections: u32, open: bool) -> u64 {
         let (connections, services) = (u64::from(connections), members.len() as u64);
         let counts = (0..services).zip(&self.0).zip(&before.0);
         let differs = counts.map(|((place, now), before)| {
-            // The first ones get one more where it does not come out even.
+            // If the division has a rest, the first ones get one more.
             let share = connections / services + u64::from(place < connections % services);
             let wanted = Count {
                 open: if open { share } else { 0 },

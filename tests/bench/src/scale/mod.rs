@@ -33,14 +33,14 @@ const ROUNDS: u32 = 3;
 const SAMPLES: usize = 200;
 /// How often a service without connections is stopped.
 const STOPS: u32 = 5;
-/// How often the metrics are asked for.
+/// The interval of scrapes.
 const SCRAPES: u32 = 20;
 /// Sooner a scrape gets what the one before got.
 const SCRAPE_GAP: Duration = Duration::from_millis(150);
-/// How long the last of so many connections may take to be gone.
+/// Maximum time until the last of the connections is closed.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// So many services, and so many connections to all of them together.
+/// The number of services, and of connections to all of them together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Size {
     services: u16,
@@ -137,11 +137,11 @@ impl Kind {
 
 type Values = BTreeMap<(Kind, Size), Series>;
 
-/// Runs it.
+/// Runs the bench.
 ///
 /// # Errors
 ///
-/// Something does not start, or so many connections cannot be made here.
+/// Something does not start, or this host cannot open this number of connections.
 pub fn measure(settings: &Settings) -> Result<Measured> {
     let rounds = settings.rounds.unwrap_or(ROUNDS);
     let sizes: &[Size] = if settings.is_short() { &SHORT } else { &SIZES };
@@ -261,9 +261,9 @@ fn watch<'a>(
     fleet::watch(sandbox, members)
 }
 
-/// Stops a service as asked, and starts it again; gives the milliseconds of the stop.
+/// Stops a service on request, and starts it again; returns the milliseconds of the stop.
 fn stop(sandbox: &Sandbox, member: &Member) -> Result<f64> {
-    let took = wait_for("a service is stopped as asked", service::SOON, || {
+    let took = wait_for("a service is stopped on request", service::SOON, || {
         let begin = Instant::now();
         let stopped = sandbox.run(&["ondemand", "stop", &member.name]);
         let took = begin.elapsed();
@@ -274,7 +274,7 @@ fn stop(sandbox: &Sandbox, member: &Member) -> Result<f64> {
     Ok(took.as_secs_f64() * 1000.0)
 }
 
-/// What this agent has said so far.
+/// The agent's log so far.
 fn journal(sandbox: &Sandbox) -> Result<String> {
     let run = sandbox.property("ondemand.service", "InvocationID")?;
     sandbox.run(&["journalctl", "--sync"])?;

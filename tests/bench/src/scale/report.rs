@@ -1,4 +1,4 @@
-//! What came of it, and how it grows.
+//! The results, and their growth.
 
 use super::{FEW, KINDS, Kind, SHORT, SIZES, Size, Values};
 use crate::{
@@ -41,7 +41,7 @@ pub(super) fn report(values: &Values, sizes: &[Size], rounds: u32) -> Report {
             digits: 0,
         },
         Target {
-            what: "connections that were lost while agents came and went, at worst".to_owned(),
+            what: "connections that were lost while agents were replaced, at worst".to_owned(),
             series: worst(Kind::Lost),
             limit: Limit::AtMost(0.0),
             digits: 0,

@@ -10,7 +10,7 @@ use std::{
 
 use tests::client::{self, Loss, Random, Request};
 
-/// How much later than the idle timeout a client comes that is aimed at the stop.
+/// Maximum delay after the idle timeout of a client that is aimed at the stop.
 const AIM: Duration = Duration::from_millis(400);
 /// From the end of some clients to the next ones that are not aimed, on average.
 const GAP: Duration = Duration::from_millis(150);
@@ -82,11 +82,11 @@ impl Tally {
     }
 }
 
-/// Clients of one service, until it is time to end: some at once, then nobody for a while.
+/// Clients of one service, until the end: some at once, then a pause.
 ///
 /// # Panics
 ///
-/// If one of them does.
+/// If one of them panics.
 pub fn visit(address: SocketAddr, idle: Duration, seed: u64, end: Instant) -> Tally {
     let mut random = Random::new(seed);
     let mut tally = Tally::default();

@@ -1,4 +1,4 @@
-//! `soak`: for a long time many clients, many stops, and agents that come and go. Nothing may
+//! `soak`: for a long time many clients, many stops, and agents that are replaced. Nothing may
 //! be lost, and nothing may grow.
 
 mod clients;
@@ -27,16 +27,16 @@ use crate::{
 
 /// Minutes of a whole one.
 const MINUTES: u32 = 60;
-/// From one look at everything to the next, nobody being there.
+/// The time between two checks of everything, without clients.
 const LAP: Duration = Duration::from_secs(20);
 /// The same where it is only to be seen that the bench works.
 const SHORT_LAP: Duration = Duration::from_secs(5);
-/// How long it may take until all services are stopped, once nobody comes: a veto may leave one
-/// alone for half a minute.
+/// Maximum time until all services are stopped after the last client: a veto may delay a stop by
+/// half a minute.
 const REST: Duration = Duration::from_secs(60);
 /// What the agent reads; what the generator reads has all services.
 const CONFIG: &str = "/etc/ondemand/soak.toml";
-/// A service that comes and goes in the configuration, and has no clients.
+/// A service that is added to and removed from the configuration, and has no clients.
 const SPARE: &str = "spare";
 
 /// One service with clients.
@@ -120,7 +120,7 @@ struct Lap {
     upsets: Upsets,
     /// Applications that were stopped.
     stops: f64,
-    /// Stops that were not carried through because somebody came.
+    /// Stops that were not completed because a client connected.
     vetoes: f64,
     /// Connections and bytes that the kernel counted more or fewer than the clients.
     miscounted: u64,
@@ -134,11 +134,11 @@ struct Lap {
     map_memory: f64,
 }
 
-/// Runs it.
+/// Runs the bench.
 ///
 /// # Errors
 ///
-/// Something does not start, or services do not come to rest.
+/// Something does not start, or services are not stopped.
 pub fn measure(settings: &Settings) -> Result<Measured> {
     let lap = if settings.is_short() { SHORT_LAP } else { LAP };
     let laps = match settings.minutes {
@@ -243,7 +243,7 @@ fn rest(sandbox: &Sandbox) -> Result<()> {
     .with_context(|| format!("{:#?}", service::statuses(sandbox)))
 }
 
-/// Clients for a while, then nobody, then a look.
+/// Clients for a while, then none, then a check.
 fn one(
     sandbox: &Sandbox,
     lap: Duration,
@@ -308,7 +308,7 @@ fn one(
     Ok((lap, after))
 }
 
-/// What the agent says when nobody is there.
+/// The agent's status without clients.
 struct Look {
     /// Connections, bytes from clients and bytes to them, of each service.
     counts: Vec<[u64; 3]>,

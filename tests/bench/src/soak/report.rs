@@ -1,4 +1,4 @@
-//! What came of it: the first third beside the last one.
+//! The results: the first third beside the last one.
 
 use super::{Lap, Upset};
 use crate::{

@@ -23,9 +23,9 @@ pub enum Upset {
     Restart,
     /// Another configuration, with other timeouts, and with one service more or fewer.
     Reload,
-    /// systemd writes all units anew.
+    /// systemd generates all units again.
     DaemonReload,
-    /// `ondemand stop`, which is refused while somebody is there.
+    /// `ondemand stop`, which is refused while a client is connected.
     Stop,
     /// `ondemand start`.
     Start,

@@ -40,7 +40,7 @@ fn who_may_not_wake_it_is_served_while_it_is_up() {
         "+veto:half-open say admit @60250",
         "rest",
     );
-    // Clients that are proxied are admitted just the same.
+    // Proxied clients are admitted too.
     let proxied = Options {
         steer: false,
         ..LISTED
@@ -89,9 +89,9 @@ fn the_agent_comes_to_any_state() {
         "close",
         "rest",
     );
-    // An agent died between release and settling, or somebody stopped the lease by hand.
+    // An agent died between release and settling, or the lease was stopped by hand.
     first(released(), "close @61000", "unleased");
-    // PID 1 is at work on it: wait for the end of its jobs.
+    // PID 1 is working on it: wait for the end of its jobs.
     first(
         with(released(), |v| v.units.lease.job = true),
         "close",
@@ -155,7 +155,7 @@ fn step_1_waits_for_idle() {
         "",
         "rest",
     );
-    // Idle, but the proxy is still there or about to come.
+    // Idle, but the proxy is still up or about to start.
     let proxy = |state| with(idle(), |v| v.units.proxy.state = state);
     rest(proxy(ActiveState::Active), "@120000", "rest");
     rest(proxy(ActiveState::Activating), "@120000", "rest");
@@ -195,7 +195,7 @@ fn step_1_asks_the_veto_program() {
     // Events while it runs.
     check(asking(), idle(), Input::Changed, "", "asking");
     check(asking(), busy(), Input::Changed, "", "asking");
-    // Somebody came while it ran.
+    // A client connected while it ran.
     let two = View {
         sample: Some(sample(13)),
         ..busy()
@@ -250,7 +250,7 @@ fn step_1_asks_the_veto_program() {
     let mut looks = looking(STEERED);
     looks.set_options(ASKED);
     assert_eq!(name(looks.current()), "looking");
-    // An answer that comes too late changes nothing.
+    // A late answer changes nothing.
     check(warm(STEERED), busy(), allow(), "@120000", "rest");
 }
 
@@ -292,7 +292,7 @@ fn step_3_looks_again() {
         &activity,
         "rest",
     );
-    // A port scan. Of a look-up that matters the policy says that it is not idle any more.
+    // A port scan. For a look-up that matters, the policy's verdict is no longer idle.
     look(
         sample_with(|s| (s.lookups, s.last_lookup) = (13, Some(ms(NOW)))),
         clean(),
@@ -341,7 +341,7 @@ fn step_3_looks_again() {
     look(idle(), sockets(|s| s.back = 1), &drift, "rest");
     look(idle(), sockets(|s| s.older = 1), &drift, "rest");
 
-    // Nothing is known: nothing is stopped.
+    // Unknown: nothing is stopped.
     look(idle(), Input::Snapshot(None), &vetoed("unknown"), "rest");
     // An agent in another network namespace sees neither the front socket nor its clients.
     let elsewhere = sockets(|s| s.front_listeners = 0);
@@ -369,7 +369,7 @@ fn step_3_looks_again() {
     };
     look(clock, clean(), "+veto:unknown say open @70000", "rest");
 
-    // The units moved.
+    // The units changed.
     let proxy = with(idle(), |v| v.units.proxy.state = ActiveState::Activating);
     look(proxy, clean(), &vetoed("proxy"), "rest");
     look(

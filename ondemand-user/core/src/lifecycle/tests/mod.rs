@@ -1,4 +1,4 @@
-//! One row for each crossing of the protocol. This file has the scenes that they begin in.
+//! One row for each transition of the protocol. This file has the states that they start in.
 
 mod look;
 mod release;
@@ -12,7 +12,7 @@ use crate::measure::{
 };
 
 const START: u64 = 1_000;
-/// The idle clock's begin in every row.
+/// The start of the idle clock in every row.
 const SINCE: u64 = 2_000;
 /// The present in every row.
 const NOW: u64 = 60_000;
@@ -83,7 +83,7 @@ fn backend(state: ActiveState) -> Unit {
     }
 }
 
-/// Warm and idle: the backend up, the lease held, the proxy gone, nobody there.
+/// Warm and idle: the backend up, the lease held, the proxy down, no client.
 fn idle() -> View {
     View {
         now: ms(NOW),
@@ -115,7 +115,7 @@ fn quiet() -> View {
     }
 }
 
-/// The lease released, nobody about.
+/// The lease released, no client.
 fn released() -> View {
     with(idle(), |view| {
         view.units.lease = unit(ActiveState::Inactive)
@@ -140,7 +140,7 @@ fn at(view: View, now: u64) -> View {
     }
 }
 
-/// A lifecycle that was taken through `inputs`.
+/// A lifecycle after `inputs`.
 fn after(options: Options, inputs: &[(View, Input)]) -> Lifecycle {
     let mut lifecycle = Lifecycle::new(options);
     for (view, input) in inputs {

@@ -41,7 +41,7 @@ fn step_4_releases_the_lease() {
     let failed = with(stopped(), |v| v.units.backend.state = ActiveState::Failed);
     job(JobEnd::Done, failed, "+stop:idle say", "rest");
 
-    // Somebody came: the proxy needs it.
+    // A client connected: the proxy needs the backend.
     let came = "+veto:proxy say take";
     let proxy = |state| with(released(), |v| v.units.proxy.state = state);
     job(JobEnd::Done, proxy(ActiveState::Active), came, "retaking");
@@ -63,7 +63,7 @@ fn step_4_releases_the_lease() {
         came,
         "retaking",
     );
-    // Who came took the lease along.
+    // The proxy took the lease along.
     let retaken = with(proxy(ActiveState::Active), |v| {
         v.units.lease.state = ActiveState::Active
     });
@@ -76,7 +76,7 @@ fn step_4_releases_the_lease() {
     );
     let taking = with(proxy(ActiveState::Active), |v| v.units.lease.job = true);
     job(JobEnd::Done, taking, "@61000", "settling");
-    // Who came was too late to prevent the stop, and starts it again.
+    // The client was too late to prevent the stop, and starts it again.
     let restarting = with(stopped(), |v| {
         v.units.backend.state = ActiveState::Activating;
         v.units.proxy.state = ActiveState::Active;
@@ -115,11 +115,11 @@ fn step_4_waits_for_the_stop() {
         v.units.backend.state = ActiveState::Deactivating
     });
     settle(deactivating, "", "settling");
-    // However long it takes to stop, and whoever waits for it.
+    // However long it takes to stop, and whatever waits for it.
     settle(at(deactivating, NOW + 60_000), "", "settling");
     let waited = with(deactivating, |v| v.units.proxy.state = ActiveState::Active);
     settle(waited, "", "settling");
-    // Something needs it.
+    // Another unit needs it.
     settle(
         at(released(), NOW + 1_000),
         "+veto:needed say take",
@@ -170,7 +170,7 @@ fn a_lease_is_taken_again() {
         "say take",
         "retaking",
     );
-    // It was stopped by hand: nobody fights that.
+    // It was stopped by hand: this is not reverted.
     check(
         unleased(),
         stopped(),
@@ -191,7 +191,7 @@ fn a_lease_is_taken_again() {
     check(retaking(), busy(), done(), "open @120000", "rest");
     check(retaking(), idle(), done(), "snapshot", "looking");
     check(retaking(), stopped(), done(), "+stop:external say", "rest");
-    // It does not come: the attempts become rarer.
+    // It fails: the attempts become rarer.
     check(retaking(), released(), failed(), "say @62000", "unleased");
     check(retaking(), released(), done(), "@62000", "unleased");
 }
@@ -222,7 +222,7 @@ fn step_5_opens_the_gate() {
     );
     next(|v| v.units.backend.job = true, "+start say");
     next(|_| (), "+start say open @120000");
-    // It closes as soon as the backend begins to stop, whoever stops it.
+    // It closes as soon as the backend begins to stop, whatever stops it.
     let stopping = with(busy(), |v| {
         v.units.backend.state = ActiveState::Deactivating
     });
@@ -274,7 +274,7 @@ fn pauses_grow_and_a_client_ends_them() {
         pauses,
         [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
     );
-    // A client came and went: the idle clock alone counts, and the next pause is short.
+    // A client connected and closed: only the idle clock counts, and the next pause is short.
     let view = View {
         sample: Some(sample(13)),
         ..at(idle(), now - 10_000)
@@ -309,7 +309,7 @@ fn a_half_open_handshake_keeps_the_gate_closed_until_a_client_has_come() {
         lifecycle
     };
     check(vetoed(), idle(), Input::Changed, "@60250", "rest");
-    // The scan goes on at the front.
+    // The scan continues at the front.
     check(vetoed(), quiet(), Input::Changed, "@65000", "rest");
     check(
         vetoed(),
@@ -357,7 +357,7 @@ fn an_interrupted_step_is_judged_by_the_units() {
             "+stop:external say",
             "rest",
         );
-        // What was asked for before is not taken for an answer now.
+        // A pending answer is not taken for an answer now.
         check(
             lifecycle,
             busy(),
@@ -396,7 +396,7 @@ fn a_proxy_without_its_backend_is_ended() {
         "say stop-proxy @64000",
         "rest",
     );
-    // It is being started for somebody, or the backend is.
+    // It is being started for a client, or the backend is.
     let starting = with(orphan, |view| view.units.backend.job = true);
     check(seen(), later(starting, 9_000), Input::Changed, "", "rest");
     let ending = with(orphan, |view| view.units.proxy.job = true);

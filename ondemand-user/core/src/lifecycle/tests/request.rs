@@ -1,9 +1,9 @@
-//! Stops that somebody asked for, and holds.
+//! Requested stops, and holds.
 
 use super::*;
 use crate::policy::Reason;
 
-/// Asked for a stop in the state of `view`.
+/// A stop was requested in the state of `view`.
 fn asked(options: Options, view: View) -> Lifecycle {
     after(options, &[(busy(), Input::Changed), (view, Input::Stop)])
 }
@@ -83,7 +83,7 @@ fn a_request_goes_the_way_of_an_idle_stop() {
     go(STEERED, idle(), "close snapshot @70000", "looking");
     go(PROXIED, idle(), "snapshot @70000", "looking");
     go(ASKED, idle(), "ask @70000", "asking");
-    // What is about to pass is waited for: the last packets, a proxy without clients, a job.
+    // It waits for what will pass: the last packets, a proxy without clients, a job.
     go(STEERED, quiet(), "@65000", "rest");
     let proxy = with(idle(), |v| v.units.proxy.state = ActiveState::Active);
     go(STEERED, proxy, "dismiss-proxy @70000", "rest");
@@ -113,7 +113,7 @@ fn a_request_goes_the_way_of_an_idle_stop() {
         "rest",
     );
     lifecycle.step(&released(), done);
-    // However long it takes: an attempt under way has its own end.
+    // However long it takes: an attempt in progress has its own end.
     let late = with(at(deactivating, NOW + 60_000), |_| ());
     check(lifecycle.clone(), late, Input::Changed, "", "settling");
     check(
@@ -191,7 +191,7 @@ fn a_request_is_refused() {
         "=kept:it_is_starting;_try_again_when_it_is_up",
         "rest",
     );
-    // A proxy that would stay for long is told to leave, once, and does not: of another version.
+    // A proxy that would stay for long is signalled once, and does not exit: another version.
     let stays = Options {
         proxy_stays: Duration::from_secs(540),
         ..PROXIED
@@ -223,14 +223,14 @@ fn a_request_is_refused() {
         "snapshot @70000",
         "looking",
     );
-    // Somebody came just then, and has gone again.
+    // A client connected just then, and has closed again.
     let since = ms(NOW + 400);
     let again = View {
         verdict: Verdict::Idle { since },
         ..at(up, NOW + 500)
     };
     check(waits, again, Input::Changed, "dismiss-proxy @70000", "rest");
-    // Not while the last packets may tell of somebody, and not where nothing is to be done.
+    // Not while the last packets may be of a client, and not where nothing is to be done.
     let last_packets = with(quiet(), |v| v.units.proxy.state = ActiveState::Active);
     check(told, last_packets, Input::Changed, "@65000", "rest");
     let dry = Options {
@@ -244,7 +244,7 @@ fn a_request_is_refused() {
         "=kept:its_proxy_is_still_up;_it_ends_9_min_after_its_last_client @120000",
         "rest",
     );
-    // Patience ends.
+    // The patience ends.
     let slow = "=kept:its_units_did_not_settle_within_10_s;_`ondemand_status`_says_more";
     let late = at(with(idle(), |v| v.units.lease.job = true), NOW + 10_000);
     refuse(late, &format!("close {slow}"));
@@ -297,12 +297,12 @@ fn a_request_does_not_wait_for_a_pause_or_fight_an_attempt() {
         "close snapshot @70000",
         "looking",
     );
-    // An attempt that is under way already becomes the answer.
+    // An attempt that is in progress becomes the answer.
     check(looking(STEERED), idle(), Input::Stop, "@60000", "looking");
     let mut joined = looking(STEERED);
     joined.step(&idle(), Input::Stop);
     check(joined, idle(), clean(), "release @70000", "releasing");
-    // Whoever goes away while systemd does gets no answer.
+    // Without systemd there is no answer.
     let mut interrupted = asked(STEERED, quiet());
     interrupted.interrupt();
     assert!(!interrupted.is_asked());
@@ -318,7 +318,7 @@ fn a_hold_keeps_it_up() {
     rest(held(Some(NOW + 5_000)), "@65000");
     // The host may be suspended meanwhile.
     rest(held(Some(NOW + 7_200_000)), "@120000");
-    // It comes while the veto program runs, or the sockets are looked at: no veto.
+    // It starts while the veto program runs, or during the snapshot: no veto.
     check(asking(), held(None), Input::Veto(Answer::Allow), "", "rest");
     check(looking(STEERED), held(None), clean(), "open", "rest");
     let mut asked = asked(STEERED, quiet());

@@ -138,12 +138,12 @@ fn the_first_byte() {
     runs.listens(at(102));
     let all = "listening:1000 ready:1000 first-byte:1600";
     assert_eq!(look(&mut runs, at(103), &up, one), all);
-    // An answer of the run before.
+    // A response of the previous run.
     let mut runs = begun();
     runs.listens(at(102));
     runs.answered(ms(99_900));
     assert_eq!(look(&mut runs, at(103), &up, one), started);
-    // Started by hand; the first client comes later.
+    // Started by hand; the first client connects later.
     let mut runs = begun();
     runs.listens(at(102));
     look(&mut runs, at(103), &up, None);

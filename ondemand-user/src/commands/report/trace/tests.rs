@@ -1,4 +1,4 @@
-//! Traces that are replayed, and those that are refused.
+//! Tests of replayed and of refused traces.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn refused(text: &str, expected: &str) {
 
 #[test]
 fn what_is_no_trace_is_refused() {
-    let header = "a trace begins with the line \"timestamp_seconds,service\"";
+    let header = "the first line of a trace is \"timestamp_seconds,service\"";
     refused("", &format!("t.csv: is empty; {header}"));
     refused(
         "0,a\n",
@@ -21,10 +21,10 @@ fn what_is_no_trace_is_refused() {
         &format!("t.csv:1: no column \"service\"; {header}"),
     );
     let rows = |rows: &str| format!("timestamp_seconds,service\n{rows}");
-    refused(&rows(""), "t.csv: no arrival in it");
+    refused(&rows(""), "t.csv: no arrivals");
     refused(
         &rows("0,a\n2.5,b\n2.25,a\n"),
-        "t.csv:4: 2.25 comes before the time of the line above it, 2.5; sort the trace by \
+        "t.csv:4: 2.25 is earlier than the time of the line before it, 2.5; sort the trace by \
          time (sort -n, below the first line)",
     );
     refused(&rows("0,a\n,a\n"), "t.csv:3: the time is missing");
@@ -51,10 +51,10 @@ fn what_is_no_trace_is_refused() {
         &rows("0,a\r\n\r\n-1,b\r\n"),
         "t.csv:4: the time -1 is negative",
     );
-    refused(&rows("0,\"a\n1,a\n"), "t.csv:2: its quote is not closed");
+    refused(&rows("0,\"a\n1,a\n"), "t.csv:2: a quote is not closed");
     refused(
         &rows("0,\"a\"\r1,a\n"),
-        "t.csv:2: a carriage return stands in its middle",
+        "t.csv:2: it contains a carriage return",
     );
     refused(
         &"x".repeat(1 << 20),
@@ -62,7 +62,7 @@ fn what_is_no_trace_is_refused() {
     );
     refused(
         "timestamp_seconds,service\n0,a\n1,\"a",
-        "t.csv:3: its quote is not closed",
+        "t.csv:3: a quote is not closed",
     );
 }
 

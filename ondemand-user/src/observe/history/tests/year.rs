@@ -1,4 +1,4 @@
-//! What a year takes.
+//! The size and read time of a year.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
     let step = MILLIS_A_DAY / 100;
     for number in 0..365 * 100 {
         let mut records = Vec::new();
-        // In the order of time, as they come: each service is up for a fifth of it.
+        // In ascending order, as they arrive: each service is up for a fifth of it.
         for part in 0..100 {
             let tell = |records: &mut Vec<Record>, service: i64, what: &[What]| {
                 let name = &services[service as usize];
