@@ -216,7 +216,8 @@ fn perform(task: Task) -> Result<ExitCode> {
         | Task::Bench { install, .. } => install,
     };
     let is_root = geteuid().is_root();
-    if !is_root && let Some(reason) = reason_for_root(&task) {
+    let all_required = tests::skip::is_all_required();
+    if !is_root && let Some(reason) = reason_for_root(&task, all_required) {
         bail!(
             "this needs root, {reason}: run it with sudo, as in\n  {SUDO} ...\n\
              Without root there are build, deny, fuzz, and test, which then leaves out the tests \
@@ -305,8 +306,8 @@ fn purpose(task: &Task, is_root: bool) -> Option<Purpose<'_>> {
 /// How to run one of these as root with the compiler of who types it.
 const SUDO: &str = "sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask";
 
-/// Why this task can do nothing without root, if so.
-fn reason_for_root(task: &Task) -> Option<&'static str> {
+/// Why this task can do nothing without root, if so. `all_required`: no test may be skipped.
+fn reason_for_root(task: &Task, all_required: bool) -> Option<&'static str> {
     match task {
         Task::Run { host: true, .. } => Some("because the agent loads programs into the kernel"),
         Task::Run { .. } | Task::Pictures { .. } | Task::Bench { .. } => {
@@ -317,9 +318,7 @@ fn reason_for_root(task: &Task) -> Option<&'static str> {
             skip_system: false,
             vm,
             ..
-        } if vm.is_empty() && tests::skip::is_all_required() => {
-            Some("because ONDEMAND_REQUIRE_ALL is set")
-        }
+        } if vm.is_empty() && all_required => Some("because ONDEMAND_REQUIRE_ALL is set"),
         Task::Test { .. }
         | Task::Setup { .. }
         | Task::Build { .. }
@@ -337,7 +336,7 @@ mod tests_of_tasks {
     fn check(words: &str, needs_root: bool, root: Option<Purpose>, user: Option<Purpose>) {
         let words = ["xtask"].into_iter().chain(words.split_whitespace());
         let task = Cli::try_parse_from(words).unwrap().task;
-        assert_eq!(reason_for_root(&task).is_some(), needs_root);
+        assert_eq!(reason_for_root(&task, false).is_some(), needs_root);
         assert_eq!(purpose(&task, true), root);
         assert_eq!(purpose(&task, false), user);
     }
@@ -362,5 +361,7 @@ mod tests_of_tasks {
         both("test --vm=6.1", false, Some(Vm(&["6.1".to_owned()])));
         check("test", false, Some(Test), Some(Build));
         check("test --skip-system", false, Some(UnitTests), Some(Build));
+        let task = Cli::try_parse_from(["xtask", "test"]).unwrap().task;
+        assert!(reason_for_root(&task, true).is_some());
     }
 }
