@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a program of this source tree on another distribution: in a mount namespace of its own, whose
-# root is DIR. Nothing of this machine but the source tree, the program's directory, /sys and /dev is
-# there. Needs root.
+# root is DIR. It contains nothing of this machine except the source tree, the program's directory,
+# /sys and /dev. Needs root.
 #
 #   in-root.sh DIR PROGRAM ARGUMENTS...
 #
@@ -29,7 +29,7 @@ exec unshare --mount --propagation private -- bash -euc '
     mkdir -p "$root/tmp/old"
     here=$PWD
     cd "$root"
-    # Not chroot(2): who enters the namespace would be outside of it.
+    # Not chroot(2): a process that enters the namespace would be outside of it.
     pivot_root . tmp/old
     cd "$here"
     umount -l /tmp/old

@@ -46,10 +46,10 @@ find_groups() {
 }
 
 # As PID 1 of the new namespaces: into the sandbox's groups. Nothing else may be in them,
-# because cgroup2 wants inner nodes empty. Then a cgroup namespace begins here.
+# because cgroup2 requires empty inner nodes. Then a cgroup namespace starts here.
 join() {
     local pid group
-    # This /proc is still the machine's, so it shows the pid that the machine knows us by.
+    # This /proc is still the machine's, so it shows this process's pid on the machine.
     read -r pid _ </proc/self/stat
     echo "$pid" >"$state/pid"
     for group in "${groups[@]}"; do echo 0 >"$group/cgroup.procs"; done
@@ -89,7 +89,7 @@ init() {
         /usr/lib/systemd/systemd --system --unit=multi-user.target --show-status=no --log-target=journal
 }
 
-# This machine's /usr, writable: what is written stays in memory and goes with the sandbox.
+# This machine's /usr, writable: changes stay in memory and end with the sandbox.
 make_usr() {
     mkdir -p usr .usr/{upper,work}
     if [ -n "${SANDBOX_NO_OVERLAY:-}" ] ||
@@ -145,7 +145,7 @@ make_etc() {
     printf '127.0.0.1 localhost %s\n::1 localhost\n' "$name" >etc/hosts
     : >etc/fstab
     tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
-    # Where dbus-broker is the message bus, this link says so.
+    # Where dbus-broker is the message bus, this link selects it.
     [ ! -L /etc/systemd/system/dbus.service ] || cp -P /etc/systemd/system/dbus.service etc/systemd/system/
     printf '[Manager]\nDefaultCPUAccounting=yes\nDefaultMemoryAccounting=yes\nDefaultTimeoutStopSec=10s\n' \
         >etc/systemd/system.conf.d/sandbox.conf
@@ -155,7 +155,7 @@ make_etc() {
 
 make_proc_and_sys() {
     mount -t proc proc proc
-    # Read-only but for the settings of the network, which is the sandbox's own.
+    # Read-only except the settings of the network, which is the sandbox's own.
     mount --bind proc/sys proc/sys
     mount --bind proc/sys/net proc/sys/net
     mount -o remount,bind,ro proc/sys
@@ -198,7 +198,7 @@ clean_up() {
     local group pid
     set +e
     kill $(jobs -p) 2>/dev/null
-    # Takes along what was entered; kernels before 5.14 have only the second way.
+    # Also ends entered processes; kernels before 5.14 have only the second way.
     echo 1 2>/dev/null >"$cgroup2/$name/cgroup.kill"
     pid=$(cat "$state/pid" 2>/dev/null) && kill -KILL "$pid" 2>/dev/null
     wait
@@ -234,7 +234,7 @@ boot() {
         done
     done
     exec 3<&0 4<>"$state/ready"
-    # A session of its own: the Ctrl-C of a terminal is for us, who end it in order.
+    # A session of its own: a Ctrl-C on the terminal goes to this script, which ends it in order.
     setsid unshare --mount --pid --ipc --uts --net --fork --kill-child=KILL -- \
         "$0" join "$state" "$mode" >"$state/log" 2>&1 3<&- 4<&- </dev/null &
     outer=$!
@@ -244,10 +244,10 @@ boot() {
         [ $tries -lt $((120 * patience)) ] || fail "not ready after $((60 * patience)) s"
     done
     echo "ready $(cat "$state/pid")"
-    # Who reads that may be gone: what bash 5.3 says of jobs that were killed would end us.
+    # The reader may be gone: a message of bash 5.3 about killed jobs would end this script.
     exec >/dev/null 2>&1
 
-    # Whatever comes first: PID 1 ends, or the owner wants it to end, or the owner dies.
+    # Waits for the first of: PID 1 ends, the owner requests the end, the owner dies.
     if [ -n "$kept" ]; then
         cat "$state/end" 3<&- 4<&- &
     else
@@ -260,7 +260,7 @@ enter() {
     local group
     [ -f "$state/pid" ] || { echo "no sandbox is running at $state" >&2; exit 1; }
     for group in "${groups[@]}"; do
-        # One of cpuset v1 would want processors first, and nothing here depends on it.
+        # One of cpuset v1 would need processors first, and nothing here depends on it.
         case $group in */cpuset*/*) continue ;; esac
         mkdir -p "$group/enter"
         echo 0 >"$group/enter/cgroup.procs"

@@ -16,8 +16,8 @@ const HOUR: i64 = 3_600_000;
 const BEGIN: i64 = 1_772_409_600_000;
 const SERVICES: [&str; 3] = ["wiki", "GAME-SERVER-WITH-A-WIDE-NAME", "<b>&\"llm\""];
 
-/// Asks the browser what it shows: shapes with their colours and sizes, and whether anything
-/// sticks out.
+/// Queries the browser for its shapes with their colours and sizes, and whether anything
+/// overflows.
 const PROBE: &str = r##"<script>
 const shapes = figure => {
   const counts = {};

@@ -51,7 +51,7 @@ fn arrivals(trace: &str) -> (BTreeMap<String, Vec<u64>>, u64) {
     (services, end)
 }
 
-/// Second by second in spirit: is it up when the next client comes?
+/// A second-by-second simulation: is it up when the next client connects?
 fn naive(arrivals: &[u64], end: u64, timeout: u64) -> (u64, u64) {
     let (mut cold_starts, mut warm_idle) = (0, 0);
     let mut up_until = None;
@@ -190,7 +190,7 @@ fn what_cannot_be_replayed_says_why() {
         2,
         "--timeouts: 50 timeouts",
     );
-    // Packed, but nothing says so.
+    // Compressed, but without the suffix.
     let output = report(&stdin, &fs::read(data("web_home_2015")).unwrap());
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
@@ -231,7 +231,7 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 #[test]
 fn a_long_trace_takes_little_memory_and_time() {
-    // What a build for debugging takes says nothing about time.
+    // The time of a debug build means nothing.
     let millions = if cfg!(debug_assertions) { 1 } else { 8 };
     let mut child = Command::new(env!("CARGO_BIN_EXE_ondemand"))
         .args(["report", "--trace", "-"])

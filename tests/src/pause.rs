@@ -1,7 +1,7 @@
 //! Pauses that are part of a test: the only place beside [`crate::wait`] where tests sleep.
 //!
-//! What will happen is waited for, with a deadline ([`crate::wait_for`]). A pause has one of these
-//! names, which says why there is no event to wait for.
+//! A test waits for an event with a deadline ([`crate::wait_for`]). A pause has one of these names,
+//! which gives the reason why there is no event to wait for.
 
 use std::{
     thread,
@@ -21,12 +21,12 @@ pub fn arrive_at(moment: Instant) {
     thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
 
-/// How long a load that other threads make goes on.
+/// Duration of a load from other threads.
 pub fn load_for(span: Duration) {
     thread::sleep(span);
 }
 
-/// How long the application under test takes for something, as its options say.
+/// Time that the application under test takes by its options.
 pub fn work_for(span: Duration) {
     thread::sleep(span);
 }

@@ -190,7 +190,7 @@ pub fn wait_state(sandbox: &Sandbox, unit: &str, state: &str) -> Result<()> {
 /// It is not, or leaves it.
 #[track_caller]
 pub fn stays(sandbox: &Sandbox, unit: &str, state: &str, span: Duration) {
-    // With the time of its last change: one that came back in between has not stayed.
+    // With the time of its last change: a state that was left in between has not lasted.
     let properties = "--property=ActiveState,StateChangeTimestampMonotonic";
     let show = || sandbox.run(&["systemctl", "show", properties, unit]);
     let first = show().expect("systemd answers");

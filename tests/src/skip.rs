@@ -16,7 +16,7 @@ pub fn is_all_required() -> bool {
     env::var_os(REQUIRE_ALL).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// Whether the test that calls this is to return, because it cannot run here; prints why.
+/// Whether the calling test must return, because it cannot run here; prints why.
 ///
 /// # Panics
 ///
@@ -30,7 +30,7 @@ pub fn skips(reason: Option<impl Display>) -> bool {
     is_missing
 }
 
-/// The same for a part of a test, which goes on without it.
+/// The same for a part of a test, which continues without it.
 ///
 /// # Panics
 ///
@@ -44,9 +44,9 @@ pub fn part(reason: impl Display) {
     say(reason);
 }
 
-/// Prints that something is skipped, also where the output of tests is not asked for. This is for
-/// what is no failure anywhere: a test that is left out by choice, a check that this machine's
-/// kernel cannot take.
+/// Prints that something is skipped, even if the output of tests is captured. For cases that are
+/// never a failure: a test that is left out by choice, a check that this machine's kernel cannot
+/// take.
 pub fn say(reason: impl Display) {
     let test = thread::current();
     // Not eprintln!, whose output the test harness keeps to itself. A write that fails loses this

@@ -20,7 +20,7 @@ const SLEEPS: [&str; 6] = [
     "park_timeout",
 ];
 
-/// Whether a line of Rust calls one of [`SLEEPS`], hands it on or gives it another name.
+/// Whether a line of Rust calls one of [`SLEEPS`], passes it on or renames it.
 fn sleeps(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let is_part = |c: char| c.is_alphanumeric() || c == '_';

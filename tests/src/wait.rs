@@ -18,11 +18,11 @@ pub fn wait_for<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Option
     wait_closely(what, deadline, Duration::from_millis(10), probe)
 }
 
-/// The same, with a look every so often: where 10 ms would be too late for what comes next.
+/// The same, with another interval: if 10 ms would be too late for the next action.
 ///
 /// # Errors
 ///
-/// As for [`wait_for`].
+/// Like [`wait_for`].
 pub fn wait_closely<T>(
     what: &str,
     deadline: Duration,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a virtual machine for the tests boots from. Nothing of this machine is shared with it:
-# it gets copies.
+# Makes the disk and initramfs of a virtual machine for the tests. It shares nothing with this
+# machine: it gets copies.
 #
 #   image.sh disk FILE JOB PROGRAM...    a disk with systemd and what else the tests need of this
 #                                        machine's Debian packages, the source tree without the
@@ -10,7 +10,7 @@
 set -euo pipefail
 shopt -s nullglob
 
-# Debian's names; what they depend on comes along.
+# Debian's names; their dependencies are included.
 packages=(bash coreutils dash dbus findutils grep hostname iproute2 libc-bin mount polkitd procps python3 sed
     systemd util-linux)
 # Directories and files below lib/modules/VERSION/kernel: a disk on virtio, and sock_diag(7).

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The example's application: a small web server that says who asked, on 127.0.0.1:8080."""
+"""The example's application: a small web server that shows its client, on 127.0.0.1:8080."""
 
 import http.server
 import os
@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    # The default of 5 drops connections of a burst, each of which then waits for a second.
+    # The default of 5 drops connections of a burst; each of these then waits for a second.
     request_queue_size = 1024
     daemon_threads = True
 

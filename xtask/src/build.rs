@@ -1,8 +1,8 @@
-//! What is built, and the programs that are run when it is.
+//! Builds, and the programs that run afterwards.
 //!
 //! Without a choice of packages cargo takes the `default-members` of Cargo.toml: everything but the
-//! benches. What depends on several of them has the features that all of them want, and is built
-//! once, whichever program is asked for.
+//! benches. A shared dependency gets the features that all of them request, and is built once for
+//! all programs.
 
 use std::{fs, os::unix::process::CommandExt as _, path::Path, process::Command};
 

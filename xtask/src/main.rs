@@ -303,7 +303,7 @@ fn purpose(task: &Task, is_root: bool) -> Option<Purpose<'_>> {
     }
 }
 
-/// How to run one of these as root with the compiler of who types it.
+/// The command that runs one of these as root with the caller's compiler.
 const SUDO: &str = "sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask";
 
 /// Why this task can do nothing without root, if so. `all_required`: no test may be skipped.

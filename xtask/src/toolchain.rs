@@ -248,7 +248,7 @@ fn build_tools() -> Vec<Missing> {
     missing
 }
 
-/// Prometheus, if it is not there: the package's programs alone, unpacked. Installing it would start
+/// Prometheus, if it is missing: only the package's programs, unpacked. An installation would start
 /// a service on this machine.
 fn prometheus() -> Option<Missing> {
     if tests::prometheus::program("prometheus").is_ok() {

@@ -17,7 +17,7 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// Whether it comes by way of apt, which wants root and a list of packages.
+    /// Whether apt installs it, which needs root and a list of packages.
     pub fn needs_apt(&self) -> bool {
         self.how.iter().any(|step| step.text().contains("apt-get"))
     }

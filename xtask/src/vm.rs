@@ -168,7 +168,7 @@ fn system_tests() -> Result<PathBuf> {
         .current_dir(source_tree())
         .stderr(Stdio::inherit())
         .output()
-        .context("ask cargo for the tests")?;
+        .context("list the tests with cargo")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

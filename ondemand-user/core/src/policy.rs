@@ -33,8 +33,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// For a stop that somebody asked for: nothing is waited for but a client that may be
-    /// on its way: the stamps are coarse, and a SYN cookie leaves only its look-up.
+    /// The rules of a requested stop: it waits for no timeout, only for a client that may be
+    /// connecting: the stamps are coarse, and a SYN cookie leaves only its look-up.
     pub const AT_ONCE: Self = Self {
         idle_timeout: Some(Duration::ZERO),
         min_uptime: Duration::ZERO,
@@ -129,7 +129,8 @@ impl fmt::Display for Reason {
 
 /// Decides whether a service whose backend is up is in use.
 ///
-/// The idle clock begins at the latest of the last begin or end of a connection, the last look-up and the backend's start: a service that was started by hand and that nobody connects
+/// The idle clock starts at the latest of these: the last begin or end of a connection, the last
+/// look-up, the backend's start. So a service that was started by hand and never used becomes
 /// idle too, its idle timeout after the start.
 pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
     let Some(sample) = sample else {

@@ -44,7 +44,7 @@ impl Announcer {
         self.tell(News::Services(names));
     }
 
-    /// Something happened to an application.
+    /// Publishes an event of an application.
     pub fn happened(&self, service: &str, event: &RunEvent) {
         let service = service.to_owned();
         self.tell(match event {

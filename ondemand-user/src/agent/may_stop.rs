@@ -1,4 +1,4 @@
-//! Whether PID 1 lets the agent stop the configured services. It is asked before anything is idle,
+//! Whether PID 1 lets the agent stop the configured services. It is checked before anything is idle,
 //! so that no gate closes in vain and a missed step of the installation is reported early.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What the observers are told: the metrics, the history, `status`, the bus and the log.
+//! Input of the observers: the metrics, the history, `status`, the bus and the log.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ impl Agent {
         }
     }
 
-    /// Something happened to the application of a service: tells all who subscribe to it.
+    /// Publishes an event of a service's application to all subscribers.
     pub(super) fn happened(&mut self, name: &str, event: &RunEvent) {
         let Some(watched) = self.services.get_mut(name) else {
             return;
@@ -91,7 +91,7 @@ impl Agent {
         }
         self.record_run(name, event);
         match event {
-            // The last chance to learn what a stop by another program gives back.
+            // The last chance to measure what this stop by another program gives back.
             RunEvent::Ending => self.measure_memory(name),
             RunEvent::Ended {
                 reason: StopReason::Idle | StopReason::Requested,

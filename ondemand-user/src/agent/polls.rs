@@ -88,7 +88,7 @@ impl Agent {
         }
     }
 
-    /// What cannot be looked at keeps services up: that is logged, but not at every look.
+    /// A failed look keeps services up: it is logged, but not each time.
     fn complain<T>(&mut self, what: &'static str, looked: &Result<T>) {
         if let Some(error) = self.complaints.follow(what, looked) {
             log::warn!("services with {what} are kept, because these cannot be read: {error:#}");

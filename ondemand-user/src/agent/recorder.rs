@@ -26,8 +26,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Watches these services and no others, and writes to `path`. True: that is a history which
-    /// knows nothing of their present.
+    /// Sets the watched services, and the path of the database. Returns true if that is another history,
+    /// which does not know the present state.
     pub fn watch<'a>(
         &mut self,
         path: Option<&Path>,
@@ -75,7 +75,7 @@ impl Recorder {
         used.and_then(|used| used.wake).is_some_and(|at| at <= now)
     }
 
-    /// Something happened to the application.
+    /// Takes an event of the application.
     pub fn happened(&mut self, name: &str, event: &RunEvent) {
         if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
             used.happened(event, clock::now());
@@ -130,7 +130,7 @@ fn send(writer: &mut Writer, name: &str, what: Vec<What>) {
 }
 
 impl Agent {
-    /// What a look at a service saw of its clients.
+    /// Records the clients that a look at a service saw.
     pub(super) fn record(&mut self, name: &str, view: &View) {
         let Some(watched) = self.services.get(name) else {
             return;
@@ -158,13 +158,13 @@ impl Agent {
         }
     }
 
-    /// The same of what happened to its application.
+    /// Records an event of its application.
     pub(super) fn record_run(&mut self, name: &str, event: &RunEvent) {
         self.recorder.happened(name, event);
         if let RunEvent::Ended { reason, .. } = event
             && *reason != StopReason::Idle
         {
-            // It was not known beforehand. Memory is gone with it, CPU time is not.
+            // It was not foreseen. Its memory is gone, its CPU time is not.
             let (probe, systemd) = (self.recorder.probe(name), self.systemd.caller());
             let unit = self.services.get(name).map(|it| it.service.unit.clone());
             if let (Some(probe), Some(systemd), Some(unit)) = (probe, systemd, unit) {
@@ -173,7 +173,7 @@ impl Agent {
         }
     }
 
-    /// A history that knows nothing of the present is told what the applications do.
+    /// Records the state of the applications in a history that does not know it.
     pub(super) fn record_present(&mut self) {
         for (name, watched) in &mut self.services {
             if let Some(found) = watched.lifecycle.runs().found() {

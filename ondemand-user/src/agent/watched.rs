@@ -30,12 +30,12 @@ const SLOWEST_POLL: Duration = Duration::from_millis(500);
 /// The shortest.
 const FASTEST_POLL: Duration = Duration::from_millis(50);
 
-/// What there is to complain of about a service.
+/// A problem of a service that is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// Whether it is used is unknown.
+    /// Its use is unknown.
     Unknown(Reason),
-    /// Its listener cannot be steered to. It is not over while the service is watched.
+    /// Its listener cannot be steered to. It lasts as long as the service is watched.
     NotSteered,
 }
 
@@ -62,9 +62,9 @@ pub struct Watched {
     pub syn_cookies: bool,
     /// Why it is not managed, if so.
     pub problem: Option<String>,
-    /// What was complained of, and is not over.
+    /// The problems that were logged, and still last.
     pub complaints: Complaints<Complaint>,
-    /// What was counted.
+    /// The counts.
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
@@ -80,7 +80,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// A service of which nothing is known yet, watched from now on.
+    /// The state of a service before its first look, watched from now on.
     pub fn new(service: Service, slot: Slot, steerable: bool, dry_run: bool, now: Ktime) -> Self {
         let lifecycle = Lifecycle::new(options(&service, steerable, dry_run)).since(now);
         Self {
@@ -304,7 +304,7 @@ impl Uncounted {
         self.until = Some(now);
     }
 
-    /// A look at the connections that are older than the counting: their ends are not
+    /// Takes a look at the connections that are older than the counting: their ends are not
     /// counted either.
     pub fn older(&mut self, open: u64, now: Ktime) {
         if open > 0 || self.older {
@@ -314,7 +314,7 @@ impl Uncounted {
     }
 }
 
-/// What was counted since the agent began to watch the service.
+/// Counts since the agent started to watch the service.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Starts of the backend.
@@ -325,12 +325,12 @@ pub struct Tally {
     pub vetoes: BTreeMap<VetoReason, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,
-    /// How long the last start took, as far as it is known.
+    /// How long the last start took, as far as known.
     pub last_start: Option<Duration>,
 }
 
 impl Tally {
-    /// Counts what the lifecycle decided.
+    /// Takes a decision of the lifecycle.
     pub fn add(&mut self, counter: Counter) {
         match counter {
             Counter::Veto(reason) => *self.vetoes.entry(reason).or_default() += 1,
@@ -338,7 +338,7 @@ impl Tally {
         }
     }
 
-    /// Counts what happened to the backend.
+    /// Takes an event of the backend.
     pub fn happened(&mut self, event: &RunEvent) {
         match event {
             RunEvent::Started(start) => {

@@ -25,7 +25,7 @@ const ALLOW_USER_INTERACTION: u32 = 1;
     default_path = "/org/freedesktop/PolicyKit1/Authority"
 )]
 trait Authority {
-    /// Returns whether it is allowed, whether it would be after authenticating, and details.
+    /// Returns whether it is allowed, whether it would be after authentication, and details.
     fn check_authorization(
         &self,
         subject: &(&str, HashMap<&str, Variant<'_>>),

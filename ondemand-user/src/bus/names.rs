@@ -24,14 +24,14 @@ pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 /// The same, but the user could authenticate, and the call does not allow a prompt.
 pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
 
-/// The agent, as the proxy calls it.
+/// The agent's methods for the proxy.
 #[zbus::proxy(
     interface = "org.ondemand1.Manager",
     default_service = "org.ondemand1",
     default_path = "/org/ondemand1"
 )]
 pub trait Agent {
-    /// Comes back when the application of a service listens.
+    /// Returns when the application of a service listens.
     fn wait_listening(&self, service: &str) -> zbus::Result<()>;
 }
 

@@ -114,8 +114,8 @@ impl Client {
         self.call(method, body, flags).await
     }
 
-    /// Not by zbus' proxy: that bounds a call by the connection's timeout, or not at all when it
-    /// has flags, and of an error that it knows by name it does not keep who sent it.
+    /// Not by zbus' proxy: it limits a call by the connection's timeout, or not at all if the call
+    /// has flags, and for a known error name it drops the sender.
     async fn call<B, T>(&self, method: &str, body: &B, flags: Flags) -> Result<T>
     where
         B: serde::Serialize + zbus::DynamicType,

@@ -1,4 +1,4 @@
-//! Tests ask whether the documents are complete and true.
+//! Checks that the documents are complete and true.
 
 use std::fs;
 

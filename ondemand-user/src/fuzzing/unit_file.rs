@@ -27,7 +27,7 @@ pub fn entries(text: &str) -> Vec<Entry> {
             continue;
         }
         let backslashes = line.len() - line.trim_end_matches('\\').len();
-        assert!(backslashes % 2 == 0, "goes on in the next line: {line:?}");
+        assert!(backslashes % 2 == 0, "continues on the next line: {line:?}");
         if let Some(name) = line.strip_prefix('[') {
             section = name
                 .strip_suffix(']')

@@ -1,4 +1,4 @@
-//! Files that are written whole, or not at all.
+//! Atomic writes of files.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::{Builder, NamedTempFile};
 
-/// Where the holds are: in the agent's StateDirectory= (systemd.exec(5)).
+/// The path of the holds: in the agent's StateDirectory= (systemd.exec(5)).
 pub fn path() -> PathBuf {
     let directory = env::var_os("STATE_DIRECTORY");
     // It may be a list, separated by colons.
@@ -23,7 +23,7 @@ pub fn path() -> PathBuf {
         .join("holds")
 }
 
-/// Writes a file of the agent's, in the order in which it was requested.
+/// Writes a file of the agent, in the order of the requests.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,

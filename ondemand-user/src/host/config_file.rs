@@ -113,7 +113,7 @@ mod tests {
         );
         check_file(
             dir.path(),
-            "Is a directory (os error 21); name a file in it",
+            "Is a directory (os error 21); use --config with a file in it",
         );
         check_file(Path::new("/dev/zero"), "larger than 4 MiB");
         let file = dir.path().join("o.toml");

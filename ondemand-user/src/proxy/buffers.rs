@@ -1,5 +1,5 @@
-//! Memory for what connections carry: taken when there is something to read, given back as soon as
-//! it is written on. A connection that carries nothing has none.
+//! Memory for the data of connections: taken when there is something to read, returned as soon as
+//! it is written. A connection without data in transit has none.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -13,11 +13,11 @@ pub const SMALLEST: usize = 8 * 1024;
 /// The size that the buffer of a busy connection grows to. A download ran at 586 MB/s with 32 KiB, 702
 /// with 128 and 770 with 256 (medians of 4).
 pub const LARGEST: usize = 128 * 1024;
-/// What all buffers may hold before each gets the smallest size only: clients that do not read their
-/// answers take this, and [`SMALLEST`] for each of them.
+/// Maximum memory of all buffers before each gets the smallest size only: clients that do not read
+/// their responses take this, and [`SMALLEST`] for each of them.
 const BUDGET: usize = 32 * 1024 * 1024;
-/// Buffers of the largest size that are kept for the next reader, so that a download does not ask the
-/// kernel for fresh pages with every read.
+/// Number of largest buffers that are kept for the next reader, so that a download does not request
+/// fresh pages from the kernel with each read.
 const SPARE: usize = 8;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -25,13 +25,13 @@ static SPARES: Mutex<Vec<BytesMut>> = Mutex::new(Vec::new());
 
 /// A buffer of a fixed capacity.
 pub struct Buffer {
-    /// What was read and is not written yet.
+    /// The bytes that were read and are not written yet.
     pub bytes: BytesMut,
     size: usize,
 }
 
 impl Buffer {
-    /// An empty one, for `size` bytes or, where the others hold too much, for fewer.
+    /// An empty buffer for `size` bytes or, if the others hold too much, for fewer.
     pub fn take(size: usize) -> Self {
         let held = HELD.load(Ordering::Relaxed);
         let size = if held + size > BUDGET { SMALLEST } else { size };
@@ -45,7 +45,7 @@ impl Buffer {
         }
     }
 
-    /// How many bytes it has room for when it is empty.
+    /// Its capacity when it is empty.
     pub fn size(&self) -> usize {
         self.size
     }
@@ -59,7 +59,7 @@ impl Drop for Buffer {
             if spares.len() < SPARE {
                 let mut bytes = std::mem::take(&mut self.bytes);
                 bytes.clear();
-                // Its capacity shrank with what was taken off its front.
+                // Its capacity shrank by what was taken from its front.
                 if bytes.try_reclaim(LARGEST) {
                     spares.push(bytes);
                 }

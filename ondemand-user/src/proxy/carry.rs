@@ -60,7 +60,7 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
                 Err(error) => return Err(error),
             }
             to.write_all(&mut buffer).await?;
-            // One that always has more to carry must not keep the others from it.
+            // A connection with much data must not block the others.
             consume_budget().await;
             if buffer.size() < size {
                 buffer = Buffer::take(size);
@@ -93,10 +93,10 @@ impl Stream {
         }
     }
 
-    /// Reads into an empty buffer, at most as much as it has room for. Zero: the end.
+    /// Reads into an empty buffer, up to its capacity. Zero: the end.
     fn try_read(&self, buffer: &mut Buffer) -> io::Result<usize> {
         let room = buffer.size();
-        // Takes back what was written from its front.
+        // Reclaims the written part at its front.
         buffer.bytes.reserve(room);
         let mut bytes = (&mut buffer.bytes).limit(room);
         match self {
@@ -105,7 +105,7 @@ impl Stream {
         }
     }
 
-    /// Writes all that is in the buffer, which is empty then.
+    /// Writes all of the buffer, which is empty then.
     async fn write_all(&self, buffer: &mut Buffer) -> io::Result<()> {
         while buffer.bytes.has_remaining() {
             let written = match self {
@@ -131,13 +131,13 @@ impl Stream {
             Self::Unix(stream) => stream.as_raw_fd(),
         };
         match socket::shutdown(descriptor, socket::Shutdown::Write) {
-            // The peer has gone already, and has read all that it wanted.
+            // The peer has closed already, and has read all that it wanted.
             Err(nix::errno::Errno::ENOTCONN) => Ok(()),
             result => Ok(result?),
         }
     }
 
-    /// Without it, the last part of an answer waits for the client's next ACK (tcp(7),
+    /// Without it, the last part of a response waits for the client's next ACK (tcp(7),
     /// `TCP_NODELAY`).
     fn send_at_once(&self) {
         if let Self::Tcp(stream) = self {

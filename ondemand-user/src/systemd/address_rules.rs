@@ -55,8 +55,8 @@ impl Systemd {
             zbus::Result::Ok((deny, slice))
         };
         let read = read.await;
-        let (deny, slice) =
-            read.with_context(|| format!("ask systemd for IPAddressDeny= and Slice= of {unit}"))?;
+        let (deny, slice) = read
+            .with_context(|| format!("query IPAddressDeny= and Slice= of {unit} from systemd"))?;
         Ok((
             deny.is_some_and(|deny| !deny.is_empty()),
             slice.filter(|slice| !slice.is_empty()),

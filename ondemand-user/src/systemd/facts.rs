@@ -72,7 +72,7 @@ impl Systemd {
     /// PID 1 does not answer.
     pub async fn version(&self) -> Result<String> {
         let version = self.manager.version().await;
-        version.context("ask systemd for its version")
+        version.context("query the version of systemd")
     }
 
     pub(super) async fn all<T>(&self, unit: &str, interface: &str) -> Result<T>

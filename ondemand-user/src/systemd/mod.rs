@@ -198,7 +198,7 @@ impl Systemd {
     pub async fn memory(&self, unit: &str) -> Result<Option<u64>> {
         let read = async { self.cgroup(unit).await?.memory_current().await };
         let bytes = read.await;
-        let bytes = bytes.with_context(|| format!("ask systemd for the memory of {unit}"))?;
+        let bytes = bytes.with_context(|| format!("query the memory of {unit} from systemd"))?;
         Ok((bytes != u64::MAX).then_some(bytes))
     }
 
@@ -242,9 +242,9 @@ impl Systemd {
         }
     }
 
-    /// A queued job is not a finished one: its end comes as a signal, which may be faster than
-    /// the reply to the call. The rule is our own: a proxy's stream of signals has a short queue,
-    /// and asks for the name's owner first.
+    /// A queued job is not a finished one: its end is reported by a signal, which may arrive before
+    /// the reply to the call. The match rule is explicit: the stream of a zbus proxy has a short queue,
+    /// and first queries the name's owner.
     async fn run_job(&self, verb: Verb, unit: &str, mode: &str) -> zbus::Result<String> {
         let mut ends =
             MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
@@ -278,8 +278,8 @@ impl Systemd {
             .await
     }
 
-    /// All properties of one of a unit's interfaces. Not by zbus' own proxy for it, which makes a
-    /// map of them and does not tell where in the stream of messages the reply stood.
+    /// All properties of one of a unit's interfaces. Not by zbus' own proxy for it, which converts them
+    /// to a map and does not expose the reply's position in the stream of messages.
     async fn all_properties(&self, unit: &str, interface: &str) -> Result<Message> {
         let path = unit_path::of(unit);
         self.connection
@@ -291,7 +291,7 @@ impl Systemd {
                 &interface,
             )
             .await
-            .with_context(|| format!("ask systemd about {unit}"))
+            .with_context(|| format!("query {unit} from systemd"))
     }
 }
 

@@ -72,7 +72,7 @@ impl Systemd {
             names.extend(bus.list_names().await?);
             zbus::Result::Ok(names)
         };
-        let names = names.await.context("ask the bus for polkit")?;
+        let names = names.await.context("query the bus for polkit")?;
         Ok(names.iter().any(|name| name.as_str() == POLKIT))
     }
 }

@@ -50,7 +50,7 @@ pub struct Readings {
 pub struct Wanted {
     /// The units' names.
     pub units: Vec<String>,
-    /// The services that request steering, and their units.
+    /// The services with `steer = true`, and their units.
     pub steered: Vec<(String, UnitNames)>,
 }
 

@@ -44,7 +44,7 @@ pub struct Lines {
 /// Of both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Both begin at zero.
+    /// Both start at zero.
     Linear,
     /// Points that are not above zero are left out.
     Logarithmic,

@@ -1,4 +1,4 @@
-//! What a bench is told, and what it returns.
+//! The input and the result of a bench.
 
 use std::path::PathBuf;
 

@@ -141,7 +141,7 @@ fn ignores_the_request_to_end(sandbox: &Sandbox) {
         1,
         &[
             "deaf: stopped after",
-            "its unit ended as failed",
+            "its unit has failed",
             "journalctl -u deaf.service",
         ],
     );
@@ -239,7 +239,7 @@ fn leaves_a_process_behind(sandbox: &Sandbox) {
         (said(
             sandbox,
             journal,
-            &["leaves: was stopped, not by this agent"],
+            &["leaves: was stopped by another program or a person"],
         ) > 0)
             .then_some(())
     })

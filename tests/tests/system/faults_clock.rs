@@ -42,7 +42,7 @@ impl Agent {
             child: command.spawn().unwrap(),
             said,
         };
-        agent.wait_said("watches 1 service");
+        agent.wait_said("watching 1 service");
         agent
     }
 

@@ -127,7 +127,7 @@ fn a_hundred_thousand_requests() {
                         let done: usize = targets.iter().map(Target::requests).sum();
                         eprintln!("{done} requests in {:.0?}", start.elapsed());
                     }
-                    // Once one is lost, the rest would tell nothing more.
+                    // After a loss, the rest would show nothing more.
                     (targets.iter().all(is_done) || targets.iter().any(is_lost)).then_some(())
                 });
                 end.store(!targets.iter().all(is_done), Ordering::Relaxed);

@@ -72,11 +72,7 @@ fn no_descriptors_left(sandbox: &Sandbox) {
     );
     let run = run_of_app(sandbox);
     wait_said(sandbox, 1, &["Too many open files"]);
-    wait_said(
-        sandbox,
-        1,
-        &["test: kept: its sockets could not be looked at"],
-    );
+    wait_said(sandbox, 1, &["test: kept: its sockets could not be read"]);
     ask(sandbox);
     stays(sandbox, "app.service", "active", Duration::from_secs(1)); // several idle timeouts
     assert_eq!(run_of_app(sandbox), run);
@@ -110,7 +106,7 @@ fn a_full_disk(sandbox: &Sandbox) {
     wait_said(sandbox, 1, &["counters will not outlive the agent", full]);
     let refused = sandbox.run(&["ondemand", "hold", "test"]).unwrap_err();
     let refused = format!("{refused:#}");
-    let what = "it will be forgotten when the agent ends: write /var/lib/ondemand/holds";
+    let what = "it will be lost when the agent exits: write /var/lib/ondemand/holds";
     assert!(
         refused.contains(what) && refused.contains(full),
         "{refused}"
@@ -149,7 +145,7 @@ fn a_flood_of_events(sandbox: &Sandbox) {
     assert_eq!(agent_pid(sandbox), pid, "the agent has ended");
 }
 
-/// The agent keeps the configuration that it has.
+/// The agent keeps its present configuration.
 #[track_caller]
 fn more_services_than_there_is_room_for(sandbox: &Sandbox) {
     let config = CONFIG.replace("1h", "300ms");
@@ -169,7 +165,11 @@ fn more_services_than_there_is_room_for(sandbox: &Sandbox) {
     let refused = sandbox.run(&["ondemand", "reload"]).unwrap_err();
     let refused = format!("{refused:#}");
     assert!(refused.contains("1025 services"), "{refused}");
-    wait_said(sandbox, 1, &["1025 services", "keeps the configuration"]);
+    wait_said(
+        sandbox,
+        1,
+        &["1025 services", "the agent keeps its present configuration"],
+    );
     let refused = sandbox.run(&["ondemand", "check"]).unwrap_err();
     assert!(
         format!("{refused:#}").contains("1025 services"),

@@ -111,7 +111,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
     wait_said(
         sandbox,
         1,
-        &["the agent keeps the configuration", FILE, "stear"],
+        &["the agent keeps its present configuration", FILE, "stear"],
     );
     cold_start(sandbox);
     sandbox.write(FILE, good).unwrap();
@@ -119,7 +119,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
         sandbox,
         "systemctl daemon-reload; systemctl reload ondemand.service",
     );
-    wait_said(sandbox, 1, &["configuration read again"]);
+    wait_said(sandbox, 1, &["read the configuration again"]);
 }
 
 /// A proxy that cannot query systemd must not take the listener of an application that is being
@@ -133,7 +133,7 @@ fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() 
     wait_state(&sandbox, "app.service", "deactivating").unwrap();
     shell(&sandbox, "systemctl stop dbus.socket dbus.service");
     let app_state = || sandbox.property("app.service", "ActiveState").unwrap();
-    assert_eq!(app_state(), "deactivating", "too slow to tell anything");
+    assert_eq!(app_state(), "deactivating", "too slow for a result");
     let answers = sandbox.in_network(|| {
         let mut stream = client::connect(service::front())?;
         let request = Request {

@@ -2,7 +2,7 @@
 //!
 //! Each test boots a sandbox of its own. Where the machine cannot (no root, no systemd), a test
 //! prints why it is skipped and passes, or fails if `ONDEMAND_REQUIRE_ALL` is set; `cargo xtask
-//! test` says it once and leaves them out.
+//! test` prints it once and leaves them out.
 
 mod actions;
 mod asked_race;

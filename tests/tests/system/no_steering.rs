@@ -57,8 +57,8 @@ fn without_sk_lookup_the_proxy_carries_everything() {
         assert_eq!(number(&sandbox, "test", "starts").unwrap(), run);
     }
     for words in [
-        "connections cannot be steered here, the proxy carries them",
-        "its wake_from and ignore_from have no effect",
+        "connections cannot be steered on this host",
+        "wake_from and ignore_from have no effect",
     ] {
         assert_eq!(said(&sandbox, "ondemand.service", &[words]), 1, "{words}");
     }

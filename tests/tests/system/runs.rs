@@ -113,8 +113,8 @@ fn status_and_metrics_agree() {
     let all = check(none, [5.0, 0.0, 1.0, 3.0, 1.0], false);
     socket("start");
 
-    // The next agent counts from its own start; the metrics go on. A run that it finds is no start of
-    // its own, and what listens later says nothing of that start.
+    // The next agent counts from its own start; the metrics continue. A run that it finds is no start of
+    // its own, and a later listener is no measure of that start.
     app("start");
     check(none, [6.0, 0.0, 1.0, 3.0, 1.0], true);
     let found = [all[0] + 1.0, all[1], all[2], all[3], all[4]];

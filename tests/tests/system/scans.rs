@@ -121,7 +121,7 @@ fn check_stops(from: Ipv4Addr, every: Duration) -> Value {
     let (end, sent) = (AtomicBool::new(false), AtomicU32::new(0));
     let vetoes = thread::scope(|scope| {
         scope.spawn(|| scan(&sandbox, from, every, &end, &sent));
-        wait_for("the scan goes on", SOON, || {
+        wait_for("the scan continues", SOON, || {
             (sent.load(Ordering::Relaxed) >= 10).then_some(())
         })
         .unwrap();

@@ -173,7 +173,7 @@ mod tests {
         check(&holds, "llm", 7_600, None);
         assert!(holds.release("llm"));
         assert!(!holds.release("llm"));
-        // The longest that can be asked for does not overflow.
+        // The longest possible request does not overflow.
         let left = holds.set("llm", Some(Duration::MAX), &at(4_000));
         assert_eq!(left.until(&at(4_000)), Some(Timestamp::MAX));
     }

@@ -1,6 +1,6 @@
-//! What only tests do to the stop protocol: leave out a protection, to show what is lost without it.
+//! Changes of the stop protocol for tests: a protection can be left out, to show what is lost without it.
 //!
-//! Nothing is left out without the cargo feature `ablation`, whatever the options say.
+//! Without the cargo feature `ablation` nothing is left out, whatever the options are.
 
 use super::{Lifecycle, Options};
 
@@ -12,9 +12,9 @@ compile_error!("the feature `ablation` is for tests: it must not be in a release
 pub enum Protection {
     /// The gate is closed for the last look, and while the backend is not up.
     Gate,
-    /// The gate is closed before the snapshot is begun.
+    /// The gate is closed before the snapshot starts.
     GateFirst,
-    /// What an earlier agent left of the gate is not known.
+    /// The state of the gate after an earlier agent is unknown.
     GateUnknown,
     /// The gate opens only when the backend is active.
     Active,
@@ -26,25 +26,25 @@ pub enum Protection {
     Connections,
     /// The last look: the sockets show no half-open handshake.
     HalfOpen,
-    /// The last look: the policy still says idle.
+    /// The last look: the policy's verdict is still idle.
     StillIdle,
     /// Nothing is stopped while the proxy is up.
     ProxyDown,
-    /// The end of the stop is waited for.
+    /// The protocol waits for the end of the stop.
     Settling,
     /// A backend without its lease is about to stop, until the lease is taken again.
     Unleased,
     /// The lease is taken again if the backend is needed.
     Retaking,
-    /// A job in whose place came another has ended, too.
+    /// A job that was replaced by another one has ended, too.
     Canceled,
     /// A proxy without its backend is stopped.
     Orphan,
-    /// The proxy is told to leave when somebody asks for a stop.
+    /// The proxy is signalled to exit when a stop is requested.
     Dismissal,
-    /// A stop that somebody asked for is refused when it takes too long.
+    /// A requested stop is refused when it takes too long.
     Patience,
-    /// The end of the run that somebody asked for is its answer, whoever brought it about.
+    /// A request is answered by the end of its run, whatever caused the end.
     RunEnded,
 }
 

@@ -18,8 +18,8 @@ use crate::{
     words::{Span, counted},
 };
 
-/// How long a request waits for what is about to end by itself: a proxy without clients, a job,
-/// a client that may be on its way.
+/// How long a request waits for what ends by itself: a proxy without clients, a job,
+/// a client that may be connecting.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The configuration of the protocol for one service.
@@ -37,9 +37,9 @@ pub struct Options {
     pub proxy_stays: Duration,
     /// Whether a snapshot shows the front socket.
     pub tcp_front: bool,
-    /// Whether the backend's listener is one of those that the kernel tells of.
+    /// Whether the kernel reports the backend's listener.
     pub tcp_backend: bool,
-    /// What a test leaves out.
+    /// The protections that a test leaves out.
     pub leaves_out: &'static [Protection],
 }
 
@@ -136,7 +136,7 @@ pub enum Command {
     StopProxy,
     /// Signal the proxy to exit if it has no connection; no input follows.
     DismissProxy,
-    /// Tell those who subscribe to the runs of the backend.
+    /// Publish the event to the subscribers of the backend's runs.
     Run(RunEvent),
     /// Count it.
     Count(Counter),
@@ -161,15 +161,15 @@ pub enum Counter {
 /// The result of a requested stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// It is down.
+    /// The service is down.
     Stopped,
     /// The service was already down.
     NotRunning,
-    /// It stays up.
+    /// The service stays up.
     Kept(Refusal),
 }
 
-/// Why it stays up.
+/// Why the service stays up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The number of open connections.

@@ -126,8 +126,8 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A service of which nothing is known yet. What happens to its backend from its first view on
-    /// is counted.
+    /// The state of a service before its first view. What happens to its backend from its first view
+    /// on is counted.
     pub fn new(options: Options) -> Self {
         Self {
             options,
@@ -142,18 +142,18 @@ impl Lifecycle {
         }
     }
 
-    /// The same, counted from this moment on, which is before its first view.
+    /// The same, with counts from this moment on, which is before its first view.
     pub fn since(mut self, watched: Ktime) -> Self {
         self.runs = Runs::since(watched);
         self
     }
 
-    /// The runs of the backend: for what the kernel tells of it.
+    /// The runs of the backend, for the kernel's reports.
     pub fn runs(&mut self) -> &mut Runs {
         &mut self.runs
     }
 
-    /// Follows the runs of the backend, without a step: of a service that is not managed.
+    /// Follows the runs of the backend of a service that is not managed, without a step.
     pub fn follow(&mut self, now: Ktime, backend: &Unit, sample: Option<&Sample>) -> Vec<RunEvent> {
         let released = match self.step {
             Step::Releasing(stop)

@@ -62,7 +62,7 @@ impl VetoReason {
 /// Why a service stays up, with the figures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// So many connections came; zero if it was only a look-up (a SYN).
+    /// The number of new connections; zero if there was only a look-up (a SYN).
     Activity(u64),
     /// The number of half-open handshakes.
     HalfOpen(u64),
@@ -99,7 +99,7 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Activity(0) => f.write_str("a packet arrived while stopping"),
+            Self::Activity(0) => f.write_str("a SYN arrived while stopping"),
             Self::Activity(count) => {
                 write!(
                     f,
@@ -135,7 +135,7 @@ pub enum Note {
     OrphanedProxy,
     /// The service is idle, but stays up.
     Kept {
-        /// Why.
+        /// The cause.
         cause: Cause,
         /// The pause before the next attempt.
         again: Duration,

@@ -35,7 +35,7 @@ impl Lifecycle {
     /// Takes a request. It asks for the next step at once, whose view has the right verdict.
     pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
         if view.units.backend.is_settled_down() {
-            // Somebody else's request may have stopped it just now. One answer is for all who ask.
+            // An earlier request may have stopped it just now. All requests get the same answer.
             let reply = match self.request.take() {
                 Some(_) => Reply::Stopped,
                 None => Reply::NotRunning,
@@ -57,7 +57,7 @@ impl Lifecycle {
         let Some(request) = &mut self.request else {
             return;
         };
-        // Asked for while it was starting, it is about the run that came of it.
+        // A request during a start is about the run that follows.
         request.run = request.run.or(self.runs.started());
         let request = *request;
         let ended = self.runs.started() != request.run || view.units.backend.is_settled_down();

@@ -15,8 +15,8 @@ pub struct Leg {
     pub accepted: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Payload bytes that clients sent. Those of open connections are added when somebody looks,
-    /// here and below.
+    /// Payload bytes that clients sent. Here and below, those of open connections are added when a
+    /// reader requests them.
     pub received_bytes: u64,
     /// Payload bytes that clients acknowledged.
     pub sent_bytes: u64,
@@ -109,7 +109,7 @@ pub struct Snapshot {
 pub enum KernelEvent {
     /// The backend of this service started to listen, at this moment.
     Listening(Slot, Ktime),
-    /// The first connection of a quiet service came. Sent once each time that it is requested.
+    /// A quiet service got its first connection. Sent once per request.
     Opened(Slot),
     /// The last connection went. Sent once each time that it is requested.
     Closed(Slot),

@@ -1,4 +1,4 @@
-//! What happens to a backend, as values and in words for people.
+//! Events of a backend, as values and as log messages.
 
 use std::{fmt, time::Duration};
 
@@ -13,20 +13,20 @@ use crate::{
 /// Why a run of the backend ended, by its number in the history's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopReason {
-    /// It was not used: the agent released the lease.
+    /// It was unused: the agent released the lease.
     Idle = 0,
-    /// It was stopped by something other than the agent, or ended by itself.
+    /// It was stopped by something other than the agent, or exited.
     External = 1,
     /// It failed.
     Failed = 2,
-    /// No agent saw the end. In the history alone.
+    /// No agent saw the end. In the history only.
     Unseen = 3,
-    /// The agent was asked to stop it.
+    /// It was stopped on request to the agent.
     Requested = 4,
 }
 
 impl StopReason {
-    /// All of them, in the order of their codes.
+    /// All reasons, in the order of their codes.
     pub const ALL: [Self; 5] = [
         Self::Idle,
         Self::External,
@@ -35,7 +35,7 @@ impl StopReason {
         Self::Requested,
     ];
 
-    /// Those of ends that an agent saw: what `status` and the metrics count.
+    /// The reasons of ends that an agent saw: `status` and the metrics count these.
     pub const SEEN: [Self; 4] = [Self::Idle, Self::Requested, Self::External, Self::Failed];
 
     /// Its number in the history's database, which never changes.
@@ -92,11 +92,11 @@ impl fmt::Display for Run {
     }
 }
 
-/// What happened to a backend.
+/// An event of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEvent {
-    /// What the unit was doing when its watch began. It comes first, and once; what it tells of is
-    /// older than the watch.
+    /// The unit's state at the start of its watch. It comes first, and once; its contents are older
+    /// than the watch.
     Found(Stamps),
     /// The unit began to start.
     Began {
@@ -109,33 +109,33 @@ pub enum RunEvent {
     Listening {
         /// When.
         at: Ktime,
-        /// After the start's begin.
+        /// Time since the start began.
         after: Duration,
     },
-    /// The start is over: the unit is active and, where the kernel tells of its listener, the
+    /// The start is complete: the unit is active and, if the kernel reports its listener, the
     /// application listens.
     Ready {
-        /// From the start's begin.
+        /// Time since the start began.
         took: Duration,
     },
-    /// A client whose connection began the run has the first byte of its answer.
+    /// A client whose connection caused the run got the first byte of its response.
     FirstByte {
-        /// After the start's begin.
+        /// Time since the start began.
         after: Duration,
     },
-    /// The run is being ended.
+    /// The stop of the run has begun.
     Ending,
     /// The run ended: a stop.
     Ended {
         /// When.
         at: Ktime,
-        /// Why.
+        /// The reason.
         reason: StopReason,
-        /// How long it had not been used, if the agent ended it.
+        /// How long it had been unused, if the agent ended it.
         quiet: Duration,
         /// Whether its unit failed while stopping.
         failed: bool,
-        /// What it did before.
+        /// The counts of the run.
         run: Run,
     },
     /// The unit failed before it became active: neither a start nor a stop.
@@ -163,7 +163,7 @@ impl RunEvent {
         )
     }
 
-    /// How loud to log it. `None`: not at all.
+    /// The level of the log line. `None`: it is not logged.
     pub fn level(&self) -> Option<Level> {
         match self {
             Self::StartFailed { .. } => Some(Level::Warn),
@@ -188,9 +188,9 @@ impl fmt::Display for RunEvent {
                 _ => f.write_str("started"),
             },
             Self::Listening { after, .. } => {
-                write!(f, "listens {} after its start began", Span(*after))
+                write!(f, "listening {} after its start", Span(*after))
             }
-            Self::StartFailed { .. } => f.write_str("did not start, its unit has failed"),
+            Self::StartFailed { .. } => f.write_str("start failed, its unit has failed"),
             Self::Ended {
                 reason: reason @ (StopReason::Idle | StopReason::Requested),
                 quiet,
@@ -199,18 +199,18 @@ impl fmt::Display for RunEvent {
                 ..
             } => {
                 let why = match reason {
-                    StopReason::Requested => " as asked,",
+                    StopReason::Requested => " on request,",
                     _ => "",
                 };
                 write!(f, "stopped{why} after {} quiet ({run})", Span(*quiet))?;
                 match failed {
-                    true => f.write_str("; its unit ended as failed"),
+                    true => f.write_str("; its unit has failed"),
                     false => Ok(()),
                 }
             }
             Self::Ended {
                 failed: false, run, ..
-            } => write!(f, "was stopped, not by this agent ({run})"),
+            } => write!(f, "was stopped by another program or a person ({run})"),
             Self::Ended {
                 failed: true, run, ..
             } => write!(f, "failed ({run})"),
@@ -247,7 +247,7 @@ mod tests {
             at: ms(1_300),
             after: Duration::from_millis(300),
         };
-        let listens = "listens 300 ms after its start began";
+        let listens = "listening 300 ms after its start";
         check(listening, Level::Info, listens);
         let run = Run {
             connections: 12,
@@ -287,7 +287,7 @@ mod tests {
         check(
             ended(StopReason::External, 0, false, run),
             Level::Info,
-            "was stopped, not by this agent (12 connections, 3.4 MB out since its start 1 h ago)",
+            "was stopped by another program or a person (12 connections, 3.4 MB out since its start 1 h ago)",
         );
         check(
             ended(StopReason::Failed, 0, true, run),

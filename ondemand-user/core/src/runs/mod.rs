@@ -1,18 +1,18 @@
-//! Runs of the backend, whatever caused them: starts, listeners, first bytes and ends are recognised
-//! here and nowhere else. Others subscribe to the events.
+//! Runs of the backend, whatever caused them. Only this module recognizes starts, listeners, first
+//! bytes and ends; others subscribe to its events.
 //!
-//! What each counts since when:
+//! What each subscriber counts, and since when:
 //!
 //! | subscriber | counts | since |
 //! | --- | --- | --- |
-//! | `status`, the bus, the log | events | the agent began to watch the service: events are of what is younger than that by systemd's stamps, whenever the agent heard of it |
-//! | the metrics | the same events, and from [`RunEvent::Found`] what happened while no agent ran, as far as systemd's stamps tell | the service was first watched since boot: their record outlives the agent |
-//! | the history | the same, but an end that no agent saw as [`StopReason::Unseen`], and a failed start as a run that ended at once | for as long as the database keeps it |
+//! | `status`, the bus, the log | events | the agent started to watch the service: an event counts if it is later by systemd's stamps, whenever the agent learned of it |
+//! | the metrics | the same events, and from [`RunEvent::Found`] what happened without an agent, as far as systemd's stamps show it | the service was first watched since boot: their record outlives the agent |
+//! | the history | the same, with [`StopReason::Unseen`] for an end that no agent saw, and a failed start as a run that ended at once | the oldest record in the database |
 //!
-//! A start counts when the unit becomes active, a stop when a unit that was active is not any more. A
-//! failed start is neither. A start takes from its begin until the unit is active and the application
-//! listens ([`RunEvent::Ready`]); where the listener is not seen, until the unit is active. A run that
-//! was found has no start that could be counted, and its listener and first byte tell nothing.
+//! A start counts when the unit becomes active, a stop when an active unit no longer is. A failed
+//! start counts as neither. A start lasts from its begin until the unit is active and the application
+//! listens ([`RunEvent::Ready`]); if the listener is not seen, until the unit is active. A run that
+//! was found has no start to count, and its listener and first byte are not reported.
 
 mod event;
 mod stamps;
@@ -26,12 +26,12 @@ pub use stamps::{Change, Stamps, Start};
 
 use crate::measure::{Ktime, sample::Sample, unit::Unit};
 
-/// By how much systemd may be late with the stamp of a start.
+/// Maximum delay of systemd's stamp of a start.
 const STAMPED_LATE: Duration = Duration::from_secs(1);
-/// A run without a client for this long after its listener appeared was not begun by a client.
+/// A run without a client for this long after its listener appeared was not caused by a client.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
-/// What is known at one moment.
+/// The input at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// The present.
@@ -40,16 +40,16 @@ pub struct Look<'a> {
     pub backend: &'a Unit,
     /// The kernel's counters. `None`: unknown.
     pub sample: Option<&'a Sample>,
-    /// Whether the kernel tells when the application begins to listen.
+    /// Whether the kernel reports the application's listener.
     pub announced: bool,
 }
 
-/// The agent released the lease.
+/// A release of the lease by the agent.
 #[derive(Clone, Copy, Debug)]
 pub struct Released {
-    /// How long the service had not been used.
+    /// How long the service had been unused.
     pub quiet: Duration,
-    /// Whether the agent was asked for the stop.
+    /// Whether the stop was requested.
     pub asked: bool,
 }
 
@@ -61,15 +61,15 @@ type Counts = [u64; 3];
 struct Current {
     began: Option<Ktime>,
     up: Option<Ktime>,
-    /// The end of the run before.
+    /// The end of the previous run.
     before: Option<Ktime>,
     /// Whether its start was seen.
     whole: bool,
     /// Whether its first listener is known, or cannot be.
     listened: bool,
-    /// What the start took for systemd, until its listener is known.
+    /// Duration of the start for systemd, until its listener is known.
     took: Option<Duration>,
-    /// Since when its first answer is waited for.
+    /// Since when its first response is awaited.
     unanswered: Option<Ktime>,
     /// Whether its stop has begun.
     ending: bool,
@@ -91,11 +91,11 @@ impl Current {
         }
     }
 
-    /// How long after the start's begin this moment is. `None`: it was before.
+    /// The time from the start's begin to `at`. `None`: `at` was before the start.
     ///
     /// systemd stamps a start after it has forked (`service_set_state` follows `service_spawn`,
-    /// src/core/service.c), so on a busy machine what the new process does may seem to be a little
-    /// earlier. What is later than the end of the run before belongs to this one.
+    /// src/core/service.c). So on a busy machine an act of the new process may seem slightly
+    /// earlier than its start. What is later than the end of the previous run belongs to this one.
     fn since_begin(&self, at: Ktime) -> Option<Duration> {
         let begin = self.began?;
         let early = begin.since(at).is_some_and(|early| early < STAMPED_LATE);
@@ -106,26 +106,26 @@ impl Current {
     }
 }
 
-/// Recognises the runs of one backend.
+/// Recognizes the runs of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Runs {
-    /// When the watch began. `None`: with the first look.
+    /// When the watch started. `None`: with the first look.
     since: Option<Ktime>,
-    /// `None`: there was no look yet.
+    /// `None`: before the first look.
     stamps: Option<Stamps>,
     current: Option<Current>,
-    /// The counters when the last run ended: a run's first client is counted before it is up.
+    /// The counters at the end of the last run: a run's first client is counted before it is up.
     base: Option<Counts>,
-    /// The begin of the last start that succeeded or was reported as failed.
+    /// The begin of the last start that succeeded, or that was reported as failed.
     reported: Option<Ktime>,
-    /// The last listener: it may be known before its start is.
+    /// The last listener: it may be known before its start.
     listens: Option<Ktime>,
     /// The last first byte that a client acknowledged.
     answered: Option<Ktime>,
 }
 
 impl Runs {
-    /// Those of a backend that is watched from this moment on.
+    /// For a backend that is watched from this moment on.
     pub fn since(watched: Ktime) -> Self {
         Self {
             since: Some(watched),
@@ -133,22 +133,22 @@ impl Runs {
         }
     }
 
-    /// The application began to listen. Takes effect with the next look.
+    /// The application started to listen. Takes effect with the next look.
     pub fn listens(&mut self, at: Ktime) {
         self.listens = Some(at);
     }
 
-    /// A client has the first byte of an answer. Takes effect with the next look.
+    /// A client got the first byte of a response. Takes effect with the next look.
     pub fn answered(&mut self, at: Ktime) {
         self.answered = Some(at);
     }
 
-    /// What a subscriber that comes late is told first.
+    /// The first event for a late subscriber.
     pub fn found(&self) -> Option<RunEvent> {
         self.stamps.map(RunEvent::Found)
     }
 
-    /// What happened since the last look. `released`: an end is that of the agent's own stop.
+    /// Returns the events since the last look. `released`: an end belongs to the agent's own stop.
     pub fn follow(&mut self, look: &Look<'_>, mut released: Option<Released>) -> Vec<RunEvent> {
         let mut events = Vec::new();
         self.base = self.base.or(look.sample.map(counts));
@@ -194,7 +194,7 @@ impl Runs {
         events
     }
 
-    /// The first look: what was before the watch is found, what is younger happened.
+    /// The first look: what is older than the watch is found, what is later happened.
     fn begin(&mut self, stamps: &Stamps, now: Ktime, events: &mut Vec<RunEvent>) -> Stamps {
         let since = *self.since.get_or_insert(now);
         let before = stamps.as_of(since);
@@ -211,7 +211,7 @@ impl Runs {
         events.push(RunEvent::Started(start));
         self.reported = stamps.began;
         current.took = start.took();
-        // Of a start that is older than the watch the listener may be, too.
+        // If the start is older than the watch, the listener may be, too.
         let awaited = announced && start.began > self.since;
         if let Some(took) = current.took.take_if(|_| !awaited) {
             events.push(RunEvent::Ready { took });
@@ -220,7 +220,7 @@ impl Runs {
         self.hear(events);
     }
 
-    /// Takes what the kernel told for the present run, if it belongs to that.
+    /// Takes the kernel's reports for the present run, if they belong to it.
     fn hear(&mut self, events: &mut Vec<RunEvent>) {
         let Some(current) = &mut self.current else {
             return;
@@ -279,7 +279,7 @@ impl Runs {
         self.base = look.sample.map(counts).or(self.base);
     }
 
-    /// When the present run became active. `None` inside: systemd does not say.
+    /// When the present run became active. `None` inside: systemd does not report it.
     pub fn started(&self) -> Option<Option<Ktime>> {
         self.current.map(|run| run.up)
     }

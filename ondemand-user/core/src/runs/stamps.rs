@@ -1,4 +1,4 @@
-//! What systemd's stamps of a unit say happened between two looks at them.
+//! The changes of a unit between two looks, by systemd's stamps.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use crate::measure::{
     unit::{ActiveState, Unit},
 };
 
-/// A unit's stamps, and what it is doing.
+/// A unit's stamps, and its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamps {
-    /// When it began to start last (`InactiveExitTimestampMonotonic`).
+    /// When it last began to start (`InactiveExitTimestampMonotonic`).
     pub began: Option<Ktime>,
-    /// When it became active last (`ActiveEnterTimestampMonotonic`).
+    /// When it last became active (`ActiveEnterTimestampMonotonic`).
     pub up: Option<Ktime>,
-    /// When it became inactive last (`InactiveEnterTimestampMonotonic`).
+    /// When it last became inactive (`InactiveEnterTimestampMonotonic`).
     pub down: Option<Ktime>,
     /// It is starting, up or stopping.
     pub active: bool,
@@ -24,7 +24,7 @@ pub struct Stamps {
     pub failed: bool,
 }
 
-/// A start that systemd calls done.
+/// A start that is complete for systemd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// When it began. `None`: unknown.
@@ -34,13 +34,13 @@ pub struct Start {
 }
 
 impl Start {
-    /// How long it took for systemd.
+    /// Its duration for systemd.
     pub fn took(&self) -> Option<Duration> {
         self.up?.since(self.began?)
     }
 }
 
-/// One thing that happened to a unit, in the order of what comes first at the same moment.
+/// A change of a unit, in the order of precedence at the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// It became inactive, or `Failed`.
@@ -54,12 +54,12 @@ pub enum Change {
 }
 
 impl Stamps {
-    /// Those of `unit`. `None`: its state is unknown.
+    /// The stamps of `unit`. `None`: its state is unknown.
     pub fn of(unit: &Unit) -> Option<Self> {
         let (began, up) = (unit.inactive_exit, unit.active_enter);
         let running = match unit.state {
             ActiveState::Unknown => return None,
-            // The stop may be that of a start which did not succeed.
+            // The stop may be that of a failed start.
             ActiveState::Deactivating => up.is_some() && up >= began,
             state => state.is_up(),
         };
@@ -73,7 +73,7 @@ impl Stamps {
         })
     }
 
-    /// What they were at an earlier moment, as far as the present ones tell.
+    /// The stamps at an earlier moment, as far as the present ones show them.
     pub fn as_of(&self, moment: Ktime) -> Self {
         let until = |at: Option<Ktime>| at.filter(|at| *at <= moment);
         let (began, up, down) = (until(self.began), until(self.up), until(self.down));
@@ -97,7 +97,7 @@ impl Stamps {
         }
     }
 
-    /// The start that they tell of.
+    /// The start in these stamps.
     pub fn start(&self) -> Start {
         let is_before_up = |began: &Ktime| self.up.is_none_or(|up| *began <= up);
         Start {
@@ -106,7 +106,7 @@ impl Stamps {
         }
     }
 
-    /// What is stamped otherwise than in `before`, in its order.
+    /// The changes whose stamps differ from `before`, in their order.
     fn stamped(&self, before: &Self) -> Vec<Change> {
         let new = |now: Option<Ktime>, then| now.filter(|_| now != then);
         let mut stamped = [
@@ -119,8 +119,8 @@ impl Stamps {
         stamped.map(|(_, change)| change).collect()
     }
 
-    /// What happened between `before` and these, in its order. systemd keeps the last stamps only:
-    /// what happened twice is seen once. Where a stamp is missing, the state tells.
+    /// The changes between `before` and these stamps, in their order. systemd keeps the last stamps only:
+    /// what happened twice is seen once. If a stamp is missing, the state decides.
     pub fn since(&self, before: &Self) -> Vec<Change> {
         let mut changes = self.stamped(before);
         let state = |changes: &[Change]| {

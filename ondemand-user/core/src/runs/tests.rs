@@ -1,4 +1,4 @@
-//! What is seen of a unit, and what that tells of its runs.
+//! Looks at a unit, and the events that follow.
 
 mod heard;
 
@@ -12,7 +12,7 @@ const fn at(seconds: u64) -> Ktime {
     Ktime::from_nanos(seconds * 1_000_000_000)
 }
 
-/// Begun at `began`, active since one second later, inactive since `ended`; 0: never.
+/// Started at `began`, active since one second later, inactive since `ended`; 0: never.
 fn unit(state: &str, began: u64, ended: u64) -> Unit {
     let stamp = |seconds: u64| (seconds > 0).then(|| at(seconds));
     Unit {
@@ -75,7 +75,7 @@ fn look(runs: &mut Runs, now: Ktime, unit: &Unit, sample: Option<Sample>) -> Str
     words.join(" ")
 }
 
-/// Looks from second 100 on, one a second; what they tell in all.
+/// Looks from second 100 on, one per second; checks all of their events.
 #[track_caller]
 fn check(since: Option<u64>, looks: &[(&str, u64, u64)], expected: &str) {
     let mut runs = since.map_or_else(Runs::default, |since| Runs::since(at(since)));
@@ -111,7 +111,7 @@ fn runs_are_recognised_by_their_stamps() {
         &[("active", 5, 0), ("active", 102, 101)],
         "external started",
     );
-    // A run of which nobody saw anything.
+    // An unseen run.
     check(
         &[("inactive", 5, 7), ("inactive", 101, 103)],
         "started ready:1000 external",
@@ -129,12 +129,12 @@ fn runs_are_recognised_by_their_stamps() {
         ],
         "external started",
     );
-    // The same where systemd does not call it down between the two (before version 254).
+    // The same if systemd does not report it as down in between (before version 254).
     check(
         &[("active", 5, 0), ("activating", 5, 0), ("active", 102, 0)],
         "external started",
     );
-    // After a crash systemd starts it too often: that is no start.
+    // After a crash systemd restarts it too often: this is not a start.
     check(
         &[
             ("inactive", 5, 7),
@@ -177,13 +177,13 @@ fn runs_are_recognised_by_their_stamps() {
     };
     assert_eq!(reset.since(&failed), [Change::Down]);
     assert_eq!(failed.since(&reset), [Change::Failed]);
-    // Told twice, or not known.
+    // Reported twice, or unknown.
     check(&[("active", 5, 0), ("active", 5, 0)], "");
     check(
         &[("unknown", 0, 0), ("active", 5, 0), ("unknown", 0, 0)],
         "",
     );
-    // Where a stamp is missing the state tells.
+    // If a stamp is missing, the state decides.
     check(
         &[("inactive", 0, 0), ("active", 0, 0), ("inactive", 0, 0)],
         "started external",
@@ -192,7 +192,7 @@ fn runs_are_recognised_by_their_stamps() {
 
 #[test]
 fn what_is_younger_than_the_watch_happened_in_it() {
-    // However late the first look was: its client came right after the service was configured.
+    // However late the first look was: its client connected right after the service was configured.
     check(Some(50), &[("active", 60, 0)], "started");
     check(Some(50), &[("active", 50, 0)], "started ready:1000");
     check(Some(50), &[("active", 40, 0)], "");
@@ -247,7 +247,7 @@ fn what_was_before_the_watch_is_found() {
     check("inactive", 40, 45, false, false);
     check("activating", 60, 45, false, false);
     check("deactivating", 40, 0, true, true);
-    // A start that is given up.
+    // An aborted start.
     let given_up = Unit {
         active_enter: Some(at(30)),
         ..unit("deactivating", 40, 35)
@@ -282,7 +282,7 @@ fn ends_have_the_reason_of_who_began_them() {
     check("failed", None, StopReason::Failed);
     check("inactive", Some(false), StopReason::Idle);
     check("inactive", Some(true), StopReason::Requested);
-    // It did not stop as it should, but it was to.
+    // The stop failed, but it was intended.
     check("failed", Some(false), StopReason::Idle);
 }
 
@@ -299,12 +299,12 @@ fn what_has_no_stamp_of_its_own() {
         runs.follow(&look, None)
     };
     see(100, &unit("active", 5, 3));
-    // A crash that systemd does not call an end: it ended when that was seen.
+    // A crash that systemd does not report as an end: it ended when that was seen.
     let events = see(102, &unit("activating", 5, 3));
     let ended =
         |event: &RunEvent| matches!(event, RunEvent::Ended { at: ended, .. } if *ended == at(102));
     assert!(events.iter().any(ended), "{events:?}");
-    // Of the next run only the start's end is known, of the one after it only the begin.
+    // Of the next run only the start's end is known, of the one after it only its begin.
     let crashed = Unit {
         active_enter: Some(at(104)),
         ..unit("activating", 106, 3)
@@ -332,7 +332,7 @@ fn a_client_counts_for_the_run_that_it_began() {
         "ready:1000 external:2"
     );
     see("active", 104, 103, 105, accepted(15));
-    // What could not be read is of the next run.
+    // What could not be read belongs to the next run.
     assert_eq!(see("inactive", 104, 106, 106, None), "ready:1000 external");
     see("active", 107, 106, 108, accepted(16));
     assert_eq!(

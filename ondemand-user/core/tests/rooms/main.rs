@@ -186,7 +186,7 @@ fn wrong(rooms: &[Room], file: &str, text: &str) -> Vec<String> {
         }
         if room.never.contains(&import) {
             wrong.push(format!(
-                "{file}: {name} never imports {import}, says the table"
+                "{file}: {name} must not import {import} by the table"
             ));
         }
     }

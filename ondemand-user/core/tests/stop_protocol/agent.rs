@@ -1,5 +1,5 @@
-//! The agent: the product's own `Lifecycle` and policy, and what carries its commands out. Each
-//! command has its effect in a step of its own, so that anything may come between two of them.
+//! The agent: the product's own `Lifecycle` and policy, and the execution of its commands. Each
+//! command takes effect in a step of its own, so that anything may happen between two of them.
 
 use std::collections::VecDeque;
 
@@ -23,25 +23,25 @@ pub enum Step {
     Hear,
     /// The next command.
     CarryOut,
-    /// No look-up is under way any more that may have read the open gate.
+    /// No look-up that may have read the open gate is in progress any more.
     Snapshot,
-    /// What the snapshot shows is judged.
+    /// The snapshot is judged.
     Judge,
     VetoAllows,
     VetoKeeps,
     JobEnded,
     Start,
     Die,
-    /// Somebody asks for a stop.
+    /// A stop is requested.
     Ask,
-    /// The connection to systemd is lost, and there again.
+    /// The connection to systemd is lost, and restored.
     Interrupt,
     Hold,
     Release,
 }
 
 impl Step {
-    /// What may happen, but need not.
+    /// Whether the step may happen, but need not.
     pub fn is_optional(self) -> bool {
         matches!(
             self,
@@ -121,7 +121,7 @@ pub fn step(model: &Protocol, state: &mut State, step: Step) {
         Step::Die => {
             state.left.deaths -= 1;
             state.agent = None;
-            // They see that the bus name is gone.
+            // The callers see that the bus name is gone.
             state.asked.clear();
         }
         Step::Hold => {
@@ -225,8 +225,8 @@ impl Agent {
     }
 }
 
-/// What an RCU grace period waits for: the look-ups that have begun, and of these only those
-/// matter that have read the gate when it was open.
+/// An RCU grace period waits for the look-ups that have begun; of these only those matter that
+/// have read the gate when it was open.
 fn await_lookups(model: &Protocol, state: &mut State) {
     for client in &mut state.clients {
         if let Client::LookingUp { gate, awaited, .. } = client {
@@ -235,7 +235,7 @@ fn await_lookups(model: &Protocol, state: &mut State) {
     }
 }
 
-/// Whether what is told is untrue, or nobody has asked. Who asks while another waits joins him.
+/// Whether an answer is untrue, or was not requested. A request while another waits joins it.
 fn is_wrong(state: &State, units: &Units, told: Told) -> bool {
     let down = units.backend.is_settled_down();
     let untrue = match told {
@@ -246,7 +246,7 @@ fn is_wrong(state: &State, units: &Units, told: Told) -> bool {
     untrue || state.asked.is_empty()
 }
 
-/// What a command does outside of the agent.
+/// The effect of a command outside of the agent.
 fn deed(command: &Command) -> Option<Deed> {
     Some(match command {
         Command::CloseGate => Deed::CloseGate,
@@ -260,9 +260,9 @@ fn deed(command: &Command) -> Option<Deed> {
         Command::Answer(Reply::Stopped) => Deed::Answer(Told::Stopped),
         Command::Answer(Reply::NotRunning) => Deed::Answer(Told::NotRunning),
         Command::Answer(Reply::Kept(_)) => Deed::Answer(Told::Kept),
-        // Looks may come at any time here. Nobody of the model is on the lists of who may wake it.
+        // Looks may happen at any time here. No client of the model is on the lists of those that may start it.
         Command::WaitUntil(_) | Command::Admit(_) => return None,
-        // Told to observers.
+        // For observers.
         Command::Run(_) | Command::Count(_) | Command::Say(_) => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! The clients and the kernel between them and the service.
+//! The clients, and the kernel between them and the service.
 
 use ondemand_core::policy::COOKIE_GRACE;
 
@@ -6,7 +6,7 @@ use crate::state::{Backend, Client, Listener, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// The look-up begins, and leaves its stamp.
+    /// The look-up starts, and leaves its stamp.
     Syn,
     ReadGate,
     /// The look-up ends: a request socket, or a cookie.

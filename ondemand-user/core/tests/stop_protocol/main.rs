@@ -1,5 +1,5 @@
-//! Checks the real stop protocol against a model of everything that runs beside it, and shows what
-//! each of its protections is for: the model finds what is lost without it.
+//! Checks the real stop protocol against a model of everything that runs beside it, and shows the
+//! purpose of each of its protections: the model finds what is lost without it.
 //!
 //! `cargo model` runs it: with the feature `ablation`, and optimised.
 
@@ -29,7 +29,7 @@ const STEERED: Options = Options {
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
     tcp_front: true,
-    // Listeners of the backend are not told to its runs, which the protocol's decisions do not rest on.
+    // The runs do not get the backend's listeners: the protocol's decisions do not depend on them.
     tcp_backend: false,
     leaves_out: &[],
 };
@@ -69,7 +69,7 @@ impl Protocol {
     }
 }
 
-/// Its proxy is up when somebody asks for the stop, and would stay for long.
+/// Its proxy is up when the stop is requested, and would stay for long.
 const ASKED_PROXIED: Protocol = Protocol {
     options: Options {
         proxy_stays: Duration::from_secs(540),
@@ -85,7 +85,7 @@ const ASKED_PROXIED: Protocol = Protocol {
     ..PROTOCOL
 };
 
-/// The backend ends by itself. Its next start does not fail: until the agent has heard of the crash,
+/// The backend ends by itself. Its next start does not fail: until the agent knows of the crash,
 /// the gate may be open for a backend that is not active yet.
 const CRASHES: Protocol = Protocol {
     budgets: Budgets {
@@ -116,11 +116,11 @@ fn check(name: &str, protocol: Protocol) {
     for (name, path) in checker.discoveries() {
         assert!(name == STOPPED, "{name}:\n{}", words(path));
     }
-    // It would have ended sooner only with a failure: every state was visited.
+    // Only a failure ends it sooner: every state was visited.
     assert!(checker.discovery(STOPPED).is_some(), "{STOPPED}: never");
 }
 
-/// Which property does not hold, and how it comes to that.
+/// Returns the property that does not hold, and the path to it.
 fn finds(protocol: Protocol) -> Option<(&'static str, String)> {
     let checker = protocol
         .checker()
@@ -226,7 +226,7 @@ fn the_backend_crashes() {
     check("crash", CRASHES);
 }
 
-/// The protections that are not in the protocol: the sampler, the agent and the policy have them.
+/// The protections outside the protocol: those of the sampler, the agent and the policy.
 #[test]
 fn what_is_lost_without_the_agents_own_protections() {
     #[track_caller]
@@ -243,7 +243,7 @@ fn what_is_lost_without_the_agents_own_protections() {
     loses(Without::ProxyWants);
 }
 
-/// A mutant, of which the model finds what is wrong.
+/// A mutant in which the model finds the error.
 #[track_caller]
 fn mutant(without: &dyn Debug, expected: &str, protocol: Protocol) {
     let Some((found, path)) = finds(protocol) else {

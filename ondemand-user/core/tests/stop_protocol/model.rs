@@ -2,10 +2,10 @@
 //! can walk: clients, the kernel's look-ups and queues, PID 1, and the agent with the product's own
 //! `Lifecycle` and policy.
 //!
-//! Time passes in steps of one length. A moment's step may be followed by any other's without time
-//! between them, and time may pass between any two. Two assumptions are about time: the final ACK of
-//! a SYN cookie comes within two seconds of its look-up or never, and look-ups take no time that
-//! would matter to that. Any other handshake may outlast every timeout.
+//! Time passes in steps of one length. The steps of a moment may follow each other without time
+//! between them, and time may pass between any two. There are two assumptions about time: the final
+//! ACK of a SYN cookie comes within two seconds of its look-up or never, and look-ups take no time
+//! that matters for this. Any other handshake may outlast every timeout.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::{
     state::{Agent, Backend, Budgets, Client, Kernel, Pid1, State},
 };
 
-/// What is checked.
+/// The parameters of a check.
 #[derive(Clone, Copy)]
 pub struct Protocol {
     pub clients: usize,
@@ -30,7 +30,7 @@ pub struct Protocol {
     /// Whether the kernel sends SYN cookies.
     pub cookies: bool,
     pub options: Options,
-    /// `None`: it is stopped only if somebody asks for it.
+    /// `None`: it is stopped only on request.
     pub idle_timeout: Option<Duration>,
     /// The proxy does not exit by itself.
     pub proxy_stays: bool,
@@ -64,8 +64,8 @@ pub enum Action {
 }
 
 pub const LOST: &str = "no request is lost";
-pub const STUCK: &str = "nobody waits for ever";
-pub const ANSWERS: &str = "who asks for a stop gets one answer, and it is true";
+pub const STUCK: &str = "no client waits for ever";
+pub const ANSWERS: &str = "each requested stop gets one answer, which is true";
 pub const STOPPED: &str = "a service is stopped and all are served";
 
 impl Model for Protocol {
@@ -157,7 +157,7 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// Whether anything happens still, though nobody new comes and nothing else goes wrong.
+    /// Whether anything can still happen without new clients and new faults.
     fn goes_on(&self, state: &State) -> bool {
         let client_goes_on = |client: &Client| {
             let mut steps = client::steps(state, client, self.cookies).into_iter();
@@ -173,7 +173,7 @@ impl Protocol {
     }
 }
 
-/// What was counted before belongs to nobody.
+/// What was counted before belongs to no client.
 fn leg(before: u64) -> Leg {
     Leg {
         accepted: before,
@@ -182,7 +182,7 @@ fn leg(before: u64) -> Leg {
     }
 }
 
-/// Of those who came nobody waits any more.
+/// Whether no client waits any more.
 fn nobody_waits(state: &State) -> bool {
     let is_over = |client: &Client| match client {
         Client::Away | Client::Served | Client::CutOff | Client::Lost => true,

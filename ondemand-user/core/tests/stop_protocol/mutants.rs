@@ -1,5 +1,5 @@
-//! What is lost when the real protocol leaves out a protection, and what covers those without which
-//! nothing is lost: that is shown by leaving out both.
+//! What is lost when the real protocol leaves out a protection. If nothing is lost, another
+//! protection covers it: this is shown by leaving out both.
 
 use ondemand_core::lifecycle::{
     Options,
@@ -23,14 +23,14 @@ fn without(protocol: Protocol, leaves_out: &'static [Protection]) -> Protocol {
     }
 }
 
-/// Left out, it is found that `expected` does not hold.
+/// Checks that without these protections `expected` does not hold.
 #[track_caller]
 fn breaks(expected: &str, protocol: Protocol, left_out: &'static [Protection]) {
     mutant(&left_out, expected, without(protocol, left_out));
 }
 
-/// All but the last are left out, and nothing is found. Without the last, too, `expected` does not
-/// hold.
+/// Checks that without all but the last nothing is found, and that without the last, too, `expected`
+/// does not hold.
 #[track_caller]
 fn covered(expected: &str, protocol: Protocol, left_out: &'static [Protection]) {
     if let Some((_, rest)) = left_out.split_last() {
@@ -50,9 +50,9 @@ fn the_gate() {
 #[test]
 fn the_last_look() {
     breaks(LOST, PROTOCOL, &[HalfOpen]);
-    // The cookie of a look-up that came between the two.
+    // The cookie of a look-up between the two.
     breaks(LOST, PROTOCOL, &[StillIdle]);
-    // Each of three sees a connection that came between them.
+    // Each of three protections sees a connection between the two.
     let no_cookies = Protocol {
         cookies: false,
         ..PROTOCOL

@@ -15,7 +15,7 @@ pub enum Step {
     /// It has had no client for some time.
     ProxyExits,
     RunLeaseJob,
-    /// The "stop when unneeded" queue is worked off later than a job's end is reported.
+    /// The "stop when unneeded" queue is processed later than a job's end is reported.
     CheckUnneeded,
     BackendStopped,
     BackendListens,
@@ -25,7 +25,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// What may happen, but need not.
+    /// Whether the step may happen, but need not.
     pub fn is_fault(self) -> bool {
         matches!(self, Self::BackendFails | Self::BackendCrashes)
     }
@@ -106,7 +106,7 @@ pub fn step(model: &Protocol, state: &mut State, step: Step) {
         Step::BackendFails => {
             state.left.failures -= 1;
             state.backend_is_gone(false);
-            // The proxy says why, and leaves; a client that waits still triggers the next.
+            // The proxy logs the reason, and exits; a waiting client still triggers the next one.
             state.pid1.proxy = false;
             if state.pid1.lease_job == Some(LeaseJob::Start) {
                 state.lease_job_ended(JobEnd::Failed("dependency".into()));
@@ -120,20 +120,20 @@ pub fn step(model: &Protocol, state: &mut State, step: Step) {
     }
 }
 
-/// It leaves only without clients. One that waits at the front socket starts the next proxy.
+/// It exits only without clients. A client that waits at the front socket starts the next proxy.
 pub fn tell_proxy_to_leave(state: &mut State) {
     if state.pid1.proxy && !state.clients.contains(&Client::Proxied) {
         end_proxy(state);
     }
 }
 
-/// The proxy is gone: whom it needed may be unneeded now.
+/// The proxy is down: the unit that it needed may be unneeded now.
 fn end_proxy(state: &mut State) {
     state.pid1.proxy = false;
     state.pid1.unneeded_check = true;
 }
 
-/// What systemd says of the units.
+/// systemd's state of the units.
 pub fn units(state: &State) -> Units {
     let pid1 = &state.pid1;
     let backend = match pid1.backend {

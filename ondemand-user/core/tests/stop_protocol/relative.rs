@@ -1,6 +1,6 @@
-//! Numbers of which only the distance from the present matters. That makes the state space finite
-//! although a clock runs in it, and small although counters only grow: two states that differ by no
-//! more than when they are, and by what was counted long before, are one.
+//! Numbers whose distance from the present alone matters. This makes the state space finite
+//! although a clock runs in it, and small although counters only increase: two states that differ only
+//! in their moment, and in what was counted long before, are the same.
 
 use std::hash::Hasher;
 
@@ -8,7 +8,7 @@ use ondemand_core::measure::Ktime;
 
 use crate::state::State;
 
-// Where each kind of number begins. The kinds are told apart by their size.
+// The start of each kind of number. The kinds are distinguished by their size.
 /// The starts of the backend.
 pub const RUN: u64 = 1 << 40;
 /// Connections at the front socket, and the proxy's own.
@@ -23,12 +23,12 @@ pub const USES: u64 = 1 << 43;
 const SPAN: u64 = 1 << 20;
 /// Points of time, in nanoseconds.
 const TIME: u64 = 1 << 49;
-/// When the model begins.
+/// The start of the model.
 pub const BEGIN: Ktime = Ktime::from_nanos(2 * TIME);
 
 /// A millisecond, in nanoseconds.
 const MS: u32 = 1_000_000;
-/// From this age on a point of time is as old as any: all ages that policy and protocol compare
+/// From this age on, points of time are equally old: all ages that policy and protocol compare
 /// with are shorter.
 const OLD: u64 = 2_010_000_000;
 /// A number of no kind is small, or the length of a quiet time in seconds, which is for the log.
@@ -69,7 +69,7 @@ impl<H: Hasher> Hasher for Relative<'_, H> {
         self.hasher.write(bytes);
     }
 
-    /// The part of a second in a `Duration`: less than a millisecond of it is no time. Or a count.
+    /// The part of a second in a `Duration`: less than a millisecond counts as no time. Or a count.
     fn write_u32(&mut self, number: u32) {
         let rounded = if number < MS { number } else { number / MS };
         self.hasher.write_u32(rounded);
@@ -77,7 +77,7 @@ impl<H: Hasher> Hasher for Relative<'_, H> {
 
     fn write_u64(&mut self, number: u64) {
         let distance = if number >= TIME {
-            // What is to come has the largest distances.
+            // Future moments have the largest distances.
             match self.now.checked_sub(number) {
                 Some(age) => age.min(OLD),
                 None => self.now.wrapping_sub(number),
@@ -95,7 +95,7 @@ impl<H: Hasher> Hasher for Relative<'_, H> {
     }
 }
 
-/// Finds out whether there is any point of time that is not past and old.
+/// Determines whether there is any point of time that is not past and old.
 pub struct Times {
     now: u64,
     can_age: bool,
@@ -114,7 +114,7 @@ impl Times {
     }
 }
 
-/// It is fed as a hasher because that is how it gets to see every number of a state.
+/// It is a hasher because a hasher gets every number of a state.
 impl Hasher for Times {
     fn finish(&self) -> u64 {
         0

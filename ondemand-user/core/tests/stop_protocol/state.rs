@@ -1,4 +1,4 @@
-//! Who takes part in the stop protocol, and in what state each may be.
+//! The participants of the stop protocol, and their states.
 
 use std::{
     collections::VecDeque,
@@ -26,16 +26,16 @@ pub struct State {
     pub pid1: Pid1,
     /// `None`: it has died.
     pub agent: Option<Agent>,
-    /// Somebody holds the service.
+    /// The service is held.
     pub held: bool,
-    /// The runs of the backend of which somebody asked for the stop, and waits for the answer.
+    /// The runs of the backend with a requested stop that waits for its answer.
     pub asked: Vec<Ktime>,
-    /// An answer came that nobody had asked for, or that is not true.
+    /// An answer came without a request, or is not true.
     pub wrong_answer: bool,
     pub left: Budgets,
 }
 
-/// States that differ only by when they are, or by which client is the first, are one.
+/// States that differ only in their moment, or in which client is the first, are the same.
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         self.feed(&mut Relative::new(hasher, self));
@@ -63,10 +63,10 @@ impl State {
     }
 }
 
-/// How often the rare things may still happen: these keep the state space finite.
+/// How often the rare events may still happen: this keeps the state space finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budgets {
-    /// Attempts to stop the service. After the last one somebody holds it.
+    /// Attempts to stop the service. After the last one it is held.
     pub attempts: u8,
     /// Deaths of the agent.
     pub deaths: u8,
@@ -74,7 +74,7 @@ pub struct Budgets {
     pub failures: u8,
     /// Ends of a backend that is active.
     pub crashes: u8,
-    /// Stops that somebody asks for.
+    /// Requested stops.
     pub stops: u8,
     /// Holds.
     pub holds: u8,
@@ -116,7 +116,7 @@ pub enum Client {
     /// Carried by the proxy to the backend.
     Proxied,
     Served,
-    /// The backend crashed under it: no protocol can help.
+    /// The backend crashed under it: no protocol can prevent the loss.
     CutOff,
     Lost,
 }
@@ -135,7 +135,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// A connection begins or ends.
+    /// A connection is opened or closed.
     pub fn use_now(&mut self, now: Ktime) {
         self.uses += 1;
         self.last_activity = Some(now);
@@ -164,7 +164,7 @@ pub enum LeaseJob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pid1 {
     pub backend: Backend,
-    /// When it began to start last. Only a number: how long ago it was is for the log alone.
+    /// When it last began to start. Only a number: the time since then is only for the log.
     pub run: Ktime,
     /// The same of the last start that made it active.
     pub active_run: Ktime,
@@ -174,17 +174,17 @@ pub struct Pid1 {
     pub proxy: bool,
     pub lease: bool,
     pub lease_job: Option<LeaseJob>,
-    /// PID 1 will look whether the backend is still needed.
+    /// PID 1 will check whether the backend is still needed.
     pub unneeded_check: bool,
 }
 
-/// The agent: the real protocol, and what the agent is about to do for it.
+/// The agent: the real protocol, and the pending commands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Agent {
     pub lifecycle: Lifecycle,
-    /// The units as systemd has told.
+    /// The units as reported by systemd.
     pub units: Units,
-    /// What is still to be carried out, in this order.
+    /// The pending commands, in this order.
     pub todo: VecDeque<Deed>,
     pub awaits: Awaits,
 }
@@ -202,7 +202,7 @@ pub enum Deed {
     Answer(Told),
 }
 
-/// What somebody who asked for a stop is told.
+/// The answer to a requested stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Told {
     Stopped,
@@ -210,7 +210,7 @@ pub enum Told {
     Kept,
 }
 
-/// The question of which the agent awaits the answer. A later one takes its place.
+/// The question whose answer the agent awaits. A later one replaces it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Awaits {
     Nothing,
@@ -235,7 +235,7 @@ impl State {
         self.clients.contains(&front)
     }
 
-    /// The backend is gone, and with it what was at its listener, or in its hands.
+    /// The backend is down, and with it what was at its listener, or in progress.
     pub fn backend_is_gone(&mut self, crashed: bool) {
         self.pid1.backend = Backend::Inactive;
         for client in &mut self.clients {
@@ -278,7 +278,7 @@ impl State {
         }
     }
 
-    /// The lease's job has ended, or another took its place. The agent hears of it if it awaits it.
+    /// The lease's job has ended, or was replaced. The agent is notified if it awaits it.
     pub fn lease_job_ended(&mut self, end: JobEnd) {
         let job = self.pid1.lease_job.take();
         if let Some(agent) = &mut self.agent

@@ -1,4 +1,4 @@
-//! What the agent measures: counters, sockets and facts, judged by the product's own policy.
+//! The agent's measurements: counters, sockets and facts, judged by the product's own policy.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     state::{Agent, Client, Listener, State},
 };
 
-/// Everything that is known at the moment of a step.
+/// What is known at the moment of a step.
 pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
     let sample = sample(state);
     let rules = match agent.lifecycle.is_asked() {
@@ -29,8 +29,8 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
     };
     let facts = facts(model, state, agent);
     let verdict = policy::decide(&rules, state.now, Some(&sample), &facts);
-    // From here on a stamp only tells one use from another, and since when nobody has used the
-    // service is for the log.
+    // From here on a stamp only distinguishes two uses, and the start of the idle time is only for
+    // the log.
     let last_use = Ktime::from_nanos(state.kernel.uses);
     View {
         now: state.now,
@@ -49,17 +49,17 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
 
 fn facts(model: &Protocol, state: &State, agent: &Agent) -> Facts {
     let units: &Units = &agent.units;
-    // As the agent does: cookies matter only to somebody who just looked up the front address.
+    // Like the agent: cookies matter only after a recent look-up of the front address.
     let recent = state
         .kernel
         .last_lookup
         .is_some_and(|at| state.age(at) < COOKIE_GRACE);
-    // The kernel's counter tells it for longer. Here it tells it no longer than it must.
+    // The kernel's counter shows it for longer. Here it shows it for the minimum time.
     let sent = state
         .clients
         .iter()
         .any(|client| matches!(client, Client::Cookie { .. }));
-    // After the last attempt: nothing more is begun, what is under way goes on.
+    // After the last attempt: nothing new is started, what is in progress continues.
     let under_way = matches!(
         agent.lifecycle.current(),
         Step::Asking | Step::Looking { .. } | Step::Releasing(_)

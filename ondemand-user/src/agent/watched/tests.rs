@@ -151,7 +151,7 @@ fn units_that_cannot_be_looked_after() {
         ["masked", "loaded", "loaded", "loaded"],
         true,
         up,
-        Some("its unit wiki.service cannot be used, systemd calls it masked"),
+        Some("its unit wiki.service cannot be used, systemd reports it as masked"),
     );
     check_problem(
         ["loaded", "not-found", "loaded", "loaded"],

@@ -1,4 +1,4 @@
-//! What all plots share: those of a report's page, and those of the benches.
+//! Shared by all plots: those of a report's page, and those of the benches.
 
 use std::fmt::Display;
 
@@ -8,11 +8,11 @@ use plotters::{coord::Shift, prelude::*};
 /// Where a plot is drawn.
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A picture of `width` times `height`, with a label for those who do not see it.
+/// A picture of `width` times `height`, with a label for screen readers.
 ///
 /// # Errors
 ///
-/// What `draw` returns, or plotters cannot write it.
+/// The error of `draw`, or plotters cannot write it.
 pub fn svg(
     label: &str,
     size: (u32, u32),
@@ -42,7 +42,7 @@ pub fn font(size: i32, colour: &RGBColor) -> TextStyle<'_> {
     TextStyle::from(("sans-serif", size).into_font()).color(colour)
 }
 
-/// Draws a text; `style` says which of its points is at `at`.
+/// Draws a text; `style` defines which of its points is at `at`.
 ///
 /// # Errors
 ///

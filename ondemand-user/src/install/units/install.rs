@@ -30,7 +30,7 @@ fn put(path: &Path, content: &Content) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match content {
-        // systemd warns of a unit file that not everybody may read.
+        // systemd warns about a unit file that is not readable for all.
         Content::Text(text) => atomic_file::replace(path, text.as_bytes(), 0o644),
         Content::Link(target) => atomic_file::replace_by_link(path, target),
     }

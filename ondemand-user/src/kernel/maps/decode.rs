@@ -13,7 +13,7 @@ use ondemand_ebpf::{
     SocketRecord,
 };
 
-/// Bytes of one read from an iterator: as much as the kernel hands out at once (`bpf_seq_read`,
+/// Bytes per read from an iterator: the maximum that the kernel returns (`bpf_seq_read`,
 /// kernel/bpf/bpf_iter.c: eight pages).
 const PIECE: usize = 32 * 1024;
 
@@ -47,7 +47,7 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
     })
 }
 
-/// Reads what an iterator writes, a piece at a time: a host may have a million sockets.
+/// Reads the output of an iterator in pieces: a host may have a million sockets.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub(crate) fn records(mut from: impl Read) -> Result<Vec<SocketRecord>> {
     }
 }
 
-/// Takes a record off the front of `buffer`. `None`: there is no whole one.
+/// Takes a record from the front of `buffer`. `None`: there is no complete one.
 fn record(buffer: &mut impl Buf) -> Option<SocketRecord> {
     if buffer.remaining() < size_of::<SocketRecord>() {
         return None;
@@ -126,7 +126,7 @@ mod tests {
         }
     }
 
-    /// Gives what it has in pieces of seven bytes.
+    /// Returns its contents in pieces of seven bytes.
     struct Slow<'a>(&'a [u8]);
 
     impl Read for Slow<'_> {

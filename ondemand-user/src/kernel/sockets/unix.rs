@@ -1,6 +1,6 @@
 //! Connections of Unix sockets, from a sock_diag snapshot.
 //!
-//! Nothing in the kernel counts them for us: sock_ops and the iterators see TCP alone.
+//! No eBPF program counts them: sock_ops and the iterators see TCP only.
 
 use std::{
     collections::HashMap,

@@ -134,7 +134,7 @@ fn a_period_begins_with_what_is_known() {
     assert_eq!(from(Some(-1_000_000 * MINUTE), 40).unwrap(), 10);
     assert_eq!(from(Some(20 * MINUTE), 40).unwrap(), 20);
     let error = from(Some(0), 5).unwrap_err().to_string();
-    assert!(error.contains("knows nothing from 1970-01-01"), "{error}");
+    assert!(error.contains("has no data from 1970-01-01"), "{error}");
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_newer_version_is_left_alone() {
     drop(newer);
     unreadable(
         &path,
-        "was written by a newer ondemand (version 2 of its tables, this one knows 1)",
+        "was written by a newer ondemand (version 2 of its tables, this one supports 1)",
     );
     let error = Store::open(&path).err().unwrap().to_string();
     assert!(error.contains("newer ondemand"), "{error}");
@@ -386,17 +386,12 @@ fn a_period_of_which_nothing_is_known() {
     drop(written(&path, &two_runs()));
     let error = read(&path, Some(-100), 0, &Timeouts::default()).unwrap_err();
     let error = error.to_string();
-    assert!(error.contains("knows nothing from"), "{error}");
+    assert!(error.contains("has no data from"), "{error}");
     let ended = vec![
         of("wiki", stopped(40 * MINUTE, StopReason::Idle)),
         Record::Ended { at: 40 * MINUTE },
     ];
     drop(written(&path, &ended));
     let after = read(&path, Some(41 * MINUTE), 42 * MINUTE, &Timeouts::default());
-    assert!(
-        after
-            .unwrap_err()
-            .to_string()
-            .contains("knows nothing from")
-    );
+    assert!(after.unwrap_err().to_string().contains("has no data from"));
 }

@@ -1,9 +1,9 @@
-//! The use of one service over time: its runs as the history knows them, and the quiet gaps between
+//! The use of one service over time: its runs in the history, and the quiet gaps between
 //! arrivals.
 //!
-//! Nothing is polled while nobody comes: the kernel tells of the next connection. While
-//! somebody uses the service it is looked at once a second at most. So a gap shorter than
-//! [`QUIET`] is not one, unless the service was down in it.
+//! There is no polling while it is unused: the kernel reports the next connection. While it is
+//! used, it is looked at once per second at most. So a gap shorter than [`QUIET`] does not count,
+//! unless the service was down in it.
 
 use std::time::Duration;
 
@@ -44,10 +44,10 @@ impl Usage {
         std::mem::take(&mut self.told)
     }
 
-    /// Something happened to the application.
+    /// Takes an event of the application.
     pub fn happened(&mut self, event: &RunEvent, now: Ktime) {
         match *event {
-            // What comes of a start or a stop that is under way will be seen.
+            // The result of a start or a stop in progress is not known yet.
             RunEvent::Found(found) if found.running => self.up(found.began.or(found.up)),
             RunEvent::Found(found) if !found.active => {
                 let since = wall(found.down.unwrap_or(now));

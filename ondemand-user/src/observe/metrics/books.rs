@@ -21,7 +21,7 @@ const NEWS_DELAY: Duration = Duration::from_millis(250);
 pub struct Books {
     record: Record,
     ledgers: BTreeMap<String, Ledger>,
-    /// About services whose record cannot be written.
+    /// Services whose record cannot be written.
     complaints: Complaints<String>,
 }
 
@@ -82,7 +82,7 @@ impl Books {
             }
         }
         // Saved before it can be shown.
-        // Most often all of them fail for the same reason: one line is enough.
+        // In most cases all of them fail for the same reason: one line is enough.
         let is_first = self.complaints.is_empty();
         let saved = self.record.save(service, ledger);
         let complaint = self.complaints.follow(service.to_owned(), &saved);

@@ -1,7 +1,7 @@
-//! What the agent counts of one service, in a form that outlives the agent.
+//! The agent's counters of one service, in a form that outlives the agent.
 //!
-//! Starts and stops are those that [`ondemand_core::runs`] recognises. What happened while no agent
-//! ran is found when the next one first sees the unit, by systemd's stamps against those of the
+//! Starts and stops are those that [`ondemand_core::runs`] recognizes. What happened without an agent
+//! is found when the next one first sees the unit, by comparing systemd's stamps with those of the
 //! record: what happened twice in that time is counted once.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -38,11 +38,11 @@ pub struct Ledger {
     run: Option<Ktime>,
     /// Whether this run continues.
     running: bool,
-    /// Why it ends, if no agent lives to see it.
+    /// The reason of its end, if no agent sees it.
     end: Option<String>,
-    /// The start that is not over.
+    /// The start that is not complete.
     starting: Option<Starting>,
-    /// When a start's listener was seen last. For people who look at the record.
+    /// When a start's listener was last seen. For people who read the record.
     listened: Option<Ktime>,
 }
 
@@ -68,7 +68,7 @@ impl Ledger {
         self.starting = None;
     }
 
-    /// The lifecycle counted something.
+    /// Takes a counter of the lifecycle.
     pub fn count(&mut self, counter: Counter) {
         match counter {
             Counter::Veto(reason) => {
@@ -85,7 +85,7 @@ impl Ledger {
         self.end = released.then(|| StopReason::Idle.as_str().into());
     }
 
-    /// Something happened to the backend. True: that changed something here.
+    /// Takes an event of the backend. Returns true if it changed something.
     pub fn take(&mut self, event: &RunEvent, now: Ktime) -> bool {
         match *event {
             RunEvent::Found(found) => self.find(&found, now),
@@ -102,7 +102,7 @@ impl Ledger {
         true
     }
 
-    /// Counts what happened since the agent before. Without one, what was before is not counted.
+    /// Counts what happened since the previous agent. Without a previous agent nothing is counted.
     fn find(&mut self, found: &Stamps, now: Ktime) {
         let known = self.times.known(now).filter(|_| self.seen);
         self.seen = true;
@@ -156,7 +156,7 @@ impl Ledger {
     fn ended(&mut self, reason: StopReason) {
         (self.running, self.end) = (false, None);
         add_one(self.stops.entry(reason.as_str().into()).or_default());
-        // The agent that saw it begin did not live to see it ready.
+        // The agent that saw its begin died before it was ready.
         if let Some(starting) = self.starting.take() {
             self.start_durations.observe(starting.took);
         }
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// What the agent of these runs tells of a look.
+    /// A look of the agent with these runs.
     fn look(ledger: &mut Ledger, runs: &mut Runs, unit: &Unit, now: Ktime) {
         let look = Look {
             now,
@@ -207,14 +207,14 @@ mod tests {
         }
     }
 
-    /// Starts, and stops as `reason=count`.
+    /// Returns starts, and stops as `reason=count`.
     fn counted(ledger: &Ledger) -> (u64, String) {
         let text = |(reason, count): (&String, &u64)| format!("{reason}={count}");
         let found: Vec<String> = ledger.stops.iter().map(text).collect();
         (ledger.starts, found.join(" "))
     }
 
-    /// Follows `steps`, all by one agent and each by another one: what is counted is the same.
+    /// Follows `steps`, all by one agent and each by another one: the counts are the same.
     #[track_caller]
     fn check(steps: &[(&str, u64, u64)], starts: u64, stops: &str) {
         for agents_die in [false, true] {
@@ -268,7 +268,7 @@ mod tests {
         let (mut ledger, mut runs) = (Ledger::default(), Runs::since(at(10)));
         look(&mut ledger, &mut runs, &unit("active", 11, 0), at(20));
         assert_eq!(counted(&ledger), (1, String::new()));
-        // It ends, and another one begins before the next agent looks.
+        // It ends, and another one starts before the next agent looks.
         let mut runs = Runs::since(at(30));
         look(&mut ledger, &mut runs, &unit("active", 33, 31), at(40));
         assert_eq!(counted(&ledger), (2, "external=1".into()));
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_start_is_observed_once() {
-        /// When it listens, and whether the agent lives to see it; then the start's length.
+        /// When it listens, and whether the agent dies before; then the start's duration.
         #[track_caller]
         fn check(listens: Option<u64>, agent_dies: bool, expected: f64) {
             let (mut ledger, mut runs) = (Ledger::default(), Runs::default());

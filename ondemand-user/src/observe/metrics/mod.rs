@@ -35,7 +35,7 @@ pub(crate) enum Note {
     Lease { released: bool },
     /// Its memory in bytes.
     Memory(u64),
-    /// Something happened to the backend, and the agent heard of it at this moment.
+    /// An event of the backend, and when the agent learned of it.
     Run(RunEvent, Ktime),
 }
 
@@ -86,7 +86,7 @@ impl Metrics {
         self.note(service, Note::Lease { released });
     }
 
-    /// Something happened to the backend.
+    /// Sends an event of the backend.
     pub fn happened(&self, service: &str, event: RunEvent) {
         self.note(service, Note::Run(event, clock::now()));
     }

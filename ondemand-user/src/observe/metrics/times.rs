@@ -62,8 +62,8 @@ impl Times {
         self.present = None;
     }
 
-    /// The stamps that are accounted for, without that of its last run, and what the unit was doing
-    /// then. `None`: unknown, or of another boot.
+    /// The stamps that are accounted for, without that of its last run, and the unit's state then.
+    /// `None`: unknown, or of another boot.
     pub fn known(&self, now: Ktime) -> Option<Stamps> {
         let present = self.present.filter(|present| present.until <= now)?;
         Some(Stamps {
@@ -75,7 +75,7 @@ impl Times {
         })
     }
 
-    /// Begins with what systemd says now: what was before is unknown.
+    /// Starts with systemd's present state: what was before is unknown.
     pub fn begin(&mut self, stamps: &Stamps, now: Ktime) {
         self.present = Some(Present {
             active: stamps.active,
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// What systemd says of the unit: as the metrics are told of it.
+    /// Passes systemd's state of the unit, as the metrics get it.
     fn follow(times: &mut Times, unit: &Unit, now: Ktime) -> bool {
         let Some(stamps) = Stamps::of(unit) else {
             return false;

@@ -18,7 +18,7 @@ struct Count {
 }
 
 impl Counts {
-    /// Asks.
+    /// Reads the counts.
     ///
     /// # Errors
     ///

@@ -31,7 +31,7 @@ pub enum Upset {
     Start,
     /// `ondemand hold`, for a second.
     Hold,
-    /// Somebody looks.
+    /// A reader.
     Look,
 }
 

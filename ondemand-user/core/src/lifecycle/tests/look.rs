@@ -235,7 +235,7 @@ fn step_1_asks_the_veto_program() {
         "close @61000",
         "unleased",
     );
-    // The configuration changes while it runs: what is asked no more is not waited for.
+    // The configuration changes while it runs: the answer is no longer awaited.
     let changed = |options| {
         let mut lifecycle = asking();
         lifecycle.set_options(options);

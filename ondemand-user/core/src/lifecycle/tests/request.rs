@@ -43,7 +43,7 @@ fn a_request_is_taken_at_once() {
         "=down",
         "rest",
     );
-    // It has just stopped for somebody else who asked, and both get the one answer.
+    // It has just stopped for another request, and both get the same answer.
     let again = asked(STEERED, quiet());
     check(
         again,
@@ -95,7 +95,7 @@ fn a_request_goes_the_way_of_an_idle_stop() {
         v.units.backend.state = ActiveState::Deactivating
     });
     go(STEERED, deactivating, "close @70000", "rest");
-    // Somebody else stops it, and that takes long.
+    // Another program stops it, which takes long.
     go(STEERED, at(deactivating, NOW + 60_000), "close", "rest");
     // The rest of it.
     let mut lifecycle = asked(STEERED, quiet());
@@ -162,7 +162,7 @@ fn a_request_is_refused() {
     );
     refuse(
         unknown(),
-        "=kept:nobody_can_tell_whether_it_is_used:_the_kernel's_counters_could_not_be_read @70000",
+        "=kept:its_use_is_unknown:_the_kernel's_counters_could_not_be_read @70000",
     );
     let comes = "=kept:its_proxy_is_still_up;_it_ends_1_s_after_its_last_client @120000";
     let proxy = |state| with(idle(), |v| v.units.proxy.state = state);
@@ -278,7 +278,7 @@ fn a_request_is_refused() {
         dry,
         idle(),
         clean(),
-        "say =kept:the_agent_runs_dry;_it_would_be_stopped_now open @86460000",
+        "say =kept:dry_run;_it_would_be_stopped_now open @86460000",
         "rest",
     );
 }

@@ -1,4 +1,4 @@
-//! The backend's runs, whoever begins and ends them.
+//! The backend's runs, whatever starts and ends them.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn runs_are_reported_once() {
         sample: Some(sample(15)),
         ..at(started(busy(), NOW + 5_000), NOW + 6_000)
     };
-    let ended = "was stopped, not by this agent (3 connections, 0 B out since its start 6 s ago)";
+    let ended = "was stopped by another program or a person (3 connections, 0 B out since its start 6 s ago)";
     assert_eq!(notes(&mut lifecycle, second), [ended, "started in 840 ms"]);
     // A crash, and a start that fails.
     let failed = with(second, |v| v.units.backend.state = ActiveState::Failed);
@@ -79,7 +79,7 @@ fn the_first_client_of_a_run_is_counted_before_it_is_up() {
     };
     let mut lifecycle = warm(PROXIED);
     lifecycle.step(&stopped(), Input::Changed);
-    // The client connects at the front socket; the backend begins to start.
+    // The client connects at the front socket; the backend starts.
     let starting = with(stopped(), |view| {
         view.units.backend.state = ActiveState::Activating;
     });

@@ -1,10 +1,10 @@
-//! What the kernel tells of a run: its listener and its first byte.
+//! The kernel's reports of a run: its listener and its first byte.
 
 use super::*;
 
 #[test]
 fn a_start_is_over_when_the_application_listens_and_systemd_says_so() {
-    /// Seconds at which it listens, before and after systemd calls it active at 102.
+    /// Seconds at which it listens, before and after systemd reports it active at 102.
     #[track_caller]
     fn check(before: Option<u64>, after: Option<u64>, expected: &str) {
         let mut runs = Runs::default();
@@ -48,7 +48,7 @@ fn a_start_is_over_when_the_application_listens_and_systemd_says_so() {
         (started.as_str(), ended.as_str()),
         ("started", "ready:1000 external")
     );
-    // It listened, and is gone again.
+    // It listened, and no longer does.
     let mut runs = Runs::since(at(50));
     runs.listens(at(102));
     let all = look(&mut runs, at(110), &unit("inactive", 101, 105), None);
@@ -64,16 +64,16 @@ fn a_listener_belongs_to_one_start() {
         }
         look(&mut runs, at(200), &unit("active", began, ended), None)
     };
-    // The run was there before the watch: what listens now says nothing of its start.
+    // The run is older than the watch: a listener now does not show the duration of its start.
     assert_eq!(see(Some(60), 40, 0), "");
-    // It is the next one's: not 60 s after the first start.
+    // It belongs to the next start: not 60 s after the first one.
     assert_eq!(see(Some(101), 40, 0), "");
     assert_eq!(
         see(None, 100, 99),
         "external started listening:1000 ready:1000"
     );
     assert_eq!(see(Some(105), 100, 99), "", "a second one");
-    assert_eq!(see(None, 120, 110), "external started", "none listens yet");
+    assert_eq!(see(None, 120, 110), "external started", "no listener yet");
     assert_eq!(see(Some(123), 120, 110), "listening:3000 ready:3000");
 }
 
@@ -96,9 +96,9 @@ fn what_belongs_to_a_start() {
     check(Some(40), 50, 57, Some(7));
     check(Some(40), 50, 48, Some(0));
     check(Some(40), 50, 39, None);
-    // It has ended meanwhile: the end of the run before is unknown.
+    // The unit has ended since: the end of the previous run is unknown.
     check(Some(60), 50, 48, None);
-    // Long before.
+    // Long before the start.
     check(None, 3_000_000_000, 50, None);
 }
 
@@ -124,7 +124,7 @@ fn the_first_byte() {
         "",
         "of a run there is one"
     );
-    // A slow one: the client is there all the time.
+    // A slow one: the client stays connected.
     let mut runs = begun();
     runs.listens(at(102));
     look(&mut runs, at(103), &up, one);
