@@ -282,7 +282,7 @@ mod tests {
             ended(StopReason::Idle, 10, true, found),
             Level::Info,
             "stopped after 10 min quiet (12 connections, 3.4 MB out since it was first seen; \
- started 1 h ago); its unit has failed",
+             started 1 h ago); its unit has failed",
         );
         check(
             ended(StopReason::External, 0, false, run),

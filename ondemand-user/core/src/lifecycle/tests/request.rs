@@ -164,7 +164,7 @@ fn a_request_is_refused() {
         unknown(),
         "=kept:its_use_is_unknown:_the_kernel's_counters_could_not_be_read @70000",
     );
-    let comes = "=kept:its_proxy_is_still_up;_it_ends_1_s_after_its_last_client @120000";
+    let comes = "=kept:its_proxy_is_still_up;_it_exits_1_s_after_its_last_client @120000";
     let proxy = |state| with(idle(), |v| v.units.proxy.state = state);
     refuse(proxy(ActiveState::Activating), comes);
     refuse(with(idle(), |v| v.units.proxy.job = true), comes);

@@ -45,7 +45,7 @@ fn runs_are_reported_once() {
     });
     assert_eq!(
         notes(&mut lifecycle, again),
-        ["did not start, its unit has failed"]
+        ["start failed, its unit has failed"]
     );
     assert_eq!(notes(&mut lifecycle, again), [""; 0]);
 }
