@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(
             found.reason,
             "with 5 min, 3 cold starts (each worth 2 min up and idle) and 15 min up and idle cost \
- 21 min together, the lowest of those compared: 1 min would cost 28 min, 10 min would \
+             21 min together, the lowest of those compared: 1 min would cost 28 min, 10 min would \
              cost 34 min"
         );
         let nobody = WhatIf {

@@ -208,7 +208,7 @@ fn a_request_is_refused() {
     let mut waits = told.clone();
     waits.step(&up, Input::Changed);
     check(waits.clone(), up, Input::Changed, "@70000", "rest");
-    let stayed = "=kept:its_proxy_is_still_up;_it_ends_9_min_after_its_last_client @130000";
+    let stayed = "=kept:its_proxy_is_still_up;_it_exits_9_min_after_its_last_client @130000";
     check(
         waits.clone(),
         at(up, NOW + 10_000),
@@ -241,7 +241,7 @@ fn a_request_is_refused() {
         asked(dry, quiet()),
         up,
         Input::Changed,
-        "=kept:its_proxy_is_still_up;_it_ends_9_min_after_its_last_client @120000",
+        "=kept:its_proxy_is_still_up;_it_exits_9_min_after_its_last_client @120000",
         "rest",
     );
     // The patience ends.
