@@ -245,7 +245,7 @@ fn a_request_is_refused() {
         "rest",
     );
     // The patience ends.
-    let slow = "=kept:its_units_did_not_settle_within_10_s;_`ondemand_status`_says_more";
+    let slow = "=kept:its_units_did_not_settle_within_10_s;_see_`ondemand_status`";
     let late = at(with(idle(), |v| v.units.lease.job = true), NOW + 10_000);
     refuse(late, &format!("close {slow}"));
     // The protocol's own vetoes.
