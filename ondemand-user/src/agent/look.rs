@@ -92,7 +92,7 @@ impl Agent {
         match view.verdict {
             Verdict::Unknown(reason) if view.units.backend.state.is_up() => {
                 if complaints.is_new(Complaint::Unknown(reason), reason) {
-                    log::warn!("{name}: kept, because it is unknown whether it is used: {reason}");
+                    log::warn!("{name}: kept, because its use is unknown: {reason}");
                 }
             }
             _ => complaints.end(|of| matches!(of, Complaint::Unknown(_))),

@@ -270,7 +270,12 @@ fn a_half_open_handshake_keeps_it_up() {
     let half_open = sandbox
         .in_network(|| client::connect(back).unwrap())
         .unwrap();
-    check(&sandbox, "ondemand stop test", 1, &["kept: 1 handshake half open"]);
+    check(
+        &sandbox,
+        "ondemand stop test",
+        1,
+        &["kept: 1 handshake half open"],
+    );
     assert_eq!(state(&sandbox), "active");
     drop(half_open);
 }
