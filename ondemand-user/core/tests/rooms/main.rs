@@ -305,12 +305,12 @@ fn arrows_are_seen() {
     check(
         "ondemand-user/src/observe/metrics/mod.rs",
         "use crate::kernel::maps;",
-        &["never imports kernel"],
+        &["must not import kernel"],
     );
     check(
         "ondemand-user/src/systemd/mod.rs",
         "use crate::kernel::Kernel;",
-        &["never imports kernel"],
+        &["must not import kernel"],
     );
     check(
         "xtask/src/main.rs",
