@@ -2,9 +2,39 @@
 
 use std::{fmt, time::Duration};
 
+/// Maximum length of an [`excerpt`] in characters.
+const EXCERPT: usize = 32;
+
 /// A number and its noun: `1 connection`, `2 connections`.
 pub fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `text` with its control characters escaped, except line feeds: a terminal would interpret them.
+/// Everything that is printed for people and contains a name or a message passes through here.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => safe.push(c),
+            _ if c.is_control() => safe.extend(c.escape_default()),
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// [`printable`], with its line feeds escaped too.
+pub fn on_one_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
+}
+
+/// The first characters of a text of unknown length, on one line, to be quoted in a message.
+pub fn excerpt(text: &str) -> String {
+    let end = text.char_indices().nth(EXCERPT).map(|(end, _)| end);
+    let start = &text[..end.unwrap_or(text.len())];
+    let rest = if end.is_some() { "..." } else { "" };
+    on_one_line(start) + rest
 }
 
 /// Formats a time span to two places: `840 ms`, `2.5 s`, `10 min`, `1 h 5 min`, `3 d`.
@@ -66,6 +96,19 @@ mod tests {
     #[track_caller]
     fn check(value: impl fmt::Display, expected: &str) {
         assert_eq!(value.to_string(), expected);
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters() {
+        check(printable("über 1\n2"), "über 1\n2");
+        check(
+            printable("\u{1b}]0;x\u{7}\r\u{9b}2J\u{7f}\t"),
+            "\\u{1b}]0;x\\u{7}\\r\\u{9b}2J\\u{7f}\\t",
+        );
+        check(on_one_line("1\n2"), "1\\n2");
+        check(excerpt("wiki\n"), "wiki\\n");
+        check(excerpt(&"é".repeat(32)), &"é".repeat(32));
+        check(excerpt(&"é".repeat(33)), &("é".repeat(32) + "..."));
     }
 
     #[test]

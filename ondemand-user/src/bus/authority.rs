@@ -1,6 +1,6 @@
 //! Authorization: root, and users whom polkit allows.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use zbus::{
     Connection, Variant,
@@ -8,7 +8,7 @@ use zbus::{
     message::{Flags, Header},
 };
 
-use super::{Error, names::NOT_AUTHENTICATED};
+use super::{Error, limits::Limit, names::NOT_AUTHENTICATED};
 
 /// Holding, releasing, starting and stopping services.
 pub const MANAGE: &str = "org.ondemand1.manage";
@@ -36,12 +36,14 @@ trait Authority {
     ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
 }
 
-/// Checks whether the caller of `call` is authorized. `details` are for polkit's rules.
+/// Checks whether the caller of `call` is authorized. `details` are for polkit's rules; `questions`
+/// are those to polkit, which may ask a person and take minutes.
 ///
 /// # Errors
 ///
-/// It is not; the message says who is.
-pub async fn check(
+/// It is not; the message says who is. Or there are too many questions.
+pub(super) async fn check(
+    questions: &Arc<Limit>,
     connection: &Connection,
     call: &Header<'_>,
     action: &str,
@@ -65,6 +67,7 @@ pub async fn check(
     if user == 0 {
         return Ok(());
     }
+    let _question = questions.admit(call)?;
     let interactive = call
         .primary()
         .flags()

@@ -1,24 +1,61 @@
 //! `/org/ondemand1`: all services.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
-use zbus::{Connection, fdo, interface, message::Header, object_server::SignalEmitter};
+use ondemand_core::config;
+use tokio::{
+    sync::{Mutex, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use zbus::{
+    Connection, interface,
+    message::Header,
+    object_server::{ResponseDispatchNotifier, SignalEmitter},
+};
 
 use super::{
     Error, Reply, Request,
     authority::{self, MANAGE, RELOAD},
+    limits::Limit,
+    names::{DBUS_FAILED, NO_SUCH_SERVICE},
 };
+
+/// Maximum number of pending calls of one client. One that wants more waits for its replies.
+const CALLS_OF_CLIENT: usize = 16;
+/// Of all clients. What is pending takes a few KiB.
+const CALLS: usize = 1024;
+/// Pending questions to polkit of one client.
+const QUESTIONS_OF_CLIENT: usize = 2;
+/// Of all clients: each may be a password prompt.
+const QUESTIONS: usize = 32;
+/// Replies to `Status` that are being made or sent at once: each may be a MiB. Further calls wait.
+const REPORTS: usize = 8;
+/// Maximum time of a call of `WaitListening`. Proxies with a longer start timeout poll after it.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The object.
 pub(super) struct Manager {
     requests: mpsc::UnboundedSender<Request>,
+    calls: Arc<Limit>,
+    /// Calls of `WaitListening`: a proxy's is pending for as long as its application's start takes.
+    waits: Arc<Limit>,
+    questions: Arc<Limit>,
+    reports: Arc<Semaphore>,
+    /// The last report, and when it was requested from the loop.
+    last: Mutex<Option<(Instant, String)>>,
 }
 
 impl Manager {
     /// Forwards all calls to the agent's loop.
     pub(super) fn new(requests: mpsc::UnboundedSender<Request>) -> Self {
-        Self { requests }
+        Self {
+            requests,
+            calls: Limit::new(CALLS_OF_CLIENT, CALLS),
+            waits: Limit::new(CALLS_OF_CLIENT, CALLS),
+            questions: Limit::new(QUESTIONS_OF_CLIENT, QUESTIONS),
+            reports: Arc::new(Semaphore::new(REPORTS)),
+            last: Mutex::default(),
+        }
     }
 
     async fn act<T>(
@@ -26,18 +63,45 @@ impl Manager {
         connection: &Connection,
         call: &Header<'_>,
         verb: &str,
-        service: String,
+        service: &str,
         request: impl FnOnce(String, Reply<T>) -> Request,
     ) -> Result<T, Error> {
+        // Before anything that depends on the length of what a stranger sent.
+        check_name(service)?;
+        let _pending = self.calls.admit(call)?;
         // A misspelt name must not lead to a password prompt.
         ask(&self.requests, |answer| {
-            Request::Known(service.clone(), answer)
+            Request::Known(service.to_owned(), answer)
         })
         .await?;
-        let details = [("service", service.as_str()), ("verb", verb)];
-        authority::check(connection, call, MANAGE, &details).await?;
-        ask(&self.requests, |answer| request(service, answer)).await
+        let details = [("service", service), ("verb", verb)];
+        authority::check(&self.questions, connection, call, MANAGE, &details).await?;
+        ask(&self.requests, |answer| request(service.to_owned(), answer)).await
     }
+
+    /// A report that was requested after `since`. Calls that wait at the same time get the same.
+    async fn report(&self, since: Instant) -> Result<String, Error> {
+        let mut last = self.last.lock().await;
+        if let Some((requested, text)) = &*last
+            && *requested >= since
+        {
+            return Ok(text.clone());
+        }
+        let requested = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::new(DBUS_FAILED, "the agent is shutting down");
+        self.requests
+            .send(Request::Status(answer))
+            .map_err(|_| gone())?;
+        let text = answered.await.map_err(|_| gone())?;
+        *last = Some((requested, text.clone()));
+        Ok(text)
+    }
+}
+
+/// Refuses what cannot be a service's name.
+fn check_name(service: &str) -> Result<(), Error> {
+    config::possible_name(service).map_err(|why| Error::new(NO_SUCH_SERVICE, why))
 }
 
 /// Sends a request to the agent's loop.
@@ -53,23 +117,41 @@ pub(super) async fn ask<T>(
 #[interface(name = "org.ondemand1.Manager")]
 impl Manager {
     /// The state of all services as JSON.
-    async fn status(&self) -> fdo::Result<String> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || fdo::Error::Failed("the agent is shutting down".into());
-        self.requests
-            .send(Request::Status(answer))
-            .map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+    async fn status(
+        &self,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<ResponseDispatchNotifier<String>, Error> {
+        let since = Instant::now();
+        let pending = self.calls.admit(&call)?;
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.reports).acquire_owned().await;
+        let (reply, sent) = ResponseDispatchNotifier::new(self.report(since).await?);
+        // The bus may read slowly: until then the reply is in memory.
+        tokio::spawn(async move {
+            sent.await;
+            drop((pending, turn));
+        });
+        Ok(reply)
     }
 
     /// Returns when the application of a service listens: its proxy waits for that.
-    async fn wait_listening(&self, service: String) -> fdo::Result<()> {
+    async fn wait_listening(
+        &self,
+        service: &str,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<(), Error> {
+        check_name(service)?;
+        let _pending = self.waits.admit(&call)?;
         let (answer, answered) = oneshot::channel();
-        let gone = || fdo::Error::Failed("the agent cannot report it".into());
+        let gone = || Error::new(DBUS_FAILED, "the agent cannot report it");
+        let service = service.to_owned();
         self.requests
             .send(Request::Listening { service, answer })
             .map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        match timeout(LONGEST_WAIT, answered).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(gone()),
+        }
     }
 
     /// Keeps a service up for a number of microseconds, however idle it is; 0: until it is released.
@@ -78,7 +160,7 @@ impl Manager {
     #[zbus(out_args("until_usec"))]
     async fn hold(
         &self,
-        service: String,
+        service: &str,
         for_usec: u64,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
@@ -94,7 +176,7 @@ impl Manager {
     #[zbus(out_args("was_held"))]
     async fn release(
         &self,
-        service: String,
+        service: &str,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
@@ -106,7 +188,7 @@ impl Manager {
     #[zbus(out_args("was_down"))]
     async fn start(
         &self,
-        service: String,
+        service: &str,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
@@ -119,7 +201,7 @@ impl Manager {
     #[zbus(out_args("was_up"))]
     async fn stop(
         &self,
-        service: String,
+        service: &str,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
@@ -134,7 +216,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<(), Error> {
-        authority::check(connection, &call, RELOAD, &[]).await?;
+        let _pending = self.calls.admit(&call)?;
+        authority::check(&self.questions, connection, &call, RELOAD, &[]).await?;
         ask(&self.requests, Request::Reload).await
     }
 

@@ -3,6 +3,7 @@
 
 mod authority;
 mod error;
+mod limits;
 mod manager;
 pub mod names;
 mod news;

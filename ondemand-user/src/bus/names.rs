@@ -19,10 +19,14 @@ pub const NO_SUCH_SERVICE: &str = "org.ondemand1.Error.NoSuchService";
 pub const WRONG_CONFIGURATION: &str = "org.ondemand1.Error.WrongConfiguration";
 /// The action failed.
 pub const FAILED: &str = "org.ondemand1.Error.Failed";
+/// The agent cannot answer.
+pub const DBUS_FAILED: &str = "org.freedesktop.DBus.Error.Failed";
 /// The caller is not authorized.
 pub const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 /// The same, but the user could authenticate, and the call does not allow a prompt.
 pub const NOT_AUTHENTICATED: &str = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+/// Too many calls are pending.
+pub const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 
 /// The agent's methods for the proxy.
 #[zbus::proxy(

@@ -1,17 +1,27 @@
 //! Signals, and the set of objects.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::sync::mpsc;
 use zbus::{Connection, Variant, object_server::SignalEmitter};
 
 use super::{
     Request,
+    limits::Limit,
     manager::Manager,
     names::{NO_NUMBER, PATH, SERVICE_INTERFACE},
     service::Service,
     service_path,
 };
+
+/// Maximum number of pending reads of services' properties of one client: a client may read those of
+/// many services at once.
+const READS_OF_CLIENT: usize = 128;
+/// Of all clients.
+const READS: usize = 1024;
 
 /// Changes that the agent's loop publishes without waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +60,7 @@ pub(super) async fn publish(
     mut news: mpsc::UnboundedReceiver<News>,
 ) -> zbus::Result<()> {
     let manager = SignalEmitter::new(connection, PATH)?;
+    let reads = Limit::new(READS_OF_CLIENT, READS);
     let mut there = BTreeSet::new();
     while let Some(item) = news.recv().await {
         match item {
@@ -59,7 +70,7 @@ pub(super) async fn publish(
                     server.remove::<Service, _>(service_path(gone)).await?;
                 }
                 for new in wanted.difference(&there) {
-                    let object = Service::new(new.clone(), requests.clone());
+                    let object = Service::new(new.clone(), requests.clone(), Arc::clone(&reads));
                     server.at(service_path(new), object).await?;
                 }
                 there = wanted;

@@ -23,6 +23,7 @@ mod idle_stop;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
+mod neighbours;
 mod no_steering;
 mod privilege;
 mod prometheus;

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::words;
+
 /// An invalid configuration. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -39,7 +41,8 @@ impl Error {
     pub fn new(path: &Path, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| problem.line);
         for problem in &mut problems {
-            problem.message = harmless(&problem.message);
+            // It contains parts of the file.
+            problem.message = words::on_one_line(&problem.message);
         }
         Self {
             path: path.to_owned(),
@@ -73,18 +76,4 @@ impl fmt::Display for Error {
         }
         Ok(())
     }
-}
-
-/// `text` with its control characters escaped: it contains parts of the file, and a terminal
-/// would interpret them.
-fn harmless(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let control = c.is_control();
-            let plain = (!control).then_some(c);
-            plain
-                .into_iter()
-                .chain(c.escape_default().filter(move |_| control))
-        })
-        .collect()
 }

@@ -23,6 +23,7 @@ mod timespan;
 mod unit_names;
 
 pub use error::{Error, Problem};
+pub use names::possible as possible_name;
 pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use unit_names::{PerUnit, UnitNames};
@@ -32,6 +33,9 @@ pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
 
 /// Maximum number of services: the capacity of the kernel's maps.
 pub const MAX_SERVICES: usize = 1024;
+
+/// Maximum number of services that an error message names.
+const MOST_NAMED: usize = 32;
 
 /// Maximum number of front addresses of one service.
 pub const MAX_LISTEN: usize = 16;
@@ -139,20 +143,29 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// An [`Error`] that names the configured services.
+    /// An [`Error`] that names the configured services, or some of them.
     pub fn service(&self, name: &str) -> Result<&Service, Error> {
         self.services.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.services.keys().map(String::as_str).collect();
-            let hint = match table::nearest(name, &known) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None if known.is_empty() => "the file has no [service.NAME] yet".into(),
-                None => format!("there are: {}", known.join(", ")),
-            };
-            Error::new(
-                &self.path,
-                vec![Problem::file(format!("no service {name:?}; {hint}"))],
-            )
+            let message = names::possible(name)
+                .map_or_else(|impossible| impossible, |()| self.no_service(name));
+            Error::new(&self.path, vec![Problem::file(message)])
         })
+    }
+
+    /// For a name that a service could have.
+    fn no_service(&self, name: &str) -> String {
+        let known: Vec<_> = self.services.keys().map(String::as_str).collect();
+        let hint = match table::nearest(name, &known) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None if known.is_empty() => "the file has no [service.NAME] yet".into(),
+            None if known.len() > MOST_NAMED => format!(
+                "there are: {} and {} more",
+                known[..MOST_NAMED].join(", "),
+                known.len() - MOST_NAMED
+            ),
+            None => format!("there are: {}", known.join(", ")),
+        };
+        format!("no service {name:?}; {hint}")
     }
 }
 

@@ -5,25 +5,57 @@
 
 use std::path::PathBuf;
 
+use crate::words;
+
 /// systemd's own limit for a unit's name (`UNIT_NAME_MAX`, src/basic/unit-name.h).
 const UNIT_NAME_MAX: usize = 255;
 
 /// `sun_path` without its closing NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
+/// Maximum length of a service's name in bytes: it is a part of unit names and of paths.
+pub const LONGEST_NAME: usize = 63;
+
 /// Checks the name of a service. The error says what is wrong and what to write.
 pub(super) fn service(name: &str) -> Result<(), String> {
+    match problem(name) {
+        None => Ok(()),
+        Some(problem) => Err(format!("not a usable name: {problem}; {RULE}")),
+    }
+}
+
+/// What names are made of.
+const RULE: &str =
+    "use 1 to 63 letters, digits, '-', '_' or '.', and begin with a letter, digit or '_'";
+
+/// Why no service can have this name. The length is checked before anything else: the name may come
+/// from a stranger.
+fn problem(name: &str) -> Option<&'static str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let problem = match name {
+    Some(match name {
         "" => "an empty name",
-        _ if name.len() > 63 => "longer than 63 characters",
+        _ if name.len() > LONGEST_NAME => "longer than 63 characters",
         _ if name.starts_with(['.', '-']) => "starts with '.' or '-'",
         _ if !name.chars().all(plain) => "a character that a unit name cannot contain unescaped",
-        _ => return Ok(()),
-    };
-    Err(format!(
-        "not a usable name: {problem}; use 1 to 63 letters, digits, '-', '_' or '.', and begin with a letter, digit or '_'"
-    ))
+        _ => return None,
+    })
+}
+
+/// Refuses a name from outside that no service can have. The cost, and the size of the message, do
+/// not depend on its length.
+///
+/// # Errors
+///
+/// The message has an excerpt of the name without control characters, and what names are made of.
+pub fn possible(name: &str) -> Result<(), String> {
+    match problem(name) {
+        None => Ok(()),
+        Some(problem) => Err(format!(
+            "no service \"{}\": {problem}; names have {}",
+            words::excerpt(name),
+            "1 to 63 letters, digits, '-', '_' or '.'"
+        )),
+    }
 }
 
 /// Checks the name of an application's unit.
@@ -143,6 +175,30 @@ mod tests {
         ] {
             let text = wiki("").replace("\"wiki.service\"", &format!("'{good}'"));
             assert_eq!(parse(&text).unwrap().services["wiki"].unit, good);
+        }
+    }
+
+    #[test]
+    fn a_name_from_outside_is_refused_by_its_length_first() {
+        #[track_caller]
+        fn check(name: &str, expected: &str) {
+            let message = super::possible(name).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
+            assert!(message.len() < 512, "{} bytes", message.len());
+            assert!(!message.contains(char::is_control), "{message:?}");
+        }
+        check("", "no service \"\": an empty name; names have 1 to 63");
+        check("a b", "no service \"a b\": a character");
+        check("a\u{1b}[2Jb", "no service \"a\\u{1b}[2Jb\": a character");
+        check("-x", "no service \"-x\": starts with");
+        check(
+            &"x".repeat(64),
+            &format!("no service \"{}...\": longer", "x".repeat(32)),
+        );
+        check(&"\u{1b}".repeat(30 << 20), "no service \"\\u{1b}");
+        check(&"é".repeat(40), "no service \"éé");
+        for name in ["a", "A-b_c.d", "generator", &"x".repeat(63)] {
+            super::possible(name).unwrap();
         }
     }
 

@@ -212,11 +212,19 @@ impl<'t> Section<'t> {
     }
 }
 
+/// A longer word is not compared: the cost of a comparison is the product of the lengths.
+const LONGEST_COMPARED: usize = super::names::LONGEST_NAME;
+
 /// The entry of `known` that `word` probably means.
 pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    if word.len() > LONGEST_COMPARED {
+        return None;
+    }
     let limit = 1 + word.len() / 4;
     known
         .iter()
+        // The distance is at least the difference of the lengths.
+        .filter(|key| key.len().abs_diff(word.len()) <= limit)
         .map(|key| (distance(word, key), *key))
         .filter(|(distance, _)| *distance <= limit)
         .min()

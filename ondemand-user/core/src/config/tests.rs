@@ -386,6 +386,13 @@ fn all_problems_are_told_in_the_files_order() {
     assert_eq!(err.to_string().lines().count(), 4);
 }
 
+/// A configuration with so many services.
+fn many(count: usize) -> String {
+    (0..count)
+        .map(|i| format!("[service.s{i}]\nlisten = \"/run/f{i}\"\nbackend = \"/run/b{i}\"\nunit = \"s{i}.service\"\n"))
+        .collect()
+}
+
 #[test]
 fn there_are_limits() {
     let listen: Vec<_> = (1..=17).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -394,11 +401,6 @@ fn there_are_limits() {
         &format!("listen = {listen:?}"),
         "service.wiki.listen: 17 addresses; the maximum is 16",
     );
-    let many = |count: usize| -> String {
-        (0..count)
-            .map(|i| format!("[service.s{i}]\nlisten = \"/run/f{i}\"\nbackend = \"/run/b{i}\"\nunit = \"s{i}.service\"\n"))
-            .collect()
-    };
     assert_eq!(parse(&many(1024)).unwrap().services.len(), 1024);
     check(
         &many(1025),
@@ -419,4 +421,15 @@ fn an_unknown_service_is_named_with_what_there_is() {
         message("shop"),
         "/etc/o.toml: no service \"shop\"; there are: wiki"
     );
+    assert_eq!(
+        message(&"w".repeat(30 << 20)),
+        format!(
+            "/etc/o.toml: no service \"{}...\": longer than 63 characters; names have 1 to 63 \
+             letters, digits, '-', '_' or '.'",
+            "w".repeat(32)
+        )
+    );
+    let many = parse(&many(100)).unwrap();
+    let message = many.service("shop").unwrap_err().to_string();
+    assert!(message.ends_with(" and 68 more"), "{message}");
 }

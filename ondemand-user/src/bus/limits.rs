@@ -1,0 +1,140 @@
+//! How many calls are served at once: every user of the host may call the agent.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use zbus::message::Header;
+
+use super::{Error, names::LIMITS_EXCEEDED};
+
+/// A kind of call, and the calls of it that are being served.
+pub(super) struct Limit {
+    /// Maximum number for each connection to the bus.
+    of_caller: usize,
+    /// Maximum number for all of them.
+    in_total: usize,
+    pending: Mutex<Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    total: usize,
+    /// By unique name; without zeros.
+    callers: HashMap<String, usize>,
+}
+
+/// A call that is being served, until it is dropped.
+pub(super) struct Pass {
+    limit: Arc<Limit>,
+    caller: String,
+}
+
+impl Limit {
+    pub(super) fn new(of_caller: usize, in_total: usize) -> Arc<Self> {
+        Arc::new(Self {
+            of_caller,
+            in_total,
+            pending: Mutex::default(),
+        })
+    }
+
+    /// Admits a call, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`LIMITS_EXCEEDED`]; the message says what to do.
+    pub(super) fn admit(self: &Arc<Self>, call: &Header<'_>) -> Result<Pass, Error> {
+        // The bus names every caller. Those that it does not name share one limit.
+        let caller = call.sender().map_or("", |sender| sender.as_str());
+        self.admit_from(caller)
+    }
+
+    fn admit_from(self: &Arc<Self>, caller: &str) -> Result<Pass, Error> {
+        let mut pending = self.pending();
+        let of_caller = pending.callers.get(caller).copied().unwrap_or(0);
+        if of_caller >= self.of_caller {
+            return Err(Error::new(
+                LIMITS_EXCEEDED,
+                format!(
+                    "{of_caller} calls of this client are pending, the maximum; wait for a reply \
+                     before the next call"
+                ),
+            ));
+        }
+        if pending.total >= self.in_total {
+            return Err(Error::new(
+                LIMITS_EXCEEDED,
+                format!(
+                    "{} calls of all clients are pending, the maximum; call again in a moment \
+                     (`busctl list` shows the clients of the bus)",
+                    pending.total
+                ),
+            ));
+        }
+        pending.total += 1;
+        *pending.callers.entry(caller.to_owned()).or_default() += 1;
+        Ok(Pass {
+            limit: Arc::clone(self),
+            caller: caller.to_owned(),
+        })
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut pending = self.limit.pending();
+        pending.total -= 1;
+        if let Some(of_caller) = pending.callers.get_mut(&self.caller) {
+            *of_caller -= 1;
+            if *of_caller == 0 {
+                pending.callers.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_limited_for_each_caller_and_in_total() {
+        let limit = Limit::new(2, 5);
+        let mut passes = Vec::new();
+        let mut check =
+            |caller: &str, expected: Result<(), &str>| match (limit.admit_from(caller), expected) {
+                (Ok(pass), Ok(())) => passes.push(pass),
+                (Err(error), Err(words)) => {
+                    let message = zbus::DBusError::description(&error).unwrap_or_default();
+                    assert!(message.contains(words), "{message}");
+                    assert_eq!(zbus::DBusError::name(&error), LIMITS_EXCEEDED);
+                }
+                (admitted, expected) => {
+                    panic!("{caller}: {}, not {expected:?}", admitted.is_ok())
+                }
+            };
+        check(":1.1", Ok(()));
+        check(":1.1", Ok(()));
+        check(":1.1", Err("2 calls of this client"));
+        check(":1.2", Ok(()));
+        check(":1.2", Ok(()));
+        check(":1.3", Ok(()));
+        check(":1.3", Err("5 calls of all clients"));
+        check(":1.1", Err("2 calls of this client"));
+        // One reply makes room for one call.
+        drop(passes.remove(0));
+        let again = limit.admit_from(":1.4").ok();
+        assert!(again.is_some());
+        assert!(limit.admit_from(":1.5").is_err());
+        drop((passes, again));
+        // A caller that is gone leaves nothing behind.
+        let pending = limit.pending();
+        assert_eq!((pending.total, pending.callers.len()), (0, 0));
+    }
+}

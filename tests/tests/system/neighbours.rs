@@ -1,0 +1,129 @@
+//! Other users of the host: what they call or connect to blocks nothing, and the others are served.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tests::{
+    built, patience,
+    sandbox::Sandbox,
+    service::{CONFIG, SOON, on_demand, status},
+    wait_for,
+};
+
+use crate::{bus::check, require_sandbox};
+
+/// Longer than any service's name, and almost the largest message of the bus.
+const LONG: &str = "30000000";
+/// Maximum time for `ondemand status`, with the start of its process, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
+const STRANGER: &str = "runuser -u nobody -- test-stranger";
+
+fn with_stranger(config: &str) -> Sandbox {
+    let sandbox = on_demand(config, "").unwrap();
+    let program = built("test-stranger").unwrap();
+    sandbox.install(&program, "/usr/bin/test-stranger").unwrap();
+    sandbox
+}
+
+/// Asserts that the agent answers others in time.
+#[track_caller]
+fn is_served(sandbox: &Sandbox) {
+    let begin = Instant::now();
+    status(sandbox, "test").unwrap();
+    let took = begin.elapsed();
+    assert!(took < AT_ONCE * patience(), "{took:?}");
+}
+
+#[test]
+fn a_name_of_thirty_megabytes_does_not_block_the_agent() {
+    require_sandbox!();
+    // The names that it would be compared with.
+    let others: String = (0..20)
+        .map(|number| {
+            let name = format!("{}{number}", "a".repeat(50));
+            format!(
+                "[service.{name}]\nlisten = \"/run/f{number}\"\nbackend = \"/run/b{number}\"\n\
+                 unit = \"other{number}.service\"\n"
+            )
+        })
+        .collect();
+    let sandbox = with_stranger(&format!("{CONFIG}{others}"));
+    let pid = sandbox.main_pid("ondemand.service").unwrap();
+    for method in ["Hold", "Release", "Start", "Stop", "WaitListening"] {
+        let method = format!("--method {method} --name-bytes {LONG}");
+        let mut stranger = sandbox
+            .command("sh")
+            .args(["-c", &format!("{STRANGER} {method}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let begin = Instant::now();
+        loop {
+            is_served(&sandbox);
+            if stranger.try_wait().unwrap().is_some() {
+                break;
+            }
+            assert!(begin.elapsed() < SOON, "{method}: no reply");
+        }
+        let output = stranger.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, "org.ondemand1.Error.NoSuchService 1\n", "{method}");
+    }
+    assert_eq!(sandbox.main_pid("ondemand.service").unwrap(), pid);
+    // What is no name at all reaches the terminal without its control characters.
+    check(
+        &sandbox,
+        "ondemand hold \"$(printf 'a\\033[2Jb')\" 2>/run/said; status=$?; cat -v /run/said; exit $status",
+        2,
+        &["no service \"a\\u{1b}[2Jb\""],
+    );
+}
+
+#[test]
+fn questions_to_polkit_are_limited_and_root_is_served() {
+    require_sandbox!();
+    let sandbox = with_stranger(CONFIG);
+    sandbox
+        .run(&["systemctl", "start", "polkit.service"])
+        .unwrap();
+    // It does not answer, as when it waits for a password.
+    let signal = |name: &str| {
+        let signal = format!("--signal={name}");
+        sandbox
+            .run(&["systemctl", "kill", &signal, "polkit.service"])
+            .unwrap();
+    };
+    signal("STOP");
+    // Two questions of a client are pending; the rest is answered at once.
+    check(
+        &sandbox,
+        &format!("{STRANGER} --method Hold --calls 300 --unanswered 2"),
+        0,
+        &["org.freedesktop.DBus.Error.LimitsExceeded 298\n"],
+    );
+    // Of many clients there are 32 in total, which is less than two of each.
+    check(
+        &sandbox,
+        &format!("{STRANGER} --method Hold --connections 15 --calls 100 --unanswered 2"),
+        0,
+        &["org.freedesktop.DBus.Error.LimitsExceeded 1470\n"],
+    );
+    check(
+        &sandbox,
+        &format!("{STRANGER} --method Hold --connections 10 --calls 10"),
+        0,
+        &["org.freedesktop.DBus.Error.LimitsExceeded 100\n"],
+    );
+    is_served(&sandbox);
+    check(&sandbox, "ondemand hold test --for 1h", 0, &["held until"]);
+    assert_eq!(status(&sandbox, "test").unwrap()["held"], true);
+    // When the questions are answered there is room again.
+    signal("CONT");
+    wait_for("a question is answered", SOON, || {
+        let said = sandbox.run(&["sh", "-c", &format!("{STRANGER} --method Hold")]);
+        said.ok()?.contains("AuthorizationRequired").then_some(())
+    })
+    .unwrap();
+}
