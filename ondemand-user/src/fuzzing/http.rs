@@ -6,17 +6,21 @@ use ondemand_core::measure::unit::ActiveState;
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::observe::metrics::{
-    Observation, Question, books::Books, record::Record, server::Server,
+    Observation, Question,
+    books::Books,
+    record::Record,
+    server::{OTHER_HOST, Server},
 };
 
 /// All possible response bodies.
-const ANSWERS: [&str; 4] = [
+const ANSWERS: [&str; 5] = [
     "",
     "GET and HEAD are served\n",
     "ondemand: metrics are at /metrics\n",
     "metrics are at /metrics\n",
+    OTHER_HOST,
 ];
-const STATUS: [&str; 6] = ["200", "400", "404", "405", "414", "431"];
+const STATUS: [&str; 7] = ["200", "400", "403", "404", "405", "414", "431"];
 
 struct Endpoint {
     runtime: Runtime,

@@ -33,23 +33,46 @@ fn only_metrics_are_told_and_only_to_who_asks_properly() {
         reply
     }
     let check = |text: &str, status| check(&sandbox, text, status);
-    check("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200);
-    check("GET /metrics?a=b HTTP/1.1\r\nHost: a\r\n\r\n", 200);
-    let head = check("HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+    check("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+    check("GET /metrics?a=b HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
+    let head = check("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
     assert_eq!(head.body, "");
-    let index = check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+    let index = check("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
     assert!(index.body.contains("/metrics"));
     for path in ["/nothing", "/metrics/", "//metrics", "/../etc/passwd"] {
-        check(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"), 404);
+        check(
+            &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            404,
+        );
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "ODD"] {
-        let text = format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        let text =
+            format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let reply = check(&text, 405);
         assert!(reply.head.contains("allow: get, head"), "{reply:?}");
     }
+    // A page in a browser whose own name resolves to this host (DNS rebinding).
+    for host in [
+        "evil.example",
+        "evil.example:9464",
+        "127.0.0.1.evil.example",
+    ] {
+        let reply = check(
+            &format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            403,
+        );
+        assert!(!reply.body.contains("ondemand_"), "{reply:?}");
+    }
+    for host in ["127.0.0.1:9464", "[::1]:1", "LOCALHOST", ""] {
+        check(
+            &format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            200,
+        );
+    }
+    check("GET /metrics HTTP/1.0\r\n\r\n", 200);
     let long = "a".repeat(10 << 10);
     check(
-        &format!("GET /metrics HTTP/1.1\r\nHost: a\r\nA: {long}\r\n\r\n"),
+        &format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nA: {long}\r\n\r\n"),
         431,
     );
     let reply = http::send(
@@ -60,7 +83,7 @@ fn only_metrics_are_told_and_only_to_who_asks_properly() {
     .unwrap();
     assert!((400..500).contains(&reply.status), "{reply:?}");
     check("nonsense\r\n\r\n", 400);
-    check("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200);
+    check("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200);
 }
 
 #[test]
@@ -105,7 +128,7 @@ fn who_holds_connections_open_keeps_nobody_else_out() {
     // Clients that send a request and do not read the response.
     let mut deaf = connect(50);
     for stream in &mut deaf {
-        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
     let begin = Instant::now();
     scrape(&sandbox).unwrap();

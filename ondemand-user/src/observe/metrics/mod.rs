@@ -6,6 +6,7 @@
 
 pub(crate) mod books;
 mod histogram;
+mod host;
 pub(crate) mod ledger;
 pub(crate) mod record;
 pub(crate) mod render;

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Question, books::Books, render};
+use super::{Question, books::Books, host, render};
 use crate::host::clock;
 
 /// Maximum number of connections. Each may hold one response, which bounds the memory of clients.
@@ -52,6 +52,10 @@ const RETRY: Duration = Duration::from_secs(5);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The response to a request with a name that is not this server's.
+pub(crate) const OTHER_HOST: &str = "the Host header has to be localhost, a loopback address, or the \
+                                     address of this server; scrape it by its address\n";
 
 /// A server on at most one address.
 pub struct Server {
@@ -160,7 +164,8 @@ impl Connections {
             }
         }
         let asked = Arc::new(AtomicBool::new(false));
-        let task = converse(stream, Arc::clone(&asked), Arc::clone(shared));
+        let arrived = stream.local_addr().ok().map(|address| address.ip());
+        let task = converse(stream, arrived, Arc::clone(&asked), Arc::clone(shared));
         self.open.push_back((asked, self.tasks.spawn(task)));
     }
 }
@@ -169,11 +174,17 @@ impl Connections {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
-async fn converse(stream: impl Stream, asked: Arc<AtomicBool>, shared: Arc<Shared>) {
+/// `arrived`: this side's address.
+async fn converse(
+    stream: impl Stream,
+    arrived: Option<IpAddr>,
+    asked: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+) {
     let answer = |request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(&request).await) }
+        async move { Ok::<_, Infallible>(shared.answer(&request, arrived).await) }
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -193,7 +204,14 @@ impl Shared {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(
+        &self,
+        request: &Request<B>,
+        arrived: Option<IpAddr>,
+    ) -> Response<Full<Bytes>> {
+        if !host::is_ours(request, arrived) {
+            return text(StatusCode::FORBIDDEN, OTHER_HOST);
+        }
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are served\n");
             let allowed = http::HeaderValue::from_static("GET, HEAD");
@@ -251,7 +269,7 @@ impl Server {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
         let (mut client, stream) = tokio::io::duplex(bytes.len().max(64 << 10));
-        let conversation = converse(stream, Arc::default(), Arc::clone(&self.shared));
+        let conversation = converse(stream, None, Arc::default(), Arc::clone(&self.shared));
         let client = async move {
             let mut answer = Vec::new();
             // If it was refused there is no receiver of the rest.
