@@ -3,13 +3,15 @@
 use std::{
     fs::File,
     io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use anyhow::Result;
+use nix::fcntl::OFlag;
 use ondemand_core::config::{Config, Error, Problem};
 
-/// A configuration file larger than this is a mistake (a device, say). Bytes.
+/// A configuration file larger than this is a mistake. Bytes.
 const MAX_FILE: u64 = 4 << 20;
 
 /// Reads and validates `path`.
@@ -43,9 +45,23 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
 pub fn text(path: &Path) -> Result<String, Error> {
     let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|err| fail(unreadable(path, &err)))?;
+    let unreadable = |err: io::Error| fail(unreadable(path, &err));
+    // The generator runs at boot, and nothing else does meanwhile: opening a pipe would wait for a
+    // process that writes, and reading a terminal for a person.
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)
+        .map_err(unreadable)?;
+    let kind = file.metadata().map_err(unreadable)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(fail(
+            "a pipe or a device, not a file; use --config with a regular file".into(),
+        ));
+    }
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(fail(format!(
             "larger than {} MiB; is it the right file?",
@@ -115,7 +131,14 @@ mod tests {
             dir.path(),
             "Is a directory (os error 21); use --config with a file in it",
         );
-        check_file(Path::new("/dev/zero"), "larger than 4 MiB");
+        check_file(Path::new("/dev/zero"), "a pipe or a device, not a file");
+        let pipe = dir.path().join("pipe.toml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Without a writer: it must not wait for one.
+        check_file(&pipe, "a pipe or a device, not a file");
+        let large = dir.path().join("large.toml");
+        File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
+        check_file(&large, "larger than 4 MiB");
         let file = dir.path().join("o.toml");
         std::fs::write(&file, b"[agent]\nhistory = \"\xff\"\n").unwrap();
         check_file(&file, "o.toml:2: not UTF-8");

@@ -127,3 +127,24 @@ fn questions_to_polkit_are_limited_and_root_is_served() {
     })
     .unwrap();
 }
+
+/// A pipe, with which opening waits for a writer, and a device.
+#[test]
+fn a_configuration_that_is_no_file_hangs_nothing() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let file = "/etc/ondemand/ondemand.toml";
+    for make in ["mkfifo", "ln -s /dev/zero"] {
+        let make = format!("rm {file} && {make} {file}");
+        sandbox.run(&["sh", "-c", &make]).unwrap();
+        let refused = ["not a file", "regular file"];
+        check(&sandbox, "timeout 20 ondemand check", 2, &refused);
+        check(&sandbox, "timeout 20 ondemand units", 2, &refused);
+        check(&sandbox, "timeout 20 systemctl daemon-reload", 0, &[]);
+        // The units of the last correct one.
+        let state = sandbox.property("ondemand-test.socket", "LoadState");
+        assert_eq!(state.unwrap(), "loaded", "{make}");
+        check(&sandbox, "timeout 20 ondemand reload", 2, &refused);
+        is_served(&sandbox);
+    }
+}
