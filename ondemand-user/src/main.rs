@@ -24,7 +24,7 @@ use ondemand::{
     },
     proxy::{self, wait},
 };
-use ondemand_core::config;
+use ondemand_core::{config, words::printable};
 
 /// The exit code for an impossible request or an invalid configuration.
 const USAGE: u8 = 2;
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ondemand: {error:#}");
+            eprintln!("ondemand: {}", printable(&format!("{error:#}")));
             exit_code(&error)
         }
     }
@@ -98,7 +98,7 @@ fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
     for old in units::write(&files, directory)? {
         eprintln!(
             "ondemand: {} belongs to an earlier configuration; remove it",
-            old.display()
+            printable(&old.display().to_string())
         );
     }
     Ok(())

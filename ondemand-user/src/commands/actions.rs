@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use jiff::{Timestamp, tz::TimeZone};
-use ondemand_core::words::Span;
+use ondemand_core::words::{Span, printable};
 use tokio::time::Instant;
 
 use crate::{
@@ -123,6 +123,7 @@ async fn patiently<T>(
             end = &mut call => return end.map_err(|error| about(name, error)),
             _ = progress.tick() => {
                 if let Some(detail) = detail(client, name).await {
+                    let detail = printable(&detail);
                     eprintln!("{name}: {detail} ({})", Span(begin.elapsed()));
                 }
             }

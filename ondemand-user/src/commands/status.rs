@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result};
-use ondemand_core::words::{Bytes, Span};
+use ondemand_core::words::{Bytes, Span, printable};
 
 use crate::{
     bus::report::{Report, Service},
@@ -25,7 +25,7 @@ pub async fn run(json: bool) -> Result<()> {
     } else {
         let report: Report = serde_json::from_str(&text)
             .context("parse the agent's reply (is its version different?)")?;
-        table(&report)
+        printable(&table(&report))
     };
     match std::io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe, as in `ondemand status | head -1`.

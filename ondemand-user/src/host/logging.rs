@@ -5,6 +5,7 @@ use std::{env, fmt::Write as _, io::Write as _};
 use env_logger::{Builder, Target, WriteStyle};
 use log::Level;
 use nix::sys::stat::fstat;
+use ondemand_core::words::printable;
 
 /// The environment variable with the level (`debug`) or a filter (`info,ondemand::agent=trace`).
 pub const VARIABLE: &str = "ONDEMAND_LOG";
@@ -20,7 +21,7 @@ pub fn init() {
         .target(Target::Stderr)
         .write_style(WriteStyle::Never)
         .format(move |out, record| {
-            let message = record.args().to_string();
+            let message = printable(&record.args().to_string());
             let lines = if journal {
                 for_journal(record.level(), &message)
             } else {

@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use model::{Report, Service};
-use ondemand_core::replay::{MOST_TIMEOUTS, Timeouts};
+use ondemand_core::{
+    replay::{MOST_TIMEOUTS, Timeouts},
+    words::printable,
+};
 
 use crate::{
     commands::args,
@@ -184,7 +187,8 @@ fn select<'a>(
 
 fn print(report: &Report, json: bool) -> Result<()> {
     if !json {
-        return print_text(&text::write(report).context("write the report")?);
+        let text = text::write(report).context("write the report")?;
+        return print_text(&printable(&text));
     }
     let mut output = BufWriter::new(std::io::stdout().lock());
     let written = serde_json::to_writer_pretty(&mut output, report)

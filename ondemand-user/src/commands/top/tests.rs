@@ -202,6 +202,29 @@ fn help_losses_and_messages() {
 }
 
 #[test]
+fn a_terminal_gets_no_control_characters() {
+    let mut model = Model::default();
+    let evil = "\u{1b}[2J\u{9b}2J\r\u{7}";
+    let service = Service {
+        name: format!("wiki{evil}"),
+        detail: evil.into(),
+        unit: evil.into(),
+        ..Service::default()
+    };
+    let report = Report {
+        version: evil.into(),
+        services: vec![service],
+        ..Report::default()
+    };
+    model.report(report, Duration::ZERO);
+    model.lost(evil.into());
+    model.complain(evil.into(), Duration::ZERO);
+    for line in screen(&mut model, 80, 24) {
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+}
+
+#[test]
 fn the_selected_service_is_always_on_the_screen() {
     let mut model = Model::default();
     let service = |number: u64| Service {

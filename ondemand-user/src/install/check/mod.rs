@@ -16,7 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ondemand_core::config::{Config, DEFAULT_PATH};
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH},
+    words::printable,
+};
 
 use crate::{
     host::config_file,
@@ -43,7 +46,7 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
     let output = if json {
         serde_json::to_string_pretty(&findings)? + "\n"
     } else {
-        finding::text(&findings)
+        printable(&finding::text(&findings))
     };
     match io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe; the exit code still counts.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::{User, geteuid};
+use ondemand_core::words::printable;
 
 use crate::{
     host::config_file,
@@ -65,6 +66,6 @@ pub fn renew(config: &Path) {
     if let Ok(config) = config_file::load(config)
         && let Err(error) = rule::write(&config, USER, Path::new(RULES), Path::new(RULE))
     {
-        eprintln!("ondemand: {error:#}");
+        eprintln!("ondemand: {}", printable(&format!("{error:#}")));
     }
 }

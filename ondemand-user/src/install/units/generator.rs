@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use ondemand_core::config::{Config, DEFAULT_PATH};
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH},
+    words::printable,
+};
 
 use super::{Host, files, install, last_good};
 use crate::host::config_file;
@@ -84,7 +87,10 @@ pub(super) fn generate(config: &Config, directory: &Path) -> Result<()> {
 /// there.
 pub fn complain(error: &anyhow::Error) {
     // `<3>` is LOG_ERR (sd-daemon(3)).
-    let line = format!("<3>{NAME}: {}", format!("{error:#}").replace('\n', "; "));
+    let line = format!(
+        "<3>{NAME}: {}",
+        printable(&format!("{error:#}")).replace('\n', "; ")
+    );
     let log = OpenOptions::new().write(true).open("/dev/kmsg");
     if log.and_then(|mut log| writeln!(log, "{line}")).is_err() {
         eprintln!("{}", &line[3..]);
