@@ -6,9 +6,11 @@ use std::{
 };
 
 use tests::{
-    built, patience,
+    built,
+    client::{self, Request},
+    patience,
     sandbox::Sandbox,
-    service::{CONFIG, SOON, on_demand, status},
+    service::{CONFIG, SOON, front, on_demand, status, wait_state},
     wait_for,
 };
 
@@ -146,5 +148,38 @@ fn a_configuration_that_is_no_file_hangs_nothing() {
         assert_eq!(state.unwrap(), "loaded", "{make}");
         check(&sandbox, "timeout 20 ondemand reload", 2, &refused);
         is_served(&sandbox);
+    }
+}
+
+/// systemd deletes a proxy's runtime directory when the proxy ends.
+#[test]
+fn no_service_has_a_directory_or_a_unit_of_ondemands_own() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let own = ["/run/ondemand", "/run/ondemand-generator/last-good.toml"];
+    let proxy = "ondemand-test.service";
+    let directory = sandbox.property(proxy, "RuntimeDirectory").unwrap();
+    assert_eq!(directory, "ondemand.proxies/test");
+    sandbox
+        .in_network(|| client::get(front(), Request::default()))
+        .unwrap()
+        .unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    wait_state(&sandbox, proxy, "inactive").unwrap();
+    let there = |path: &str| sandbox.path(path).exists();
+    assert!(!there(&format!("/run/{directory}")), "it is deleted");
+    assert!(own.iter().all(|path| there(path)), "{own:?}");
+    // Names that are ondemand's own are refused, and the last correct configuration stays.
+    let file = "/etc/ondemand/ondemand.toml";
+    let right = std::fs::read_to_string(sandbox.path(file)).unwrap();
+    for name in ["generator", "load"] {
+        let other = "listen = \"/run/f\"\nbackend = \"/run/b\"\nunit = \"b.service\"\n";
+        let wrong = format!("{right}\n[service.{name}]\n{other}");
+        sandbox.write(file, wrong).unwrap();
+        check(&sandbox, "ondemand check", 2, &["a reserved name", name]);
+        sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+        let unit = format!("ondemand-{name}.socket");
+        assert_eq!(sandbox.property(&unit, "LoadState").unwrap(), "not-found");
+        assert!(own.iter().all(|path| there(path)), "{name}: {own:?}");
     }
 }

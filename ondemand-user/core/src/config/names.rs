@@ -16,8 +16,18 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Maximum length of a service's name in bytes: it is a part of unit names and of paths.
 pub const LONGEST_NAME: usize = 63;
 
+/// What `ondemand-` precedes in the names of ondemand's own programs and units: a service of this name
+/// would have the same names.
+const RESERVED: [&str; 2] = ["generator", "load"];
+
 /// Checks the name of a service. The error says what is wrong and what to write.
 pub(super) fn service(name: &str) -> Result<(), String> {
+    if RESERVED.contains(&name) {
+        let [own, others] = RESERVED;
+        return Err(format!(
+            "a reserved name: ondemand-{name} is ondemand's own; choose a name other than {own:?} and {others:?}"
+        ));
+    }
     match problem(name) {
         None => Ok(()),
         Some(problem) => Err(format!("not a usable name: {problem}; {RULE}")),
@@ -224,7 +234,26 @@ mod tests {
             &"x".repeat(64),
             &format!("{}: not a usable name: longer", "x".repeat(64)),
         );
-        for good in ["a", "A-b_c.d", "0", "_x", &"x".repeat(63)] {
+        check_name(
+            "generator",
+            "generator: a reserved name: ondemand-generator is",
+        );
+        check_name(
+            "load",
+            "load: a reserved name: ondemand-load is ondemand's own; choose a name other than \"generator\" and \"load\"",
+        );
+        for good in [
+            "a",
+            "A-b_c.d",
+            "0",
+            "_x",
+            "Load",
+            "load2",
+            "ondemand",
+            "ondemand-load",
+            "proxies",
+            &"x".repeat(63),
+        ] {
             let config = parse(&wiki("").replace("wiki]", &format!("\"{good}\"]"))).unwrap();
             assert_eq!(
                 config.services[good].socket_unit(),

@@ -89,7 +89,7 @@ ExecStart=/usr/bin/ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 -
 Nice=1
 LimitNOFILE=65536
 TimeoutStopSec=10s
-RuntimeDirectory=ondemand-wiki
+RuntimeDirectory=ondemand.proxies/wiki
 RuntimeDirectoryPreserve=restart
 {hardening}
 # /run/x/ondemand-wiki.target

@@ -57,6 +57,9 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     Ok(text)
 }
 
+/// Below /run, the directory of the proxies' own.
+const PROXIES: &str = "ondemand.proxies";
+
 /// The proxy: `ondemand-NAME.service`.
 pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
     let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
@@ -78,10 +81,12 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
     text += "Nice=1\n";
     // Open connections may take this long to finish after SIGTERM.
     writeln!(text, "LimitNOFILE={DESCRIPTORS}\nTimeoutStopSec=10s")?;
-    // For the start of its clients' wait.
+    // For the start of its clients' wait. systemd deletes it when the proxy ends: whatever the service's
+    // name is, it is none of ondemand's other directories, whose names begin with `ondemand` alone or
+    // with `ondemand-`.
     writeln!(
         text,
-        "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
+        "RuntimeDirectory={PROXIES}/{}\nRuntimeDirectoryPreserve=restart",
         service.name
     )?;
     text += &hardening::proxy(&service.backend, host.user.as_deref());
