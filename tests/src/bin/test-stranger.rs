@@ -43,14 +43,19 @@ fn main() -> io::Result<()> {
     };
     let (connections, calls) = (number("--connections", 1), number("--calls", 1));
     let mut body = Vec::new();
-    string(&mut body, &service);
     // `Hold` has a second argument: until it is released.
-    let signature = if method == "Hold" {
-        align(&mut body, 8);
-        body.extend(0_u64.to_le_bytes());
-        "st"
-    } else {
-        "s"
+    let signature = match method.as_str() {
+        "Status" => "",
+        "Hold" => {
+            string(&mut body, &service);
+            align(&mut body, 8);
+            body.extend(0_u64.to_le_bytes());
+            "st"
+        }
+        _ => {
+            string(&mut body, &service);
+            "s"
+        }
     };
     let mut open = Vec::new();
     for _ in 0..connections {

@@ -20,6 +20,8 @@ use crate::{bus::check, require_sandbox};
 const LONG: &str = "30000000";
 /// Maximum time for `ondemand status`, with the start of its process, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// What a flood of calls may take of the agent's memory.
+const FLOOD_KIB: u64 = 32 << 10;
 const STRANGER: &str = "runuser -u nobody -- test-stranger";
 
 fn with_stranger(config: &str) -> Sandbox {
@@ -27,6 +29,18 @@ fn with_stranger(config: &str) -> Sandbox {
     let program = built("test-stranger").unwrap();
     sandbox.install(&program, "/usr/bin/test-stranger").unwrap();
     sandbox
+}
+
+/// So many further services with long names.
+fn others(count: usize) -> String {
+    let service = |number: usize| {
+        let name = format!("{}{number}", "a".repeat(50));
+        format!(
+            "[service.{name}]\nlisten = \"/run/f{number}\"\nbackend = \"/run/b{number}\"\n\
+             unit = \"other{number}.service\"\n"
+        )
+    };
+    (0..count).map(service).collect()
 }
 
 /// Asserts that the agent answers others in time.
@@ -42,15 +56,7 @@ fn is_served(sandbox: &Sandbox) {
 fn a_name_of_thirty_megabytes_does_not_block_the_agent() {
     require_sandbox!();
     // The names that it would be compared with.
-    let others: String = (0..20)
-        .map(|number| {
-            let name = format!("{}{number}", "a".repeat(50));
-            format!(
-                "[service.{name}]\nlisten = \"/run/f{number}\"\nbackend = \"/run/b{number}\"\n\
-                 unit = \"other{number}.service\"\n"
-            )
-        })
-        .collect();
+    let others = others(20);
     let sandbox = with_stranger(&format!("{CONFIG}{others}"));
     let pid = sandbox.main_pid("ondemand.service").unwrap();
     for method in ["Hold", "Release", "Start", "Stop", "WaitListening"] {
@@ -128,6 +134,54 @@ fn questions_to_polkit_are_limited_and_root_is_served() {
         said.ok()?.contains("AuthorizationRequired").then_some(())
     })
     .unwrap();
+}
+
+/// The most memory that the agent has had. KiB.
+fn peak(sandbox: &Sandbox) -> u64 {
+    let pid = sandbox.main_pid("ondemand.service").unwrap();
+    let status = sandbox
+        .run(&["cat", &format!("/proc/{pid}/status")])
+        .unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let figure = line.and_then(|line| line.split_whitespace().next());
+    figure.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flood_of_status_takes_bounded_memory() {
+    require_sandbox!();
+    // Each reply is some 300 kB: those to all calls would be 500 MB.
+    let sandbox = with_stranger(&format!("{CONFIG}{}", others(300)));
+    is_served(&sandbox);
+    let before = peak(&sandbox);
+    let flood = format!("{STRANGER} --method Status --connections 8 --calls 200");
+    let mut strangers = sandbox
+        .command("sh")
+        .args(["-c", &flood])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while strangers.try_wait().unwrap().is_none() {
+        is_served(&sandbox);
+        assert!(begin.elapsed() < 3 * SOON, "not all are answered");
+    }
+    let output = strangers.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answered = |name: &str| -> u64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |count| count.trim().parse().unwrap())
+    };
+    // Each client gets what it may have pending, and an answer to each call.
+    let (replies, refused) = (
+        answered("ok "),
+        answered("org.freedesktop.DBus.Error.LimitsExceeded "),
+    );
+    assert!(replies >= 8 * 16, "{said}");
+    assert_eq!(replies + refused, 8 * 200, "{said}");
+    let after = peak(&sandbox);
+    eprintln!("{before} KiB, then {after} KiB: {said}");
+    assert!(after < before + FLOOD_KIB, "{before} KiB, then {after} KiB");
 }
 
 /// A pipe, with which opening waits for a writer, and a device.
