@@ -7,7 +7,7 @@ use std::{
 };
 
 use ondemand_core::{
-    config::{Config, Endpoint, Service},
+    config::{Access, Config, Endpoint, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -80,6 +80,11 @@ fn plain(service: &Service) -> Service {
         listen: service.listen.iter().map(&mut endpoint).collect(),
         backend: endpoint(&service.backend),
         unit: "a.service".into(),
+        access: Access {
+            mode: service.access.mode,
+            user: service.access.user.as_ref().map(|_| "a".into()),
+            group: service.access.group.as_ref().map(|_| "a".into()),
+        },
         ..service.clone()
     }
 }
@@ -128,6 +133,8 @@ fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
                     let address = listen.next().map(ToString::to_string);
                     assert_eq!(Some(found()), address);
                 }
+                "SocketUser" => assert_eq!(Some(found()), service.access.user),
+                "SocketGroup" => assert_eq!(Some(found()), service.access.group),
                 "SourcePath" => assert_eq!(PathBuf::from(found()), config.path),
                 "ExecStart" => assert_eq!(unit_file::words(&entry.value), command(service, host)),
                 "PartOf" => assert_eq!(found(), service.unit),

@@ -12,6 +12,7 @@ use nix::ifaddrs::getifaddrs;
 use ondemand_core::config::{Endpoint, Service};
 
 use super::{
+    access,
     finding::Finding,
     holders::{self, Holder},
 };
@@ -48,6 +49,8 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
                 .unwrap_or_else(|error| Finding::unknown("listen", &error))
         })
         .collect();
+    found.extend(access::look(service));
+    found.extend(access::owners(service));
     found.push(
         backend(service, units, &listeners)
             .unwrap_or_else(|error| Finding::unknown("backend", &error)),

@@ -1,5 +1,6 @@
 //! `ondemand check`: reports what would not work, before it fails.
 
+mod access;
 mod addresses;
 mod finding;
 mod generated;

@@ -145,6 +145,14 @@ fn unix_sockets_have_what_suits_them() {
         "{socket}"
     );
     assert!(!socket.contains("NoDelay"), "{socket}");
+    // systemd's own default is 0666.
+    assert!(
+        socket.contains("\nSocketMode=0600\nDirectoryMode=0755\n"),
+        "{socket}"
+    );
+    assert!(!socket.contains("SocketUser=") && !socket.contains("SocketGroup="));
+    let tcp = text(&wiki(""), &host(), "ondemand-wiki.socket");
+    assert!(!tcp.contains("SocketMode="), "{tcp}");
     #[track_caller]
     fn check(backend: &str, absent: &str) {
         let proxy = text(&unix(backend), &host(), "ondemand-wiki.service");
@@ -165,6 +173,21 @@ fn unix_sockets_have_what_suits_them() {
     check("/home/me/b.sock", "ProtectHome=yes");
     check("/tmp/b.sock", "PrivateTmp=yes");
     check("/dev/shm/b.sock", "PrivateDevices=yes");
+}
+
+#[test]
+fn a_front_socket_has_its_mode_and_owners() {
+    let config = config(
+        "[service.wiki]\nlisten = \"/run/f.sock\"\nbackend = \"/run/b.sock\"\nunit = \"wiki.service\"\n\
+         socket_mode = \"0660\"\nsocket_user = \"wiki\"\nsocket_group = \"www-data\"\n",
+    );
+    let socket = text(&config, &host(), "ondemand-wiki.socket");
+    assert!(
+        socket.contains(
+            "\nSocketMode=0660\nDirectoryMode=0755\nRemoveOnStop=yes\nSocketUser=wiki\nSocketGroup=www-data\n"
+        ),
+        "{socket}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ondemand_core::{
-    config::{Endpoint, Service},
+    config::{Access, Endpoint, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -44,7 +44,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         .iter()
         .any(|endpoint| matches!(endpoint, Endpoint::Unix(_)))
     {
-        text += "RemoveOnStop=yes\n";
+        text += &access(&service.access)?;
     }
     // A burst of clients must not make systemd give up the socket.
     text += "TriggerLimitIntervalSec=0\n";
@@ -53,6 +53,21 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         .is_some_and(|version| version >= POLL_LIMIT_SINCE)
     {
         text += "PollLimitIntervalSec=0\n";
+    }
+    Ok(text)
+}
+
+/// The directives of a front socket with a path.
+fn access(access: &Access) -> Result<String> {
+    // Directories that systemd creates for it: the socket's own mode decides who may connect.
+    let mut text = format!(
+        "SocketMode={:04o}\nDirectoryMode=0755\nRemoveOnStop=yes\n",
+        access.mode
+    );
+    for (key, name) in [("SocketUser", &access.user), ("SocketGroup", &access.group)] {
+        if let Some(name) = name {
+            writeln!(text, "{key}={}", escape::value(name)?)?;
+        }
     }
     Ok(text)
 }

@@ -1,0 +1,107 @@
+//! Front sockets: who may connect to a path, and what the proxy behind it sees.
+
+use std::{fs, process::Output};
+
+use tests::{
+    sandbox::Sandbox,
+    service::{CONFIG, on_demand},
+};
+
+use crate::require_sandbox;
+
+/// A client that prints the first line of the answer, or its error's number.
+const CLIENT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(20)
+try:
+    s.connect(sys.argv[1])
+except OSError as error:
+    print('errno', error.errno)
+    sys.exit(1)
+s.sendall(b'GET / HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n')
+print(s.recv(100).split(b'\\r')[0].decode())
+";
+const FRONT: &str = "/run/front.sock";
+const SERVED: &str = "HTTP/1.1 200 OK";
+
+/// `CONFIG` between Unix sockets.
+fn between_paths(backend: &str, lines: &str) -> String {
+    CONFIG
+        .replace("\"127.0.0.1:8000\"", &format!("{FRONT:?}"))
+        .replace("\"127.0.0.1:8080\"", &format!("{backend:?}"))
+        + lines
+}
+
+fn shell(sandbox: &Sandbox, script: &str) -> Output {
+    sandbox.command("sh").args(["-c", script]).output().unwrap()
+}
+
+/// What a client of this user gets.
+fn ask_as(sandbox: &Sandbox, uid: u32) -> String {
+    sandbox.write("/client.py", CLIENT).unwrap();
+    let script =
+        format!("setpriv --reuid={uid} --regid={uid} --clear-groups python3 /client.py {FRONT}");
+    let output = shell(sandbox, &script);
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_private_unix_socket_stays_private() {
+    require_sandbox!();
+    // The application's own socket: nobody but its owner may connect.
+    let config = between_paths("/run/app/b.sock", "");
+    let sandbox = on_demand(&config, "--listen /run/app/b.sock").unwrap();
+    let private = "[Service]\nRuntimeDirectory=app\nUser=nobody\nUMask=0177\n";
+    sandbox
+        .write("/etc/systemd/system/app.service.d/private.conf", private)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    const EACCES: &str = "errno 13";
+    assert_eq!(ask_as(&sandbox, 1234), EACCES);
+    assert_eq!(
+        sandbox
+            .property("app.service", "ActiveEnterTimestamp")
+            .unwrap(),
+        "",
+        "a stranger started it"
+    );
+    assert_eq!(ask_as(&sandbox, 0), SERVED);
+    let own = sandbox.run(&["stat", "--format=%a %U", "/run/app/b.sock"]);
+    assert_eq!(own.unwrap().trim(), "600 nobody");
+    let path = sandbox.path("/etc/ondemand/ondemand.toml");
+    let text = fs::read_to_string(path).unwrap();
+    for (mode, uid, expected) in [
+        ("socket_mode = \"0666\"", 1234, SERVED),
+        (
+            "socket_mode = \"0660\"\nsocket_group = \"www-data\"",
+            33,
+            SERVED,
+        ),
+        (
+            "socket_mode = \"0660\"\nsocket_group = \"www-data\"",
+            1235,
+            EACCES,
+        ),
+        ("socket_user = \"www-data\"", 33, SERVED),
+    ] {
+        sandbox
+            .write("/etc/ondemand/ondemand.toml", format!("{text}\n{mode}\n"))
+            .unwrap();
+        sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+        sandbox
+            .run(&["systemctl", "restart", "ondemand-test.socket"])
+            .unwrap_or_else(|error| {
+                panic!("{error:#}\n{}", sandbox.journal("ondemand-test.socket"))
+            });
+        assert_eq!(ask_as(&sandbox, uid), expected, "{mode}");
+        let check = shell(&sandbox, "ondemand check");
+        let check = String::from_utf8_lossy(&check.stdout).into_owned();
+        // Of a group or all: more than the application lets in.
+        let is_wider = mode.starts_with("socket_mode");
+        let warns = check.contains("is open to more users than /run/app/b.sock (0600)");
+        if sandbox.path("/run/app/b.sock").exists() {
+            assert_eq!(warns, is_wider, "{check}");
+        }
+    }
+}
