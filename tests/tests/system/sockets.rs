@@ -1,8 +1,9 @@
 //! Front sockets: who may connect to a path, and what the proxy behind it sees.
 
-use std::{fs, process::Output};
+use std::{fs, net::SocketAddr, process::Output};
 
 use tests::{
+    client::{self, Request},
     sandbox::Sandbox,
     service::{CONFIG, on_demand},
 };
@@ -104,4 +105,46 @@ fn a_private_unix_socket_stays_private() {
             assert_eq!(warns, is_wider, "{check}");
         }
     }
+}
+
+#[test]
+fn an_address_that_comes_later() {
+    require_sandbox!();
+    // TEST-NET-1, RFC 5737.
+    let late = SocketAddr::from(([192, 0, 2, 7], 8000));
+    let config = CONFIG.replace("127.0.0.1:8000", &late.to_string());
+    let sandbox = on_demand(&config, "").unwrap();
+    let state = sandbox.property("ondemand-test.socket", "ActiveState");
+    assert_eq!(state.unwrap(), "active");
+    let check = || -> Vec<(String, String)> {
+        let output = shell(&sandbox, "ondemand check --json");
+        let found: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let text =
+            |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
+        let listen = found.iter().filter(|finding| finding["what"] == "listen");
+        listen
+            .map(|finding| (text(finding, "level"), text(finding, "message")))
+            .collect()
+    };
+    let found = check();
+    assert!(
+        matches!(&found[..], [(level, message)]
+            if level == "warning" && message.contains("192.0.2.7 is not an address of this host yet")),
+        "{found:?}"
+    );
+    let ask = || {
+        sandbox
+            .in_network(|| client::get(late, Request::default()))
+            .unwrap()
+    };
+    assert!(ask().is_err(), "nobody has the address");
+    sandbox
+        .run(&["ip", "addr", "add", "192.0.2.7/32", "dev", "lo"])
+        .unwrap();
+    ask().unwrap();
+    let found = check();
+    assert!(
+        matches!(&found[..], [(level, _)] if level == "ok"),
+        "{found:?}"
+    );
 }

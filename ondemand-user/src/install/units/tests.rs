@@ -191,6 +191,24 @@ fn a_front_socket_has_its_mode_and_owners() {
 }
 
 #[test]
+fn an_address_may_come_after_the_socket() {
+    #[track_caller]
+    fn check(listen: &str, expected: bool) {
+        let config = config(&format!(
+            "[service.wiki]\nlisten = [{listen}]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n"
+        ));
+        let socket = text(&config, &host(), "ondemand-wiki.socket");
+        assert_eq!(socket.contains("\nFreeBind=yes\n"), expected, "{socket}");
+    }
+    check("'192.0.2.1:80'", true);
+    check("'[2001:db8::1]:80'", true);
+    check("'127.0.0.1:80', '192.0.2.1:80'", true);
+    check("'0.0.0.0:80', '[::]:80'", false);
+    check("'127.0.0.1:80', '[::1]:80', '127.3.2.1:80'", false);
+    check("'/run/f.sock'", false);
+}
+
+#[test]
 fn newer_systemd_gets_its_poll_limit() {
     for (systemd, expected) in [(None, false), (Some(254), false), (Some(255), true)] {
         let socket = text(

@@ -39,6 +39,10 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     {
         text += "NoDelay=yes\nKeepAlive=yes\n";
     }
+    if service.listen.iter().any(may_come_later) {
+        // Otherwise the socket fails for good at a boot at which the network is not up yet.
+        text += "FreeBind=yes\n";
+    }
     if service
         .listen
         .iter()
@@ -55,6 +59,13 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         text += "PollLimitIntervalSec=0\n";
     }
     Ok(text)
+}
+
+/// Whether the host may get the address after the socket's start: neither a wildcard, which is always
+/// there, nor loopback, which is up before any socket.
+fn may_come_later(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Tcp(address)
+        if !address.ip().is_unspecified() && !address.ip().is_loopback())
 }
 
 /// The directives of a front socket with a path.
