@@ -12,7 +12,7 @@ use ondemand_core::{
 };
 
 use super::unit_file;
-use crate::install::units::{Content, Host, UnitFile, files};
+use crate::install::units::{Content, Host, UnitFile, files, hardening};
 
 /// Directories that change the sandbox of a proxy if they contain the backend's socket.
 const PLACES: [&str; 8] = [
@@ -71,7 +71,13 @@ fn plain(service: &Service) -> Service {
             Endpoint::Tcp(_) => Endpoint::Tcp(([127, 0, 0, 1], number).into()),
             Endpoint::Unix(path) => {
                 let place = PLACES.iter().find(|place| path.starts_with(place));
-                Endpoint::Unix(Path::new(place.unwrap_or(&"/")).join(number.to_string()))
+                // A name that goes into no list of paths stays one.
+                let directory = match hardening::directory(path) {
+                    Some(_) => "a",
+                    None => ":",
+                };
+                let place = Path::new(place.unwrap_or(&"/")).join(directory);
+                Endpoint::Unix(place.join(number.to_string()))
             }
         }
     };
@@ -135,6 +141,17 @@ fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
                 }
                 "SocketUser" => assert_eq!(Some(found()), service.access.user),
                 "SocketGroup" => assert_eq!(Some(found()), service.access.group),
+                "BindReadOnlyPaths" => {
+                    let Endpoint::Unix(socket) = &service.backend else {
+                        panic!("{entry:?}");
+                    };
+                    let found = found();
+                    let words: Vec<&str> = found.split(' ').collect();
+                    assert_eq!(words.first(), Some(&&*host.ondemand));
+                    let last = words.last().and_then(|word| word.strip_prefix('-'));
+                    assert_eq!(last.map(Path::new), socket.parent());
+                    assert_eq!(words.len(), 10, "{entry:?}");
+                }
                 "SourcePath" => assert_eq!(PathBuf::from(found()), config.path),
                 "ExecStart" => assert_eq!(unit_file::words(&entry.value), command(service, host)),
                 "PartOf" => assert_eq!(found(), service.unit),

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, process::Output};
 use tests::{
     client::{self, Request},
     sandbox::Sandbox,
-    service::{CONFIG, on_demand},
+    service::{CONFIG, on_demand, wait_state},
 };
 
 use crate::require_sandbox;
@@ -47,6 +47,59 @@ fn ask_as(sandbox: &Sandbox, uid: u32) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// The proxy that runs sees the backend's directory, its own, the bus, its program and libraries; and
+/// makes no socket of the IP families.
+fn is_confined(sandbox: &Sandbox) {
+    let unit = "ondemand-test.service";
+    let root = format!("/proc/{}/root", sandbox.main_pid(unit).unwrap());
+    let sees = |path: &str| sandbox.run(&["stat", &format!("{root}{path}")]).is_ok();
+    for path in [
+        "/run/app/b.sock",
+        "/run/dbus/system_bus_socket",
+        "/usr/bin/ondemand",
+    ] {
+        assert!(sees(path), "{path}");
+    }
+    for path in [
+        "/etc/hostname",
+        "/etc/ondemand/ondemand.toml",
+        "/run/front.sock",
+        "/run/ondemand",
+        "/usr/bin/sh",
+        "/var/lib",
+        "/home",
+        "/root",
+    ] {
+        assert!(!sees(path), "the proxy sees {path}");
+    }
+    let families = sandbox.property(unit, "RestrictAddressFamilies").unwrap();
+    let mut families: Vec<&str> = families.split(' ').collect();
+    families.sort_unstable();
+    assert_eq!(families, ["AF_NETLINK", "AF_UNIX"]);
+    // The filter is in force, for a program with the same directives, which has the right to.
+    let properties = [
+        "--property=RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+        "--property=NoNewPrivileges=yes",
+    ];
+    let program = "import socket; socket.socket(socket.AF_UNIX); socket.socket(socket.AF_INET)";
+    let run = [
+        &["systemd-run", "--wait", "--pipe", "--quiet"][..],
+        &properties,
+        &["python3", "-c", program],
+    ]
+    .concat();
+    let error = sandbox.run(&run).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("Address family not supported"),
+        "{error:#}"
+    );
+    let pid = sandbox.main_pid(unit).unwrap();
+    let status = sandbox
+        .run(&["cat", &format!("/proc/{pid}/status")])
+        .unwrap();
+    assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+}
+
 #[test]
 fn a_private_unix_socket_stays_private() {
     require_sandbox!();
@@ -68,6 +121,7 @@ fn a_private_unix_socket_stays_private() {
         "a stranger started it"
     );
     assert_eq!(ask_as(&sandbox, 0), SERVED);
+    is_confined(&sandbox);
     let own = sandbox.run(&["stat", "--format=%a %U", "/run/app/b.sock"]);
     assert_eq!(own.unwrap().trim(), "600 nobody");
     let path = sandbox.path("/etc/ondemand/ondemand.toml");
@@ -146,5 +200,43 @@ fn an_address_that_comes_later() {
     assert!(
         matches!(&found[..], [(level, _)] if level == "ok"),
         "{found:?}"
+    );
+}
+
+#[test]
+fn a_directory_that_is_newer_than_the_proxy() {
+    require_sandbox!();
+    // Made by the application, long after its proxy has started, and removed at its end.
+    let config = between_paths("/run/late/b.sock", "");
+    let sandbox = on_demand(&config, "--listen /run/late/b.sock").unwrap();
+    let late = "[Service]\nExecStartPre=/bin/sleep 1\nExecStartPre=/bin/mkdir /run/late\n\
+                ExecStopPost=/bin/rm -r /run/late\n";
+    sandbox
+        .write("/etc/systemd/system/app.service.d/late.conf", late)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    for round in 1..=3 {
+        assert_eq!(ask_as(&sandbox, 0), SERVED, "round {round}");
+        // One more process for the wait, which ends with the first look at the directory.
+        let restarts = sandbox.property("ondemand-test.service", "NRestarts");
+        assert_eq!(restarts.unwrap(), "1");
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+    }
+    // An application that listens where its proxy can never look: one more try, then the usual end.
+    let hidden = "[Service]\nTemporaryFileSystem=/run/late\nExecStartPre=\nExecStopPost=\n";
+    sandbox
+        .write("/etc/systemd/system/app.service.d/late.conf", hidden)
+        .unwrap();
+    let path = sandbox.path("/etc/ondemand/ondemand.toml");
+    let text = fs::read_to_string(path).unwrap();
+    let short = text.replace("start_timeout = \"10s\"", "start_timeout = \"2s\"");
+    sandbox.write("/etc/ondemand/ondemand.toml", short).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    assert_ne!(ask_as(&sandbox, 0), SERVED);
+    let journal = sandbox.journal("ondemand-test.service");
+    assert_eq!(
+        journal.matches("is newer than this process").count(),
+        4,
+        "{journal}"
     );
 }

@@ -40,6 +40,23 @@ pub fn look(service: &Service) -> Option<Finding> {
     })
 }
 
+/// A backend's socket that is a link: its proxy sees the directory of the link alone.
+pub fn link(service: &Service) -> Option<Finding> {
+    let Endpoint::Unix(path) = &service.backend else {
+        return None;
+    };
+    let target = fs::read_link(path).ok()?;
+    Some(Finding::error(
+        "backend",
+        format!(
+            "{} is a link to {}: the proxy sees the directory of the link alone",
+            path.display(),
+            target.display()
+        ),
+        "set backend to the path of the socket itself",
+    ))
+}
+
 /// Checks that the owners exist: systemd starts no socket of others (216/GROUP, 217/USER), not even by
 /// number.
 pub fn owners(service: &Service) -> Vec<Finding> {
@@ -80,6 +97,23 @@ mod tests {
     use ondemand_core::config::Config;
 
     use super::{super::finding::Level, *};
+
+    #[test]
+    fn a_socket_that_is_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.sock");
+        let text = format!(
+            "[service.a]\nlisten = \"/run/f.sock\"\nbackend = {path:?}\nunit = \"a.service\"\n"
+        );
+        let config = Config::parse(Path::new("/o.toml"), &text).unwrap();
+        let look = || link(&config.services["a"]).map(|finding| finding.level);
+        assert_eq!(look(), None);
+        std::os::unix::fs::symlink("/run/elsewhere.sock", &path).unwrap();
+        assert_eq!(look(), Some(Level::Error));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(look(), None);
+    }
 
     #[test]
     fn owners_that_do_not_exist() {

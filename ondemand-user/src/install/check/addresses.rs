@@ -50,6 +50,7 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
         })
         .collect();
     found.extend(access::look(service));
+    found.extend(access::link(service));
     found.extend(access::owners(service));
     found.push(
         backend(service, units, &listeners)

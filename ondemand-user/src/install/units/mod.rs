@@ -10,7 +10,7 @@ use ondemand_core::config::{Config, Service, UnitNames};
 
 mod escape;
 pub mod generator;
-mod hardening;
+pub(crate) mod hardening;
 mod host;
 mod install;
 pub mod last_good;
@@ -20,6 +20,7 @@ mod security;
 mod tests;
 mod text;
 
+pub use hardening::LOOK_AGAIN;
 pub use host::Host;
 pub use install::write;
 

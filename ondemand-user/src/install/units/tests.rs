@@ -108,7 +108,7 @@ Wants=ondemand-wiki.target
 # Starts by clients are not failures, however many there are.
 StartLimitIntervalSec=0
 ",
-        hardening = hardening::proxy(&wiki("").services["wiki"].backend, None)
+        hardening = hardening::proxy(&wiki("").services["wiki"].backend, "/usr/bin/ondemand", None)
     );
     assert_eq!(text, expected);
 }
@@ -168,6 +168,18 @@ fn unix_sockets_have_what_suits_them() {
             );
         }
     }
+    let proxy = text(&unix("/run/w/b.sock"), &host(), "ondemand-wiki.service");
+    let only = "\nTemporaryFileSystem=/:ro\nBindReadOnlyPaths=/usr/bin/ondemand ";
+    assert!(
+        proxy.contains(only) && proxy.contains(" -/run/w\n"),
+        "{proxy}"
+    );
+    assert!(
+        proxy.contains("\nRestrictAddressFamilies=AF_UNIX AF_NETLINK\n"),
+        "{proxy}"
+    );
+    let proxy = text(&unix("/b.sock"), &host(), "ondemand-wiki.service");
+    assert!(proxy.contains("\nProtectSystem=strict\n"), "{proxy}");
     check("/run/b.sock", "");
     check("/run/user/1000/b.sock", "ProtectHome=yes");
     check("/home/me/b.sock", "ProtectHome=yes");

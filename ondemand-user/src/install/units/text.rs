@@ -110,7 +110,11 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
         "RuntimeDirectory=ondemand-{}\nRuntimeDirectoryPreserve=restart",
         service.name
     )?;
-    text += &hardening::proxy(&service.backend, host.user.as_deref());
+    text += &hardening::proxy(
+        &service.backend,
+        escape::program(&host.ondemand)?,
+        host.user.as_deref(),
+    );
     Ok(text)
 }
 
