@@ -240,3 +240,62 @@ fn a_directory_that_is_newer_than_the_proxy() {
         "{journal}"
     );
 }
+
+#[test]
+fn a_program_that_no_proxy_can_execute() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let program = || {
+        let output = shell(&sandbox, "ondemand check --json");
+        let found: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let finding = found
+            .into_iter()
+            .find(|it| it["what"] == "program")
+            .unwrap();
+        (output.status.code(), finding)
+    };
+    let (_, found) = program();
+    assert_eq!(found["level"], "ok", "{found}");
+    let generator = "/usr/lib/systemd/system-generators/ondemand-generator";
+    for (place, why) in [
+        ("/root/bin", "/root is hidden"),
+        ("/var/tmp", "/var/tmp is hidden"),
+        (
+            "/opt/private",
+            "no permission to execute or enter /opt/private",
+        ),
+    ] {
+        let moved = format!(
+            "umask 077; mkdir -p /opt && chmod 755 /opt && mkdir -p {place} && \
+             cp /usr/bin/ondemand {place}/ondemand && chmod 755 {place}/ondemand && \
+             ln -sf {place}/ondemand {generator}"
+        );
+        assert!(shell(&sandbox, &moved).status.success());
+        let (code, found) = program();
+        assert_eq!(
+            (code, &found["level"]),
+            (Some(1), &"error".into()),
+            "{found}"
+        );
+        assert!(found["message"].as_str().unwrap().contains(why), "{found}");
+        let next = found["next"].as_str().unwrap();
+        assert!(
+            next.starts_with(&format!("install -m 755 {place}/ondemand /usr/bin/")),
+            "{next}"
+        );
+        // It complains, where nothing takes the kernel's log on its standard error, and writes the units.
+        let run = shell(
+            &sandbox,
+            &format!(
+                "unshare --mount sh -c 'mkdir /units; {generator} /units /units /units; ls /units; rm -r /units'"
+            ),
+        );
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        let wrote = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(
+            said.contains("no proxy can run") && said.contains(why),
+            "{said}"
+        );
+        assert!(wrote.contains("ondemand-test.service"), "{wrote}");
+    }
+}
