@@ -68,7 +68,17 @@ fn plain(service: &Service) -> Service {
     let mut endpoint = |endpoint: &Endpoint| {
         number += 1;
         match endpoint {
-            Endpoint::Tcp(_) => Endpoint::Tcp(([127, 0, 0, 1], number).into()),
+            Endpoint::Tcp(address) => {
+                let ip = address.ip();
+                // Another one may come later (FreeBind=).
+                let is_there = ip.is_unspecified() || ip.is_loopback();
+                let plain = if is_there {
+                    [127, 0, 0, 1]
+                } else {
+                    [192, 0, 2, 1]
+                };
+                Endpoint::Tcp((plain, number).into())
+            }
             Endpoint::Unix(path) => {
                 let place = PLACES.iter().find(|place| path.starts_with(place));
                 // A name that goes into no list of paths stays one.
