@@ -89,6 +89,8 @@ ExecStart=/usr/bin/ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 -
 Nice=1
 LimitNOFILE=65536
 TimeoutStopSec=10s
+MemoryHigh=2G
+TasksMax=16
 RuntimeDirectory=ondemand-wiki
 RuntimeDirectoryPreserve=restart
 {hardening}
