@@ -20,7 +20,7 @@ use ondemand::{
     host::{config_file, logging},
     install::{
         check, permission,
-        units::{self, generator},
+        units::{self, LOOK_AGAIN, generator},
     },
     proxy::{self, wait},
 };
@@ -154,7 +154,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             || cause.is::<report::Usage>()
             || matches!(told, Some(client::Error::Usage(_)))
     };
-    if error.chain().any(is_usage) {
+    if error.is::<wait::OutOfSight>() {
+        ExitCode::from(LOOK_AGAIN)
+    } else if error.chain().any(is_usage) {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE

@@ -60,6 +60,11 @@ mod tests {
         let required =
             "listen = \"127.0.0.1:80\"\nbackend = \"127.0.0.1:81\"\nunit = \"a.service\"";
         let config = |agent: &str, service: &str| {
+            // A mode is that of a path.
+            let required = match service.starts_with("socket_") {
+                true => required.replace("127.0.0.1:80\"", "/run/a.sock\""),
+                false => required.to_owned(),
+            };
             let text = format!("[agent]\n{agent}\n[service.a]\n{required}\n{service}");
             Config::parse(Path::new("/x"), &text).unwrap()
         };
@@ -77,7 +82,12 @@ mod tests {
                 true => config(&line, ""),
                 false => config("", &line),
             };
-            assert_eq!(with, without, "{line}");
+            if key == "socket_mode" {
+                let access = |config: &Config| config.services["a"].access.clone();
+                assert_eq!(access(&with), access(&without), "{line}");
+            } else {
+                assert_eq!(with, without, "{line}");
+            }
             defaults += 1;
         }
         assert!(defaults >= 6, "{defaults} defaults in the manual");

@@ -7,12 +7,12 @@ use std::{
 };
 
 use ondemand_core::{
-    config::{Config, Endpoint, Service},
+    config::{Access, Config, Endpoint, Service},
     proxy_stay::exit_idle_time,
 };
 
 use super::unit_file;
-use crate::install::units::{Content, Host, UnitFile, files};
+use crate::install::units::{Content, Host, UnitFile, files, hardening};
 
 /// Directories that change the sandbox of a proxy if they contain the backend's socket.
 const PLACES: [&str; 8] = [
@@ -68,10 +68,26 @@ fn plain(service: &Service) -> Service {
     let mut endpoint = |endpoint: &Endpoint| {
         number += 1;
         match endpoint {
-            Endpoint::Tcp(_) => Endpoint::Tcp(([127, 0, 0, 1], number).into()),
+            Endpoint::Tcp(address) => {
+                let ip = address.ip();
+                // Another one may come later (FreeBind=).
+                let is_there = ip.is_unspecified() || ip.is_loopback();
+                let plain = if is_there {
+                    [127, 0, 0, 1]
+                } else {
+                    [192, 0, 2, 1]
+                };
+                Endpoint::Tcp((plain, number).into())
+            }
             Endpoint::Unix(path) => {
                 let place = PLACES.iter().find(|place| path.starts_with(place));
-                Endpoint::Unix(Path::new(place.unwrap_or(&"/")).join(number.to_string()))
+                // A name that goes into no list of paths stays one.
+                let directory = match hardening::directory(path) {
+                    Some(_) => "a",
+                    None => ":",
+                };
+                let place = Path::new(place.unwrap_or(&"/")).join(directory);
+                Endpoint::Unix(place.join(number.to_string()))
             }
         }
     };
@@ -80,6 +96,11 @@ fn plain(service: &Service) -> Service {
         listen: service.listen.iter().map(&mut endpoint).collect(),
         backend: endpoint(&service.backend),
         unit: "a.service".into(),
+        access: Access {
+            mode: service.access.mode,
+            user: service.access.user.as_ref().map(|_| "a".into()),
+            group: service.access.group.as_ref().map(|_| "a".into()),
+        },
         ..service.clone()
     }
 }
@@ -127,6 +148,19 @@ fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
                 "ListenStream" => {
                     let address = listen.next().map(ToString::to_string);
                     assert_eq!(Some(found()), address);
+                }
+                "SocketUser" => assert_eq!(Some(found()), service.access.user),
+                "SocketGroup" => assert_eq!(Some(found()), service.access.group),
+                "BindReadOnlyPaths" => {
+                    let Endpoint::Unix(socket) = &service.backend else {
+                        panic!("{entry:?}");
+                    };
+                    let found = found();
+                    let words: Vec<&str> = found.split(' ').collect();
+                    assert_eq!(words.first(), Some(&&*host.ondemand));
+                    let last = words.last().and_then(|word| word.strip_prefix('-'));
+                    assert_eq!(last.map(Path::new), socket.parent());
+                    assert_eq!(words.len(), 10, "{entry:?}");
                 }
                 "SourcePath" => assert_eq!(PathBuf::from(found()), config.path),
                 "ExecStart" => assert_eq!(unit_file::words(&entry.value), command(service, host)),

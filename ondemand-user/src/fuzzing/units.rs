@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use ondemand_core::config::{Agent, Config, Endpoint, List, Service};
+use ondemand_core::config::{Access, Agent, Config, Endpoint, List, Service};
 
 use super::{
     Numbers, configuration,
@@ -25,7 +25,8 @@ pub fn units(data: &[u8]) {
         .map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let mut value = || values.next().unwrap_or_default();
     let (name, unit, backend, path, program) = (value(), value(), value(), value(), value());
-    let listen: Vec<String> = values.take(3).collect();
+    let listen: Vec<String> = values.by_ref().take(3).collect();
+    let owner = values.next();
 
     let list: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
     let text = format!(
@@ -37,6 +38,11 @@ pub fn units(data: &[u8]) {
         quoted(&path),
         is_on(0)
     );
+    let owner_line = owner.iter().map(|owner| {
+        let owner = quoted(owner);
+        format!("socket_mode = \"0660\"\nsocket_user = {owner}\nsocket_group = {owner}\n")
+    });
+    let text = text + &owner_line.collect::<String>();
     let host = host(is_on(1));
     if let Ok(config) = config_file::parse(Path::new(configuration::PATH), &text) {
         check(&config, &host);
@@ -62,6 +68,11 @@ pub fn units(data: &[u8]) {
         wake_from: List::default(),
         ignore_from: List::default(),
         veto: None,
+        access: Access {
+            mode: u32::from(switches),
+            user: owner.clone(),
+            group: owner,
+        },
     };
     let config = Config {
         path: path.into(),

@@ -33,6 +33,7 @@ mod runs;
 mod scale;
 mod scans;
 mod setup;
+mod sockets;
 mod steering;
 mod steering_faults;
 mod steering_race;

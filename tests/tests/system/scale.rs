@@ -55,6 +55,21 @@ fn a_hundred_quiet_services() {
     let resident = agent.memory().unwrap().resident as u64 / 1024;
     eprintln!("{resident} kB resident");
     assert!(resident < 25_000, "{resident} kB resident");
+    // The limits of its unit are several times what it has.
+    let limit = |name: &str| -> u64 {
+        let value = sandbox.property("ondemand.service", name).unwrap();
+        value.parse().unwrap_or_else(|_| panic!("{name}={value}"))
+    };
+    let pid = sandbox.main_pid("ondemand.service").unwrap();
+    let count = |directory: &str| {
+        let names = sandbox.run(&["ls", &format!("/proc/{pid}/{directory}")]);
+        names.unwrap().lines().count() as u64
+    };
+    let (threads, descriptors) = (count("task"), count("fd"));
+    eprintln!("{threads} threads, {descriptors} descriptors");
+    assert!(resident << 10 < limit("MemoryMax") / 8);
+    assert!(threads < limit("TasksMax") / 8, "{threads} threads");
+    assert!(descriptors < limit("LimitNOFILE") / 8, "{descriptors}");
     let after = faults_of_children();
     assert_eq!(before, after, "the agent has started processes");
 }

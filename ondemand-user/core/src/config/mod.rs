@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+mod access;
 mod endpoint;
 mod error;
 mod names;
@@ -86,6 +87,30 @@ pub struct Service {
     pub ignore_from: List,
     /// A program that is run before a stop: an exit status other than zero keeps the service up.
     pub veto: Option<PathBuf>,
+    /// Who may connect to the paths in `listen`.
+    pub access: Access,
+}
+
+/// Who may connect to a front socket with a path: the file's mode and owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits, at most 0o777. connect(2) needs permission to write.
+    pub mode: u32,
+    /// The owner, a name or a number; `None`: root.
+    pub user: Option<String>,
+    /// The group, a name or a number; `None`: the group of the owner.
+    pub group: Option<String>,
+}
+
+/// systemd's own default is 0666: everybody.
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            user: None,
+            group: None,
+        }
+    }
 }
 
 /// Where a socket is bound.

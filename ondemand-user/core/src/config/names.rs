@@ -104,6 +104,22 @@ pub(super) fn unit(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks the name of a user or a group, or its number.
+pub(super) fn owner(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty()
+        || name.len() > 31
+        || name.starts_with(['-', '.'])
+        || !name.chars().all(plain)
+    {
+        return Err(
+            "not a usable name; write a user or group such as \"www-data\", or its number: at most 31 letters, digits, '-', '_' or '.'"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 /// Checks the path of a Unix socket.
 pub(super) fn socket_path(path: &str) -> Result<PathBuf, String> {
     if path.len() > SOCKET_PATH_MAX {

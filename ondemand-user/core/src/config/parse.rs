@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, endpoint,
+    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, endpoint,
     error::Problem,
     names, networks, overlaps,
     parsed::Parsed,
@@ -28,6 +28,9 @@ pub const SERVICE_KEYS: &[&str] = &[
     "wake_from",
     "ignore_from",
     "veto",
+    "socket_mode",
+    "socket_user",
+    "socket_group",
 ];
 
 const DEFAULT_METRICS: &str = "127.0.0.1:9464";
@@ -204,6 +207,11 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         None => Some(None),
         Some(value) => problems.keep(veto(&value)),
     };
+    let access = access::read(
+        &mut section,
+        listen.as_ref().map(|(all, _)| all.as_slice()),
+        &mut problems.0,
+    );
     let mut list = |key: &'static str| {
         let value = section.take(key)?;
         let kernel_knows = KernelKnows {
@@ -233,6 +241,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         wake_from: wake_from.unwrap_or_default(),
         ignore_from: ignore_from.unwrap_or_default(),
         veto: veto?,
+        access: access?,
     };
     Some(Parsed {
         service,

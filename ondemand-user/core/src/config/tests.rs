@@ -70,6 +70,7 @@ fn a_short_file_gets_the_documented_defaults() {
         wake_from: List::default(),
         ignore_from: List::default(),
         veto: None,
+        access: Access::default(),
     };
     assert_eq!(config.services["wiki"], expected);
     assert_eq!(

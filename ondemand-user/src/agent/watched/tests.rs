@@ -1,6 +1,9 @@
 //! Tests of the state of one service.
 
-use ondemand_core::{config::List, measure::unit::ActiveState};
+use ondemand_core::{
+    config::{Access, List},
+    measure::unit::ActiveState,
+};
 
 use super::*;
 
@@ -80,6 +83,7 @@ fn service(listen: &str) -> Service {
         wake_from: List::default(),
         ignore_from: List::default(),
         veto: None,
+        access: Access::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use nix::ifaddrs::getifaddrs;
 use ondemand_core::config::{Endpoint, Service};
 
 use super::{
+    access,
     finding::Finding,
     holders::{self, Holder},
 };
@@ -48,6 +49,9 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
                 .unwrap_or_else(|error| Finding::unknown("listen", &error))
         })
         .collect();
+    found.extend(access::look(service));
+    found.extend(access::link(service));
+    found.extend(access::owners(service));
     found.push(
         backend(service, units, &listeners)
             .unwrap_or_else(|error| Finding::unknown("backend", &error)),
@@ -55,19 +59,28 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
     found
 }
 
-/// Why no socket can be bound to an address here, and what to do; `None`: one can.
+/// Why no socket can be bound to an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Unusable {
+    /// The host does not have it now: what to do if it never will.
+    NotHere(String),
+    /// The host cannot have it: the reason, and what to do.
+    Never(String, String),
+}
+
+/// Why no socket can be bound to an address here; `None`: one can.
 ///
 /// The kernel decides, since the addresses of interfaces are not enough: all of 127.0.0.0/8, local
 /// routes, `ip_nonlocal_bind`.
-fn unusable(ip: IpAddr) -> Option<(String, String)> {
+fn unusable(ip: IpAddr) -> Option<Unusable> {
     let error = UdpSocket::bind((ip, 0)).err()?;
     Some(match error.kind() {
-        io::ErrorKind::AddrNotAvailable => (
-            format!("{ip} is not an address of this host"),
-            format!("use one of its own: {}", own_addresses(ip.is_ipv4())),
-        ),
+        io::ErrorKind::AddrNotAvailable => Unusable::NotHere(format!(
+            "use one of its own: {}",
+            own_addresses(ip.is_ipv4())
+        )),
         // EAFNOSUPPORT has no ErrorKind.
-        _ => (
+        _ => Unusable::Never(
             format!("{ip} cannot be used on this host: {error}"),
             "its address family may be disabled (ipv6.disable=1): then remove it".into(),
         ),
@@ -150,8 +163,23 @@ fn front(
     let active = state.map(|state| state == "active");
     let port = match endpoint {
         Endpoint::Tcp(address) => {
-            if let Some((message, next)) = unusable(address.ip()) {
-                return Ok(Finding::error(WHAT, message, next));
+            match unusable(address.ip()) {
+                Some(Unusable::NotHere(next)) => {
+                    let message = format!(
+                        "{} is not an address of this host yet: {unit} listens there all the same \
+                         (FreeBind=), and serves its clients once the host has the address",
+                        address.ip()
+                    );
+                    return Ok(Finding::warning(
+                        WHAT,
+                        message,
+                        format!("if it is not expected to come, {next}"),
+                    ));
+                }
+                Some(Unusable::Never(message, next)) => {
+                    return Ok(Finding::error(WHAT, message, next));
+                }
+                None => {}
             }
             judge(address, active, listeners, holders::holder)
         }
@@ -225,8 +253,15 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
     const WHAT: &str = "backend";
     let (endpoint, unit) = (&service.backend, &service.unit);
     if let Endpoint::Tcp(address) = endpoint
-        && let Some((message, next)) = unusable(address.ip())
+        && let Some(why) = unusable(address.ip())
     {
+        let (message, next) = match why {
+            Unusable::NotHere(next) => (
+                format!("{} is not an address of this host", address.ip()),
+                next,
+            ),
+            Unusable::Never(message, next) => (message, next),
+        };
         return Ok(Finding::error(WHAT, message, next));
     }
     let there: Vec<_> = match endpoint {
@@ -397,8 +432,9 @@ mod tests {
         assert_eq!(unusable([127, 3, 2, 1].into()), None);
         assert_eq!(unusable([0, 0, 0, 0].into()), None);
         // TEST-NET-1, RFC 5737.
-        let (message, next) = unusable([192, 0, 2, 1].into()).unwrap();
-        assert!(message.contains("192.0.2.1"), "{message}");
+        let Some(Unusable::NotHere(next)) = unusable([192, 0, 2, 1].into()) else {
+            panic!("this host has an address for documentation");
+        };
         assert!(
             next.contains("127.0.0.1") && next.contains("0.0.0.0"),
             "{next}"

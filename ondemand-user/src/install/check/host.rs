@@ -10,6 +10,7 @@ use zbus::fdo::DBusProxy;
 use super::{finding::Finding, permission};
 use crate::{
     bus::names,
+    install::units::{Host, unreachable},
     kernel::{BPFFS, requirements},
     systemd::Systemd,
 };
@@ -71,6 +72,23 @@ fn steering() -> Finding {
             "set steer = false, to make this explicit",
         ),
         Err(error) => Finding::unknown(WHAT, &error.into()),
+    }
+}
+
+/// Checks whether the proxies can execute the program that their units name.
+pub fn program(host: &Host) -> Finding {
+    const WHAT: &str = "program";
+    let name = &host.ondemand;
+    match unreachable(host) {
+        None => Finding::ok(WHAT, format!("{name} can be executed by the proxies")),
+        Some(why) => Finding::error(
+            WHAT,
+            format!("{name} cannot be executed by the proxies, so no client is served: {why}"),
+            format!(
+                "install -m 755 {name} /usr/bin/ondemand; let the generator be a link to it; then \
+                 systemctl daemon-reload"
+            ),
+        ),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `ondemand check`: reports what would not work, before it fails.
 
+mod access;
 mod addresses;
 mod finding;
 mod generated;
@@ -94,7 +95,9 @@ async fn look(config: &Config) -> Vec<Finding> {
 
     let program = generated::generator_program();
     let source = generated::Source::of(config, program.as_deref());
-    let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
+    let host = generated::host(program.as_deref());
+    found.extend(host.as_ref().ok().map(host::program));
+    let files = host.and_then(|host| units::files(config, &host));
     for service in config.services.values() {
         let files = files.as_deref();
         let about = service::look(service, files, &source, systemd.as_ref().ok()).await;

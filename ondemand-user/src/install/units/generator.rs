@@ -13,7 +13,7 @@ use ondemand_core::{
     words::printable,
 };
 
-use super::{Host, files, install, last_good};
+use super::{Host, files, install, last_good, unreachable};
 use crate::host::config_file;
 
 /// The program's name as a generator.
@@ -30,7 +30,17 @@ pub const NAME: &str = "ondemand-generator";
 /// latter case nothing is left in `directory`.
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
-    run_for(Path::new(DEFAULT_PATH), copies, directory)
+    let path = Path::new(DEFAULT_PATH);
+    run_for(path, copies, directory)?;
+    // The units are written all the same: the front sockets hold the clients until it is corrected.
+    if path.exists()
+        && let Some(why) = unreachable(&Host::here()?)
+    {
+        complain(&anyhow!(
+            "no proxy can run, so no client is served: {why}; `ondemand check` says what to do"
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Result<()> {

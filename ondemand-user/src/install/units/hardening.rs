@@ -9,7 +9,6 @@ use ondemand_core::config::Endpoint;
 const ALWAYS: &str = "\
 NoNewPrivileges=yes
 UMask=0077
-ProtectSystem=strict
 PrivateMounts=yes
 ProtectClock=yes
 ProtectHostname=yes
@@ -19,7 +18,6 @@ ProtectKernelTunables=yes
 ProtectControlGroups=yes
 ProtectProc=invisible
 ProcSubset=pid
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
@@ -31,11 +29,22 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 ";
 
-/// Returns the directives of the proxy's `[Service]` section for a backend.
+/// What the program needs of the file system: its libraries, wherever a distribution has them, and
+/// the bus. What a host does not have is left out.
+const NEEDED: &str =
+    "-/lib -/lib64 -/usr/lib -/usr/lib64 -/nix/store -/gnu/store -/run/dbus -/var/run/dbus";
+
+/// The exit status of a proxy that must be started again, to see the backend's directory: it did not
+/// exist, or was another one, when systemd made the proxy's view of the file system. `EX_TEMPFAIL` of
+/// sysexits.h.
+pub const LOOK_AGAIN: u8 = 75;
+
+/// Returns the directives of the proxy's `[Service]` section for a backend. `program`: its path,
+/// checked.
 ///
 /// Not `DynamicUser=`: the bus refuses such a user where dbus-daemon cannot resolve it, and
 /// then the proxy could not query systemd about the backend.
-pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
+pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> String {
     let mut text = String::from(ALWAYS);
     if let Some(user) = user {
         text += &format!("User={user}\n");
@@ -55,15 +64,63 @@ pub(super) fn proxy(backend: &Endpoint, user: Option<&str>) -> String {
     if !hides(&["/tmp", "/var/tmp"]) {
         text += "PrivateTmp=yes\n";
     }
+    match path.and_then(directory) {
+        // Without ProtectSystem=strict: systemd 252 would have two mounts for "/", and drops this one.
+        Some(directory) => {
+            text += &format!(
+                "TemporaryFileSystem=/:ro\nBindReadOnlyPaths={program} {NEEDED} -{directory}\n\
+                 RestartForceExitStatus={LOOK_AGAIN}\nSuccessExitStatus={LOOK_AGAIN}\nRestartSec=0\n"
+            );
+        }
+        None => text += "ProtectSystem=strict\n",
+    }
     if path.is_some() {
+        // The clients' sockets are passed on, and those that it makes itself are of these families.
+        text += "RestrictAddressFamilies=AF_UNIX AF_NETLINK\n";
         // A socket of mode 0660 accepts its owner and its group only: this replaces both.
         text += "CapabilityBoundingSet=CAP_DAC_OVERRIDE\nAmbientCapabilities=CAP_DAC_OVERRIDE\n";
     } else {
+        text += "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n";
         text += "CapabilityBoundingSet=\nAmbientCapabilities=\n";
     }
     text
 }
 
+/// The directory of a backend's socket, the only one that its proxy sees, as a unit file has it.
+///
+/// `None`: the root directory, which cannot hide anything, or a name that `BindReadOnlyPaths=` would
+/// split.
+pub(crate) fn directory(socket: &Path) -> Option<String> {
+    let directory = socket.parent()?.to_str().filter(|path| *path != "/")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/_.,=@+-%~".contains(c);
+    let is_plain = directory.starts_with('/') && directory.chars().all(plain);
+    is_plain.then(|| directory.replace('%', "%%"))
+}
+
 fn below(path: &Path, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| path.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_directory_that_a_proxy_sees() {
+        #[track_caller]
+        fn check(socket: &str, expected: Option<&str>) {
+            assert_eq!(
+                directory(Path::new(socket)).as_deref(),
+                expected,
+                "{socket}"
+            );
+        }
+        check("/run/wiki/b.sock", Some("/run/wiki"));
+        check("/run/50%/b.sock", Some("/run/50%%"));
+        check("/b.sock", None);
+        check("/run/a:b/b.sock", None);
+        check("/run/a b/b.sock", None);
+        check("/run/a\nb/b.sock", None);
+        check("run/b.sock", None);
+    }
 }

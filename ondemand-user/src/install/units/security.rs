@@ -132,18 +132,28 @@ fn the_proxy_may_do_little() {
         "DeviceAllow=",
     ];
     let dac = [
+        // TemporaryFileSystem=/:ro stands for it.
+        "ProtectSystem=",
         "AmbientCapabilities=",
         "CapabilityBoundingSet=~CAP_(DAC_*|FOWNER|IPC_OWNER)",
     ];
     for (config, more) in [(wiki(""), &[][..]), (unix("/run/b.sock"), &dac)] {
-        let part = hardening::proxy(&config.services["wiki"].backend, Some("ondemand"));
-        let unit = format!("[Service]\nExecStart=/bin/true\n{part}");
-        check(
-            &unit,
-            &part,
-            &[&rest[..], more].concat(),
-            &["AmbientCapabilities="],
+        let part = hardening::proxy(
+            &config.services["wiki"].backend,
+            "/bin/true",
+            Some("ondemand"),
         );
+        let unit = format!("[Service]\nExecStart=/bin/true\n{part}");
+        let unseen = [
+            "AmbientCapabilities=",
+            // It hides the whole file system, and the table does not know it.
+            "TemporaryFileSystem=",
+            "BindReadOnlyPaths=",
+            "RestartForceExitStatus=",
+            "SuccessExitStatus=",
+            "RestartSec=",
+        ];
+        check(&unit, &part, &[&rest[..], more].concat(), &unseen);
     }
 }
 
@@ -164,7 +174,7 @@ fn the_scores() {
     }
     check(AGENT, 1.7);
     let proxy = |config: &ondemand_core::config::Config, user| {
-        let part = hardening::proxy(&config.services["wiki"].backend, user);
+        let part = hardening::proxy(&config.services["wiki"].backend, "/bin/true", user);
         format!("[Service]\nExecStart=/bin/true\n{part}")
     };
     check(&proxy(&wiki(""), Some("ondemand")), 1.3);

@@ -89,6 +89,8 @@ ExecStart=/usr/bin/ondemand proxy --unit=wiki.service --backend=127.0.0.1:8080 -
 Nice=1
 LimitNOFILE=65536
 TimeoutStopSec=10s
+MemoryHigh=2G
+TasksMax=16
 RuntimeDirectory=ondemand.proxies/wiki
 RuntimeDirectoryPreserve=restart
 {hardening}
@@ -108,7 +110,7 @@ Wants=ondemand-wiki.target
 # Starts by clients are not failures, however many there are.
 StartLimitIntervalSec=0
 ",
-        hardening = hardening::proxy(&wiki("").services["wiki"].backend, None)
+        hardening = hardening::proxy(&wiki("").services["wiki"].backend, "/usr/bin/ondemand", None)
     );
     assert_eq!(text, expected);
 }
@@ -145,6 +147,14 @@ fn unix_sockets_have_what_suits_them() {
         "{socket}"
     );
     assert!(!socket.contains("NoDelay"), "{socket}");
+    // systemd's own default is 0666.
+    assert!(
+        socket.contains("\nSocketMode=0600\nDirectoryMode=0755\n"),
+        "{socket}"
+    );
+    assert!(!socket.contains("SocketUser=") && !socket.contains("SocketGroup="));
+    let tcp = text(&wiki(""), &host(), "ondemand-wiki.socket");
+    assert!(!tcp.contains("SocketMode="), "{tcp}");
     #[track_caller]
     fn check(backend: &str, absent: &str) {
         let proxy = text(&unix(backend), &host(), "ondemand-wiki.service");
@@ -160,11 +170,56 @@ fn unix_sockets_have_what_suits_them() {
             );
         }
     }
+    let proxy = text(&unix("/run/w/b.sock"), &host(), "ondemand-wiki.service");
+    let only = "\nTemporaryFileSystem=/:ro\nBindReadOnlyPaths=/usr/bin/ondemand ";
+    assert!(
+        proxy.contains(only) && proxy.contains(" -/run/w\n"),
+        "{proxy}"
+    );
+    assert!(
+        proxy.contains("\nRestrictAddressFamilies=AF_UNIX AF_NETLINK\n"),
+        "{proxy}"
+    );
+    let proxy = text(&unix("/b.sock"), &host(), "ondemand-wiki.service");
+    assert!(proxy.contains("\nProtectSystem=strict\n"), "{proxy}");
     check("/run/b.sock", "");
     check("/run/user/1000/b.sock", "ProtectHome=yes");
     check("/home/me/b.sock", "ProtectHome=yes");
     check("/tmp/b.sock", "PrivateTmp=yes");
     check("/dev/shm/b.sock", "PrivateDevices=yes");
+}
+
+#[test]
+fn a_front_socket_has_its_mode_and_owners() {
+    let config = config(
+        "[service.wiki]\nlisten = \"/run/f.sock\"\nbackend = \"/run/b.sock\"\nunit = \"wiki.service\"\n\
+         socket_mode = \"0660\"\nsocket_user = \"wiki\"\nsocket_group = \"www-data\"\n",
+    );
+    let socket = text(&config, &host(), "ondemand-wiki.socket");
+    assert!(
+        socket.contains(
+            "\nSocketMode=0660\nDirectoryMode=0755\nRemoveOnStop=yes\nSocketUser=wiki\nSocketGroup=www-data\n"
+        ),
+        "{socket}"
+    );
+}
+
+#[test]
+fn an_address_may_come_after_the_socket() {
+    #[track_caller]
+    fn check(listen: &str, expected: bool) {
+        let config = config(&format!(
+            "[service.wiki]\nlisten = [{listen}]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n"
+        ));
+        let socket = text(&config, &host(), "ondemand-wiki.socket");
+        assert_eq!(socket.contains("\nFreeBind=yes\n"), expected, "{socket}");
+    }
+    check("'192.0.2.1:80'", true);
+    check("'[2001:db8::1]:80'", true);
+    check("'127.0.0.1:80', '192.0.2.1:80'", true);
+    check("'0.0.0.0:80', '[::]:80'", false);
+    check("'127.0.0.1:80', '[::1]:80', '127.3.2.1:80'", false);
+    check("'/run/f.sock'", false);
 }
 
 #[test]

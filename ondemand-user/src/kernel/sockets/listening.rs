@@ -33,6 +33,25 @@ pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
     }
 }
 
+/// Whether a socket of exactly this name listens, and this process does not see its file: its view of
+/// the file system is another one.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub fn is_out_of_sight(endpoint: &Endpoint) -> Result<bool> {
+    let Endpoint::Unix(path) = endpoint else {
+        return Ok(false);
+    };
+    if File::at(path)?.is_some() {
+        return Ok(false);
+    }
+    let sockets = sock_diag::unix_sockets(true)?;
+    Ok(sockets
+        .iter()
+        .any(|socket| socket.waiting.is_some() && socket.path == *path))
+}
+
 /// Whether a connection to `address` reaches `listener`.
 pub(crate) fn covers(listener: &TcpListener, address: &SocketAddr) -> bool {
     let bound = listener.address.ip();

@@ -5,7 +5,13 @@
 //! wait: so it is kept in the unit's runtime directory, which outlives a restart and nothing else
 //! (`RuntimeDirectoryPreserve=restart`).
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ondemand_core::measure::Ktime;
 
@@ -15,6 +21,8 @@ use crate::host::clock;
 pub struct FirstTry {
     since: Ktime,
     file: Option<PathBuf>,
+    /// Exists when a proxy of this wait has ended to be started again.
+    again: Option<PathBuf>,
 }
 
 impl FirstTry {
@@ -30,7 +38,10 @@ impl FirstTry {
         {
             log::debug!("write {}: {error}", file.display());
         }
-        Self { since, file }
+        let again = env::var_os("RUNTIME_DIRECTORY")
+            .filter(|dir| is_own(dir))
+            .map(|dir| PathBuf::from(dir).join("looked-again"));
+        Self { since, file, again }
     }
 
     /// The time since the start of the wait.
@@ -38,13 +49,40 @@ impl FirstTry {
         clock::now().since(self.since).unwrap_or_default()
     }
 
+    /// Whether this process may end to be started again: once in a wait, and only as a unit of
+    /// ondemand's, which is started again.
+    pub fn may_look_again(&self) -> bool {
+        self.again.as_ref().is_some_and(|file| !file.exists())
+    }
+
+    /// The next process of this wait may not do it.
+    pub fn look_again(&self) {
+        if let Some(file) = &self.again
+            && let Err(error) = fs::write(file, "")
+        {
+            log::warn!("write {}: {error}", file.display());
+        }
+    }
+
     /// Ends the wait, whatever its result.
     pub fn end(&self) {
+        if let Some(file) = &self.again {
+            // It exists only in a second try.
+            let _ = fs::remove_file(file);
+        }
         if let Some(file) = &self.file {
             // The file may never have been written.
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// Whether a proxy has this runtime directory: `/run/ondemand-NAME`. `ondemand wait-listening` may be
+/// called in a unit of anybody's.
+fn is_own(directory: &OsStr) -> bool {
+    let name = Path::new(directory).file_name();
+    name.and_then(OsStr::to_str)
+        .is_some_and(|name| name.starts_with("ondemand-"))
 }
 
 fn parse(text: &str, now: Ktime) -> Option<Ktime> {

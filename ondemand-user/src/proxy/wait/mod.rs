@@ -10,6 +10,7 @@ mod first_try;
 
 use std::{
     ffi::OsString,
+    fmt,
     os::unix::process::CommandExt as _,
     pin::Pin,
     process::Command,
@@ -41,6 +42,20 @@ const TOLD_PAUSE: Duration = Duration::from_millis(250);
 const WORTH_SAYING: Duration = Duration::from_secs(1);
 /// The pause between two attempts to reach the bus.
 const BUS_PAUSE: Duration = Duration::from_millis(500);
+
+/// The backend's socket listens in a directory that is hidden from this process, because systemd made
+/// the process's view of the file system before the directory. The clients keep waiting: the next
+/// process sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct OutOfSight;
+
+impl std::error::Error for OutOfSight {}
+
+impl fmt::Display for OutOfSight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the directory of the backend's socket is newer than this process; the next one sees it")
+    }
+}
 
 /// Waits until `unit` is active and `backend` listens, then executes `command`, if any.
 ///
@@ -83,7 +98,11 @@ pub async fn wait_for_backend(
     clients: &Clients,
 ) -> Result<()> {
     let watched = watch(name, unit, backend, start_timeout).await;
-    watched.inspect_err(|_| let_go(name, clients))
+    watched.inspect_err(|error| {
+        if !error.is::<OutOfSight>() {
+            let_go(name, clients);
+        }
+    })
 }
 
 fn let_go(name: &str, clients: &Clients) {
@@ -115,6 +134,10 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
         // is being stopped must not be taken for that of the next one.
         let listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
+        if !listening && first_try.may_look_again() && listening::is_out_of_sight(backend)? {
+            first_try.look_again();
+            bail!(OutOfSight);
+        }
         let seen = Seen {
             listening,
             was_silent,
