@@ -1,25 +1,19 @@
 //! Carries one connection between its client and the backend.
 
-use std::{io, os::fd::AsRawFd as _, time::Duration};
+use std::{io, os::fd::AsRawFd as _};
 
 use bytes::{Buf as _, BufMut as _};
 use nix::sys::socket;
-use ondemand_core::config::Endpoint;
 use tokio::{
     net::{TcpStream, UnixStream},
     task::coop::consume_budget,
-    time::Instant,
 };
 
 use super::{
+    backend::Backend,
     buffers::{Buffer, LARGEST, SMALLEST},
-    is_absent,
+    source::Ends,
 };
-
-/// How long to retry a backend that was ready before: it may be restarting.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection of either kind.
 pub enum Stream {
@@ -30,10 +24,10 @@ pub enum Stream {
 }
 
 /// Carries data in both directions until both have ended.
-pub async fn carry(client: Stream, backend: Endpoint) {
+pub async fn carry(client: Stream, ends: Option<Ends>, backend: &Backend) {
     client.send_at_once();
     let carried = async {
-        let server = connect(&backend).await?;
+        let server = backend.connect(ends).await?;
         server.send_at_once();
         let carried = tokio::try_join!(one_way(&client, &server), one_way(&server, &client));
         carried.inspect_err(|_| server.reset_at_close())
@@ -65,22 +59,6 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
             if buffer.size() < size {
                 buffer = Buffer::take(size);
             }
-        }
-    }
-}
-
-async fn connect(backend: &Endpoint) -> io::Result<Stream> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let connected = match backend {
-            Endpoint::Tcp(address) => TcpStream::connect(address).await.map(Stream::Tcp),
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        };
-        match connected {
-            Err(error) if is_absent(&error, backend) && Instant::now() < until => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            other => return other,
         }
     }
 }
@@ -156,26 +134,39 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use ondemand_core::config::Endpoint;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        task::JoinHandle,
     };
 
     use super::*;
+    use crate::proxy::backend::PAUSE;
 
     /// A listener and its address.
-    async fn listen() -> (TcpListener, std::net::SocketAddr) {
+    async fn listen() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         (listener, address)
+    }
+
+    fn carrying(accepted: (TcpStream, SocketAddr), to: SocketAddr) -> JoinHandle<()> {
+        let (client, peer) = accepted;
+        let arrived = client.local_addr().unwrap();
+        let backend = Backend::new("test", Endpoint::Tcp(to));
+        tokio::spawn(async move {
+            carry(Stream::Tcp(client), Some(Ends { arrived, peer }), &backend).await;
+        })
     }
 
     /// A client whose connection is carried to the second stream.
     async fn carried() -> (TcpStream, TcpStream) {
         let ((front, at), (back, to)) = (listen().await, listen().await);
         let client = TcpStream::connect(at).await.unwrap();
-        let (accepted, _) = front.accept().await.unwrap();
-        tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
+        carrying(front.accept().await.unwrap(), to);
         let (server, _) = back.accept().await.unwrap();
         (client, server)
     }
@@ -210,8 +201,7 @@ mod tests {
         let ((front, at), (back, to)) = (listen().await, listen().await);
         drop(back);
         let mut client = TcpStream::connect(at).await.unwrap();
-        let (accepted, _) = front.accept().await.unwrap();
-        let mut carrying = tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
+        let mut carrying = carrying(front.accept().await.unwrap(), to);
         // It does not end meanwhile.
         let ended = tokio::time::timeout(3 * PAUSE, &mut carrying).await;
         assert!(ended.is_err(), "{ended:?}");

@@ -6,14 +6,17 @@
 //! descriptors instead of six, and SIGTERM lets open connections finish (systemd-socket-proxyd 252
 //! supports neither half-close nor that).
 
+mod backend;
 mod buffers;
 mod carry;
 mod listener;
+mod source;
 pub mod wait;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use backend::Backend;
 use carry::carry;
 use listener::Listeners;
 use nix::sys::signal::Signal;
@@ -93,13 +96,15 @@ async fn serve(
     terminate: &mut unix::Signal,
 ) -> Result<()> {
     let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
+    let backend = Arc::new(Backend::new(&options.name, options.backend.clone()));
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
         tokio::select! {
             accepted = listeners.accept(), if connections.len() < MOST => match accepted {
-                Ok(client) => {
-                    connections.spawn(carry(client, options.backend.clone()));
+                Ok((client, ends)) => {
+                    let backend = Arc::clone(&backend);
+                    connections.spawn(async move { carry(client, ends, &backend).await });
                 }
                 Err(error) => {
                     log::warn!("{}: accept: {error}", options.name);

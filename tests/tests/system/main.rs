@@ -36,6 +36,7 @@ mod setup;
 mod steering;
 mod steering_faults;
 mod steering_race;
+mod stranger;
 mod top;
 mod upgrade;
 
