@@ -1,10 +1,14 @@
 //! Carries one connection between its client and the backend.
 
-use std::{io, os::fd::AsRawFd as _};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, RawFd},
+};
 
-use bytes::{Buf as _, BufMut as _};
+use bytes::{Buf, BufMut as _};
 use nix::sys::socket;
 use tokio::{
+    io::Interest,
     net::{TcpStream, UnixStream},
     task::coop::consume_budget,
 };
@@ -12,6 +16,7 @@ use tokio::{
 use super::{
     backend::Backend,
     buffers::{Buffer, LARGEST, SMALLEST},
+    first::{self, Opened},
     source::Ends,
 };
 
@@ -27,9 +32,21 @@ pub enum Stream {
 pub async fn carry(client: Stream, ends: Option<Ends>, backend: &Backend) {
     client.send_at_once();
     let carried = async {
-        let server = backend.connect(ends).await?;
-        server.send_at_once();
-        let carried = tokio::try_join!(one_way(&client, &server), one_way(&server, &client));
+        let opened = if backend.is_starting() {
+            first::open(&client, ends, backend).await?
+        } else {
+            Opened::new(backend.connect(ends).await?)
+        };
+        let server = opened.server;
+        let to_server = async {
+            server.write_all(&mut opened.rest.as_slice()).await?;
+            if opened.ended {
+                server.end()
+            } else {
+                one_way(&client, &server).await
+            }
+        };
+        let carried = tokio::try_join!(to_server, one_way(&server, &client));
         carried.inspect_err(|_| server.reset_at_close())
     };
     if let Err(error) = carried.await {
@@ -53,7 +70,7 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            to.write_all(&mut buffer).await?;
+            to.write_all(&mut buffer.bytes).await?;
             // A connection with much data must not block the others.
             consume_budget().await;
             if buffer.size() < size {
@@ -64,7 +81,8 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
 }
 
 impl Stream {
-    async fn readable(&self) -> io::Result<()> {
+    /// Waits until there is something to read.
+    pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
@@ -83,32 +101,64 @@ impl Stream {
         }
     }
 
+    /// Reads what fits. Zero: the end.
+    pub fn try_read_bytes(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(bytes),
+            Self::Unix(stream) => stream.try_read(bytes),
+        }
+    }
+
+    /// How much there is to read, at most one byte, which stays. Zero: the end.
+    pub fn peek(&self) -> io::Result<usize> {
+        let peek = || {
+            let peeked = socket::recv(self.descriptor(), &mut [0], socket::MsgFlags::MSG_PEEK);
+            Ok(peeked?)
+        };
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+        }
+    }
+
+    /// Waits until something can be written.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// Writes what fits.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
     /// Writes all of the buffer, which is empty then.
-    async fn write_all(&self, buffer: &mut Buffer) -> io::Result<()> {
-        while buffer.bytes.has_remaining() {
-            let written = match self {
-                Self::Tcp(stream) => stream.try_write(&buffer.bytes),
-                Self::Unix(stream) => stream.try_write(&buffer.bytes),
-            };
-            match written {
-                Ok(written) => buffer.bytes.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
-                    Self::Tcp(stream) => stream.writable().await?,
-                    Self::Unix(stream) => stream.writable().await?,
-                },
+    async fn write_all(&self, buffer: &mut impl Buf) -> io::Result<()> {
+        while buffer.has_remaining() {
+            match self.try_write(buffer.chunk()) {
+                Ok(written) => buffer.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// The peer reads an end after what was written.
-    fn end(&self) -> io::Result<()> {
-        let descriptor = match self {
+    fn descriptor(&self) -> RawFd {
+        match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
-        };
-        match socket::shutdown(descriptor, socket::Shutdown::Write) {
+        }
+    }
+
+    /// The peer reads an end after what was written.
+    pub fn end(&self) -> io::Result<()> {
+        match socket::shutdown(self.descriptor(), socket::Shutdown::Write) {
             // The peer has closed already, and has read all that it wanted.
             Err(nix::errno::Errno::ENOTCONN) => Ok(()),
             result => Ok(result?),
@@ -117,7 +167,7 @@ impl Stream {
 
     /// Without it, the last part of a response waits for the client's next ACK (tcp(7),
     /// `TCP_NODELAY`).
-    fn send_at_once(&self) {
+    pub fn send_at_once(&self) {
         if let Self::Tcp(stream) = self {
             // Without it the connection is only slower.
             let _ = stream.set_nodelay(true);
@@ -141,6 +191,7 @@ mod tests {
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
         task::JoinHandle,
+        time::Instant,
     };
 
     use super::*;
@@ -156,7 +207,7 @@ mod tests {
     fn carrying(accepted: (TcpStream, SocketAddr), to: SocketAddr) -> JoinHandle<()> {
         let (client, peer) = accepted;
         let arrived = client.local_addr().unwrap();
-        let backend = Backend::new("test", Endpoint::Tcp(to));
+        let backend = Backend::new("test", Endpoint::Tcp(to), Instant::now());
         tokio::spawn(async move {
             carry(Stream::Tcp(client), Some(Ends { arrived, peer }), &backend).await;
         })

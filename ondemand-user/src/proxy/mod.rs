@@ -9,6 +9,7 @@
 mod backend;
 mod buffers;
 mod carry;
+mod first;
 mod listener;
 mod source;
 pub mod wait;
@@ -16,7 +17,7 @@ pub mod wait;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use backend::Backend;
+use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
 use nix::sys::signal::Signal;
@@ -74,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-            tokio::select! {
+            let left = tokio::select! {
                 waited = wait::wait_for_backend(
                     &options.name,
                     &options.unit,
@@ -84,19 +85,30 @@ pub fn run(options: &Options) -> Result<()> {
                 ) => waited?,
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
-            }
+            };
             let listeners = Listeners::take(clients)?;
-            serve(listeners, options, &mut terminate).await
+            serve(listeners, options, left, &mut terminate).await
         })
 }
 
 async fn serve(
     mut listeners: Listeners,
     options: &Options,
+    left: Duration,
     terminate: &mut unix::Signal,
 ) -> Result<()> {
     let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
-    let backend = Arc::new(Backend::new(&options.name, options.backend.clone()));
+    // An application that has listened only now has the usual patience at least.
+    let left = if left.is_zero() {
+        left
+    } else {
+        left.max(PATIENCE)
+    };
+    let backend = Arc::new(Backend::new(
+        &options.name,
+        options.backend.clone(),
+        Instant::now() + left,
+    ));
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
@@ -124,6 +136,7 @@ async fn serve(
     }
     // New clients wait for the next proxy.
     drop(listeners);
+    backend.hurry();
     if !connections.is_empty() {
         let open = counted(connections.len() as u64, "connection");
         log::info!(
