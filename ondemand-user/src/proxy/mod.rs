@@ -11,6 +11,7 @@ mod buffers;
 mod carry;
 mod first;
 mod listener;
+mod seldom;
 mod source;
 pub mod wait;
 
@@ -22,6 +23,7 @@ use carry::carry;
 use listener::Listeners;
 use nix::sys::signal::Signal;
 use ondemand_core::{config::Endpoint, words::counted};
+use seldom::Seldom;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
     task::JoinSet,
@@ -109,6 +111,7 @@ async fn serve(
         options.backend.clone(),
         Instant::now() + left,
     ));
+    let mut accept_failed = Seldom::default();
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
@@ -119,7 +122,13 @@ async fn serve(
                     connections.spawn(async move { carry(client, ends, &backend).await });
                 }
                 Err(error) => {
-                    log::warn!("{}: accept: {error}", options.name);
+                    if let Some(before) = accept_failed.occurs(Instant::now()) {
+                        let before = match before {
+                            0 => String::new(),
+                            _ => format!(" ({} not logged)", counted(before, "failure")),
+                        };
+                        log::warn!("{}: accept: {error}{before}", options.name);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -20,6 +20,7 @@ mod faults_systemd;
 mod history;
 mod hostile;
 mod idle_stop;
+mod many_connections;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
