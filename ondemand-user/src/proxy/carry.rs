@@ -1,25 +1,24 @@
 //! Carries one connection between its client and the backend.
 
-use std::{io, os::fd::AsRawFd as _, time::Duration};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, RawFd},
+};
 
-use bytes::{Buf as _, BufMut as _};
+use bytes::{Buf, BufMut as _};
 use nix::sys::socket;
-use ondemand_core::config::Endpoint;
 use tokio::{
+    io::Interest,
     net::{TcpStream, UnixStream},
     task::coop::consume_budget,
-    time::Instant,
 };
 
 use super::{
+    backend::Backend,
     buffers::{Buffer, LARGEST, SMALLEST},
-    is_absent,
+    first::{self, Opened},
+    source::Ends,
 };
-
-/// How long to retry a backend that was ready before: it may be restarting.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two attempts.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection of either kind.
 pub enum Stream {
@@ -30,12 +29,24 @@ pub enum Stream {
 }
 
 /// Carries data in both directions until both have ended.
-pub async fn carry(client: Stream, backend: Endpoint) {
+pub async fn carry(client: Stream, ends: Option<Ends>, backend: &Backend) {
     client.send_at_once();
     let carried = async {
-        let server = connect(&backend).await?;
-        server.send_at_once();
-        let carried = tokio::try_join!(one_way(&client, &server), one_way(&server, &client));
+        let opened = if backend.is_starting() {
+            first::open(&client, ends, backend).await?
+        } else {
+            Opened::new(backend.connect(ends).await?)
+        };
+        let server = opened.server;
+        let to_server = async {
+            server.write_all(&mut opened.rest.as_slice()).await?;
+            if opened.ended {
+                server.end()
+            } else {
+                one_way(&client, &server).await
+            }
+        };
+        let carried = tokio::try_join!(to_server, one_way(&server, &client));
         carried.inspect_err(|_| server.reset_at_close())
     };
     if let Err(error) = carried.await {
@@ -59,7 +70,7 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            to.write_all(&mut buffer).await?;
+            to.write_all(&mut buffer.bytes).await?;
             // A connection with much data must not block the others.
             consume_budget().await;
             if buffer.size() < size {
@@ -69,24 +80,9 @@ async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
     }
 }
 
-async fn connect(backend: &Endpoint) -> io::Result<Stream> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let connected = match backend {
-            Endpoint::Tcp(address) => TcpStream::connect(address).await.map(Stream::Tcp),
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        };
-        match connected {
-            Err(error) if is_absent(&error, backend) && Instant::now() < until => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            other => return other,
-        }
-    }
-}
-
 impl Stream {
-    async fn readable(&self) -> io::Result<()> {
+    /// Waits until there is something to read.
+    pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
@@ -105,32 +101,64 @@ impl Stream {
         }
     }
 
+    /// Reads what fits. Zero: the end.
+    pub fn try_read_bytes(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(bytes),
+            Self::Unix(stream) => stream.try_read(bytes),
+        }
+    }
+
+    /// How much there is to read, at most one byte, which stays. Zero: the end.
+    pub fn peek(&self) -> io::Result<usize> {
+        let peek = || {
+            let peeked = socket::recv(self.descriptor(), &mut [0], socket::MsgFlags::MSG_PEEK);
+            Ok(peeked?)
+        };
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+        }
+    }
+
+    /// Waits until something can be written.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// Writes what fits.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
     /// Writes all of the buffer, which is empty then.
-    async fn write_all(&self, buffer: &mut Buffer) -> io::Result<()> {
-        while buffer.bytes.has_remaining() {
-            let written = match self {
-                Self::Tcp(stream) => stream.try_write(&buffer.bytes),
-                Self::Unix(stream) => stream.try_write(&buffer.bytes),
-            };
-            match written {
-                Ok(written) => buffer.bytes.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self {
-                    Self::Tcp(stream) => stream.writable().await?,
-                    Self::Unix(stream) => stream.writable().await?,
-                },
+    async fn write_all(&self, buffer: &mut impl Buf) -> io::Result<()> {
+        while buffer.has_remaining() {
+            match self.try_write(buffer.chunk()) {
+                Ok(written) => buffer.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// The peer reads an end after what was written.
-    fn end(&self) -> io::Result<()> {
-        let descriptor = match self {
+    fn descriptor(&self) -> RawFd {
+        match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
-        };
-        match socket::shutdown(descriptor, socket::Shutdown::Write) {
+        }
+    }
+
+    /// The peer reads an end after what was written.
+    pub fn end(&self) -> io::Result<()> {
+        match socket::shutdown(self.descriptor(), socket::Shutdown::Write) {
             // The peer has closed already, and has read all that it wanted.
             Err(nix::errno::Errno::ENOTCONN) => Ok(()),
             result => Ok(result?),
@@ -139,7 +167,7 @@ impl Stream {
 
     /// Without it, the last part of a response waits for the client's next ACK (tcp(7),
     /// `TCP_NODELAY`).
-    fn send_at_once(&self) {
+    pub fn send_at_once(&self) {
         if let Self::Tcp(stream) = self {
             // Without it the connection is only slower.
             let _ = stream.set_nodelay(true);
@@ -156,26 +184,40 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use ondemand_core::config::Endpoint;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        task::JoinHandle,
+        time::Instant,
     };
 
     use super::*;
+    use crate::proxy::backend::PAUSE;
 
     /// A listener and its address.
-    async fn listen() -> (TcpListener, std::net::SocketAddr) {
+    async fn listen() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         (listener, address)
+    }
+
+    fn carrying(accepted: (TcpStream, SocketAddr), to: SocketAddr) -> JoinHandle<()> {
+        let (client, peer) = accepted;
+        let arrived = client.local_addr().unwrap();
+        let backend = Backend::new("test", Endpoint::Tcp(to), Instant::now());
+        tokio::spawn(async move {
+            carry(Stream::Tcp(client), Some(Ends { arrived, peer }), &backend).await;
+        })
     }
 
     /// A client whose connection is carried to the second stream.
     async fn carried() -> (TcpStream, TcpStream) {
         let ((front, at), (back, to)) = (listen().await, listen().await);
         let client = TcpStream::connect(at).await.unwrap();
-        let (accepted, _) = front.accept().await.unwrap();
-        tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
+        carrying(front.accept().await.unwrap(), to);
         let (server, _) = back.accept().await.unwrap();
         (client, server)
     }
@@ -210,8 +252,7 @@ mod tests {
         let ((front, at), (back, to)) = (listen().await, listen().await);
         drop(back);
         let mut client = TcpStream::connect(at).await.unwrap();
-        let (accepted, _) = front.accept().await.unwrap();
-        let mut carrying = tokio::spawn(carry(Stream::Tcp(accepted), Endpoint::Tcp(to)));
+        let mut carrying = carrying(front.accept().await.unwrap(), to);
         // It does not end meanwhile.
         let ended = tokio::time::timeout(3 * PAUSE, &mut carrying).await;
         assert!(ended.is_err(), "{ended:?}");

@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::net::{TcpListener, UnixListener};
 
-use super::carry::Stream;
+use super::{carry::Stream, source::Ends};
 use crate::proxy::wait::Clients;
 
 enum Listener {
@@ -47,26 +47,30 @@ impl Listeners {
         })
     }
 
-    /// Accepts the next client. Cancel safe.
+    /// Accepts the next client, and returns its ends if it came over TCP. Cancel safe.
     ///
     /// # Errors
     ///
     /// accept(2) failed.
-    pub async fn accept(&mut self) -> io::Result<Stream> {
+    pub async fn accept(&mut self) -> io::Result<(Stream, Option<Ends>)> {
         poll_fn(|context| self.poll_accept(context)).await
     }
 
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Stream, Option<Ends>)>> {
         self.turn = self.turn.wrapping_add(1);
         let count = self.all.len();
         for index in 0..count {
             let accepted = match &self.all[(self.turn + index) % count] {
-                Listener::Tcp(listener) => listener
-                    .poll_accept(context)
-                    .map_ok(|(stream, _)| Stream::Tcp(stream)),
+                Listener::Tcp(listener) => listener.poll_accept(context)?.map(|(stream, peer)| {
+                    let arrived = stream.local_addr()?;
+                    Ok((Stream::Tcp(stream), Some(Ends { arrived, peer })))
+                }),
                 Listener::Unix(listener) => listener
                     .poll_accept(context)
-                    .map_ok(|(stream, _)| Stream::Unix(stream)),
+                    .map_ok(|(stream, _)| (Stream::Unix(stream), None)),
             };
             if accepted.is_ready() {
                 return accepted;

@@ -6,18 +6,24 @@
 //! descriptors instead of six, and SIGTERM lets open connections finish (systemd-socket-proxyd 252
 //! supports neither half-close nor that).
 
+mod backend;
 mod buffers;
 mod carry;
+mod first;
 mod listener;
+mod seldom;
+mod source;
 pub mod wait;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
 use nix::sys::signal::Signal;
 use ondemand_core::{config::Endpoint, words::counted};
+use seldom::Seldom;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
     task::JoinSet,
@@ -71,7 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-            tokio::select! {
+            let left = tokio::select! {
                 waited = wait::wait_for_backend(
                     &options.name,
                     &options.unit,
@@ -81,28 +87,48 @@ pub fn run(options: &Options) -> Result<()> {
                 ) => waited?,
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
-            }
+            };
             let listeners = Listeners::take(clients)?;
-            serve(listeners, options, &mut terminate).await
+            serve(listeners, options, left, &mut terminate).await
         })
 }
 
 async fn serve(
     mut listeners: Listeners,
     options: &Options,
+    left: Duration,
     terminate: &mut unix::Signal,
 ) -> Result<()> {
     let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
+    // An application that has listened only now has the usual patience at least.
+    let left = if left.is_zero() {
+        left
+    } else {
+        left.max(PATIENCE)
+    };
+    let backend = Arc::new(Backend::new(
+        &options.name,
+        options.backend.clone(),
+        Instant::now() + left,
+    ));
+    let mut accept_failed = Seldom::default();
     let mut connections = JoinSet::new();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
         tokio::select! {
             accepted = listeners.accept(), if connections.len() < MOST => match accepted {
-                Ok(client) => {
-                    connections.spawn(carry(client, options.backend.clone()));
+                Ok((client, ends)) => {
+                    let backend = Arc::clone(&backend);
+                    connections.spawn(async move { carry(client, ends, &backend).await });
                 }
                 Err(error) => {
-                    log::warn!("{}: accept: {error}", options.name);
+                    if let Some(before) = accept_failed.occurs(Instant::now()) {
+                        let before = match before {
+                            0 => String::new(),
+                            _ => format!(" ({} not logged)", counted(before, "failure")),
+                        };
+                        log::warn!("{}: accept: {error}{before}", options.name);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -119,6 +145,7 @@ async fn serve(
     }
     // New clients wait for the next proxy.
     drop(listeners);
+    backend.hurry();
     if !connections.is_empty() {
         let open = counted(connections.len() as u64, "connection");
         log::info!(

@@ -5,6 +5,9 @@
 //! number of the listener that accepted it; `X-Started` and `X-Listened` are when the program
 //! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
 //! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory.
+//!
+//! `--unready-ms N` with `--unready WAY`: for N ms after it has listened it loses each connection: `reset`,
+//! `close`, `read` and then close, or `refuse` those that come after the first.
 
 use std::{
     env,
@@ -103,7 +106,7 @@ struct Worker {
 /// What a client may request of the listener that accepted it.
 struct Door {
     worker: usize,
-    listener: Arc<OwnedFd>,
+    listener: OwnedFd,
     /// Milliseconds to open it again; zero: never.
     reopen: Arc<AtomicU64>,
 }
@@ -144,19 +147,26 @@ impl Worker {
 
 /// Returns when the listener was closed.
 fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
-    let door = Arc::new(OwnedFd::from(listener.try_clone().expect("a descriptor")));
+    let door = Arc::new(Door {
+        worker,
+        listener: OwnedFd::from(listener.try_clone().expect("a descriptor")),
+        reopen: Arc::clone(reopen),
+    });
     loop {
         match listener.accept() {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
+                if let Some(way) = unready() {
+                    lose(stream, &way);
+                    if way == "refuse" {
+                        door.close(option("--unready-ms", 0));
+                    }
+                    continue;
+                }
                 if late_ack() > 0 {
                     keep_all_packets(&stream);
                 }
-                let door = Door {
-                    worker,
-                    listener: Arc::clone(&door),
-                    reopen: Arc::clone(reopen),
-                };
+                let door = Arc::clone(&door);
                 thread::spawn(move || serve(stream, &peer.to_string(), Some(door)));
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
@@ -165,6 +175,23 @@ fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
                 work_ms(10);
             }
         }
+    }
+}
+
+/// How a connection is lost, as long as that is so.
+fn unready() -> Option<String> {
+    let age = tests::client::monotonic_nanos() - LISTENED.load(Ordering::Relaxed);
+    let is_unready = age / 1_000_000 < option("--unready-ms", 0);
+    is_unready.then(|| option("--unready", "reset".to_owned()))
+}
+
+fn lose(mut stream: TcpStream, way: &str) {
+    match way {
+        "close" => {}
+        "read" => {
+            let _ = stream.read(&mut [0; 65_536]);
+        }
+        _ => tests::client::reset_at_end(&stream).expect("SO_LINGER"),
     }
 }
 
@@ -282,7 +309,7 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
     TcpListener::from(socket)
 }
 
-fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Door>) {
+fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Arc<Door>>) {
     let worker = door.as_ref().map_or(0, |door| door.worker);
     let mut buffer = Vec::new();
     let mut chunk = vec![0; 65_536];

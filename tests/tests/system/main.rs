@@ -20,6 +20,7 @@ mod faults_systemd;
 mod history;
 mod hostile;
 mod idle_stop;
+mod many_connections;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
@@ -37,6 +38,7 @@ mod sockets;
 mod steering;
 mod steering_faults;
 mod steering_race;
+mod stranger;
 mod top;
 mod upgrade;
 

@@ -137,6 +137,66 @@ fn check_gives_up(config: &str, options: &str, from: Duration, to: Duration, why
     assert!(restarts <= 8, "{options}: {restarts} starts for 2 clients");
 }
 
+/// It listens, and loses connections for this time: its first clients are answered after it.
+#[track_caller]
+fn check_waited_for(way: &str, unready: Duration) {
+    let options = format!("--unready {way} --unready-ms {}", unready.as_millis());
+    let sandbox = on_demand(CONFIG, &options).unwrap();
+    let request = Request {
+        upload: 20_000,
+        ..Request::default()
+    };
+    let answers = sandbox
+        .in_network(|| {
+            thread::scope(|scope| {
+                let clients = [(); 3].map(|()| scope.spawn(|| client::get(front(), request)));
+                clients.map(|client| client.join().unwrap())
+            })
+        })
+        .unwrap();
+    for answer in answers {
+        let answer = answer.unwrap_or_else(|loss| panic!("{way}: {loss}"));
+        let late = unready + Duration::from_secs(3);
+        assert!(answer.took < late, "{way}: {:?}", answer.took);
+        assert!(answer.took >= unready / 2, "{way}: {:?}", answer.took);
+    }
+    let words = "is not ready, trying again";
+    let journal = service::wait_journal(&sandbox, "ondemand-test.service", words, 1).unwrap();
+    assert_eq!(journal.matches(words).count(), 1, "{way}: {journal}");
+}
+
+#[test]
+fn a_backend_that_listens_and_loses_its_first_connections() {
+    require_sandbox!();
+    check_waited_for("reset", Duration::from_secs(3));
+    check_waited_for("close", Duration::from_secs(3));
+    check_waited_for("read", Duration::from_secs(3));
+    check_waited_for("refuse", Duration::from_secs(4));
+}
+
+#[test]
+fn a_backend_that_loses_all_connections_is_not_waited_for_longer_than_start_timeout() {
+    require_sandbox!();
+    let config = CONFIG.replace("\"10s\"", "\"3s\"");
+    let sandbox = on_demand(&config, "--unready reset --unready-ms 60000").unwrap();
+    let start = Instant::now();
+    let loss = ask(&sandbox).expect_err("an answer from a backend that resets");
+    let took = start.elapsed();
+    assert_eq!(loss, Loss::Receive(std::io::ErrorKind::ConnectionReset));
+    assert!(
+        took >= Duration::from_millis(2_500),
+        "closed after {took:?}"
+    );
+    assert!(took < Duration::from_secs(8), "closed after {took:?}");
+    let words = "did not answer the first clients";
+    service::wait_journal(&sandbox, "ondemand-test.service", words, 1).unwrap();
+    // It is up, and its start is over: the next one is not held.
+    let start = Instant::now();
+    ask(&sandbox).expect_err("an answer from a backend that resets");
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2), "closed after {took:?}");
+}
+
 #[test]
 fn a_backend_that_crashes_at_its_start() {
     require_sandbox!();

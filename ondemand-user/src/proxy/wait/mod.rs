@@ -22,12 +22,13 @@ pub use clients::Clients;
 use first_try::FirstTry;
 use ondemand_core::{
     config::Endpoint,
-    measure::unit::Unit,
+    measure::{Ktime, unit::Unit},
     readiness::{Decision, Seen, decide},
 };
 
 use crate::{
     bus::names::AgentProxy,
+    host::clock,
     kernel::sockets::listening,
     systemd::{Known, Systemd},
 };
@@ -85,7 +86,7 @@ pub fn run(
     become_command(command).inspect_err(|_| let_go(name, &clients))
 }
 
-/// Waits until `unit` is active and `backend` listens.
+/// Waits until `unit` is active and `backend` listens. Returns what is left of `start_timeout`.
 ///
 /// # Errors
 ///
@@ -96,7 +97,7 @@ pub async fn wait_for_backend(
     backend: &Endpoint,
     start_timeout: Duration,
     clients: &Clients,
-) -> Result<()> {
+) -> Result<Duration> {
     let watched = watch(name, unit, backend, start_timeout).await;
     watched.inspect_err(|error| {
         if !error.is::<OutOfSight>() {
@@ -122,14 +123,19 @@ fn become_command(command: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("run {}", program.display()))
 }
 
-async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Duration) -> Result<()> {
+async fn watch(
+    name: &str,
+    unit: &str,
+    backend: &Endpoint,
+    start_timeout: Duration,
+) -> Result<Duration> {
     let start = Instant::now();
     let first_try = FirstTry::begin();
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
     let mut told = bus.tells_of_listening(name).await;
     let mut was_silent = false;
-    loop {
+    let taken = loop {
         // The unit's state is read after the listener was found: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
         let listening = listening::is_listening(backend)
@@ -147,7 +153,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
         };
         was_silent |= !listening;
         match decide(&seen, start_timeout) {
-            Decision::Go => break,
+            Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
             Decision::GiveUp(why) => {
                 first_try.end();
@@ -172,7 +178,7 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
             }
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
         }
-    }
+    };
     first_try.end();
     let waited = start.elapsed();
     if waited > WORTH_SAYING {
@@ -181,7 +187,15 @@ async fn watch(name: &str, unit: &str, backend: &Endpoint, start_timeout: Durati
             waited.as_secs_f64()
         );
     }
-    Ok(())
+    Ok(start_timeout.saturating_sub(taken))
+}
+
+/// How much of `start_timeout` is over: since the clients wait, or since a unit that was up before is
+/// active.
+fn taken(seen: &Seen, now: Ktime) -> Duration {
+    let active = seen.unit.and_then(|unit| unit.active_enter);
+    let active = active.and_then(|since| now.since(since));
+    seen.waited.max(active.unwrap_or_default())
 }
 
 /// Completes when the backend listens, or with the reason why the agent cannot report it.
@@ -251,5 +265,39 @@ impl Bus {
         let mut known = Known::default();
         known.apply(&systemd.read(unit).await?);
         Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ondemand_core::measure::unit::ActiveState;
+
+    use super::*;
+
+    #[test]
+    fn a_unit_that_was_up_before_has_used_up_its_start() {
+        let seconds = Duration::from_secs;
+        let at = |second: u64| Ktime::from_nanos(second * 1_000_000_000);
+        let unit = |active_enter| Unit {
+            state: ActiveState::Active,
+            active_enter,
+            ..Unit::default()
+        };
+        let seen = |unit, waited| Seen {
+            listening: true,
+            was_silent: false,
+            blind: Duration::ZERO,
+            unit,
+            waited,
+        };
+        assert_eq!(taken(&seen(None, seconds(3)), at(100)), seconds(3));
+        let starting = Some(unit(Some(at(99))));
+        assert_eq!(taken(&seen(starting, seconds(3)), at(100)), seconds(3));
+        let up = Some(unit(Some(at(10))));
+        assert_eq!(taken(&seen(up, seconds(0)), at(100)), seconds(90));
+        assert_eq!(
+            taken(&seen(Some(unit(None)), seconds(1)), at(100)),
+            seconds(1)
+        );
     }
 }

@@ -1,0 +1,156 @@
+//! The application, as the connections of one proxy see it.
+
+use std::{
+    io,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ondemand_core::config::Endpoint;
+use tokio::{net::UnixStream, time::Instant};
+
+use super::{
+    carry::Stream,
+    is_absent,
+    source::{self, Ends},
+};
+
+/// How long to retry a backend that was ready before: it may be restarting.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause between two attempts.
+pub const PAUSE: Duration = Duration::from_millis(20);
+/// A start that needs attempts for longer than this is logged.
+const WORTH_SAYING: Duration = Duration::from_secs(1);
+
+/// Where connections are carried to.
+pub struct Backend {
+    /// The service's name, for messages.
+    name: String,
+    endpoint: Endpoint,
+    /// Until when its start may go on.
+    starting_until: Mutex<Instant>,
+    answered: AtomicBool,
+    said_late: AtomicBool,
+    said_gave_up: AtomicBool,
+    said_looks_local: AtomicBool,
+}
+
+impl Backend {
+    /// One that may not be ready before that moment.
+    pub fn new(name: &str, endpoint: Endpoint, starting_until: Instant) -> Self {
+        Self {
+            name: name.to_owned(),
+            endpoint,
+            starting_until: Mutex::new(starting_until),
+            answered: AtomicBool::new(false),
+            said_late: AtomicBool::new(false),
+            said_gave_up: AtomicBool::new(false),
+            said_looks_local: AtomicBool::new(false),
+        }
+    }
+
+    /// Connects for a client with these ends. A backend that nothing listens at is tried again for a
+    /// short while.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be connected to.
+    pub async fn connect(&self, ends: Option<Ends>) -> io::Result<Stream> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.try_connect(ends).await {
+                Err(error) if is_absent(&error, &self.endpoint) && Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// One attempt.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be connected to.
+    pub async fn try_connect(&self, ends: Option<Ends>) -> io::Result<Stream> {
+        let connected = match &self.endpoint {
+            Endpoint::Tcp(address) => source::connect(*address, ends).await.map(Stream::Tcp),
+            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        };
+        connected.inspect_err(|error| {
+            if source::looks_local(error) && !self.said_looks_local.swap(true, Ordering::Relaxed) {
+                log::warn!(
+                    "{}: closing clients of the network: {error}, and {} must not take them for local ones",
+                    self.name,
+                    self.endpoint
+                );
+            }
+        })
+    }
+
+    /// Whether a failure may mean that it is not ready yet.
+    pub fn is_starting(&self) -> bool {
+        !self.answered.load(Ordering::Relaxed) && Instant::now() < self.starting_until()
+    }
+
+    /// Until when it may be not ready yet.
+    pub fn starting_until(&self) -> Instant {
+        *self
+            .starting_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the patience with its start soon: the proxy has to exit, and its clients delay that.
+    pub fn hurry(&self) {
+        let mut until = self
+            .starting_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *until = (*until).min(Instant::now() + PATIENCE);
+    }
+
+    /// It has sent a byte, to a client that has waited for this time.
+    pub fn answers(&self, waited: Duration) {
+        let is_first = !self.answered.swap(true, Ordering::Relaxed);
+        if is_first && waited > WORTH_SAYING {
+            log::info!(
+                "{}: {} answered after {:.1} s of attempts",
+                self.name,
+                self.endpoint,
+                waited.as_secs_f64()
+            );
+        }
+    }
+
+    /// It did not answer a client, which has waited for this time. Logged once.
+    pub fn is_late(&self, waited: Duration, why: &str) {
+        if waited > WORTH_SAYING && !self.said_late.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{}: {} listens but is not ready, trying again until start_timeout: {why}",
+                self.name,
+                self.endpoint
+            );
+        }
+    }
+
+    /// A client waited for an answer in vain. Logged once.
+    pub fn gave_up(&self, waited: Duration, why: &str) {
+        if !self.said_gave_up.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{}: {} did not answer the first clients within {:.1} s of attempts: {why}",
+                self.name,
+                self.endpoint,
+                waited.as_secs_f64()
+            );
+        }
+    }
+
+    /// Whether a failed connect(2) means that it is not ready yet, while it is starting.
+    pub fn is_not_there(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::ConnectionReset || is_absent(error, &self.endpoint)
+    }
+}
