@@ -60,7 +60,7 @@ pub fn release() -> Result<()> {
         program,
         stripped,
     ]))?;
-    // Cargo's own copy, which has another name too, stays as it is: it would be linked anew.
+    // Cargo's own copy, which has another name too, stays as it is: otherwise it would be linked again.
     let top = tests::source_tree();
     fs::rename(top.join(stripped), top.join(program)).context("put the stripped program in place")
 }

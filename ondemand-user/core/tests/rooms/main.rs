@@ -185,9 +185,7 @@ fn wrong(rooms: &[Room], file: &str, text: &str) -> Vec<String> {
             ));
         }
         if room.never.contains(&import) {
-            wrong.push(format!(
-                "{file}: {name} must not import {import} by the table"
-            ));
+            wrong.push(format!("{file}: {name} never imports {import} (the table)"));
         }
     }
     if name == "core" && file.contains("/src/") {
