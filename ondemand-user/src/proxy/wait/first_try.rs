@@ -77,12 +77,11 @@ impl FirstTry {
     }
 }
 
-/// Whether a proxy has this runtime directory: `/run/ondemand-NAME`. `ondemand wait-listening` may be
-/// called in a unit of anybody's.
+/// Whether a proxy has this runtime directory: `/run/ondemand.proxies/NAME`. `ondemand wait-listening`
+/// may be called in a unit of anybody's.
 fn is_own(directory: &OsStr) -> bool {
-    let name = Path::new(directory).file_name();
-    name.and_then(OsStr::to_str)
-        .is_some_and(|name| name.starts_with("ondemand-"))
+    let above = Path::new(directory).parent().and_then(Path::file_name);
+    above == Some(OsStr::new("ondemand.proxies"))
 }
 
 fn parse(text: &str, now: Ktime) -> Option<Ktime> {
@@ -93,6 +92,19 @@ fn parse(text: &str, now: Ktime) -> Option<Ktime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_proxy_is_started_again() {
+        assert!(is_own(OsStr::new("/run/ondemand.proxies/wiki")));
+        for other in [
+            "/run/wiki",
+            "/run/ondemand-wiki",
+            "/run/ondemand.proxies",
+            "",
+        ] {
+            assert!(!is_own(OsStr::new(other)), "{other}");
+        }
+    }
 
     #[test]
     fn only_a_moment_of_the_past_is_taken() {
