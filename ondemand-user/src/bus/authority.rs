@@ -41,7 +41,7 @@ trait Authority {
 ///
 /// # Errors
 ///
-/// It is not; the message says who is. Or there are too many questions.
+/// It is not; the message says who is. Or there are too many pending queries.
 pub(super) async fn check(
     questions: &Arc<Limit>,
     connection: &Connection,

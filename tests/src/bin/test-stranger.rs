@@ -1,8 +1,8 @@
-//! A user of the host who calls the agent more often, or with more, than anybody needs.
+//! A user of the host who calls the agent more often, or with more data, than any use requires.
 //!
 //!     test-stranger --method METHOD [--name-bytes N] [--connections N] [--calls N] [--unanswered N]
-//!         opens these connections to the system bus and sends on each so many calls of a method of
-//!         `org.ondemand1.Manager` at once, before it reads a reply, with a name of this length, or
+//!         opens these connections to the system bus and sends on each this number of calls
+//!         of a method of `org.ondemand1.Manager` at once, before it reads a reply, with a name of this length, or
 //!         of the service `test`. Prints for each error's name (`ok` for a reply) how many
 //!         there were, when all but the unanswered ones are there.
 //!

@@ -31,7 +31,7 @@ fn with_stranger(config: &str) -> Sandbox {
     sandbox
 }
 
-/// So many further services with long names.
+/// This number of further services with long names.
 fn others(count: usize) -> String {
     let service = |number: usize| {
         let name = format!("{}{number}", "a".repeat(50));

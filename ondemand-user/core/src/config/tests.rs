@@ -387,7 +387,7 @@ fn all_problems_are_told_in_the_files_order() {
     assert_eq!(err.to_string().lines().count(), 4);
 }
 
-/// A configuration with so many services.
+/// A configuration with this number of services.
 fn many(count: usize) -> String {
     (0..count)
         .map(|i| format!("[service.s{i}]\nlisten = \"/run/f{i}\"\nbackend = \"/run/b{i}\"\nunit = \"s{i}.service\"\n"))
