@@ -13,9 +13,9 @@ use ondemand_core::config::Endpoint;
 use tokio::{net::UnixStream, time::Instant};
 
 use super::{
-    carry::Stream,
     is_absent,
     source::{self, Ends},
+    stream::Stream,
 };
 
 /// How long to retry a backend that was ready before: it may be restarting.

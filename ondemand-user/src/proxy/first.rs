@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backend::{Backend, PAUSE},
-    carry::Stream,
     source::Ends,
+    stream::Stream,
 };
 
 /// The longest pause between two attempts.

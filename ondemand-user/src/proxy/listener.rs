@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::net::{TcpListener, UnixListener};
 
-use super::{carry::Stream, source::Ends};
+use super::{source::Ends, stream::Stream};
 use crate::proxy::wait::Clients;
 
 enum Listener {

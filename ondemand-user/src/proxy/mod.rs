@@ -13,6 +13,7 @@ mod first;
 mod listener;
 mod seldom;
 mod source;
+mod stream;
 pub mod wait;
 
 use std::{path::Path, sync::Arc, time::Duration};
