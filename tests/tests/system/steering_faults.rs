@@ -302,17 +302,18 @@ fn a_front_address_that_no_interface_has_is_said_beforehand() {
     let config = CONFIG.replace("127.0.0.1:8000", "192.0.2.1:8000");
     service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
     sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
-    let said = sandbox.run(&["ondemand", "check"]).unwrap_err().to_string();
-    assert!(said.contains("192.0.2.1"), "{said}");
+    // It may come later, and is listened to until then.
+    let checked = sandbox.run(&["ondemand", "check"]);
+    // Its socket is not started yet, which is an error.
+    let said = checked.unwrap_or_else(|error| error.to_string());
+    let mut about = said.lines().filter(|line| line.contains("192.0.2.1"));
+    assert!(about.any(|line| line.contains("warning")), "{said}");
     sandbox
         .run(&["systemctl", "start", "ondemand-test.socket"])
-        .unwrap_err();
+        .unwrap();
     service::start_agent(&sandbox).unwrap();
     let journal = sandbox.journal("ondemand.service");
-    assert!(
-        journal.contains("ondemand-test.socket does not listen"),
-        "{journal}"
-    );
+    assert!(!journal.contains("does not listen"), "{journal}");
 }
 
 #[test]
