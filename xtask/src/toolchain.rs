@@ -42,6 +42,7 @@ const SANDBOX: [Program; 6] = [
 ];
 const SYSTEMD: Program = ("/usr/lib/systemd/systemd", "systemd", "systemd");
 const PYTHON: Program = ("python3", "Python, for the example application", "python3");
+const STRACE: Program = ("strace", "strace, for which files root opens", "strace");
 const CHROMIUM: Program = (
     "chromium",
     "Chromium, in which the page of a report is looked at",
@@ -132,7 +133,7 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         Purpose::Test => vec![
             programs(&[CHROMIUM]),
             programs(&SANDBOX),
-            programs(&[PYTHON]),
+            programs(&[PYTHON, STRACE]),
             prometheus().into_iter().collect(),
             build_tools(),
         ],

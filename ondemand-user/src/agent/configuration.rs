@@ -1,34 +1,24 @@
 //! The watched services: the configuration, and its changes at a reload.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use ondemand_core::{
-    config::{Config, DEFAULT_PATH, Service},
+    config::{Config, Service},
     measure::{Ktime, sample::Slot},
 };
 
 use super::{Agent, watched::Watched};
 use crate::host::{clock, config_file};
 
-/// Reads the configuration and its text.
-pub(super) fn read(path: &Path) -> Result<(Config, String)> {
-    let text = config_file::text(path)?;
-    Ok((config_file::parse(path, &text)?, text))
-}
-
 impl Agent {
     /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
-        let result = read(&self.config_path)
+        let result = config_file::load(&self.config_path)
             .context("the agent keeps its present configuration")
-            .and_then(|(config, text)| {
+            .and_then(|config| {
                 self.apply(config)
-                    .context("the new configuration cannot be watched")?;
-                Ok(text)
+                    .context("the new configuration cannot be watched")
             });
-        let result = result.map(|text| self.keep_for_boot(text));
         match &result {
             Ok(()) => {
                 log::info!("read the configuration again: {}", self.summary());
@@ -39,19 +29,6 @@ impl Agent {
         }
         self.notifier.ready();
         result
-    }
-
-    /// Saves what systemd's generator may need at the next boot.
-    pub(super) fn keep_for_boot(&mut self, text: String) {
-        if self.config_path != Path::new(DEFAULT_PATH) {
-            return;
-        }
-        let save = self.last_good.save(text);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = save() {
-                log::warn!("could not copy the configuration for the next boot: {error:#}");
-            }
-        });
     }
 
     /// Applies `config`. Services that were configured before keep their counters.

@@ -51,13 +51,7 @@ use watched::Watched;
 
 use crate::{
     bus,
-    host::{
-        ablation,
-        atomic_file::{self, Store},
-        capabilities, clock,
-        complaints::Complaints,
-    },
-    install::units::last_good,
+    host::{ablation, capabilities, clock, complaints::Complaints, config_file},
     kernel::{Kernel, maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
@@ -82,8 +76,6 @@ struct Agent {
     recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
-    /// The last valid configuration, for the next boot.
-    last_good: Store,
     announcer: Announcer,
     permission: Permission,
     /// Whether the first configuration is being watched.
@@ -112,7 +104,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     let terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let (config, text) = configuration::read(config_path)?;
+    let config = config_file::load(config_path)?;
     if let Err(error) = capabilities::keep_to_ourselves() {
         log::warn!("veto programs inherit the agent's capabilities: {error}");
     }
@@ -148,7 +140,6 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
-        last_good: Store::new(atomic_file::path().with_file_name(last_good::FILE)),
         announcer: Announcer::default(),
         permission: Permission::default(),
         began: false,
@@ -159,7 +150,6 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         next_bytes: Ktime::from_nanos(0),
     };
     agent.begin(config).await?;
-    agent.keep_for_boot(text);
     loop {
         let event = agent.next_event(&mut sources).await?;
         if let Event::Terminate = event {

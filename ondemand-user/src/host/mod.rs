@@ -7,5 +7,6 @@ pub mod clock;
 pub mod complaints;
 pub mod config_file;
 pub mod directories;
+pub mod identity;
 pub mod logging;
 pub mod veto;

@@ -6,6 +6,7 @@
 
 mod actions;
 mod asked_race;
+mod attacks;
 mod bus;
 mod client_lists;
 mod counts;

@@ -274,7 +274,7 @@ fn a_wrong_configuration_leaves_the_units_as_they_were() {
         &[&line, "the units of an older one", kept],
     );
     check("ondemand check --json", &[&line]);
-    // At the next boot there is the agent's copy; its front socket is not there for show.
+    // At the next boot there is the copy of `ondemand permit`; its front socket is not there for show.
     sandbox
         .run(&["rm", "-r", "/run/ondemand-generator"])
         .unwrap();
@@ -284,11 +284,14 @@ fn a_wrong_configuration_leaves_the_units_as_they_were() {
     service::wait_state(&sandbox, "app.service", "inactive").unwrap();
     check(
         generator,
-        &["OLDER configuration", "/var/lib/ondemand/last-good.toml"],
+        &[
+            "OLDER configuration",
+            "/var/lib/ondemand-generator/last-good.toml",
+        ],
     );
     // One that was never right makes none.
     sandbox
-        .run(&["rm", "/var/lib/ondemand/last-good.toml"])
+        .run(&["rm", "/var/lib/ondemand-generator/last-good.toml"])
         .unwrap();
     check(generator, &[&line, "there are no units"]);
     // A configuration that is taken away takes its units along, and is not brought back.

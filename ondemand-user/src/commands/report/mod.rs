@@ -25,7 +25,7 @@ use ondemand_core::{
 
 use crate::{
     commands::args,
-    host::config_file,
+    host::{config_file, identity},
     observe::history::{self, Loaded},
 };
 
@@ -152,7 +152,10 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
         let text = "the period is empty: it must start before its end, and before now";
         return Err(Usage(text.into()).into());
     }
-    let (period, loaded) = history::read(&path, since, until, &terms.timeouts)?;
+    // The agent's user can write there.
+    let read = || history::read(&path, since, until, &terms.timeouts);
+    let (period, loaded) = identity::as_owner(&path, read)
+        .with_context(|| format!("read {} as its owner", path.display()))??;
     let known = loaded.iter().map(|service| service.name.as_str());
     select(&options.services, known, &path.display().to_string())?;
     let wanted =

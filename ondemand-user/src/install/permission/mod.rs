@@ -9,10 +9,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::{User, geteuid};
-use ondemand_core::words::printable;
+use ondemand_core::{config::Config, words::printable};
 
 use crate::{
     host::config_file,
+    install::units::last_good,
     kernel::{BPFFS, DIRECTORY},
 };
 
@@ -43,17 +44,28 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
     })?;
     let pins = pins::give(Path::new(BPFFS), DIRECTORY, found.uid, found.gid)
         .context("create the agent's directory in the BPF file system");
+    let read = read(config);
     let rule = if found.uid.is_root() {
         // PID 1 does not ask polkit about root.
         rule::remove(Path::new(RULE))
     } else {
-        config_file::load(config)
-            .and_then(|config| rule::write(&config, user, Path::new(RULES), Path::new(RULE)))
+        read.and_then(|config| rule::write(&config, user, Path::new(RULES), Path::new(RULE)))
     };
     match (pins, rule) {
         (Err(one), Err(other)) => Err(anyhow!("{one:#}; {other:#}")),
         (pins, rule) => pins.and(rule),
     }
+}
+
+/// Reads the configuration, and keeps a copy of a valid one for the generator at the next boot: the
+/// agent's user could write its own copy, and root executes what follows from it.
+fn read(path: &Path) -> Result<Config> {
+    let text = config_file::text(path)?;
+    let config = config_file::parse(path, &text)?;
+    if let Err(error) = last_good::keep_for_boot(path, &text) {
+        eprintln!("ondemand: {}", printable(&format!("{error:#}")));
+    }
+    Ok(config)
 }
 
 /// Renews the rule before the agent reads its configuration again, which may have new services. Only
@@ -63,7 +75,7 @@ pub fn renew(config: &Path) {
     if !ours || !geteuid().is_root() {
         return;
     }
-    if let Ok(config) = config_file::load(config)
+    if let Ok(config) = read(config)
         && let Err(error) = rule::write(&config, USER, Path::new(RULES), Path::new(RULE))
     {
         eprintln!("ondemand: {}", printable(&format!("{error:#}")));

@@ -49,7 +49,7 @@ pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Resu
         .symlink_metadata()
         .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
     {
-        last_good::forget(run);
+        let _: [(); 2] = copies.map(last_good::forget);
         return Ok(());
     }
     let read =

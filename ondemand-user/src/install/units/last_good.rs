@@ -2,26 +2,35 @@
 //! without units systemd would know no front socket any more, and a client of one that it still
 //! holds would be closed, since there is nothing to start.
 //!
-//! There are two copies: the generator's own in /run, and for the next boot the agent's in /var/lib,
-//! which may not be writable for a generator (systemd 255 and later), or not mounted yet.
+//! There are two copies, both root's: the generator's own in /run, and for the next boot that of
+//! `ondemand permit` in /var/lib, which may not be writable for a generator (systemd 255 and later).
+//! Root executes what follows from them, so a copy that another user could have written is no copy.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{self, DirBuilder, File},
+    io::{self, Read as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use anyhow::{Context as _, Result};
 use jiff::{Timestamp, tz::TimeZone};
-use ondemand_core::config::Config;
+use nix::{fcntl::OFlag, unistd::geteuid};
+use ondemand_core::config::{Config, DEFAULT_PATH};
 
 use crate::host::{atomic_file, config_file};
 
 /// The file's name in each place.
 pub const FILE: &str = "last-good.toml";
-/// The place of a generator's copy, writable by root only, and that of the agent's.
-pub(super) const PLACES: [&str; 2] = ["/run/ondemand-generator", "/var/lib/ondemand"];
+/// Where the generator keeps its copy.
+const RUN: &str = "/run/ondemand-generator";
+/// Where `ondemand permit` keeps that for the next boot.
+pub const STATE: &str = "/var/lib/ondemand-generator";
+/// Both, the latest first.
+pub(super) const PLACES: [&str; 2] = [RUN, STATE];
+/// A configuration is at most this long. Bytes.
+const LONGEST: u64 = 4 << 20;
 
 /// A copy that was found.
 pub struct Copy {
@@ -43,22 +52,43 @@ impl Copy {
     }
 }
 
-/// Saves the text of a configuration whose units were generated.
+/// Saves the text of a configuration whose units were generated, for root alone: the configuration may
+/// be readable by root only.
 ///
 /// # Errors
 ///
 /// It cannot be written; the copy is unchanged.
 pub(super) fn keep(directory: &Path, text: &str) -> io::Result<()> {
-    let file = directory.join(FILE);
-    if fs::read(&file).is_ok_and(|kept| kept == text.as_bytes()) {
+    keep_with(directory, text, 0o700, 0o600)
+}
+
+/// Saves the text of the valid configuration `original` for the next boot, if it is the one that the
+/// generator reads. Whoever may read that may read the copy.
+///
+/// # Errors
+///
+/// It cannot be written; the copy is unchanged.
+pub fn keep_for_boot(original: &Path, text: &str) -> Result<()> {
+    if original != Path::new(DEFAULT_PATH) {
         return Ok(());
     }
-    match DirBuilder::new().mode(0o700).create(directory) {
+    let mode = fs::metadata(original).map_or(0, |data| data.mode());
+    keep_with(Path::new(STATE), text, 0o755, 0o600 | mode & 0o044)
+        .with_context(|| format!("keep a copy of the configuration in {STATE} for the next boot"))
+}
+
+fn keep_with(directory: &Path, text: &str, directory_mode: u32, mode: u32) -> io::Result<()> {
+    let file = directory.join(FILE);
+    let is_same = fs::symlink_metadata(&file).is_ok_and(|data| data.mode() & 0o777 == mode)
+        && read(&file).is_some_and(|(kept, _)| kept == text);
+    if is_same {
+        return Ok(());
+    }
+    match DirBuilder::new().mode(directory_mode).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // The configuration may be readable by root only.
-    atomic_file::replace(&file, text.as_bytes(), 0o600)
+    atomic_file::replace(&file, text.as_bytes(), mode)
 }
 
 /// Removes the copy: the configuration was removed, which is not an error.
@@ -75,19 +105,34 @@ pub fn find(original: &Path) -> Option<Copy> {
 pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> {
     directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);
-        // The agent's copy is not root's: no link to root's files, and no pipe that would block a boot.
-        fs::symlink_metadata(&file)
-            .ok()
-            .filter(|data| data.is_file())?;
+        let (text, written) = read(&file)?;
         // It may be of a version with other keys.
-        let config = config_file::parse(original, &config_file::text(&file).ok()?).ok()?;
-        let written = fs::metadata(&file).and_then(|data| data.modified()).ok();
+        let config = config_file::parse(original, &text).ok()?;
         Some(Copy {
             config,
             file,
             written,
         })
     })
+}
+
+/// Reads a copy, and when it was written: a file of root's (or of this user's, in tests), in which
+/// nobody else can write. No link is followed, and no pipe waited for.
+fn read(file: &Path) -> Option<(String, Option<SystemTime>)> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(file)
+        .ok()?;
+    let data = file.metadata().ok()?;
+    let is_roots = data.uid() == 0 || data.uid() == geteuid().as_raw();
+    if !data.is_file() || !is_roots || data.mode() & 0o022 != 0 || data.len() > LONGEST {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    Some((text, data.modified().ok()))
 }
 
 #[cfg(test)]
@@ -129,6 +174,21 @@ mod tests {
         fs::rename(run.join(FILE), run.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(run.join("elsewhere"), state.join(FILE)).unwrap();
         assert_eq!(found(), None, "a link is not followed");
+        fs::remove_file(state.join(FILE)).unwrap();
+        nix::unistd::mkfifo(&state.join(FILE), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(found(), None, "a pipe is not waited for");
+        fs::remove_file(state.join(FILE)).unwrap();
+        keep(&state, one).unwrap();
+        assert!(found().is_some());
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o622);
+        fs::set_permissions(state.join(FILE), open).unwrap();
+        assert_eq!(found(), None, "everybody can have written it");
+        keep(&state, one).unwrap();
+        if geteuid().is_root() {
+            assert!(found().is_some());
+            std::os::unix::fs::chown(state.join(FILE), Some(4321), None).unwrap();
+            assert_eq!(found(), None, "another user has written it");
+        }
         // Nothing can be written below a file.
         assert!(keep(&run.join("elsewhere"), one).is_err());
     }
