@@ -21,6 +21,7 @@ use crate::{
         CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, index, local_address, now, remember_listener,
         remote_address, word,
     },
+    keepalive,
     maps::{
         ALARMS, COUNTERS, ENDPOINTS, LISTENERS, atomic_add_ordered, atomic_exchange, emit, gate,
         is_listed, is_watched, set_tag, tag,
@@ -164,6 +165,7 @@ fn established(ctx: &SockOpsContext) {
     }
     tag.leg = leg;
     count(counters, leg, true);
+    keepalive::switch_on(ctx, slot);
     debug!(ctx, "slot {}: connection on leg {}", slot, leg);
     if leg == LEG_IGNORED {
         return;
@@ -207,8 +209,9 @@ fn acknowledged(ctx: &SockOpsContext) {
     }
 }
 
+/// Counts a connection.
 #[inline(always)]
-fn count(counters: *mut Counters, leg: u32, opened: bool) {
+pub fn count(counters: *mut Counters, leg: u32, opened: bool) {
     // SAFETY: a valid map value, see the callers.
     let (accepted, closed) =
         unsafe { (&raw mut (*counters).accepted, &raw mut (*counters).closed) };

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -77,6 +77,9 @@ pub const LEG_IGNORED: u32 = 3;
 pub const LEGS: u32 = 4;
 /// A listener, not a connection.
 pub const LEG_LISTENER: u32 = 4;
+/// A connection of an earlier run of the application: its process is gone, and the kernel still tries to
+/// deliver its last bytes. It was counted as closed.
+pub const LEG_LEFT: u32 = 5;
 
 /// Bit of a service's gate: new connections to the front address are steered to the backend.
 pub const GATE_OPEN: u64 = 1 << 0;
@@ -86,6 +89,9 @@ pub const GATE_ADMIT: u64 = 1 << 1;
 pub const GATE_WAKE: u64 = 1 << 2;
 /// Bit of a service's gate: it has a list of clients whose use does not keep it up.
 pub const GATE_IGNORE: u64 = 1 << 3;
+/// Bit of a service's gate: a run of the application has ended, and the iterator `orphans` counts what
+/// it has left ([`LEG_LEFT`]).
+pub const GATE_ENDED: u64 = 1 << 4;
 
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
@@ -172,6 +178,19 @@ pub struct Alarm {
     pub answered: u64,
 }
 const _: () = assert!(size_of::<Alarm>() == 24);
+
+/// TCP's keep-alive of a service's connections, in seconds (tcp(7)). All zero: as the listener has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// `TCP_KEEPIDLE`
+    pub idle: u32,
+    /// `TCP_KEEPINTVL`
+    pub interval: u32,
+    /// `TCP_KEEPCNT`
+    pub probes: u32,
+}
+const _: () = assert!(size_of::<KeepAlive>() == 12);
 
 /// `AF_INET`
 pub const INET: u32 = 2;
@@ -264,6 +283,7 @@ mod pod {
         Counters,
         Endpoint,
         Event,
+        KeepAlive,
         Meta,
         Name,
         Network,

@@ -10,6 +10,7 @@
 
 mod connections;
 mod context;
+mod keepalive;
 mod maps;
 mod snapshot;
 mod steering;

@@ -12,8 +12,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, RingBuf, lpm_trie::Key},
 };
 use ondemand_ebpf::{
-    ADDRESS_BITS, Alarm, Counters, EVENTS_BYTES, Endpoint, Event, MAX_ENDPOINTS, MAX_LISTENERS,
-    MAX_NETWORKS, MAX_SERVICES, Meta, Name, Network, Owner, PORT_WATCHED, Tag,
+    ADDRESS_BITS, Alarm, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive, MAX_ENDPOINTS,
+    MAX_LISTENERS, MAX_NETWORKS, MAX_SERVICES, Meta, Name, Network, Owner, PORT_WATCHED, Tag,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -25,6 +25,9 @@ pub static ENDPOINTS: HashMap<Endpoint, Owner> = HashMap::with_max_entries(MAX_E
 pub static COUNTERS: Array<Counters> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
+/// By slot.
+#[map]
+pub static KEEPALIVES: Array<KeepAlive> = Array::with_max_entries(MAX_SERVICES, 0);
 /// By slot, the bits `GATE_`.
 #[map]
 pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);

@@ -71,21 +71,35 @@ pub fn add_last(
     add(&total, tag, counters);
 }
 
-/// Adds the bytes that an open connection has transferred so far. Its own FIN was not sent yet.
+/// Adds the bytes that a connection has transferred so far. Its own FIN was not acknowledged yet, unless
+/// its state says so.
 ///
 /// # Safety
 ///
 /// `tcp` is a BTF pointer to a `struct tcp_sock`.
 #[inline(always)]
-pub unsafe fn add_so_far(tcp: *mut c_void, tag: &mut Tag, counters: *mut Counters) {
+pub unsafe fn add_so_far(tcp: *mut c_void, state: u32, tag: &mut Tag, counters: *mut Counters) {
     // SAFETY: guaranteed by the caller; the offsets are the running kernel's.
     let total = unsafe {
         Total {
             received: field::<u64>(tcp, OFFSET_BYTES_RECEIVED.load()) - received_fin(tcp),
-            sent: field(tcp, OFFSET_BYTES_ACKED.load()),
+            sent: field::<u64>(tcp, OFFSET_BYTES_ACKED.load()) - u64::from(state == FIN_WAIT2),
         }
     };
     add(&total, tag, counters);
+}
+
+/// Whether the application has closed it, or is gone: `SOCK_DEAD`, bit 0 of `skc_flags`. A connection that
+/// waits to be accepted does not have it.
+///
+/// # Safety
+///
+/// As for [`add_so_far`].
+#[inline(always)]
+pub unsafe fn is_orphan(tcp: *mut c_void) -> bool {
+    // SAFETY: guaranteed by the caller.
+    let flags: u64 = unsafe { field(tcp, OFFSET_FLAGS.load()) };
+    flags & 1 != 0
 }
 
 /// One if the peer's FIN was received: only tcp_fin() sets `SOCK_DONE`, bit 1 of `skc_flags`.

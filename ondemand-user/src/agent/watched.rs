@@ -58,6 +58,8 @@ pub struct Watched {
     /// The number of the pending call to systemd or to the veto program; answers to older ones are
     /// late.
     pub ticket: u64,
+    /// The connections accepted and closed when it was last looked for what the ended run has left.
+    pub left: Option<(u64, u64)>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
     pub syn_cookies: bool,
     /// Why it is not managed, if so.
@@ -92,6 +94,7 @@ impl Watched {
             armed: false,
             uncounted: Uncounted::default(),
             ticket: 0,
+            left: None,
             syn_cookies: false,
             problem: None,
             complaints: Complaints::default(),

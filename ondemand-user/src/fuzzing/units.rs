@@ -67,6 +67,7 @@ pub fn units(data: &[u8]) {
         steer: is_on(0),
         wake_from: List::default(),
         ignore_from: List::default(),
+        keepalive: None,
         veto: None,
         access: Access {
             mode: u32::from(switches),

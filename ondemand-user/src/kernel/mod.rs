@@ -40,11 +40,12 @@ const PINS: &str = "ONDEMAND_PINS";
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
     "ALARMS",
+    "KEEPALIVES",
     "GATES",
     "NETWORKS",
     "LISTENERS",
@@ -147,7 +148,7 @@ impl Kernel {
             }
         }
         let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
-        for name in ["snapshot", "adopt", "bytes"] {
+        for name in ["snapshot", "adopt", "bytes", "orphans"] {
             let program: &mut Iter = program(&mut ebpf, name)?;
             program
                 .load("tcp", &btf)

@@ -42,5 +42,6 @@ mod steering_race;
 mod stranger;
 mod top;
 mod upgrade;
+mod vanished;
 
 pub(crate) use tests::require_sandbox;

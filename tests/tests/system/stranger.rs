@@ -24,9 +24,8 @@ fn config(backend: &str) -> String {
     )
 }
 
-/// A sandbox with the service, and a second network that reaches it through the interface `near`.
-fn with_a_neighbour(backend: &str) -> Sandbox {
-    let sandbox = service::installed().unwrap();
+/// Adds a second network, which reaches the sandbox's through the interface `near`.
+pub(crate) fn add_neighbour(sandbox: &Sandbox) {
     for step in [
         "ip netns add other",
         "ip link add near type veth peer name far netns other",
@@ -41,6 +40,12 @@ fn with_a_neighbour(backend: &str) -> Sandbox {
     ] {
         sandbox.run(&step.split(' ').collect::<Vec<_>>()).unwrap();
     }
+}
+
+/// A sandbox with the service, and a neighbour.
+fn with_a_neighbour(backend: &str) -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    add_neighbour(&sandbox);
     let options = format!("--listen {backend}");
     service::write_backend(&sandbox, "app.service", &options).unwrap();
     service::write_config(&sandbox, &config(backend)).unwrap();
@@ -49,16 +54,21 @@ fn with_a_neighbour(backend: &str) -> Sandbox {
     sandbox
 }
 
-/// One request from the other network.
-fn ask_from_outside(sandbox: &Sandbox, to: SocketAddr) -> Result<Answer, Loss> {
+/// Runs `work` on a thread in the other network: the sockets that it makes are there.
+pub(crate) fn outside<T: Send>(sandbox: &Sandbox, work: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(sandbox.path("/run/netns/other")).unwrap();
     thread::scope(|scope| {
         let client = scope.spawn(|| {
             setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            client::get(to, Request::default())
+            work()
         });
         client.join().unwrap()
     })
+}
+
+/// One request from the other network.
+fn ask_from_outside(sandbox: &Sandbox, to: SocketAddr) -> Result<Answer, Loss> {
+    outside(sandbox, || client::get(to, Request::default()))
 }
 
 fn ask_from_inside(sandbox: &Sandbox, to: SocketAddr) -> Result<Answer, Loss> {

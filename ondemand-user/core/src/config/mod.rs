@@ -12,6 +12,7 @@ use std::{
 mod access;
 mod endpoint;
 mod error;
+mod keepalive;
 mod names;
 mod networks;
 mod overlaps;
@@ -24,6 +25,7 @@ mod timespan;
 mod unit_names;
 
 pub use error::{Error, Problem};
+pub use keepalive::KeepAlive;
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
@@ -85,6 +87,8 @@ pub struct Service {
     pub wake_from: List,
     /// Clients whose use does not keep the service up. Empty: none.
     pub ignore_from: List,
+    /// How vanished clients are found. `None`: as the application and the kernel have it.
+    pub keepalive: Option<KeepAlive>,
     /// A program that is run before a stop: an exit status other than zero keeps the service up.
     pub veto: Option<PathBuf>,
     /// Who may connect to the paths in `listen`.

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, endpoint,
     error::Problem,
-    names, networks, overlaps,
+    keepalive, names, networks, overlaps,
     parsed::Parsed,
     table::{Lines, Place, Section, Value},
     timespan,
@@ -27,6 +27,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "steer",
     "wake_from",
     "ignore_from",
+    "keepalive",
     "veto",
     "socket_mode",
     "socket_user",
@@ -203,6 +204,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         None => Some(true),
         Some(value) => problems.keep(value.boolean()),
     };
+    let keepalive = problems.keep(keepalive::read(optional("keepalive").as_ref()));
     let veto = match optional("veto") {
         None => Some(None),
         Some(value) => problems.keep(veto(&value)),
@@ -240,6 +242,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         steer: steer?,
         wake_from: wake_from.unwrap_or_default(),
         ignore_from: ignore_from.unwrap_or_default(),
+        keepalive: keepalive?,
         veto: veto?,
         access: access?,
     };
@@ -357,7 +360,7 @@ fn veto(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
 }
 
 /// Parses a time span; `None` is `infinity`.
-fn span(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
+pub(super) fn span(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
     let text = value.string_or_integer("\"10min\", \"1h 30min\" or 90 (seconds)")?;
     if matches!(text, "infinity" | "inf") {
         return Ok(None);

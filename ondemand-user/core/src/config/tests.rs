@@ -69,6 +69,11 @@ fn a_short_file_gets_the_documented_defaults() {
         steer: true,
         wake_from: List::default(),
         ignore_from: List::default(),
+        keepalive: Some(KeepAlive {
+            idle: 120,
+            interval: 15,
+            probes: 8,
+        }),
         veto: None,
         access: Access::default(),
     };
@@ -110,6 +115,10 @@ fn every_key_is_read() {
         s.start_timeout == Duration::from_millis(500)
     });
     check_service("steer = false", |s| !s.steer);
+    check_service("keepalive = \"off\"", |s| s.keepalive.is_none());
+    check_service("keepalive = \"10s\"", |s| {
+        s.keepalive.is_some_and(|it| it.idle == 10)
+    });
     check_service("veto = \"/usr/local/bin/a b\"", |s| {
         s.veto == Some("/usr/local/bin/a b".into())
     });
@@ -312,6 +321,18 @@ fn bad_values_name_line_and_key() {
     check_key(
         "min_uptime = \"infinity\"",
         "service.wiki.min_uptime: cannot be infinite; for a service that is never",
+    );
+    check_key(
+        "keepalive = \"500min 10h\"",
+        "service.wiki.keepalive: must be between 1 s and 32767 s",
+    );
+    check_key(
+        "keepalive = 0",
+        "service.wiki.keepalive: must be between 1 s",
+    );
+    check_key(
+        "keepalive = false",
+        "service.wiki.keepalive: expected a string",
     );
     check_key(
         "start_timeout = 0",

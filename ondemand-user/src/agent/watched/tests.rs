@@ -82,6 +82,7 @@ fn service(listen: &str) -> Service {
         steer: false,
         wake_from: List::default(),
         ignore_from: List::default(),
+        keepalive: None,
         veto: None,
         access: Access::default(),
     }

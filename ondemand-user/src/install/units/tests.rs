@@ -69,6 +69,9 @@ BindIPv6Only=ipv6-only
 Backlog=4096
 NoDelay=yes
 KeepAlive=yes
+KeepAliveTimeSec=120
+KeepAliveIntervalSec=15
+KeepAliveProbes=8
 TriggerLimitIntervalSec=0
 
 # /run/x/sockets.target.wants/ondemand-wiki.socket -> ../ondemand-wiki.socket

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ondemand_core::{
-    config::{Access, Endpoint, Service},
+    config::{Access, Endpoint, KeepAlive, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -46,7 +46,8 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         .iter()
         .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_)))
     {
-        text += "NoDelay=yes\nKeepAlive=yes\n";
+        text += "NoDelay=yes\n";
+        text += &keepalive(service.keepalive);
     }
     if service.listen.iter().any(may_come_later) {
         // Otherwise the socket fails for good at a boot at which the network is not up yet.
@@ -68,6 +69,17 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         text += "PollLimitIntervalSec=0\n";
     }
     Ok(text)
+}
+
+/// For the clients that the proxy carries. The kernel's program does it for all of them, while the agent
+/// watches the service.
+fn keepalive(times: Option<KeepAlive>) -> String {
+    times.map_or_else(String::new, |times| {
+        format!(
+            "KeepAlive=yes\nKeepAliveTimeSec={}\nKeepAliveIntervalSec={}\nKeepAliveProbes={}\n",
+            times.idle, times.interval, times.probes
+        )
+    })
 }
 
 /// Whether the host may get the address after the socket's start: neither a wildcard, which is always

@@ -16,8 +16,9 @@ use ondemand_core::measure::{
     sample::{KernelEvent, Leg, Sample, Slot, Snapshot},
 };
 use ondemand_ebpf::{
-    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_OPEN, INET, INET6, LEG_BACK, LEG_FRONT,
-    LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner, SocketRecord, listener_place,
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_ENDED, GATE_OPEN, INET, INET6, KeepAlive, LEG_BACK,
+    LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner, SocketRecord,
+    listener_place,
 };
 use tokio::io::unix::AsyncFd;
 use watchlist::Addresses;
@@ -31,6 +32,7 @@ pub struct Sampler {
     endpoints: BpfHashMap<MapData, Endpoint, Owner>,
     counters: Array<MapData, Counters>,
     alarms: Array<MapData, Alarm>,
+    keepalives: Array<MapData, KeepAlive>,
     gates: Array<MapData, u64>,
     networks: LpmTrie<MapData, Network, u32>,
     /// The cookies of the sockets in it.
@@ -62,6 +64,7 @@ impl Sampler {
             endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
             counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
+            keepalives: Array::try_from(kernel.take_map("KEEPALIVES")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
             networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
             listeners: listeners(kernel.take_map("LISTENERS")?)?,
@@ -136,6 +139,19 @@ impl Sampler {
     /// The tables cannot be walked: bytes of open connections are added when they close.
     pub fn add_open_bytes(&mut self) -> Result<()> {
         self.records("bytes").map(drop)
+    }
+
+    /// Counts as closed the connections that the ended run of an application has left to the kernel. It
+    /// walks the kernel's socket tables.
+    ///
+    /// # Errors
+    ///
+    /// The tables cannot be walked: they count as open until the kernel gives up.
+    pub fn end_run(&mut self, slot: Slot) -> Result<()> {
+        self.set_gate_bits(slot, GATE_ENDED, GATE_ENDED)?;
+        let walked = self.records("orphans");
+        self.set_gate_bits(slot, GATE_ENDED, 0)?;
+        walked.map(drop)
     }
 
     fn read_counters(&self, slot: Slot) -> Result<Counters> {

@@ -9,7 +9,7 @@ use ondemand_core::{
     measure::sample::Slot,
 };
 use ondemand_ebpf::{
-    Counters, Endpoint, GATE_IGNORE, GATE_WAKE, MAX_NAME, MAX_SERVICES, Name, Network,
+    Counters, Endpoint, GATE_IGNORE, GATE_WAKE, KeepAlive, MAX_NAME, MAX_SERVICES, Name, Network,
 };
 
 use super::{
@@ -47,6 +47,14 @@ impl Sampler {
                 let before = self.read_counters(slot)?.listener_errors;
                 self.refused.insert(slot, before);
             }
+            let times = service.keepalive.map(|times| KeepAlive {
+                idle: times.idle,
+                interval: times.interval,
+                probes: times.probes,
+            });
+            self.keepalives
+                .set(slot.0, times.unwrap_or_default(), 0)
+                .context("write the times of TCP's keep-alive")?;
             self.watched.insert(slot, addresses(service));
             slots.insert(service.name.clone(), slot);
         }
