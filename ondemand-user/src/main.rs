@@ -72,10 +72,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Release { name } => block_on(actions::release(&name))?,
         Command::Start { name } => block_on(actions::start(&name))?,
         Command::Stop { name } => block_on(actions::stop(&name))?,
-        Command::Reload => {
-            permission::renew(&path);
-            block_on(actions::reload())?
-        }
+        Command::Reload { user } => reload(&path, user.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -86,6 +83,19 @@ fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
         .enable_all()
         .build();
     runtime.context("start the event loop")?.block_on(task)
+}
+
+/// The agent reads its configuration again, whatever became of its permissions: those of the services
+/// that it has are as they were.
+fn reload(path: &Path, user: Option<&str>) -> Result<()> {
+    let permitted = match user {
+        Some(user) => permission::run(path, user),
+        None => permission::renew(path),
+    };
+    // An invalid configuration is an error of both.
+    block_on(actions::reload())?;
+    permitted
+        .context("the agent has read its configuration, but not all of its permissions are renewed")
 }
 
 fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {

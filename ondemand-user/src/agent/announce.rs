@@ -44,6 +44,11 @@ impl Announcer {
         self.tell(News::Services(names));
     }
 
+    /// Publishes why the configuration's file is not in force. `None`: it is.
+    pub fn configuration(&self, trouble: Option<String>) {
+        self.tell(News::Configuration(trouble.unwrap_or_default()));
+    }
+
     /// Publishes an event of an application.
     pub fn happened(&self, service: &str, event: &RunEvent) {
         let service = service.to_owned();

@@ -1,4 +1,4 @@
-//! The watched services: the configuration, and its changes at a reload.
+//! The watched services: what a configuration means for them.
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
@@ -7,30 +7,9 @@ use ondemand_core::{
 };
 
 use super::{Agent, watched::Watched};
-use crate::host::{clock, config_file};
+use crate::host::clock;
 
 impl Agent {
-    /// Reads the configuration again. An invalid one changes nothing, and is reported.
-    pub(super) fn reload(&mut self) -> Result<()> {
-        self.notifier.reloading();
-        let result = config_file::load(&self.config_path)
-            .context("the agent keeps its present configuration")
-            .and_then(|config| {
-                self.apply(config)
-                    .context("the new configuration cannot be watched")
-            });
-        match &result {
-            Ok(()) => {
-                log::info!("read the configuration again: {}", self.summary());
-                self.ask_permission();
-                self.read_units();
-            }
-            Err(error) => log::error!("{error:#}"),
-        }
-        self.notifier.ready();
-        result
-    }
-
     /// Applies `config`. Services that were configured before keep their counters.
     pub(super) fn apply(&mut self, config: Config) -> Result<()> {
         let wanted: Vec<_> = config.services.values().collect();
@@ -43,6 +22,7 @@ impl Agent {
         let slots = match self.sampler.watch(&wanted) {
             Ok(slots) => slots,
             Err(error) => {
+                let error = error.context("the new configuration cannot be watched");
                 // No watched service may become unwatched.
                 let before: Vec<_> = self.config.services.values().collect();
                 self.sampler

@@ -18,13 +18,14 @@ mod observe;
 mod polls;
 mod recorder;
 mod requests;
+mod source;
 mod status;
 mod timing;
 mod watched;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -43,6 +44,7 @@ use ondemand_core::{
     words::counted,
 };
 use recorder::Recorder;
+use source::Source;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -51,7 +53,7 @@ use watched::Watched;
 
 use crate::{
     bus,
-    host::{ablation, capabilities, clock, complaints::Complaints, config_file},
+    host::{ablation, capabilities, clock, complaints::Complaints},
     kernel::{Kernel, maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
@@ -61,7 +63,7 @@ use crate::{
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
 
 struct Agent {
-    config_path: PathBuf,
+    source: Source,
     dry_run: bool,
     config: Config,
     sampler: Sampler,
@@ -102,9 +104,22 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     // First of all: by default these signals end the program, and systemd takes an end by SIGHUP
     // for a clean exit.
     let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
-    let terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let config = config_file::load(config_path)?;
+    let mut notifier = Notifier::new();
+    let (source, config) = match Source::open(config_path) {
+        Ok(opened) => opened,
+        Err(error) => {
+            if notifier.is_heard() {
+                notifier.status(format!("waiting for a valid configuration: {error:#}"));
+                tokio::select! {
+                    () = source::changed(config_path) => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            return Err(error);
+        }
+    };
     if let Err(error) = capabilities::keep_to_ourselves() {
         log::warn!("veto programs inherit the agent's capabilities: {error}");
     }
@@ -122,7 +137,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         interrupt,
     };
     let mut agent = Agent {
-        config_path: config_path.to_owned(),
+        source,
         dry_run,
         config: Config {
             services: BTreeMap::new(),
@@ -135,7 +150,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         messages,
         requests,
         metrics,
-        notifier: Notifier::new(),
+        notifier,
         cookies: SynCookies::default(),
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
@@ -188,7 +203,18 @@ impl Agent {
                 );
             }
         }
-        self.apply(config)?;
+        let applied = self.apply(config);
+        if let Err(error) = applied {
+            // Wrong on this host only.
+            let older = match self.source.trouble() {
+                None => self.source.fall_back(error)?,
+                Some(_) => return Err(error),
+            };
+            self.apply(older)?;
+        }
+        if self.source.trouble().is_none() {
+            self.in_force();
+        }
         self.began = true;
         let readings = self.systemd.read_all(|| self.notifier.starting()).await?;
         self.take_readings(readings);
@@ -348,7 +374,12 @@ impl Agent {
             .values()
             .filter(|watched| watched.problem.is_some())
             .count();
-        let mut text = format!(
+        let mut text = self
+            .source
+            .trouble()
+            .map(|why| why + "; ")
+            .unwrap_or_default();
+        text += &format!(
             "{}, {up} active",
             counted(self.services.len() as u64, "service")
         );

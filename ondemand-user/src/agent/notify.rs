@@ -30,6 +30,11 @@ impl Notifier {
         }
     }
 
+    /// Whether systemd started this process, and waits for its notifications.
+    pub fn is_heard(&self) -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
     /// Extends the start timeout: a thousand services on a busy machine take longer than systemd's
     /// default.
     pub fn starting(&self) {
@@ -57,6 +62,8 @@ impl Notifier {
 
     /// Shows `status` in `systemctl status`, if it is new.
     pub fn status(&mut self, status: String) {
+        // A line ends the notification's entry.
+        let status = status.replace('\n', "; ");
         if status != self.status {
             send(&[NotifyState::Status(&status)]);
             self.status = status;

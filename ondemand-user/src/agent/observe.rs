@@ -14,7 +14,7 @@ use crate::{
         ablation::{self, Moment},
         clock,
     },
-    observe::metrics::{Observation, Question},
+    observe::metrics::{Observation, Observations, Question},
 };
 
 /// The shortest interval between two counts of the bytes of open connections.
@@ -46,7 +46,10 @@ impl Agent {
     pub(super) fn observe(&self, question: Question) {
         let services = self.services.values();
         // The scraper may be gone.
-        let _ = question.send(services.map(|watched| self.observation(watched)).collect());
+        let _ = question.send(Observations {
+            configuration: self.source.observe(),
+            services: services.map(|watched| self.observation(watched)).collect(),
+        });
     }
 
     fn observation(&self, watched: &Watched) -> Observation {

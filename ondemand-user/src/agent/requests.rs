@@ -29,6 +29,9 @@ impl Agent {
         match request {
             bus::Request::Status(answer) => self.report(answer),
             bus::Request::Listening { service, answer } => self.wait_listening(&service, answer),
+            bus::Request::Trouble(answer) => {
+                drop(answer.send(Ok(self.source.trouble().unwrap_or_default())));
+            }
             bus::Request::Known(name, answer) => drop(answer.send(self.named(&name).map(drop))),
             bus::Request::Describe(name, answer) => {
                 let known = self.named(&name).map(drop);

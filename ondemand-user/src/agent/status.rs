@@ -26,6 +26,7 @@ impl Agent {
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dry_run: self.dry_run,
+            configuration: self.source.report(),
             services: services.map(|watched| self.describe_one(watched)).collect(),
         };
         tokio::spawn(connection::complete_report(

@@ -237,6 +237,16 @@ impl Manager {
         reason: &str,
     ) -> zbus::Result<()>;
 
+    /// Why the configuration's file is not in force, and what is, on one line; empty: it is in force.
+    #[zbus(property)]
+    async fn configuration_error(
+        &self,
+        #[zbus(header)] call: Option<Header<'_>>,
+    ) -> Result<String, Error> {
+        let _pending = call.map(|call| self.calls.admit(&call)).transpose()?;
+        ask(&self.requests, Request::Trouble).await
+    }
+
     /// The agent's version.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &str {

@@ -53,6 +53,8 @@ pub enum Request {
     Start(String, Reply<bool>),
     /// Stop it if it is unused; returns whether it was up.
     Stop(String, Reply<bool>),
+    /// Why the configuration's file is not in force; empty: it is.
+    Trouble(Reply<String>),
     /// Read the configuration again.
     Reload(Reply<()>),
 }

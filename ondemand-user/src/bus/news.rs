@@ -12,7 +12,7 @@ use super::{
     Request,
     limits::Limit,
     manager::Manager,
-    names::{NO_NUMBER, PATH, SERVICE_INTERFACE},
+    names::{INTERFACE, NO_NUMBER, PATH, SERVICE_INTERFACE},
     service::Service,
     service_path,
 };
@@ -28,6 +28,8 @@ const READS: usize = 1024;
 pub enum News {
     /// The present services.
     Services(BTreeSet<String>),
+    /// The property `ConfigurationError`.
+    Configuration(String),
     /// Changed properties of a service, which others may have cached.
     Changed {
         /// Its name.
@@ -64,6 +66,10 @@ pub(super) async fn publish(
     let mut there = BTreeSet::new();
     while let Some(item) = news.recv().await {
         match item {
+            News::Configuration(trouble) => {
+                let changed = HashMap::from([("ConfigurationError", Variant::from(trouble))]);
+                changed_properties(connection, PATH, INTERFACE, changed).await?;
+            }
             News::Services(wanted) => {
                 let server = connection.object_server();
                 for gone in there.difference(&wanted) {
@@ -84,16 +90,8 @@ pub(super) async fn publish(
                     ("State", Variant::from(state)),
                     ("HeldUntil", Variant::from(held_until)),
                 ]);
-                let body = (SERVICE_INTERFACE, changed, [""; 0]);
-                connection
-                    .emit_signal(
-                        None::<&str>,
-                        service_path(&service),
-                        "org.freedesktop.DBus.Properties",
-                        "PropertiesChanged",
-                        &body,
-                    )
-                    .await?;
+                let path = service_path(&service);
+                changed_properties(connection, &path, SERVICE_INTERFACE, changed).await?;
             }
             News::Started { service, took } => {
                 Manager::started(&manager, &service, took.unwrap_or(NO_NUMBER)).await?;
@@ -104,4 +102,21 @@ pub(super) async fn publish(
         }
     }
     Ok(())
+}
+
+async fn changed_properties(
+    connection: &Connection,
+    path: &str,
+    interface: &str,
+    changed: HashMap<&str, Variant<'_>>,
+) -> zbus::Result<()> {
+    connection
+        .emit_signal(
+            None::<&str>,
+            path,
+            "org.freedesktop.DBus.Properties",
+            "PropertiesChanged",
+            &(interface, changed, [""; 0]),
+        )
+        .await
 }

@@ -14,8 +14,47 @@ pub struct Report {
     pub version: String,
     /// Whether the agent only logs what it would stop.
     pub dry_run: bool,
+    /// The configuration in force.
+    #[serde(default)]
+    pub configuration: Configuration,
     /// By name.
     pub services: Vec<Service>,
+}
+
+/// The configuration's file, and what is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configuration {
+    /// The file.
+    pub path: String,
+    /// Whether the last reading of the file succeeded, so that it is in force.
+    pub last_reload_successful: bool,
+    /// When what is in force was read (RFC 3339); of a copy, when it was written.
+    pub last_reload_success: Option<String>,
+    /// Why the file is not in force, one line for each problem; null: it is.
+    pub error: Option<String>,
+    /// The copy of an older file that is in force instead, since the agent's start; null: none.
+    pub copy: Option<String>,
+}
+
+impl Configuration {
+    /// Why the file is not in force, and what is, on one line. `None`: it is.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.error.as_ref()?;
+        let mut problems = error.lines();
+        let first = problems.next().unwrap_or_default();
+        let more = match problems.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more: `ondemand check`)"),
+        };
+        let kept = match &self.copy {
+            Some(copy) => format!("a copy is in force, {copy}"),
+            None => "the one before stays in force".to_owned(),
+        };
+        Some(format!(
+            "WRONG CONFIGURATION, {kept}: {first}{more}; correct it, then `systemctl reload ondemand`"
+        ))
+    }
 }
 
 /// The state of one service.

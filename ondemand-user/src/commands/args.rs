@@ -109,7 +109,11 @@ pub enum Command {
     },
     /// Make the agent read its configuration again
     #[command(after_help = help::RELOAD)]
-    Reload,
+    Reload {
+        /// First grant the agent, which runs as this user, its permissions (as `permit` does)
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+    },
 }
 
 /// Parses the time of a hold.

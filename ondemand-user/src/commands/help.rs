@@ -182,8 +182,10 @@ Requires root, or polkit's permission for org.ondemand1.manage.
 Exit codes: 0 it is down, 1 it stays up, 2 no such service or wrong usage";
 
 pub const RELOAD: &str = "\
-Like `systemctl reload ondemand`, but prints the errors of the configuration: file, line and key.
-If there are any, the agent keeps its present configuration. No count is lost.
+Like `systemctl reload ondemand`, which runs it with --user, but prints the errors of the
+configuration: file, line and key. If there are any, the agent keeps its present configuration, and
+`ondemand status` shows them until they are corrected. No count is lost. As root it first renews the
+agent's permissions; a failure of that is an error, too, after the agent has read the file.
 
 Example:
   systemctl daemon-reload && ondemand reload     units first, then the agent

@@ -50,8 +50,13 @@ const RIGHT: std::ops::Range<usize> = 3..7;
 
 /// Formats the report as a table.
 fn table(report: &Report) -> String {
+    let mut text = report
+        .configuration
+        .trouble()
+        .map(|trouble| trouble + "\n\n")
+        .unwrap_or_default();
     if report.services.is_empty() {
-        return "no service is configured\n".into();
+        return text + "no service is configured\n";
     }
     let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(str::to_owned))
         .chain(report.services.iter().map(row))
@@ -60,7 +65,6 @@ fn table(report: &Report) -> String {
     let widths: Vec<usize> = (0..HEAD.len())
         .map(|column| width(column).unwrap_or(0))
         .collect();
-    let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
@@ -108,7 +112,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bus::report::Counts;
+    use crate::bus::report::{Configuration, Counts};
 
     fn report() -> Report {
         let wiki = Service {
@@ -149,6 +153,12 @@ mod tests {
         Report {
             version: "0.1.0".into(),
             dry_run: false,
+            configuration: Configuration {
+                path: "/etc/ondemand/ondemand.toml".into(),
+                last_reload_successful: true,
+                last_reload_success: Some("2026-11-28T12:00:00Z".into()),
+                ..Configuration::default()
+            },
             services: vec![llm, wiki],
         }
     }
@@ -173,13 +183,52 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
     }
 
     #[test]
+    fn a_wrong_configuration_is_in_the_first_line() {
+        let wrong = |error: &str, copy: Option<&str>| {
+            let mut report = report();
+            report.configuration.error = Some(error.into());
+            report.configuration.copy = copy.map(str::to_owned);
+            let text = table(&report);
+            text.lines().next().unwrap().to_owned()
+        };
+        assert_eq!(
+            wrong("/o.toml:2: service.a: x", None),
+            "WRONG CONFIGURATION, the one before stays in force: /o.toml:2: service.a: x; correct it, \
+             then `systemctl reload ondemand`"
+        );
+        let line = wrong(
+            "/o.toml:2: x\n/o.toml:3: y\n/o.toml:4: z",
+            Some("/c of 2026"),
+        );
+        assert!(
+            line.contains(
+                "a copy is in force, /c of 2026: /o.toml:2: x (and 2 more: `ondemand check`)"
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
     fn scripts_get_these_names() {
         let json = serde_json::to_value(report()).unwrap();
         ::tests::documents::assert_documented(&json);
         let keys = |value: &serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };
-        assert_eq!(keys(&json), ["dry_run", "services", "version"]);
+        assert_eq!(
+            keys(&json),
+            ["configuration", "dry_run", "services", "version"]
+        );
+        assert_eq!(
+            keys(&json["configuration"]),
+            [
+                "copy",
+                "error",
+                "last_reload_success",
+                "last_reload_successful",
+                "path"
+            ]
+        );
         assert_eq!(
             keys(&json["services"][1]),
             [

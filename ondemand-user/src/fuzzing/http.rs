@@ -6,7 +6,7 @@ use ondemand_core::measure::unit::ActiveState;
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::observe::metrics::{
-    Observation, Question,
+    Configuration, Observation, Observations, Question,
     books::Books,
     record::Record,
     server::{OTHER_HOST, Server},
@@ -49,15 +49,22 @@ impl Endpoint {
     }
 }
 
-fn observations() -> Vec<Observation> {
-    vec![Observation {
+fn observations() -> Observations {
+    let service = Observation {
         service: "wiki".into(),
         state: Some(ActiveState::Active),
         sample: None,
         open: Some(1),
         idle: None,
         idle_timeout: None,
-    }]
+    };
+    Observations {
+        configuration: Configuration {
+            last_reload_successful: true,
+            last_reload_success: None,
+        },
+        services: vec![service],
+    }
 }
 
 /// The bytes of a client: it gets no response, or one of the known responses without anything that

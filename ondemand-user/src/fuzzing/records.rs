@@ -13,7 +13,7 @@ use ondemand_core::{
     runs::{Look, Runs},
 };
 
-use crate::observe::metrics::{Observation, ledger::Ledger, record, render};
+use crate::observe::metrics::{Configuration, Observation, ledger::Ledger, record, render};
 
 /// The holds: what was parsed is written and parsed again without loss.
 pub fn holds(data: &[u8]) {
@@ -94,7 +94,12 @@ pub fn ledger(data: &[u8]) {
         idle: None,
         idle_timeout: None,
     };
-    let text = render::open_metrics(vec![(row, ledger)]).expect("a string takes everything");
+    let configuration = Configuration {
+        last_reload_successful: false,
+        last_reload_success: None,
+    };
+    let text = render::open_metrics(vec![(row, ledger)], configuration);
+    let text = text.expect("a string takes everything");
     assert!(text.ends_with("# EOF\n"));
     for line in text.lines() {
         assert!(

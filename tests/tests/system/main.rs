@@ -9,6 +9,7 @@ mod asked_race;
 mod attacks;
 mod bus;
 mod client_lists;
+mod configuration;
 mod counts;
 mod faults;
 mod faults_backend;

@@ -133,6 +133,8 @@ pub struct Model {
     pub version: String,
     /// Whether the agent stops nothing.
     pub dry_run: bool,
+    /// Why the configuration's file is not in force.
+    pub trouble: Option<String>,
     pub order: Order,
     /// Whether the help is shown.
     pub help: bool,
@@ -154,6 +156,7 @@ impl Model {
         self.lost = None;
         self.version = report.version;
         self.dry_run = report.dry_run;
+        self.trouble = report.configuration.trouble();
         let rows = std::mem::take(&mut self.rows).into_iter();
         let mut before: BTreeMap<String, Row> =
             rows.map(|row| (row.service.name.clone(), row)).collect();

@@ -12,7 +12,7 @@ use super::{
     model::Model,
     view::{KEYS, draw},
 };
-use crate::bus::report::{Report, Service};
+use crate::bus::report::{Configuration, Report, Service};
 
 fn services(second: u64) -> Report {
     let wiki = Service {
@@ -56,6 +56,7 @@ fn services(second: u64) -> Report {
     Report {
         version: "0.1.0".into(),
         dry_run: false,
+        configuration: Configuration::default(),
         services: vec![llm, ci, held, wiki],
     }
 }
@@ -130,6 +131,29 @@ fn eighty_columns() {
             ),
             (20, "is starting"),
             (23, KEYS),
+        ],
+    );
+}
+
+#[test]
+fn a_wrong_configuration_is_on_top() {
+    let mut model = model();
+    let mut report = services(25);
+    report.configuration.error = Some("/etc/ondemand/ondemand.toml:2: service.wiki.a: x".into());
+    model.report(report, Duration::from_secs(4));
+    check(
+        &mut model,
+        (80, 24),
+        &[
+            (0, "WRONG CONFIGURATION, the one before stays in force:"),
+            (
+                1,
+                "/etc/ondemand/ondemand.toml:2: service.wiki.a: x; correct it, then `systemctl",
+            ),
+            (
+                2,
+                "ondemand 0.1.0  4 services, 3 active, 2 connections open; sorted by name",
+            ),
         ],
     );
 }

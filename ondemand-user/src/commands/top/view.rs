@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ondemand_core::words::{Bytes, counted};
+use ondemand_core::words::{Bytes, counted, printable};
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -91,7 +91,9 @@ any key: back";
 
 /// Draws the screen.
 pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
-    let [head, problem, table, detail, foot] = Layout::vertical([
+    let [trouble, head, problem, table, detail, foot] = Layout::vertical([
+        // It names a file, a line and a key.
+        Constraint::Length(if model.trouble.is_some() { 2 } else { 0 }),
         Constraint::Length(1),
         Constraint::Length(u16::from(model.lost.is_some())),
         Constraint::Min(3),
@@ -100,6 +102,10 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
+    if let Some(why) = &model.trouble {
+        let text = Paragraph::new(printable(why)).wrap(Wrap { trim: true });
+        frame.render_widget(text.style(Style::new().red().bold()), trouble);
+    }
     draw_head(frame, model, head);
     if let Some(why) = &model.lost {
         let text = format!("no answer from the agent, retrying every second: {why}");

@@ -9,7 +9,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::{User, geteuid};
-use ondemand_core::{config::Config, words::printable};
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH},
+    words::printable,
+};
 
 use crate::{
     host::config_file,
@@ -44,17 +47,32 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
     })?;
     let pins = pins::give(Path::new(BPFFS), DIRECTORY, found.uid, found.gid)
         .context("create the agent's directory in the BPF file system");
-    let read = read(config);
     let rule = if found.uid.is_root() {
         // PID 1 does not ask polkit about root.
         rule::remove(Path::new(RULE))
     } else {
-        read.and_then(|config| rule::write(&config, user, Path::new(RULES), Path::new(RULE)))
+        write_rule(config, user)
     };
     match (pins, rule) {
         (Err(one), Err(other)) => Err(anyhow!("{one:#}; {other:#}")),
         (pins, rule) => pins.and(rule),
     }
+}
+
+/// Writes the rule of the configuration at `path`; where that is invalid, of the last valid one, which stays
+/// in force.
+fn write_rule(path: &Path, user: &str) -> Result<()> {
+    let write = |config: &Config| rule::write(config, user, Path::new(RULES), Path::new(RULE));
+    let error = match read(path) {
+        Ok(config) => return write(&config),
+        Err(error) => error,
+    };
+    if path == Path::new(DEFAULT_PATH)
+        && let Some(copy) = last_good::find(path)
+    {
+        write(&copy.config)?;
+    }
+    Err(error)
 }
 
 /// Reads the configuration, and keeps a copy of a valid one for the generator at the next boot: the
@@ -69,15 +87,15 @@ fn read(path: &Path) -> Result<Config> {
 }
 
 /// Renews the rule before the agent reads its configuration again, which may have new services. Only
-/// if there is a rule already; the agent reports an invalid configuration.
-pub fn renew(config: &Path) {
+/// if this is root, and there is a rule already.
+///
+/// # Errors
+///
+/// The configuration is invalid, or the rule cannot be written.
+pub fn renew(config: &Path) -> Result<()> {
     let ours = std::fs::read_to_string(RULE).is_ok_and(|text| text.starts_with(rule::MARK));
     if !ours || !geteuid().is_root() {
-        return;
+        return Ok(());
     }
-    if let Ok(config) = read(config)
-        && let Err(error) = rule::write(&config, USER, Path::new(RULES), Path::new(RULE))
-    {
-        eprintln!("ondemand: {}", printable(&format!("{error:#}")));
-    }
+    write_rule(config, USER)
 }

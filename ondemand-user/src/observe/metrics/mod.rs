@@ -18,14 +18,14 @@ use std::{net::SocketAddr, thread};
 use books::Books;
 use ondemand_core::{config::Config, lifecycle::Counter, measure::Ktime, runs::RunEvent};
 use record::Record;
-pub use render::Observation;
+pub use render::{Configuration, Observation, Observations};
 use server::Server;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::host::clock;
 
-/// Asks the agent's loop for its present state of all services.
-pub type Question = oneshot::Sender<Vec<Observation>>;
+/// Asks the agent's loop for its present state.
+pub type Question = oneshot::Sender<Observations>;
 
 /// An event of a service.
 #[derive(Debug)]

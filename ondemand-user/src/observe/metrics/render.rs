@@ -38,6 +38,24 @@ pub struct Observation {
     pub idle_timeout: Option<Duration>,
 }
 
+/// What is in force of the configuration's file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Configuration {
+    /// Whether the last reading of the file succeeded.
+    pub last_reload_successful: bool,
+    /// When what is in force was read, in seconds since 1970.
+    pub last_reload_success: Option<f64>,
+}
+
+/// The agent's present state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observations {
+    /// Its configuration.
+    pub configuration: Configuration,
+    /// All services.
+    pub services: Vec<Observation>,
+}
+
 /// A service and its counters.
 pub type Row = (Observation, Ledger);
 
@@ -54,10 +72,13 @@ const STATES: [ActiveState; 5] = [
 /// # Errors
 ///
 /// None occurs: writing to a string cannot fail.
-pub fn open_metrics(rows: Vec<Row>) -> Result<String, fmt::Error> {
+pub fn open_metrics(rows: Vec<Row>, configuration: Configuration) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(1024 + rows.len() * 4096);
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Rows(rows)));
+    registry.register_collector(Box::new(All {
+        rows,
+        configuration,
+    }));
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
 }
@@ -94,16 +115,19 @@ pub fn plain(open_metrics: &str) -> String {
 }
 
 #[derive(Debug)]
-struct Rows(Vec<Row>);
+struct All {
+    rows: Vec<Row>,
+    configuration: Configuration,
+}
 
-impl Collector for Rows {
+impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let connections = Unit::Other("connections".into());
         let byte_seconds = Unit::Other("byte_seconds".into());
         let (bytes, seconds) = (Unit::Bytes, Unit::Seconds);
         let mut all = Families {
             encoder: &mut encoder,
-            rows: &self.0,
+            rows: &self.rows,
         };
 
         all.gauge(
@@ -216,6 +240,25 @@ impl Collector for Rows {
             "Number of differences between the kernel's counters and its tables of sockets.",
         )?
         .counters(|_, ledger| Some(ledger.drift))?;
+        let configuration = &self.configuration;
+        encoder
+            .encode_descriptor(
+                "ondemand_config_last_reload_successful",
+                "1 if the configuration's file is in force, 0 if it is wrong and an older one is.",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&u64::from(configuration.last_reload_successful))?;
+        if let Some(at) = configuration.last_reload_success {
+            encoder
+                .encode_descriptor(
+                    "ondemand_config_last_reload_success_timestamp",
+                    "When the configuration in force was read, since 1970.",
+                    Some(&seconds),
+                    MetricType::Gauge,
+                )?
+                .encode_gauge(&at)?;
+        }
         encoder
             .encode_descriptor(
                 "ondemand_build",

@@ -252,9 +252,9 @@ impl Shared {
             self.questions.send(answer).await.ok()?;
             answered.await.ok()
         };
-        let observations = timeout(ANSWER_TIMEOUT, ask).await.ok()??;
-        let rows = self.books().rows(observations, clock::now());
-        let body = Bytes::from(render::open_metrics(rows).ok()?);
+        let observed = timeout(ANSWER_TIMEOUT, ask).await.ok()??;
+        let rows = self.books().rows(observed.services, clock::now());
+        let body = Bytes::from(render::open_metrics(rows, observed.configuration).ok()?);
         *last = Some((Instant::now(), body.clone()));
         Some(body)
     }

@@ -36,6 +36,11 @@ fn row(service: &str) -> Row {
     (observation, ledger)
 }
 
+const CONFIGURATION: Configuration = Configuration {
+    last_reload_successful: true,
+    last_reload_success: Some(1.5),
+};
+
 /// The samples of a metric.
 fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
@@ -44,7 +49,7 @@ fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
 
 #[test]
 fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
-    let text = open_metrics(vec![row("wiki")]).unwrap();
+    let text = open_metrics(vec![row("wiki")], CONFIGURATION).unwrap();
     #[track_caller]
     fn check(text: &str, family: &str, kind: &str, unit: &str, sample: &str) {
         let help = format!("# HELP {family} ");
@@ -106,6 +111,18 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "gauge",
             "",
             "state{service=\"wiki\",state=\"inactive\"} 0",
+        ),
+        (
+            "config_last_reload_successful",
+            "gauge",
+            "",
+            "config_last_reload_successful 1",
+        ),
+        (
+            "config_last_reload_success_timestamp_seconds",
+            "gauge",
+            "seconds",
+            "config_last_reload_success_timestamp_seconds 1.5",
         ),
         ("starts", "counter", "", "starts_total{service=\"wiki\"} 1"),
         (
@@ -184,7 +201,7 @@ fn unknown_is_no_sample() {
     observation.open = None;
     observation.idle = None;
     observation.idle_timeout = None;
-    let text = open_metrics(vec![(observation, ledger), row("other")]).unwrap();
+    let text = open_metrics(vec![(observation, ledger), row("other")], CONFIGURATION).unwrap();
     for name in [
         "open_connections",
         "accepted_connections_total",
@@ -207,7 +224,7 @@ fn unknown_is_no_sample() {
 
 #[test]
 fn the_older_format_names_counters_in_full() {
-    let text = plain(&open_metrics(vec![row("wiki")]).unwrap());
+    let text = plain(&open_metrics(vec![row("wiki")], CONFIGURATION).unwrap());
     for line in [
         "# TYPE ondemand_starts_total counter",
         "# UNIT ondemand_sent_bytes_total bytes",
@@ -219,12 +236,12 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 18);
+    assert_eq!(helps.count(), 20);
 }
 
 #[test]
 fn the_manual_has_every_metric_and_no_other() {
-    let text = plain(&open_metrics(vec![row("wiki")]).unwrap());
+    let text = plain(&open_metrics(vec![row("wiki")], CONFIGURATION).unwrap());
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let served: Vec<&str> = types.map(|line| line.split(' ').next().unwrap()).collect();
     assert!(served.len() > 10, "{served:?}");

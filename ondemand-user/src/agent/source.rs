@@ -1,0 +1,209 @@
+//! The configuration's file: what of it is in force, and what is in force instead of one that is wrong.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Error, Result};
+use jiff::Timestamp;
+use ondemand_core::config::{Config, DEFAULT_PATH};
+
+use super::Agent;
+use crate::{
+    bus::report,
+    host::{
+        atomic_file::{self, Store},
+        config_file,
+    },
+    install::units::last_good::{self, Copy},
+    observe::metrics::Configuration,
+};
+
+/// The agent's own copy of what it has applied, beside the holds. Nothing of root's reads it.
+const APPLIED: &str = "applied.toml";
+/// How long an agent without any valid configuration waits for a correction before it exits. systemd
+/// starts the next one, so this is also how often the error is logged.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the file is looked at meanwhile: one that does not exist, or may not be read, sends no events.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The file, and what is in force.
+pub(super) struct Source {
+    path: PathBuf,
+    /// The file's text at the last reading, if it could be read.
+    seen: Option<String>,
+    /// When what is in force was read last; of a copy, when it was written.
+    read_at: SystemTime,
+    /// The copy that is in force since the agent's start.
+    copy: Option<String>,
+    /// Why the file is not in force.
+    wrong: Option<String>,
+    applied: Store,
+}
+
+impl Source {
+    /// Reads the configuration at the agent's start: that of the file, or of the last valid one.
+    ///
+    /// # Errors
+    ///
+    /// The file is wrong, and there is no copy.
+    pub fn open(path: &Path) -> Result<(Self, Config)> {
+        let mut source = Self {
+            path: path.to_owned(),
+            seen: None,
+            read_at: SystemTime::now(),
+            copy: None,
+            wrong: None,
+            applied: Store::new(atomic_file::path().with_file_name(APPLIED)),
+        };
+        let config = source
+            .read()
+            .or_else(|error| source.fall_back(error.into()))?;
+        Ok((source, config))
+    }
+
+    /// Reads the file. It is not in force yet.
+    pub fn read(&mut self) -> Result<Config, ondemand_core::config::Error> {
+        self.seen = None;
+        let text = self.seen.insert(config_file::text(&self.path)?);
+        config_file::parse(&self.path, text)
+    }
+
+    /// Returns the last valid configuration instead of one that is wrong, or the error.
+    pub fn fall_back(&mut self, error: Error) -> Result<Config> {
+        let Some(copy) = self.older() else {
+            return Err(error);
+        };
+        log::error!(
+            "an OLDER configuration is in force, {}, because the present one is wrong: {error:#}",
+            copy.words()
+        );
+        self.copy = Some(copy.words());
+        self.read_at = copy.written.unwrap_or(UNIX_EPOCH);
+        self.refuse(&error);
+        Ok(copy.config)
+    }
+
+    /// What was applied last, or else what root keeps for the generator, if that may be read.
+    fn older(&self) -> Option<Copy> {
+        if self.path != Path::new(DEFAULT_PATH) {
+            return None;
+        }
+        let file = self.applied.path();
+        let own = || {
+            let config = config_file::parse(&self.path, &config_file::text(file).ok()?).ok()?;
+            Some(Copy {
+                config,
+                file: file.to_owned(),
+                written: fs::metadata(file).and_then(|data| data.modified()).ok(),
+            })
+        };
+        own().or_else(|| last_good::find(&self.path))
+    }
+
+    /// The file is in force from now on, as it was read last.
+    pub fn accept(&mut self) {
+        self.read_at = SystemTime::now();
+        self.copy = None;
+        self.wrong = None;
+    }
+
+    /// The file is not in force.
+    pub fn refuse(&mut self, error: &Error) {
+        self.wrong = Some(format!("{error:#}"));
+    }
+
+    /// Copies the text that is in force.
+    fn keep(&mut self) {
+        let Some(text) = self.seen.clone() else {
+            return;
+        };
+        if self.path != Path::new(DEFAULT_PATH)
+            || fs::read(self.applied.path()).is_ok_and(|kept| kept == text.as_bytes())
+        {
+            return;
+        }
+        let save = self.applied.save(text);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = save() {
+                log::warn!("could not keep a copy of the configuration: {error:#}");
+            }
+        });
+    }
+
+    /// Why the file is not in force, and what is, on one line; `None`: it is.
+    pub fn trouble(&self) -> Option<String> {
+        self.report().trouble()
+    }
+
+    /// For `ondemand status`.
+    pub fn report(&self) -> report::Configuration {
+        let read_at = Timestamp::try_from(self.read_at).ok();
+        report::Configuration {
+            path: self.path.display().to_string(),
+            last_reload_successful: self.wrong.is_none(),
+            last_reload_success: read_at.map(|at| at.to_string()),
+            error: self.wrong.clone(),
+            copy: self.copy.clone(),
+        }
+    }
+
+    /// For the metrics.
+    pub fn observe(&self) -> Configuration {
+        let read_at = self.read_at.duration_since(UNIX_EPOCH).ok();
+        Configuration {
+            last_reload_successful: self.wrong.is_none(),
+            last_reload_success: read_at.map(|at| at.as_secs_f64()),
+        }
+    }
+}
+
+impl Agent {
+    /// Reads the configuration again. An invalid one changes nothing, and is reported.
+    pub(super) fn reload(&mut self) -> Result<()> {
+        self.notifier.reloading();
+        let result = self.source.read().map_err(Error::from);
+        let result = result.and_then(|config| self.apply(config));
+        match &result {
+            Ok(()) => {
+                self.in_force();
+                log::info!("read the configuration again: {}", self.summary());
+                self.ask_permission();
+                self.read_units();
+            }
+            Err(error) => {
+                self.source.refuse(error);
+                log::error!("{}", self.source.trouble().unwrap_or_default());
+            }
+        }
+        self.announcer.configuration(self.source.trouble());
+        self.notifier.status(self.summary());
+        self.notifier.ready();
+        result.map_err(|error| error.context("the agent keeps its present configuration"))
+    }
+
+    /// What was read last is in force now.
+    pub(super) fn in_force(&mut self) {
+        self.source.accept();
+        self.source.keep();
+    }
+}
+
+/// Waits until something about the file at `path` has changed, at most [`PATIENCE`].
+pub(super) async fn changed(path: &Path) {
+    let look = || -> io::Result<_> {
+        use std::os::unix::fs::MetadataExt as _;
+        let data = fs::metadata(path)?;
+        Ok((data.ino(), data.ctime(), data.ctime_nsec()))
+    };
+    let before = look().ok();
+    let change = async {
+        while look().ok() == before {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    // It says itself which one it was.
+    let _ = tokio::time::timeout(PATIENCE, change).await;
+}

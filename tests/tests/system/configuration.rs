@@ -1,0 +1,171 @@
+//! A wrong configuration is seen, stops nothing, and is right again as soon as it is corrected.
+
+use serde_json::Value;
+use tests::{
+    client::{self, Request},
+    metrics::{self, scrape},
+    sandbox::{Cgroups, Sandbox},
+    service::{self, CONFIG, SOON, front, wait_state},
+    wait_for,
+};
+
+use crate::{bus::check, require_sandbox};
+
+const FILE: &str = "/etc/ondemand/ondemand.toml";
+
+fn set_up() -> Sandbox {
+    let sandbox = Sandbox::boot_with(Cgroups::Unified).unwrap();
+    metrics::on_demand(sandbox, CONFIG, "").unwrap()
+}
+
+fn good() -> String {
+    format!(
+        "[agent]\nmetrics = \"{}\"\nhistory = \"\"\n\n[service.test]\n{CONFIG}",
+        metrics::address()
+    )
+}
+
+/// The service is served, and stopped when it is idle.
+fn works(sandbox: &Sandbox) {
+    let answer = sandbox.in_network(|| client::get(front(), Request::default()));
+    answer.unwrap().unwrap();
+    wait_state(sandbox, "app.service", "inactive").unwrap();
+}
+
+/// Whether the configuration's file is in force, everywhere that it is said.
+#[track_caller]
+fn is_said(sandbox: &Sandbox, word: Option<&str>) {
+    let samples = scrape(sandbox).unwrap();
+    let metric = samples["ondemand_config_last_reload_successful"];
+    assert_eq!(metric, f64::from(u8::from(word.is_none())), "{word:?}");
+    assert!(samples.contains_key("ondemand_config_last_reload_success_timestamp_seconds"));
+    let table = sandbox.run(&["ondemand", "status"]).unwrap();
+    let first = table.lines().next().unwrap().to_owned();
+    let status = sandbox.property("ondemand.service", "StatusText").unwrap();
+    let json = sandbox.run(&["ondemand", "status", "--json"]).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let json = &json["configuration"];
+    let property = sandbox
+        .run(&[
+            "busctl",
+            "get-property",
+            "org.ondemand1",
+            "/org/ondemand1",
+            "org.ondemand1.Manager",
+            "ConfigurationError",
+        ])
+        .unwrap();
+    let journal = sandbox.journal("ondemand.service");
+    let Some(word) = word else {
+        assert!(!table.contains("WRONG"), "{table}");
+        assert!(!status.contains("WRONG"), "{status}");
+        assert_eq!(json["last_reload_successful"], true, "{json}");
+        assert_eq!(json["error"], Value::Null, "{json}");
+        assert_eq!(property.trim(), "s \"\"");
+        return;
+    };
+    for said in [&first, &status, &property] {
+        assert!(said.contains("WRONG CONFIGURATION"), "{said}");
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    assert!(journal.contains(word), "no {word:?} in {journal}");
+    assert_eq!(json["last_reload_successful"], false, "{json}");
+    assert!(json["error"].as_str().unwrap().contains(word), "{json}");
+}
+
+#[test]
+fn a_wrong_configuration_is_seen_and_the_last_good_one_is_in_force() {
+    require_sandbox!();
+    let sandbox = set_up();
+    works(&sandbox);
+    is_said(&sandbox, None);
+    let unknown = good().replace("steer = false", "stear = false");
+    let write = |text: &str| format!("cat >{FILE} <<'END'\n{text}\nEND\n");
+    let rows: &[(&str, &str)] = &[
+        (&write("[service.test]\nlisten = ["), "ondemand.toml:2"),
+        (&write(&unknown), "stear"),
+        (&format!("rm {FILE}"), "No such file"),
+        (&format!("rm {FILE}; mkdir {FILE}"), "Is a directory"),
+        (&format!("rm {FILE}; mkfifo {FILE}"), "a pipe or a device"),
+        // Root can read it, and the agent's user cannot.
+        (&format!("chmod 600 {FILE}"), "Permission denied"),
+        ("chmod 700 /etc/ondemand", "Permission denied"),
+    ];
+    for (index, (spoil, word)) in rows.iter().enumerate() {
+        check(&sandbox, spoil, 0, &[]);
+        let begin = std::time::Instant::now();
+        check(&sandbox, "ondemand reload", 2, &[word]);
+        check(&sandbox, "systemctl reload ondemand.service", 1, &[]);
+        is_said(&sandbox, Some(word));
+        works(&sandbox);
+        // So it is for the next agent, which has not seen the file when it was good.
+        if index == 0 {
+            let rule = "/etc/polkit-1/rules.d/50-ondemand.rules";
+            check(&sandbox, &format!("rm {rule}"), 0, &[]);
+        }
+        check(&sandbox, "systemctl restart ondemand.service", 0, &[]);
+        is_said(&sandbox, Some(word));
+        let first = sandbox.run(&["ondemand", "status"]).unwrap();
+        assert!(first.contains("a copy is in force"), "{first}");
+        works(&sandbox);
+        check(
+            &sandbox,
+            &format!("chmod 755 /etc/ondemand; rm -rf {FILE}; {}", write(&good())),
+            0,
+            &[],
+        );
+        check(&sandbox, "ondemand reload", 0, &[]);
+        check(&sandbox, "systemctl reload ondemand.service", 0, &[]);
+        is_said(&sandbox, None);
+        eprintln!("{word}: {:.1?}", begin.elapsed());
+    }
+    // The agent has read its configuration, but may not do all that follows from it.
+    let rules = "/etc/polkit-1/rules.d";
+    check(&sandbox, &format!("mv {rules} {rules}.away"), 0, &[]);
+    check(&sandbox, "systemctl reload ondemand.service", 1, &[]);
+    let journal = sandbox.journal("ondemand.service");
+    assert!(journal.contains("polkit 0.106 or later is not installed"));
+    is_said(&sandbox, None);
+    check(&sandbox, &format!("mv {rules}.away {rules}"), 0, &[]);
+    check(&sandbox, "systemctl reload ondemand.service", 0, &[]);
+    // Nothing on demand is no mistake.
+    check(&sandbox, &format!(": >{FILE}"), 0, &[]);
+    check(&sandbox, "systemctl reload ondemand.service", 0, &[]);
+    let status = sandbox.run(&["ondemand", "status"]).unwrap();
+    assert!(status.contains("no service is configured"), "{status}");
+}
+
+#[test]
+fn an_agent_without_any_good_configuration_waits_for_one() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    let start = "systemctl start ondemand.service";
+    check(&sandbox, start, 1, &[]);
+    let said = |word: &str| {
+        let what = format!("{word} in the journal");
+        wait_for(&what, SOON, || {
+            let journal = sandbox.journal("ondemand.service");
+            journal.contains(word).then_some(())
+        })
+        .unwrap();
+    };
+    said("No such file");
+    sandbox.write(FILE, "[service.test]\nlisten = [").unwrap();
+    said("ondemand.toml:2");
+    let status = wait_for("the status names it", SOON, || {
+        let status = sandbox.property("ondemand.service", "StatusText").ok()?;
+        status.contains("ondemand.toml:2").then_some(status)
+    });
+    assert!(
+        status
+            .unwrap()
+            .contains("waiting for a valid configuration")
+    );
+    let config = good();
+    sandbox.write(FILE, config).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    wait_state(&sandbox, "ondemand.service", "active").unwrap();
+    works(&sandbox);
+    is_said(&sandbox, None);
+}
