@@ -9,7 +9,6 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use aya_log_ebpf::debug;
 use ondemand_ebpf::{
     Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
     Endpoint, GATE_IGNORE, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED,
@@ -75,10 +74,6 @@ fn listening(ctx: &SockOpsContext) {
     };
     // SAFETY: a socket of the context, checked against null.
     unsafe { set_tag(socket.cast(), value) };
-    debug!(
-        ctx,
-        "slot {}: listener of role {} on port {}", slot, role, port
-    );
     if role != ROLE_BACKEND {
         return;
     }
@@ -166,7 +161,6 @@ fn established(ctx: &SockOpsContext) {
     tag.leg = leg;
     count(counters, leg, true);
     keepalive::switch_on(ctx, slot);
-    debug!(ctx, "slot {}: connection on leg {}", slot, leg);
     if leg == LEG_IGNORED {
         return;
     }
@@ -253,7 +247,6 @@ fn state_changed(ctx: &SockOpsContext) {
     // A socket closes only once: accept() after a disconnect does not exist.
     tag.leg = LEG_LISTENER;
     count(counters, leg, false);
-    debug!(ctx, "slot {}: connection on leg {} closed", slot, leg);
     if leg == LEG_IGNORED {
         return;
     }

@@ -40,7 +40,7 @@ const PINS: &str = "ONDEMAND_PINS";
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 12] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -53,7 +53,6 @@ const MAPS: [&str; 13] = [
     "NAMES",
     "META",
     "TAGS",
-    "AYA_LOGS",
 ];
 
 /// The programs that stay attached when the agent exits.
@@ -175,15 +174,6 @@ impl Kernel {
             .with_context(|| format!("map {name}"))
     }
 
-    /// The reader of the programs' own log messages.
-    ///
-    /// # Errors
-    ///
-    /// The object has no log map.
-    pub fn take_logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).context("open the programs' log")
-    }
-
     /// Runs an iterator over the sockets of this network namespace.
     ///
     /// # Errors
@@ -227,11 +217,6 @@ fn open_pins(home: &Path) -> Result<Pins> {
 
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let types = KernelTypes::running()?;
-    let log_level = if log::log_enabled!(log::Level::Debug) {
-        4u8
-    } else {
-        2
-    };
     let offsets = [
         ("OFFSET_FLAGS", types.offset_of("sock_common", "skc_flags")?),
         (
@@ -272,7 +257,6 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     ];
     let mut loader = EbpfLoader::new();
     loader.override_global("NETNS", &netns, true);
-    loader.override_global(aya_log::LEVEL, &log_level, false);
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }

@@ -39,7 +39,6 @@ pub struct Sampler {
     listeners: Array<MapData, u64>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
-    messages: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// Every slot ever assigned, with its owner's name.
     known: BTreeMap<Slot, String>,
     watched: BTreeMap<Slot, Addresses>,
@@ -58,7 +57,6 @@ impl Sampler {
         let names: Array<_, Name> = Array::try_from(kernel.take_map("NAMES")?)?;
         let known = read_names(&names)?;
         let events = RingBuf::try_from(kernel.take_map("EVENTS")?)?;
-        let messages = kernel.take_logger()?;
         Ok(Self {
             ports: Array::try_from(kernel.take_map("PORTS")?)?,
             endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
@@ -69,10 +67,8 @@ impl Sampler {
             networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
             listeners: listeners(kernel.take_map("LISTENERS")?)?,
             names,
-            // SAFETY: both own their descriptor, which stays the same for their lifetime.
+            // SAFETY: it owns its descriptor, which stays the same for its lifetime.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
-            // SAFETY: as above.
-            messages: unsafe { AsyncFd::register(messages) }.context("watch the log buffer")?,
             kernel,
             known,
             watched: BTreeMap::new(),
@@ -274,16 +270,7 @@ impl Sampler {
     /// The ring buffer cannot be watched.
     pub async fn next_event(&mut self) -> Result<KernelEvent> {
         loop {
-            let message = tokio::select! {
-                message = read_message(&mut self.events) => message?,
-                guard = self.messages.readable_mut() => {
-                    let mut guard = guard.context("wait for the programs' messages")?;
-                    guard.get_inner_mut().flush();
-                    guard.clear_ready();
-                    continue;
-                }
-            };
-            match message {
+            match read_message(&mut self.events).await? {
                 Message::Event(event) => return Ok(event),
                 // Search for the others.
                 Message::Unlistened => {
