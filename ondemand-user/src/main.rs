@@ -20,7 +20,7 @@ use ondemand::{
     host::{config_file, logging},
     install::{
         check, permission,
-        units::{self, LOOK_AGAIN, generator},
+        units::{self, generator, pacing},
     },
     proxy::{self, wait},
 };
@@ -65,7 +65,10 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Permit { user, .. } => permission::run(&path, &user)?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
-        Command::Proxy(options) => proxy::run(&options.into())?,
+        Command::Proxy(options) => {
+            proxy::run(&options.into())?;
+            return Ok(ExitCode::from(pacing::DONE));
+        }
         Command::Status { json } => block_on(status::run(json))?,
         Command::Top => block_on(top::run())?,
         Command::Hold { name, span } => block_on(actions::hold(&name, span))?,
@@ -165,7 +168,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             || matches!(told, Some(client::Error::Usage(_)))
     };
     if error.is::<wait::OutOfSight>() {
-        ExitCode::from(LOOK_AGAIN)
+        ExitCode::from(pacing::LOOK_AGAIN)
+    } else if error.is::<proxy::GaveUp>() {
+        ExitCode::from(pacing::GAVE_UP)
     } else if error.chain().any(is_usage) {
         ExitCode::from(USAGE)
     } else {

@@ -16,7 +16,7 @@ mod source;
 mod stream;
 pub mod wait;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use backend::{Backend, PATIENCE};
@@ -58,6 +58,29 @@ pub struct Options {
     pub exit_idle_time: Duration,
 }
 
+/// The backend did not become ready, and the waiting clients were closed: no other proxy has anything to do for
+/// them.
+#[derive(Debug)]
+pub struct GaveUp(anyhow::Error);
+
+impl std::error::Error for GaveUp {}
+
+impl fmt::Display for GaveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl GaveUp {
+    /// Of the end of a wait; one that the next proxy continues stays as it is.
+    fn of(error: anyhow::Error) -> anyhow::Error {
+        match error.is::<wait::OutOfSight>() {
+            true => error,
+            false => Self(error).into(),
+        }
+    }
+}
+
 /// Waits until the backend listens, then serves.
 ///
 /// # Errors
@@ -85,7 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
                     &options.backend,
                     options.start_timeout,
                     &clients,
-                ) => waited?,
+                ) => waited.map_err(GaveUp::of)?,
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
             };

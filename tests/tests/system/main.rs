@@ -22,6 +22,7 @@ mod faults_systemd;
 mod history;
 mod hostile;
 mod idle_stop;
+mod loops;
 mod many_connections;
 mod metrics;
 mod metrics_clients;

@@ -57,6 +57,11 @@ impl Service {
         self.unit_names().proxy
     }
 
+    /// `ondemand-NAME.timer`, which starts a failed front socket again.
+    pub fn timer_unit(&self) -> String {
+        format!("ondemand-{}.timer", self.name)
+    }
+
     /// `ondemand-NAME.target`, the lease.
     pub fn lease_unit(&self) -> String {
         self.unit_names().lease

@@ -117,7 +117,8 @@ pub fn look(
         socket,
         ..
     } = service.unit_names();
-    let own = [socket.into(), proxy.into(), lease.into(), drop_in];
+    let timer = service.timer_unit().into();
+    let own = [socket.into(), proxy.into(), lease.into(), timer, drop_in];
     let mut states = Vec::new();
     for file in files.iter().filter(|file| own.contains(&file.path)) {
         let Content::Text(expected) = &file.content else {

@@ -34,11 +34,6 @@ SystemCallFilter=~@privileged @resources
 const NEEDED: &str =
     "-/lib -/lib64 -/usr/lib -/usr/lib64 -/nix/store -/gnu/store -/run/dbus -/var/run/dbus";
 
-/// The exit status of a proxy that must be started again, to see the backend's directory: it did not
-/// exist, or was another one, when systemd made the proxy's view of the file system. `EX_TEMPFAIL` of
-/// sysexits.h.
-pub const LOOK_AGAIN: u8 = 75;
-
 /// Returns the directives of the proxy's `[Service]` section for a backend. `program`: its path,
 /// checked.
 ///
@@ -68,8 +63,7 @@ pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> St
         // Without ProtectSystem=strict: systemd 252 would have two mounts for "/", and drops this one.
         Some(directory) => {
             text += &format!(
-                "TemporaryFileSystem=/:ro\nBindReadOnlyPaths={program} {NEEDED} -{directory}\n\
-                 RestartForceExitStatus={LOOK_AGAIN}\nSuccessExitStatus={LOOK_AGAIN}\nRestartSec=0\n"
+                "TemporaryFileSystem=/:ro\nBindReadOnlyPaths={program} {NEEDED} -{directory}\n"
             );
         }
         None => text += "ProtectSystem=strict\n",

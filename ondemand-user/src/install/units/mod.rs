@@ -14,6 +14,7 @@ pub(crate) mod hardening;
 mod host;
 mod install;
 pub mod last_good;
+pub mod pacing;
 mod program;
 #[cfg(test)]
 mod security;
@@ -21,7 +22,6 @@ mod security;
 mod tests;
 mod text;
 
-pub use hardening::LOOK_AGAIN;
 pub use host::Host;
 pub use install::write;
 pub use program::{Unreachable, unreachable};
@@ -81,7 +81,7 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
 }
 
 /// Generates the files of one service.
-fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[UnitFile; 5]> {
+fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[UnitFile; 6]> {
     let text = |path: String, text: String| UnitFile {
         path: path.into(),
         content: Content::Text(text),
@@ -102,6 +102,7 @@ fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[Uni
         },
         text(proxy, text::proxy(service, host, header)?),
         text(lease, text::lease(service, header)),
+        text(service.timer_unit(), pacing::timer(service, header)?),
         text(
             format!("{}.d/50-ondemand.conf", service.unit),
             text::drop_in(service, header),

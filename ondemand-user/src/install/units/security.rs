@@ -149,9 +149,6 @@ fn the_proxy_may_do_little() {
             // It hides the whole file system, and the table does not know it.
             "TemporaryFileSystem=",
             "BindReadOnlyPaths=",
-            "RestartForceExitStatus=",
-            "SuccessExitStatus=",
-            "RestartSec=",
         ];
         check(&unit, &part, &[&rest[..], more].concat(), &unseen);
     }

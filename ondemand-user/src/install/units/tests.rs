@@ -44,7 +44,7 @@ fn text(config: &Config, host: &Host, path: &str) -> String {
 }
 
 #[test]
-fn one_service_is_five_files() {
+fn one_service_is_six_files() {
     let mut out = Vec::new();
     print(
         &files(&wiki(""), &host()).unwrap(),
@@ -61,7 +61,9 @@ fn one_service_is_five_files() {
 {mark}
 [Unit]
 Description=Front socket of wiki (ondemand)
-{source}
+{source}\
+OnFailure=ondemand-wiki.timer
+
 [Socket]
 ListenStream=0.0.0.0:80
 ListenStream=[::]:80
@@ -72,7 +74,8 @@ KeepAlive=yes
 KeepAliveTimeSec=120
 KeepAliveIntervalSec=15
 KeepAliveProbes=8
-TriggerLimitIntervalSec=0
+TriggerLimitIntervalSec=200ms
+TriggerLimitBurst=8
 
 # /run/x/sockets.target.wants/ondemand-wiki.socket -> ../ondemand-wiki.socket
 
@@ -96,6 +99,10 @@ MemoryHigh=2G
 TasksMax=16
 RuntimeDirectory=ondemand.proxies/wiki
 RuntimeDirectoryPreserve=restart
+Restart=always
+RestartSec=7s
+SuccessExitStatus=150
+RestartPreventExitStatus=150 69
 {hardening}
 # /run/x/ondemand-wiki.target
 {mark}
@@ -104,6 +111,19 @@ Description=Lease on wiki.service (ondemand)
 {source}\
 Requires=wiki.service
 After=wiki.service
+
+# /run/x/ondemand-wiki.timer
+{mark}
+[Unit]
+Description=Restart of the front socket of wiki (ondemand)
+{source}\
+PartOf=ondemand-wiki.socket
+
+[Timer]
+Unit=ondemand-wiki.socket
+OnActiveSec=10s
+AccuracySec=1s
+RemainAfterElapse=no
 
 # /run/x/wiki.service.d/50-ondemand.conf
 {mark}
@@ -281,13 +301,14 @@ fn writing_again_replaces_and_tells_what_is_left_over() {
     assert_eq!(link, Path::new("../ondemand-a.socket"));
     fs::write(dir.path().join("ondemand-mine.service"), "[Service]\n").unwrap();
 
-    let (first, _) = all.split_at(5);
+    let (first, _) = all.split_at(6);
     let left = write(first, dir.path()).unwrap();
     let expected = [
         "b.service.d/50-ondemand.conf",
         "ondemand-b.service",
         "ondemand-b.socket",
         "ondemand-b.target",
+        "ondemand-b.timer",
     ];
     assert_eq!(left, expected.map(|path| dir.path().join(path)));
     install::remove(&all, dir.path());

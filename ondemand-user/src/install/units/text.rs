@@ -8,7 +8,7 @@ use ondemand_core::{
     proxy_stay::exit_idle_time,
 };
 
-use super::{Header, Host, escape, hardening};
+use super::{Header, Host, escape, hardening, pacing};
 
 /// The proxy takes two descriptors per connection, for [`crate::proxy`]'s maximum.
 const DESCRIPTORS: u32 = 65_536;
@@ -31,7 +31,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         header,
         &format!("Front socket of {} (ondemand)", service.name),
     );
-    text += "\n[Socket]\n";
+    writeln!(text, "OnFailure={}\n\n[Socket]", service.timer_unit())?;
     for endpoint in &service.listen {
         writeln!(
             text,
@@ -61,7 +61,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         text += &access(&service.access)?;
     }
     // A burst of clients must not make systemd give up the socket.
-    text += "TriggerLimitIntervalSec=0\n";
+    text += pacing::TRIGGER_LIMIT;
     if host
         .systemd
         .is_some_and(|version| version >= POLL_LIMIT_SINCE)
@@ -132,11 +132,17 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
     // For the start of its clients' wait. systemd deletes it when the proxy ends: whatever the service's
     // name is, it is none of ondemand's other directories, whose names begin with `ondemand` alone or
     // with `ondemand-`.
+    // That of a Unix backend's proxy outlives it: PID 1 starts the next one for the same client without a restart.
+    let preserve = match service.backend {
+        Endpoint::Unix(_) => "yes",
+        Endpoint::Tcp(_) => "restart",
+    };
     writeln!(
         text,
-        "RuntimeDirectory={PROXIES}/{}\nRuntimeDirectoryPreserve=restart",
+        "RuntimeDirectory={PROXIES}/{}\nRuntimeDirectoryPreserve={preserve}",
         service.name
     )?;
+    text += &pacing::proxy(&service.backend, host);
     text += &hardening::proxy(
         &service.backend,
         escape::program(&host.ondemand)?,
@@ -178,7 +184,7 @@ pub(super) fn drop_in(service: &Service, header: &Header) -> String {
     )
 }
 
-fn unit_section(header: &Header, description: &str) -> String {
+pub(super) fn unit_section(header: &Header, description: &str) -> String {
     let Header { comment, source } = header;
     format!("{comment}\n\n[Unit]\nDescription={description}\n{source}\n")
 }

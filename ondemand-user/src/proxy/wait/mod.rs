@@ -98,12 +98,17 @@ pub async fn wait_for_backend(
     start_timeout: Duration,
     clients: &Clients,
 ) -> Result<Duration> {
-    let watched = watch(name, unit, backend, start_timeout).await;
-    watched.inspect_err(|error| {
-        if !error.is::<OutOfSight>() {
+    let first_try = FirstTry::begin(matches!(backend, Endpoint::Unix(_)));
+    let watched = watch(name, unit, backend, start_timeout, &first_try).await;
+    match &watched {
+        Err(error) if error.is::<OutOfSight>() => {}
+        Err(_) => {
+            first_try.end();
             let_go(name, clients);
         }
-    })
+        Ok(_) => first_try.end(),
+    }
+    watched
 }
 
 fn let_go(name: &str, clients: &Clients) {
@@ -128,9 +133,9 @@ async fn watch(
     unit: &str,
     backend: &Endpoint,
     start_timeout: Duration,
+    first_try: &FirstTry,
 ) -> Result<Duration> {
     let start = Instant::now();
-    let first_try = FirstTry::begin();
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
     let mut told = bus.tells_of_listening(name).await;
@@ -155,13 +160,10 @@ async fn watch(
         match decide(&seen, start_timeout) {
             Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
-            Decision::GiveUp(why) => {
-                first_try.end();
-                bail!(
-                    "{name}: the backend did not become ready: {}; see journalctl -u {unit}",
-                    why.text(unit, backend, start_timeout)
-                );
-            }
+            Decision::GiveUp(why) => bail!(
+                "{name}: the backend did not become ready: {}; see journalctl -u {unit}",
+                why.text(unit, backend, start_timeout)
+            ),
         }
         let longest = if told.is_some() {
             TOLD_PAUSE
@@ -179,7 +181,6 @@ async fn watch(
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
         }
     };
-    first_try.end();
     let waited = start.elapsed();
     if waited > WORTH_SAYING {
         log::info!(
