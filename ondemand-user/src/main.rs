@@ -57,12 +57,15 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::Permit { user, print: true } => {
             let config = config_file::load(&path)?;
+            let user = user.unwrap_or_else(permission::user);
             let rule = permission::rule::text(&config, &user);
             io::stdout()
                 .write_all(rule.as_bytes())
                 .context("print the rule")?;
         }
-        Command::Permit { user, .. } => permission::run(&path, &user)?,
+        Command::Permit { user, .. } => {
+            permission::run(&path, &user.unwrap_or_else(permission::user))?;
+        }
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => {

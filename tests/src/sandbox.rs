@@ -240,6 +240,10 @@ impl Sandbox {
                 "/usr/lib/systemd/system/ondemand.service",
             ),
             (
+                "ondemand-permit.service",
+                "/usr/lib/systemd/system/ondemand-permit.service",
+            ),
+            (
                 "org.ondemand1.conf",
                 "/usr/share/dbus-1/system.d/org.ondemand1.conf",
             ),

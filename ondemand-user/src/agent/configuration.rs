@@ -1,13 +1,23 @@
 //! The watched services: what a configuration means for them.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use ondemand_core::{
     config::{Config, Service},
+    lifecycle::JobEnd,
     measure::{Ktime, sample::Slot},
 };
 
 use super::{Agent, watched::Watched};
-use crate::host::clock;
+use crate::{host::clock, systemd::Systemd};
+
+/// The pauses before a front socket that did not start is tried again.
+const OPEN_AGAIN: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 impl Agent {
     /// Applies `config`. Services that were configured before keep their counters.
@@ -43,7 +53,13 @@ impl Agent {
                     watched.reconfigure(service.clone(), slot, self.dry_run, now);
                     watched
                 }
-                None => self.adopt(service, slot, steerable, now),
+                None => {
+                    // At boot sockets.target starts them.
+                    if self.began {
+                        self.unopened.insert(name.clone());
+                    }
+                    self.adopt(service, slot, steerable, now)
+                }
             };
             self.services.insert(name.clone(), watched);
         }
@@ -57,6 +73,32 @@ impl Agent {
         self.systemd.watch(self.services.iter());
         self.announcer.services(self.services.keys().cloned());
         Ok(())
+    }
+
+    /// Starts the front sockets of new services, once systemd has their units.
+    pub(super) fn open_fronts(&mut self) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        if self.dry_run {
+            return;
+        }
+        let (services, known) = (&self.services, &self.systemd);
+        self.unopened.retain(|name| {
+            let Some(watched) = services.get(name) else {
+                return false;
+            };
+            let socket = watched.units.socket.clone();
+            match known.known(&socket) {
+                Some(known) if known.load_state == "loaded" => {
+                    if !known.unit.state.is_up() {
+                        tokio::spawn(open_front(systemd.clone(), name.clone(), socket));
+                    }
+                    false
+                }
+                _ => true,
+            }
+        });
     }
 
     /// Takes over a service that was not watched before.
@@ -78,5 +120,19 @@ impl Agent {
             watched.lifecycle.gate_is_closed();
         }
         watched
+    }
+}
+
+/// Tries it a few times: polkitd may not have read the renewed rule yet.
+async fn open_front(systemd: Systemd, name: String, socket: String) {
+    let mut pauses = OPEN_AGAIN.iter();
+    loop {
+        match systemd.start(&socket).await {
+            JobEnd::Done | JobEnd::Canceled => return log::info!("{name}: {socket} is started"),
+            JobEnd::Failed(why) => match pauses.next() {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => return log::warn!("{name}: the front socket of a new service: {why}"),
+            },
+        }
     }
 }

@@ -303,6 +303,7 @@ impl Agent {
         log::info!("systemd answers again");
         self.systemd.connect(link);
         self.read_units();
+        self.renew_if_changed();
         self.ask_permission();
         // No reply is needed here.
         drop(self.serve_bus());

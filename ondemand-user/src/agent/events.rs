@@ -47,6 +47,9 @@ pub(super) enum Message {
         ticket: u64,
         reply: veto::Reply,
     },
+    /// The permissions are renewed, or why not: the configuration is to be read, and who asked for it is
+    /// to be answered.
+    Renewed(Option<String>, Option<bus::Reply<()>>),
     /// PID 1's answers about permissions.
     Permission(Answers),
     /// The look-ups that the last looks of these services waited for are over, if known.

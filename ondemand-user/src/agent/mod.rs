@@ -24,7 +24,7 @@ mod timing;
 mod watched;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     time::Duration,
 };
@@ -80,6 +80,8 @@ struct Agent {
     holding: Holding,
     announcer: Announcer,
     permission: Permission,
+    /// New services whose front sockets are to be started.
+    unopened: BTreeSet<String>,
     /// Whether the first configuration is being watched.
     began: bool,
     /// Why the agent cannot continue, if so.
@@ -157,6 +159,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         holding: Holding::open(config.services.keys().map(String::as_str)),
         announcer: Announcer::default(),
         permission: Permission::default(),
+        unopened: BTreeSet::new(),
         began: false,
         broken: None,
         next_poll: None,
@@ -249,7 +252,10 @@ impl Agent {
                     self.look(&name, Input::Changed);
                 }
             }
-            Event::Systemd(Some(Change::Reloaded)) => self.read_units(),
+            Event::Systemd(Some(Change::Reloaded)) => {
+                self.read_units();
+                self.renew_if_changed();
+            }
             Event::Systemd(Some(Change::Lost(why))) => self.disconnected(&why),
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),
@@ -258,8 +264,7 @@ impl Agent {
                 self.count_open_bytes();
                 self.observe(question);
             }
-            // It has logged the error.
-            Event::Reload => drop(self.reload()),
+            Event::Reload => self.renew(None),
             // `pass_time` follows every event.
             Event::Time | Event::Terminate => {}
         }
@@ -274,6 +279,7 @@ impl Agent {
             } if connection == self.systemd.number() => match readings {
                 Ok(readings) => {
                     self.take_readings(readings);
+                    self.open_fronts();
                     self.look_at_all();
                 }
                 Err(error) => self.disconnected(&format!("{error:#}")),
@@ -291,6 +297,7 @@ impl Agent {
                     self.look(&service, Input::Veto(reply.answer));
                 }
             }
+            Message::Renewed(refused, answer) => self.renewed(refused, answer),
             Message::Permission(answers) => self.take_permission(answers),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

@@ -42,18 +42,27 @@ impl Agent {
             bus::Request::Release(name, answer) => self.release(&name, answer),
             bus::Request::Start(name, answer) => self.start(&name, answer),
             bus::Request::Stop(name, answer) => self.stop(&name, answer),
-            bus::Request::Reload(answer) => {
-                let read = self.reload().map_err(|error| {
-                    let wrong = error.chain().any(|cause| cause.is::<config::Error>());
-                    let name = match wrong {
-                        true => names::WRONG_CONFIGURATION,
-                        false => names::FAILED,
-                    };
-                    Error::new(name, format!("{error:#}"))
-                });
-                drop(answer.send(read));
-            }
+            bus::Request::Reload(answer) => self.renew(Some(answer)),
         }
+    }
+
+    /// Reads the configuration again, now that the permissions for it are renewed.
+    pub(super) fn renewed(&mut self, refused: Option<String>, answer: Option<Reply<()>>) {
+        let read = self.reload();
+        if let (Ok(()), Some(why)) = (&read, refused) {
+            log::warn!("could not renew the permissions for the configuration: {why}");
+        }
+        let Some(answer) = answer else { return };
+        let read = read.map_err(|error| {
+            let wrong = error.chain().any(|cause| cause.is::<config::Error>());
+            let name = match wrong {
+                true => names::WRONG_CONFIGURATION,
+                false => names::FAILED,
+            };
+            Error::new(name, format!("{error:#}"))
+        });
+        // The caller may be gone.
+        drop(answer.send(read));
     }
 
     fn hold(&mut self, name: &str, span: Option<Duration>, answer: Reply<u64>) {

@@ -1,23 +1,33 @@
 //! The configuration's file: what of it is in force, and what is in force instead of one that is wrong.
 
 use std::{
-    fs, io,
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use jiff::Timestamp;
-use ondemand_core::config::{Config, DEFAULT_PATH};
+use nix::unistd::geteuid;
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH},
+    lifecycle::JobEnd,
+};
+use tokio::sync::Mutex;
 
-use super::Agent;
+use super::{Agent, events::Message};
 use crate::{
-    bus::report,
+    bus::{Reply, report},
     host::{
         atomic_file::{self, Store},
         config_file,
     },
-    install::units::last_good::{self, Copy},
+    install::{
+        permission::rule,
+        units::last_good::{self, Copy},
+    },
     observe::metrics::Configuration,
 };
 
@@ -29,11 +39,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the file is looked at meanwhile: one that does not exist, or may not be read, sends no events.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// What differs when a file was written, replaced, or given to another user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Identity {
+    /// `None`: there is none, or it cannot be looked at.
+    fn of(path: &Path) -> Option<Self> {
+        let data = fs::metadata(path).ok()?;
+        Some(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
+    }
+}
+
 /// The file, and what is in force.
 pub(super) struct Source {
     path: PathBuf,
     /// The file's text at the last reading, if it could be read.
     seen: Option<String>,
+    /// Which file that was.
+    identity: Option<Identity>,
     /// When what is in force was read last; of a copy, when it was written.
     read_at: SystemTime,
     /// The copy that is in force since the agent's start.
@@ -41,6 +73,8 @@ pub(super) struct Source {
     /// Why the file is not in force.
     wrong: Option<String>,
     applied: Store,
+    /// Held while the permissions are renewed: the next renewal reads what this one may have missed.
+    renewing: Arc<Mutex<()>>,
 }
 
 impl Source {
@@ -53,10 +87,12 @@ impl Source {
         let mut source = Self {
             path: path.to_owned(),
             seen: None,
+            identity: None,
             read_at: SystemTime::now(),
             copy: None,
             wrong: None,
             applied: Store::new(atomic_file::path().with_file_name(APPLIED)),
+            renewing: Arc::default(),
         };
         let config = source
             .read()
@@ -67,8 +103,14 @@ impl Source {
     /// Reads the file. It is not in force yet.
     pub fn read(&mut self) -> Result<Config, ondemand_core::config::Error> {
         self.seen = None;
+        self.identity = Identity::of(&self.path);
         let text = self.seen.insert(config_file::text(&self.path)?);
         config_file::parse(&self.path, text)
+    }
+
+    /// Whether the file has to be read again: its text is another one, or it was wrong.
+    pub fn has_changed(&self) -> bool {
+        self.wrong.is_some() || config_file::text(&self.path).ok() != self.seen
     }
 
     /// Returns the last valid configuration instead of one that is wrong, or the error.
@@ -146,6 +188,7 @@ impl Source {
             last_reload_successful: self.wrong.is_none(),
             last_reload_success: read_at.map(|at| at.to_string()),
             error: self.wrong.clone(),
+            changed: Identity::of(&self.path) != self.identity,
             copy: self.copy.clone(),
         }
     }
@@ -161,11 +204,45 @@ impl Source {
 }
 
 impl Agent {
+    /// Has PID 1 renew the agent's permissions, which takes root, and then reads the configuration again. If
+    /// they cannot be renewed the services that lack them report it.
+    pub(super) fn renew(&self, answer: Option<Reply<()>>) {
+        let (systemd, messages) = (self.systemd.caller(), self.messages.clone());
+        // PID 1 asks nobody about root.
+        let systemd = systemd.filter(|_| !geteuid().is_root());
+        let renewing = Arc::clone(&self.source.renewing);
+        tokio::spawn(async move {
+            let turn = renewing.lock().await;
+            let end = match systemd {
+                Some(systemd) => systemd.start(rule::UNIT).await,
+                None => JobEnd::Done,
+            };
+            drop(turn);
+            let refused = match end {
+                JobEnd::Failed(why) => Some(why),
+                JobEnd::Done | JobEnd::Canceled => None,
+            };
+            // The receiver is gone if the agent has exited.
+            let _ = messages.send(Message::Renewed(refused, answer));
+        });
+    }
+
+    /// systemd has read its units again, so the generator has read the configuration.
+    pub(super) fn renew_if_changed(&self) {
+        if self.source.has_changed() {
+            self.renew(None);
+        }
+    }
+
     /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
         let result = self.source.read().map_err(Error::from);
         let result = result.and_then(|config| self.apply(config));
+        if let Err(error) = &result {
+            self.source.refuse(error);
+        }
+        let result = result.context("the agent keeps its present configuration");
         match &result {
             Ok(()) => {
                 self.in_force();
@@ -173,15 +250,12 @@ impl Agent {
                 self.ask_permission();
                 self.read_units();
             }
-            Err(error) => {
-                self.source.refuse(error);
-                log::error!("{}", self.source.trouble().unwrap_or_default());
-            }
+            Err(error) => log::error!("{error:#}"),
         }
         self.announcer.configuration(self.source.trouble());
         self.notifier.status(self.summary());
         self.notifier.ready();
-        result.map_err(|error| error.context("the agent keeps its present configuration"))
+        result
     }
 
     /// What was read last is in force now.
@@ -193,14 +267,9 @@ impl Agent {
 
 /// Waits until something about the file at `path` has changed, at most [`PATIENCE`].
 pub(super) async fn changed(path: &Path) {
-    let look = || -> io::Result<_> {
-        use std::os::unix::fs::MetadataExt as _;
-        let data = fs::metadata(path)?;
-        Ok((data.ino(), data.ctime(), data.ctime_nsec()))
-    };
-    let before = look().ok();
+    let before = Identity::of(path);
     let change = async {
-        while look().ok() == before {
+        while Identity::of(path) == before {
             tokio::time::sleep(LOOK).await;
         }
     };

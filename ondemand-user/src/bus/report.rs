@@ -33,11 +33,22 @@ pub struct Configuration {
     pub last_reload_success: Option<String>,
     /// Why the file is not in force, one line for each problem; null: it is.
     pub error: Option<String>,
+    /// Whether the file has changed since it was read last.
+    pub changed: bool,
     /// The copy of an older file that is in force instead, since the agent's start; null: none.
     pub copy: Option<String>,
 }
 
 impl Configuration {
+    /// The first line for people, if there is anything to say.
+    pub fn notice(&self) -> Option<String> {
+        let changed = || {
+            let path = &self.path;
+            format!("{path} has changed since it was read: run `systemctl daemon-reload`")
+        };
+        self.trouble().or_else(|| self.changed.then(changed))
+    }
+
     /// Why the file is not in force, and what is, on one line. `None`: it is.
     pub fn trouble(&self) -> Option<String> {
         let error = self.error.as_ref()?;

@@ -9,7 +9,7 @@ use super::{
     help,
     values::{moment, price},
 };
-use crate::{install::permission::USER, proxy};
+use crate::proxy;
 
 /// Stops unused systemd services, and loses no request.
 ///
@@ -54,9 +54,9 @@ pub enum Command {
     /// Grant the agent's user its permissions: a polkit rule and a place for the kernel's counters
     #[command(after_help = help::PERMIT)]
     Permit {
-        /// The user that the agent runs as
-        #[arg(long, value_name = "NAME", default_value = USER)]
-        user: String,
+        /// The user that the agent runs as [default: that of the present rule, or ondemand-agent]
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
         /// Print the polkit rule only
         #[arg(long)]
         print: bool,

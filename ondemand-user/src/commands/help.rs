@@ -57,13 +57,14 @@ Examples:
 Exit codes: 0 done, 1 cannot be written, 2 wrong configuration";
 
 pub const PERMIT: &str = "\
-Run as root by ondemand.service before the agent and at each reload. The rule lets the agent's user
-start and stop the units of the configuration, and no others:
+Run as root by ondemand.service before the agent and at each reload, and by ondemand-permit.service
+when the configuration has changed. The rule lets the agent's user start and stop the units of the
+configuration, and no others:
 /etc/polkit-1/rules.d/50-ondemand.rules. The place of the counters is /sys/fs/bpf/ondemand.
 
 Examples:
   ondemand permit --print      print the rule
-  ondemand permit              after a change of the configuration, without a reload
+  ondemand permit              write the rule now
 
 Exit codes: 0 done, 1 a permission could not be granted, 2 wrong configuration";
 
@@ -187,8 +188,7 @@ configuration: file, line and key. If there are any, the agent keeps its present
 `ondemand status` shows them until they are corrected. No count is lost. As root it first renews the
 agent's permissions; a failure of that is an error, too, after the agent has read the file.
 
-Example:
-  systemctl daemon-reload && ondemand reload     units first, then the agent
+Not needed after `systemctl daemon-reload`: the agent hears of that.
 
 Requires root, or polkit's permission for org.ondemand1.reload.
 

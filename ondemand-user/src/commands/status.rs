@@ -52,8 +52,8 @@ const RIGHT: std::ops::Range<usize> = 3..7;
 fn table(report: &Report) -> String {
     let mut text = report
         .configuration
-        .trouble()
-        .map(|trouble| trouble + "\n\n")
+        .notice()
+        .map(|notice| notice + "\n\n")
         .unwrap_or_default();
     if report.services.is_empty() {
         return text + "no service is configured\n";
@@ -222,6 +222,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
         assert_eq!(
             keys(&json["configuration"]),
             [
+                "changed",
                 "copy",
                 "error",
                 "last_reload_success",

@@ -169,3 +169,71 @@ fn an_agent_without_any_good_configuration_waits_for_one() {
     works(&sandbox);
     is_said(&sandbox, None);
 }
+
+/// To edit the file and `systemctl daemon-reload` is all there is.
+#[test]
+fn a_daemon_reload_is_enough() {
+    require_sandbox!();
+    let sandbox = set_up();
+    works(&sandbox);
+    service::write_backend(&sandbox, "new.service", "--listen 127.0.0.1:8082").unwrap();
+    let new = CONFIG
+        .replace("app.service", "new.service")
+        .replace("8000", "8001")
+        .replace("8080", "8082");
+    let both = format!("{}\n[service.new]\n{new}", good());
+    sandbox.write(FILE, both).unwrap();
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    wait_state(&sandbox, "ondemand-new.socket", "active").unwrap();
+    let ask = || {
+        let front = std::net::SocketAddr::from(([127, 0, 0, 1], 8001));
+        sandbox.in_network(|| client::get(front, Request::default()))
+    };
+    ask().unwrap().unwrap();
+    wait_state(&sandbox, "new.service", "inactive").unwrap();
+    check(&sandbox, "ondemand check", 0, &["these services only"]);
+    // A changed value, and a service that is gone.
+    let changed = good().replace("300ms", "1h");
+    sandbox.write(FILE, &changed).unwrap();
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    wait_for("the agent has the new value", SOON, || {
+        let all = service::statuses(&sandbox).ok()?;
+        (all["test"]["idle_timeout_seconds"] == 3600.0 && all.len() == 1).then_some(())
+    })
+    .unwrap();
+    let rule = "cat /etc/polkit-1/rules.d/50-ondemand.rules";
+    assert!(!sandbox.run(&["sh", "-c", rule]).unwrap().contains("new."));
+    // What was forgotten is said.
+    sandbox.write(FILE, good()).unwrap();
+    let table = sandbox.run(&["ondemand", "status"]).unwrap();
+    let first = table.lines().next().unwrap();
+    assert!(first.contains("run `systemctl daemon-reload`"), "{table}");
+    // A mistake is seen, and corrected.
+    let wrong = good().replace("steer = false", "stear = false");
+    sandbox.write(FILE, wrong).unwrap();
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    let said = |words: &str, expected: bool| {
+        wait_for(words, SOON, || {
+            let table = sandbox.run(&["ondemand", "status"]).ok()?;
+            (table.contains(words) == expected).then_some(())
+        })
+        .unwrap();
+    };
+    said("WRONG CONFIGURATION", true);
+    is_said(&sandbox, Some("stear"));
+    sandbox.write(FILE, good()).unwrap();
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    said("WRONG CONFIGURATION", false);
+    is_said(&sandbox, None);
+    works(&sandbox);
+    // What has not changed is not read again.
+    let journal = sandbox.journal("ondemand.service");
+    let read = journal.matches("read the configuration again").count();
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    works(&sandbox);
+    let journal = sandbox.journal("ondemand.service");
+    assert_eq!(
+        journal.matches("read the configuration again").count(),
+        read
+    );
+}

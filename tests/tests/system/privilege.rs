@@ -196,6 +196,8 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         ("StopUnit", "ss app.service replace"),
         ("StopUnit", "ss ondemand-test.socket replace"),
         ("StartUnit", "ss ondemand-test.service replace"),
+        ("StopUnit", "ss ondemand-permit.service replace"),
+        ("RestartUnit", "ss ondemand-permit.service replace"),
         ("RestartUnit", "ss ondemand-test.target replace"),
         ("KillUnit", "ssi app.service all 9"),
         ("KillUnit", "ssi ondemand-test.target all 9"),
@@ -247,7 +249,7 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     check(&sandbox, &leave, 1, &["No main process"]);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
 
-    // A new service is in the rule when the agent reads of it.
+    // A new service is in the rule, and its front socket is started, when systemd reads of it.
     service::write_backend(&sandbox, "new.service", "--listen 127.0.0.1:8082").unwrap();
     let new = CONFIG
         .replace("app.service", "new.service")
@@ -255,14 +257,11 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         .replace("8080", "8082");
     let both = format!("[service.test]\n{CONFIG}\n[service.new]\n{new}");
     service::write_config(&sandbox, &both).unwrap();
-    service::reload(&sandbox, &["test", "new"]).unwrap();
-    check(
-        &sandbox,
-        "ondemand check",
-        1,
-        &["ondemand permit", "does not match this configuration"],
-    );
-    sandbox.run(&["ondemand", "reload"]).unwrap();
+    sandbox.run(&["rm", RULE]).unwrap();
+    check(&sandbox, "ondemand check", 1, &["ondemand permit"]);
+    sandbox.run(&["ondemand", "permit"]).unwrap();
+    service::reload(&sandbox, &[]).unwrap();
+    wait_state(&sandbox, "ondemand-new.socket", "active").unwrap();
     check(&sandbox, "ondemand check", 0, &["these services only"]);
     sandbox.run(&["systemctl", "start", "new.service"]).unwrap();
     wait_state(&sandbox, "new.service", "inactive").unwrap();

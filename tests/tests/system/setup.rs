@@ -204,6 +204,7 @@ fn generated_and_shipped_units_are_valid() {
         .run(&["ondemand", "units", "--output", "/run/check"])
         .unwrap();
     let script = "systemd-analyze verify --man=no /usr/lib/systemd/system/ondemand.service \
+                  /usr/lib/systemd/system/ondemand-permit.service \
                   /run/systemd/generator/ondemand-test.socket \
                   /run/systemd/generator/ondemand-test.service \
                   /run/systemd/generator/ondemand-test.target app.service";

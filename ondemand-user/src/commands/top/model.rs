@@ -133,7 +133,7 @@ pub struct Model {
     pub version: String,
     /// Whether the agent stops nothing.
     pub dry_run: bool,
-    /// Why the configuration's file is not in force.
+    /// What there is to say about the configuration's file.
     pub trouble: Option<String>,
     pub order: Order,
     /// Whether the help is shown.
@@ -156,7 +156,7 @@ impl Model {
         self.lost = None;
         self.version = report.version;
         self.dry_run = report.dry_run;
-        self.trouble = report.configuration.trouble();
+        self.trouble = report.configuration.notice();
         let rows = std::mem::take(&mut self.rows).into_iter();
         let mut before: BTreeMap<String, Row> =
             rows.map(|row| (row.service.name.clone(), row)).collect();

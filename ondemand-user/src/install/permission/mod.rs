@@ -31,6 +31,14 @@ const RULES: &str = "/etc/polkit-1/rules.d";
 /// The rule's file.
 pub const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
 
+/// The user of the present rule, or else that of the package.
+pub fn user() -> String {
+    let text = std::fs::read_to_string(RULE).ok();
+    let ours = text.filter(|text| text.starts_with(rule::MARK));
+    ours.and_then(|text| rule::user(&text))
+        .unwrap_or_else(|| USER.to_owned())
+}
+
 /// Grants `user` what the agent needs for the configuration at `config`.
 ///
 /// # Errors
@@ -97,5 +105,5 @@ pub fn renew(config: &Path) -> Result<()> {
     if !ours || !geteuid().is_root() {
         return Ok(());
     }
-    write_rule(config, USER)
+    write_rule(config, &user())
 }
