@@ -5,20 +5,22 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
-    helpers::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_map_update},
+    helpers::{
+        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_map_update, generated::bpf_skc_to_tcp_sock,
+    },
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use ondemand_ebpf::{
-    Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED,
-    Endpoint, GATE_IGNORE, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED,
-    LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FRONT, Tag,
+    Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER,
+    EVENT_UNLISTENED, Endpoint, GATE_IGNORE, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER,
+    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FRONT, Tag,
 };
 
 use crate::{
     context::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, index, local_address, now, remember_listener,
-        remote_address, word,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, index, is_trusted, local_address, now,
+        remember_listener, remote_address, word,
     },
     keepalive,
     maps::{
@@ -77,14 +79,23 @@ fn listening(ctx: &SockOpsContext) {
     if role != ROLE_BACKEND {
         return;
     }
-    // SAFETY: the context is valid during the whole program.
-    let family = unsafe { (*ctx.ops).family };
-    remember_listener(slot, family, &address, |place, flags| {
-        insert_listener(ctx, place, flags)
-    });
+    // SAFETY: a socket of the context; the result is a trusted pointer or null.
+    let trusted = unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        !tcp.is_null() && is_trusted(tcp.cast(), slot)
+    };
+    let mut kind = EVENT_STRANGER;
+    if trusted {
+        kind = EVENT_LISTENING;
+        // SAFETY: the context is valid during the whole program.
+        let family = unsafe { (*ctx.ops).family };
+        remember_listener(slot, family, &address, |place, flags| {
+            insert_listener(ctx, place, flags)
+        });
+    }
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     // SAFETY: the helper has no preconditions.
-    emit(EVENT_LISTENING, slot, unsafe { bpf_ktime_get_ns() });
+    emit(kind, slot, unsafe { bpf_ktime_get_ns() });
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{INET, INET6, LEGS, listener_place};
 
-use crate::maps::{COUNTERS, atomic_add};
+use crate::maps::{COUNTERS, USERS, atomic_add};
 
 /// The third word of `::ffff:a.b.c.d` in network order.
 pub const MAPPED: u32 = u32::from_be(0xffff);
@@ -72,6 +72,23 @@ macro_rules! remote_address {
     };
 }
 pub(crate) use remote_address;
+
+/// Offset of `sk_uid` in `struct sock`. Set by the loader.
+#[unsafe(no_mangle)]
+static OFFSET_UID: Global<u32> = Global::new(0);
+
+/// Whether a listener was made by root, as those that PID 1 passes on, or by the user of this slot's
+/// application. Any user may bind a port from 1024 on that the application has left.
+///
+/// # Safety
+///
+/// `tcp` is a BTF pointer to a `struct tcp_sock`.
+#[inline(always)]
+pub unsafe fn is_trusted(tcp: *mut c_void, slot: u32) -> bool {
+    // SAFETY: guaranteed by the caller; the offset is the running kernel's.
+    let uid: u32 = unsafe { field(tcp, OFFSET_UID.load()) };
+    uid == 0 || USERS.get(slot).is_some_and(|known| *known == uid)
+}
 
 /// Loads a field at an offset that is constant for the verifier.
 ///

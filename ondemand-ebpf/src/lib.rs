@@ -227,6 +227,9 @@ pub const EVENT_CLOSED: u32 = 3;
 pub const EVENT_UNLISTENED: u32 = 4;
 /// The first byte to a client was acknowledged.
 pub const EVENT_ANSWERED: u32 = 5;
+/// A socket of another user than root and the application's known one started to listen at a backend's
+/// address: no connection is steered to it.
+pub const EVENT_STRANGER: u32 = 6;
 
 /// One socket of a snapshot, in the iterators' format.
 #[repr(C)]

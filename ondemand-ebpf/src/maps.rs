@@ -25,6 +25,9 @@ pub static ENDPOINTS: HashMap<Endpoint, Owner> = HashMap::with_max_entries(MAX_E
 pub static COUNTERS: Array<Counters> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static ALARMS: Array<Alarm> = Array::with_max_entries(MAX_SERVICES, 0);
+/// By slot: the user, besides root, whose listeners connections are steered to.
+#[map]
+pub static USERS: Array<u32> = Array::with_max_entries(MAX_SERVICES, 0);
 /// By slot.
 #[map]
 pub static KEEPALIVES: Array<KeepAlive> = Array::with_max_entries(MAX_SERVICES, 0);

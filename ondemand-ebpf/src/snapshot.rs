@@ -19,7 +19,9 @@ use ondemand_ebpf::{
 
 use crate::{
     connections::count,
-    context::{CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, field, remember_listener},
+    context::{
+        CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, field, is_trusted, remember_listener,
+    },
     maps::{COUNTERS, ENDPOINTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
     traffic,
 };
@@ -104,6 +106,7 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
         return 0;
     };
     let (slot, role) = (owner.slot, owner.role);
+    let trusted;
     // SAFETY: a trusted socket pointer of the context, checked against null.
     unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket);
@@ -119,10 +122,11 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             ..Tag::default()
         };
         set_tag(tcp.cast(), value);
+        trusted = is_trusted(tcp.cast(), slot);
     }
     record.slot = slot;
     record.role = role;
-    if role == ROLE_BACKEND {
+    if role == ROLE_BACKEND && trusted {
         remember_listener(slot, record.family, &record.address, |place, flags| {
             insert_listener(socket, place, flags)
         });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use ondemand_core::{
     lifecycle::JobEnd,
-    measure::{Ktime, sample::KernelEvent},
+    measure::{Ktime, sample::KernelEvent, unit::Owner},
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
@@ -54,6 +54,13 @@ pub(super) enum Message {
     Permission(Answers),
     /// The look-ups that the last looks of these services waited for are over, if known.
     LookupsOver { services: Vec<Ticket>, known: bool },
+    /// Whose processes a service's application runs, for listeners of users that are not known.
+    Owner {
+        service: String,
+        owner: Owner,
+        /// When one began to listen, if that is what is new.
+        at: Option<Ktime>,
+    },
     /// The end of a job, and the service's units after it.
     Job {
         service: String,

@@ -11,6 +11,7 @@ const MOST_WAITING: usize = 64;
 impl Agent {
     pub(super) fn kernel_event(&mut self, event: KernelEvent) {
         let (KernelEvent::Listening(slot, _)
+        | KernelEvent::Stranger(slot, _)
         | KernelEvent::Opened(slot)
         | KernelEvent::Closed(slot)
         | KernelEvent::Answered(slot, _)) = event;
@@ -25,7 +26,15 @@ impl Agent {
                     let _ = waiting.send(()); // The caller may be gone.
                 }
                 watched.lifecycle.runs().listens(at);
+                watched.stranger = None;
                 self.find_refusal(&name);
+            }
+            (KernelEvent::Stranger(_, at), Some(watched)) => {
+                // They judge it themselves.
+                for waiting in watched.waiting.drain(..) {
+                    let _ = waiting.send(()); // The caller may be gone.
+                }
+                self.ask_owner(&name, Some(at));
             }
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
             (KernelEvent::Answered(_, at), Some(watched)) => watched.lifecycle.runs().answered(at),

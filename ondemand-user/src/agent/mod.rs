@@ -20,6 +20,7 @@ mod recorder;
 mod requests;
 mod source;
 mod status;
+mod strangers;
 mod timing;
 mod watched;
 
@@ -299,6 +300,7 @@ impl Agent {
             }
             Message::Renewed(refused, answer) => self.renewed(refused, answer),
             Message::Permission(answers) => self.take_permission(answers),
+            Message::Owner { service, owner, at } => self.judge_listeners(&service, &owner, at),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,
@@ -365,6 +367,7 @@ impl Agent {
         for name in names {
             self.find_problem(&name);
             self.find_refusal(&name);
+            self.find_strangers(&name);
             self.look(&name, Input::Changed);
         }
     }

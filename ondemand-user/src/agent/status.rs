@@ -12,7 +12,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{Agent, connection, watched::Watched};
+use super::{Agent, connection, strangers, watched::Watched};
 use crate::{
     bus::report::{Report, Service},
     host::clock,
@@ -49,6 +49,9 @@ impl Agent {
         let now = clock::moment();
         let hold = self.holding.left(&watched.service.name, &now);
         let mut service = describe(watched, self.view(watched).as_ref(), steered);
+        if let Some(stranger) = strangers::present(watched) {
+            service.detail = format!("{}; {stranger}", service.detail);
+        }
         if let Some(hold) = hold {
             service.held = true;
             service.held_until = hold.until(&now).map(|until| until.to_string());

@@ -35,6 +35,8 @@ const FASTEST_POLL: Duration = Duration::from_millis(50);
 pub enum Complaint {
     /// Its use is unknown.
     Unknown(Reason),
+    /// A stranger listens at its address.
+    Stranger,
     /// Its listener cannot be steered to. It lasts as long as the service is watched.
     NotSteered,
 }
@@ -60,6 +62,8 @@ pub struct Watched {
     pub ticket: u64,
     /// The connections accepted and closed when it was last looked for what the ended run has left.
     pub left: Option<(u64, u64)>,
+    /// The listener of a stranger at its address, as a sentence.
+    pub stranger: Option<String>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
     pub syn_cookies: bool,
     /// Why it is not managed, if so.
@@ -95,6 +99,7 @@ impl Watched {
             uncounted: Uncounted::default(),
             ticket: 0,
             left: None,
+            stranger: None,
             syn_cookies: false,
             problem: None,
             complaints: Complaints::default(),

@@ -40,11 +40,12 @@ const PINS: &str = "ONDEMAND_PINS";
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
     "ALARMS",
+    "USERS",
     "KEEPALIVES",
     "GATES",
     "NETWORKS",
@@ -218,6 +219,7 @@ fn open_pins(home: &Path) -> Result<Pins> {
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let types = KernelTypes::running()?;
     let offsets = [
+        ("OFFSET_UID", types.offset_of("sock", "sk_uid")?),
         ("OFFSET_FLAGS", types.offset_of("sock_common", "skc_flags")?),
         (
             "OFFSET_WRITE_SEQ",

@@ -15,6 +15,7 @@ use tokio::{net::UnixStream, time::Instant};
 use super::{
     is_absent,
     source::{self, Ends},
+    stranger::{self, Guard},
     stream::Stream,
 };
 
@@ -30,25 +31,29 @@ pub struct Backend {
     /// The service's name, for messages.
     name: String,
     endpoint: Endpoint,
+    guard: Guard,
     /// Until when its start may go on.
     starting_until: Mutex<Instant>,
     answered: AtomicBool,
     said_late: AtomicBool,
     said_gave_up: AtomicBool,
     said_looks_local: AtomicBool,
+    said_stranger: AtomicBool,
 }
 
 impl Backend {
     /// One that may not be ready before that moment.
-    pub fn new(name: &str, endpoint: Endpoint, starting_until: Instant) -> Self {
+    pub fn new(name: &str, endpoint: Endpoint, guard: Guard, starting_until: Instant) -> Self {
         Self {
             name: name.to_owned(),
             endpoint,
+            guard,
             starting_until: Mutex::new(starting_until),
             answered: AtomicBool::new(false),
             said_late: AtomicBool::new(false),
             said_gave_up: AtomicBool::new(false),
             said_looks_local: AtomicBool::new(false),
+            said_stranger: AtomicBool::new(false),
         }
     }
 
@@ -76,11 +81,17 @@ impl Backend {
     ///
     /// It cannot be connected to.
     pub async fn try_connect(&self, ends: Option<Ends>) -> io::Result<Stream> {
-        let connected = match &self.endpoint {
-            Endpoint::Tcp(address) => source::connect(*address, ends).await.map(Stream::Tcp),
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        let connected = async {
+            self.guard.look().await?;
+            match &self.endpoint {
+                Endpoint::Tcp(address) => source::connect(*address, ends).await.map(Stream::Tcp),
+                Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            }
         };
-        connected.inspect_err(|error| {
+        connected.await.inspect_err(|error| {
+            if stranger::is_stranger(error) && !self.said_stranger.swap(true, Ordering::Relaxed) {
+                log::warn!("{}: closing clients: {error}", self.name);
+            }
             if source::looks_local(error) && !self.said_looks_local.swap(true, Ordering::Relaxed) {
                 log::warn!(
                     "{}: closing clients of the network: {error}, and {} must not take them for local ones",

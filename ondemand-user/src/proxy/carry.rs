@@ -77,7 +77,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::proxy::backend::PAUSE;
+    use crate::proxy::{backend::PAUSE, stranger::Guard};
 
     /// A listener and its address.
     async fn listen() -> (TcpListener, SocketAddr) {
@@ -89,7 +89,9 @@ mod tests {
     fn carrying(accepted: (TcpStream, SocketAddr), to: SocketAddr) -> JoinHandle<()> {
         let (client, peer) = accepted;
         let arrived = client.local_addr().unwrap();
-        let backend = Backend::new("test", Endpoint::Tcp(to), Instant::now());
+        let endpoint = Endpoint::Tcp(to);
+        let guard = Guard::new("test.service", &endpoint);
+        let backend = Backend::new("test", endpoint, guard, Instant::now());
         tokio::spawn(async move {
             carry(Stream::Tcp(client), Some(Ends { arrived, peer }), &backend).await;
         })

@@ -212,6 +212,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::carry::carry;
+    use crate::proxy::stranger::Guard;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -226,7 +227,8 @@ mod tests {
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = Endpoint::Tcp(application.local_addr().unwrap());
-        let backend = Arc::new(Backend::new("test", to, Instant::now() + patience));
+        let guard = Guard::new("test.service", &to);
+        let backend = Arc::new(Backend::new("test", to, guard, Instant::now() + patience));
         let address = front.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
         let (accepted, _) = front.accept().await.unwrap();

@@ -13,6 +13,7 @@ mod first;
 mod listener;
 mod seldom;
 mod source;
+mod stranger;
 mod stream;
 pub mod wait;
 
@@ -25,6 +26,7 @@ use listener::Listeners;
 use nix::sys::signal::Signal;
 use ondemand_core::{config::Endpoint, words::counted};
 use seldom::Seldom;
+use stranger::Guard;
 use tokio::{
     signal::unix::{self, SignalKind, signal},
     task::JoinSet,
@@ -101,6 +103,7 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+            let guard = Guard::new(&options.unit, &options.backend);
             let left = tokio::select! {
                 waited = wait::wait_for_backend(
                     &options.name,
@@ -108,12 +111,13 @@ pub fn run(options: &Options) -> Result<()> {
                     &options.backend,
                     options.start_timeout,
                     &clients,
+                    &guard,
                 ) => waited.map_err(GaveUp::of)?,
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
             };
             let listeners = Listeners::take(clients)?;
-            serve(listeners, options, left, &mut terminate).await
+            serve(listeners, options, left, guard, &mut terminate).await
         })
 }
 
@@ -121,6 +125,7 @@ async fn serve(
     mut listeners: Listeners,
     options: &Options,
     left: Duration,
+    guard: Guard,
     terminate: &mut unix::Signal,
 ) -> Result<()> {
     let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
@@ -133,6 +138,7 @@ async fn serve(
     let backend = Arc::new(Backend::new(
         &options.name,
         options.backend.clone(),
+        guard,
         Instant::now() + left,
     ));
     let mut accept_failed = Seldom::default();

@@ -150,7 +150,7 @@ fn addresses_of_this_host() -> io::Result<Vec<Local>> {
 
 /// Whether it is an address of this host: the kernel would connect there from loopback, or from the
 /// destination itself. (A UDP socket has a route and sends nothing.)
-fn is_of_this_host(address: SocketAddr) -> bool {
+pub fn is_of_this_host(address: SocketAddr) -> bool {
     if is_loopback(address) {
         return true;
     }
@@ -167,7 +167,7 @@ fn is_of_this_host(address: SocketAddr) -> bool {
 }
 
 /// An IPv4-mapped address as the IPv4 address that it stands for.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
         IpAddr::V6(_) => address,

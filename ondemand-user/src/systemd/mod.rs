@@ -3,6 +3,7 @@
 mod address_rules;
 mod calls;
 mod facts;
+mod owner;
 mod permission;
 mod reading;
 pub mod unit_path;

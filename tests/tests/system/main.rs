@@ -29,6 +29,7 @@ mod metrics_clients;
 mod metrics_cost;
 mod neighbours;
 mod no_steering;
+mod port_theft;
 mod privilege;
 mod prometheus;
 mod race;

@@ -109,6 +109,9 @@ pub struct Snapshot {
 pub enum KernelEvent {
     /// The backend of this service started to listen, at this moment.
     Listening(Slot, Ktime),
+    /// A socket of a user that is not known to be the application's started to listen at its address, at
+    /// this moment.
+    Stranger(Slot, Ktime),
     /// A quiet service got its first connection. Sent once per request.
     Opened(Slot),
     /// The last connection went. Sent once each time that it is requested.

@@ -87,6 +87,15 @@ impl Unit {
     }
 }
 
+/// Whose processes a unit runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Its cgroup, below the hierarchy's root; empty if it has none now.
+    pub control_group: String,
+    /// The user of `User=` or `DynamicUser=`, while it is up.
+    pub user: Option<u32>,
+}
+
 /// The units of one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Units {

@@ -362,6 +362,8 @@ mod tests {
             address: address.parse().unwrap(),
             v6_only,
             inode: 7,
+            uid: 0,
+            cgroup: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod holders;
 mod host;
 mod metrics;
 mod permission;
+mod ports;
 mod service;
 
 use std::{
@@ -97,6 +98,7 @@ async fn look(config: &Config) -> Vec<Finding> {
     let source = generated::Source::of(config, program.as_deref());
     let host = generated::host(program.as_deref());
     found.extend(host.as_ref().ok().map(host::program));
+    found.extend(ports::look(config));
     let files = host.and_then(|host| units::files(config, &host));
     for service in config.services.values() {
         let files = files.as_deref();

@@ -9,8 +9,8 @@ use ondemand_core::measure::{
     sample::{KernelEvent, Slot},
 };
 use ondemand_ebpf::{
-    EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_UNLISTENED, Event,
-    SocketRecord,
+    EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED,
+    Event, SocketRecord,
 };
 
 /// Bytes per read from an iterator: the maximum that the kernel returns (`bpf_seq_read`,
@@ -39,6 +39,7 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
     let at = Ktime::from_nanos(event.at);
     Some(match event.kind {
         EVENT_LISTENING => Message::Event(KernelEvent::Listening(slot, at)),
+        EVENT_STRANGER => Message::Event(KernelEvent::Stranger(slot, at)),
         EVENT_OPENED => Message::Event(KernelEvent::Opened(slot)),
         EVENT_CLOSED => Message::Event(KernelEvent::Closed(slot)),
         EVENT_ANSWERED => Message::Event(KernelEvent::Answered(slot, at)),

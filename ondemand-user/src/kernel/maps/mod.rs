@@ -32,6 +32,7 @@ pub struct Sampler {
     endpoints: BpfHashMap<MapData, Endpoint, Owner>,
     counters: Array<MapData, Counters>,
     alarms: Array<MapData, Alarm>,
+    users: Array<MapData, u32>,
     keepalives: Array<MapData, KeepAlive>,
     gates: Array<MapData, u64>,
     networks: LpmTrie<MapData, Network, u32>,
@@ -62,6 +63,7 @@ impl Sampler {
             endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
             counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
             alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
+            users: Array::try_from(kernel.take_map("USERS")?)?,
             keepalives: Array::try_from(kernel.take_map("KEEPALIVES")?)?,
             gates: Array::try_from(kernel.take_map("GATES")?)?,
             networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
@@ -208,6 +210,18 @@ impl Sampler {
     fn set_gate_bits(&mut self, slot: Slot, mask: u64, bits: u64) -> Result<()> {
         let before = self.gates.get(&slot.0, 0)?;
         Ok(self.gates.set(slot.0, (before & !mask) | bits, 0)?)
+    }
+
+    /// Trusts listeners of this user at the backend's address, besides root's, and finds them.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written, or the sockets cannot be read: the proxy serves.
+    pub fn trust(&mut self, slot: Slot, user: u32) -> Result<()> {
+        self.users
+            .set(slot.0, user, 0)
+            .context("write the application's user")?;
+        self.records("adopt").map(drop)
     }
 
     /// Whether the service has a listener that connections can be steered to.

@@ -75,6 +75,7 @@ impl Sampler {
         };
         place.copy_from_slice(name.as_bytes());
         self.gates.set(slot.0, 0, 0)?;
+        self.users.set(slot.0, 0, 0)?;
         self.counters.set(slot.0, Counters::default(), 0)?;
         self.refused.remove(&slot);
         self.names.set(slot.0, Name(bytes), 0)?;

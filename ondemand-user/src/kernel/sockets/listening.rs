@@ -129,6 +129,8 @@ mod tests {
                 address: bound.parse().unwrap(),
                 v6_only,
                 inode: 0,
+                uid: 0,
+                cgroup: None,
             };
             assert_eq!(
                 covers(&listener, &address.parse().unwrap()),

@@ -1,6 +1,7 @@
 //! The kernel's own socket tables: listeners and connections.
 
 pub mod listening;
+pub mod owner;
 pub mod sock_diag;
 pub mod syn_cookies;
 pub mod unix;

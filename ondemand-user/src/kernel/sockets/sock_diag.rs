@@ -6,7 +6,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
 };
 
@@ -25,6 +25,10 @@ const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
 /// `INET_DIAG_SKV6ONLY`, include/uapi/linux/inet_diag.h.
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// `INET_DIAG_CGROUP_ID`, the same file; Linux 5.8 and later.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+/// The index of the loopback interface, over which the host's own connections go.
+const LOOPBACK: u32 = 1;
 /// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_RQLEN`, include/uapi/linux/unix_diag.h. The
 /// request selects them by `1 << attribute` (`UDIAG_SHOW_NAME` and so on).
 const UNIX_DIAG_NAME: u16 = 0;
@@ -44,6 +48,11 @@ pub struct TcpListener {
     pub v6_only: bool,
     /// Its inode in the file system of sockets, as in `/proc/PID/fd`.
     pub inode: u32,
+    /// The user that made it (`sk_uid`).
+    pub uid: u32,
+    /// The id of the cgroup in which it was made: the inode of its directory. `None`: the kernel does not
+    /// tell.
+    pub cgroup: Option<u64>,
 }
 
 /// A Unix stream socket of this network namespace with a path: a listener, or a connection that
@@ -82,6 +91,38 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
     Ok(found)
 }
 
+/// Finds the socket that a connection of this host to `address` would be accepted by.
+///
+/// The cost depends on nothing: it is the kernel's own look-up (`inet_diag_find_one_icsk`,
+/// net/ipv4/inet_diag.c).
+///
+/// # Errors
+///
+/// The kernel does not answer, or has no inet_diag.
+pub fn tcp_listener_at(address: SocketAddr) -> Result<Option<TcpListener>> {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    request.extend((1_u32 << LISTEN).to_ne_bytes());
+    // struct inet_diag_sockid: source port, peer's port, source, peer, interface, cookie (none)
+    request.extend(address.port().to_be_bytes());
+    request.extend([0; 2]);
+    match address.ip() {
+        IpAddr::V4(ip) => request.extend(ip.octets().into_iter().chain([0; 12])),
+        IpAddr::V6(ip) => request.extend(ip.octets()),
+    }
+    request.extend([0; 16]);
+    request.extend(LOOPBACK.to_ne_bytes());
+    request.extend([0xff; 8]);
+    match one(&request, tcp_listener) {
+        Err(error) if is_none(&error) => Ok(None),
+        found => found.with_context(|| format!("find the listener at {address}")),
+    }
+}
+
 /// Lists all Unix stream sockets with a path.
 ///
 /// # Errors
@@ -110,12 +151,16 @@ fn tcp_listener(message: &[u8]) -> Option<TcpListener> {
         libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(array::<16>(message, 8)?)),
         _ => return None,
     };
-    let v6_only = attribute(message.get(72..)?, INET_DIAG_SKV6ONLY)
-        .is_some_and(|value| value.first() == Some(&1));
+    let attributes = message.get(72..)?;
+    let v6_only =
+        attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value.first() == Some(&1));
+    let cgroup = attribute(attributes, INET_DIAG_CGROUP_ID).and_then(|value| array(value, 0));
     Some(TcpListener {
         address: SocketAddr::new(ip, port),
         v6_only,
         inode: u32::from_ne_bytes(array(message, 68)?),
+        uid: u32::from_ne_bytes(array(message, 64)?),
+        cgroup: cgroup.map(u64::from_ne_bytes),
     })
 }
 
@@ -185,21 +230,7 @@ fn dump<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>
 
 /// `None`: the kernel reports that the table changed during the dump.
 fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Option<Vec<T>>> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )
-    .context("open a sock_diag socket")?;
-    let mut packet = Vec::with_capacity(HEADER + request.len());
-    packet.extend(((HEADER + request.len()) as u32).to_ne_bytes());
-    packet.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    packet.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
-    packet.extend([0; 8]);
-    packet.extend(request);
-    send(netlink.as_raw_fd(), &packet, MsgFlags::empty()).context("request sockets")?;
-
+    let netlink = ask(request, libc::NLM_F_REQUEST | libc::NLM_F_DUMP)?;
     let mut found = Vec::new();
     let mut consistent = true;
     let mut buffer = vec![0; BUFFER];
@@ -214,6 +245,42 @@ fn dump_once<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<O
             return Ok(consistent.then_some(found));
         }
     }
+}
+
+/// Sends a request about one socket, and decodes the reply.
+fn one<T>(request: &[u8], decode: impl Fn(&[u8]) -> Option<T>) -> Result<Option<T>> {
+    let netlink = ask(request, libc::NLM_F_REQUEST)?;
+    let mut buffer = [0; 1024];
+    let length =
+        recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("read a socket")?;
+    let mut found = Vec::new();
+    read_piece(&buffer[..length], decode, &mut found, &mut true)?;
+    Ok(found.pop())
+}
+
+/// Whether the kernel refused because there is no such socket. Without sock_diag it says so too, and the
+/// list of all listeners, which is asked for elsewhere, then reports that.
+fn is_none(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<io::Error>();
+    code.and_then(io::Error::raw_os_error) == Some(libc::ENOENT)
+}
+
+fn ask(request: &[u8], flags: libc::c_int) -> Result<OwnedFd> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )
+    .context("open a sock_diag socket")?;
+    let mut packet = Vec::with_capacity(HEADER + request.len());
+    packet.extend(((HEADER + request.len()) as u32).to_ne_bytes());
+    packet.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    packet.extend((flags as u16).to_ne_bytes());
+    packet.extend([0; 8]);
+    packet.extend(request);
+    send(netlink.as_raw_fd(), &packet, MsgFlags::empty()).context("request sockets")?;
+    Ok(netlink)
 }
 
 /// Reads one part of a reply: adds its sockets to `found`, and sets `consistent` to false if the

@@ -30,6 +30,7 @@ use crate::{
     bus::names::AgentProxy,
     host::clock,
     kernel::sockets::listening,
+    proxy::stranger::Guard,
     systemd::{Known, Systemd},
 };
 
@@ -82,6 +83,7 @@ pub fn run(
             backend,
             start_timeout,
             &clients,
+            &Guard::new(unit, backend),
         ))?;
     become_command(command).inspect_err(|_| let_go(name, &clients))
 }
@@ -97,9 +99,10 @@ pub async fn wait_for_backend(
     backend: &Endpoint,
     start_timeout: Duration,
     clients: &Clients,
+    guard: &Guard,
 ) -> Result<Duration> {
     let first_try = FirstTry::begin(matches!(backend, Endpoint::Unix(_)));
-    let watched = watch(name, unit, backend, start_timeout, &first_try).await;
+    let watched = watch(name, unit, backend, start_timeout, &first_try, guard).await;
     match &watched {
         Err(error) if error.is::<OutOfSight>() => {}
         Err(_) => {
@@ -134,17 +137,26 @@ async fn watch(
     backend: &Endpoint,
     start_timeout: Duration,
     first_try: &FirstTry,
+    guard: &Guard,
 ) -> Result<Duration> {
     let start = Instant::now();
     let mut bus = Bus::default();
     let mut pause = FIRST_PAUSE;
     let mut told = bus.tells_of_listening(name).await;
     let mut was_silent = false;
+    let mut stranger = None;
     let taken = loop {
         // The unit's state is read after the listener was found: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
-        let listening = listening::is_listening(backend)
+        let mut listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
+        if listening && let Err(error) = guard.look().await {
+            listening = false;
+            if stranger.is_none() {
+                log::warn!("{name}: {error}");
+            }
+            stranger = Some(error);
+        }
         if !listening && first_try.may_look_again() && listening::is_out_of_sight(backend)? {
             first_try.look_again();
             bail!(OutOfSight);
@@ -160,10 +172,13 @@ async fn watch(
         match decide(&seen, start_timeout) {
             Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
-            Decision::GiveUp(why) => bail!(
-                "{name}: the backend did not become ready: {}; see journalctl -u {unit}",
-                why.text(unit, backend, start_timeout)
-            ),
+            Decision::GiveUp(why) => {
+                let stranger = stranger.map_or_else(String::new, |error| format!("; {error}"));
+                bail!(
+                    "{name}: the backend did not become ready: {}{stranger}; see journalctl -u {unit}",
+                    why.text(unit, backend, start_timeout)
+                )
+            }
         }
         let longest = if told.is_some() {
             TOLD_PAUSE

@@ -1,0 +1,122 @@
+//! The proxy carries clients to the application, and to no other user's process that has taken its
+//! address while it was down.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::Result;
+use ondemand_core::{config::Endpoint, measure::unit::Owner};
+
+use super::source;
+use crate::{
+    kernel::sockets::{
+        owner::{Whose, whose, words},
+        sock_diag::tcp_listener_at,
+    },
+    systemd::Systemd,
+};
+
+/// Watches who listens at the application's address.
+pub struct Guard {
+    unit: String,
+    /// The address, if it is one of this host's: of another one the kernel does not know the listener.
+    address: Option<SocketAddr>,
+    /// The user whose listener was the application's. Root's always is.
+    user: AtomicU32,
+    systemd: Mutex<Option<Systemd>>,
+}
+
+impl Guard {
+    /// For the application of a unit.
+    pub fn new(unit: &str, backend: &Endpoint) -> Self {
+        let address = match backend {
+            Endpoint::Tcp(address) => Some(source::canonical(*address)),
+            Endpoint::Unix(_) => None,
+        };
+        Self {
+            unit: unit.to_owned(),
+            address: address.filter(|address| source::is_of_this_host(*address)),
+            user: AtomicU32::new(0),
+            systemd: Mutex::new(None),
+        }
+    }
+
+    /// Fails if a connection would be accepted by a stranger's listener. What is unknown is no stranger:
+    /// neither a listener that the kernel does not find, nor one of a unit that systemd does not describe.
+    /// It takes some microseconds.
+    ///
+    /// # Errors
+    ///
+    /// It is a [`Stranger`], which [`is_stranger`] recognizes.
+    pub async fn look(&self) -> io::Result<()> {
+        let Some(address) = self.address else {
+            return Ok(());
+        };
+        let listener = match tcp_listener_at(address) {
+            Ok(Some(listener)) => listener,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                log::debug!("{error:#}");
+                return Ok(());
+            }
+        };
+        if listener.uid == 0 || listener.uid == self.user.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let owner = match self.owner().await {
+            Ok(owner) => owner,
+            Err(error) => {
+                log::debug!("whose listener {address} is: {error:#}");
+                return Ok(());
+            }
+        };
+        if whose(&listener, &owner) == Whose::Stranger {
+            let text = words(&listener, address, &self.unit);
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                Stranger(text),
+            ));
+        }
+        self.user.store(listener.uid, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn owner(&self) -> Result<Owner> {
+        let known = self
+            .systemd
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let systemd = match known {
+            Some(systemd) => systemd,
+            None => Systemd::connect().await?,
+        };
+        let owner = systemd.owner(&self.unit).await;
+        // A connection that has failed is not used again.
+        *self.systemd.lock().unwrap_or_else(PoisonError::into_inner) =
+            owner.is_ok().then_some(systemd);
+        owner
+    }
+}
+
+/// Whether the connection was not made because a stranger would have accepted it.
+pub fn is_stranger(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stranger>())
+}
+
+#[derive(Debug)]
+struct Stranger(String);
+
+impl std::error::Error for Stranger {}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
