@@ -111,7 +111,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
     wait_said(
         sandbox,
         1,
-        &["the one before stays in force", FILE, "stear"],
+        &["the agent keeps its present configuration", FILE, "stear"],
     );
     cold_start(sandbox);
     sandbox.write(FILE, good).unwrap();

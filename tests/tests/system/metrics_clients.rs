@@ -176,9 +176,7 @@ fn scrapes_go_on_while_the_configuration_is_read_again() {
     let services = format!("[service.test]\n{CONFIG}");
     let reload = |address: &str| {
         write_config(&sandbox, address, &services).unwrap();
-        sandbox
-            .run(&["systemctl", "reload", "ondemand.service"])
-            .unwrap();
+        sandbox.run(&["systemctl", "reload", "ondemand.service"])
     };
     thread::scope(|scope| {
         let scraper = scope.spawn(|| {
@@ -187,18 +185,18 @@ fn scrapes_go_on_while_the_configuration_is_read_again() {
             }
         });
         for _ in 0..5 {
-            reload("127.0.0.1:9464");
+            reload("127.0.0.1:9464").unwrap();
         }
         scraper.join().unwrap();
     });
-    reload("[::1]:9999");
+    reload("[::1]:9999").unwrap();
     let other = "[::1]:9999".parse().unwrap();
     wait_for("served at the other address", SOON, || {
         http::get(&sandbox, other, "/metrics", "").ok()
     })
     .unwrap();
     assert!(scrape(&sandbox).is_err(), "still at the first address");
-    reload("");
+    reload("").unwrap();
     wait_for("served nowhere", SOON, || {
         http::get(&sandbox, other, "/metrics", "")
             .is_err()
@@ -206,9 +204,9 @@ fn scrapes_go_on_while_the_configuration_is_read_again() {
     })
     .unwrap();
     // An invalid one changes nothing, and is reported with its place.
-    reload("127.0.0.1:9464");
+    reload("127.0.0.1:9464").unwrap();
     wait_for("served again", SOON, || scrape(&sandbox).ok()).unwrap();
-    reload("127.0.0.1");
+    reload("127.0.0.1").unwrap_err();
     wait_for("the agent logs it", SOON, || {
         let journal = sandbox.journal("ondemand.service");
         journal
