@@ -13,13 +13,13 @@ use clap::Parser as _;
 use ondemand::{
     agent,
     commands::{
-        actions,
+        actions, apply,
         args::{Cli, Command, WaitListening},
         client, report, status, top,
     },
     host::{config_file, logging},
     install::{
-        check, permission,
+        check, permission, settle,
         units::{self, generator, pacing},
     },
     proxy::{self, wait},
@@ -64,8 +64,11 @@ fn perform(cli: Cli) -> Result<ExitCode> {
                 .context("print the rule")?;
         }
         Command::Permit { user, .. } => {
-            permission::run(&path, &user.unwrap_or_else(permission::user))?;
+            let permitted = permission::run(&path, &user.unwrap_or_else(permission::user));
+            block_on(settle::harmless(&path))?;
+            permitted?
         }
+        Command::Apply => block_on(apply::run(&path))?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => {
@@ -98,8 +101,10 @@ fn reload(path: &Path, user: Option<&str>) -> Result<()> {
         Some(user) => permission::run(path, user),
         None => permission::renew(path),
     };
+    let settled = block_on(settle::harmless(path));
     // An invalid configuration is an error of both.
     block_on(actions::reload())?;
+    settled?;
     permitted
         .context("the agent has read its configuration, but not all of its permissions are renewed")
 }

@@ -61,6 +61,8 @@ pub struct Facts {
     pub uncounted_until: Option<Ktime>,
     /// Whether the kernel sent SYN cookies recently (`TcpExt: SyncookiesSent`).
     pub syn_cookies: bool,
+    /// Whether a client at one of its addresses would be refused once it is down.
+    pub no_front: bool,
     /// The hold, if there is one.
     pub hold: Option<Hold>,
 }
@@ -114,6 +116,8 @@ pub enum Reason {
     Clock,
     /// systemd does not report when the backend started.
     NoStart,
+    /// The front socket does not listen at all of its addresses.
+    NoFront,
 }
 
 impl fmt::Display for Reason {
@@ -122,6 +126,9 @@ impl fmt::Display for Reason {
             Self::NoSample => "the kernel's counters could not be read",
             Self::NegativeOpen => "the kernel counted more connections closed than accepted",
             Self::Clock => "the clock ran backwards",
+            Self::NoFront => {
+                "its front socket does not listen at all of its addresses, so clients would be refused"
+            }
             Self::NoStart => "systemd does not report when the backend started",
         })
     }
@@ -157,6 +164,9 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     let since = stamps.into_iter().flatten().max().unwrap_or(started);
     if since > now || sample.at > now {
         return Verdict::Unknown(Reason::Clock);
+    }
+    if facts.no_front {
+        return Verdict::Unknown(Reason::NoFront);
     }
     if let Some(Hold { until }) = facts.hold {
         return Verdict::Held { since, until };

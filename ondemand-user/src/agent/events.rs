@@ -101,6 +101,7 @@ impl Agent {
             self.notifier.due(),
             self.holding.wake(),
             self.recorder.due(),
+            self.transitions.due(),
         ];
         let next = wakes.chain(others.into_iter().flatten()).min();
         let event = tokio::select! {

@@ -19,7 +19,7 @@ use crate::{
         ablation::{self, Moment},
         clock, veto,
     },
-    systemd::units,
+    systemd::{LEAVE, units},
 };
 
 /// Maximum share of the agent's time for periodic looks.
@@ -276,7 +276,7 @@ impl Agent {
         };
         let (name, proxy) = (name.to_owned(), watched.units.proxy.clone());
         tokio::spawn(async move {
-            if let Err(error) = systemd.signal(&proxy, crate::proxy::LEAVE).await {
+            if let Err(error) = systemd.signal(&proxy, LEAVE).await {
                 log::warn!("{name}: {error:#}");
             }
         });

@@ -22,6 +22,7 @@ mod source;
 mod status;
 mod strangers;
 mod timing;
+mod transitions;
 mod watched;
 
 use std::{
@@ -50,6 +51,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
+use transitions::Transitions;
 use watched::Watched;
 
 use crate::{
@@ -83,6 +85,7 @@ struct Agent {
     permission: Permission,
     /// New services whose front sockets are to be started.
     unopened: BTreeSet<String>,
+    transitions: Transitions,
     /// Whether the first configuration is being watched.
     began: bool,
     /// Why the agent cannot continue, if so.
@@ -161,6 +164,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         announcer: Announcer::default(),
         permission: Permission::default(),
         unopened: BTreeSet::new(),
+        transitions: Transitions::default(),
         began: false,
         broken: None,
         next_poll: None,
@@ -254,6 +258,7 @@ impl Agent {
                 }
             }
             Event::Systemd(Some(Change::Reloaded)) => {
+                self.transitions = Transitions::default();
                 self.read_units();
                 self.renew_if_changed();
             }
@@ -346,6 +351,7 @@ impl Agent {
         for name in due {
             self.look(&name, Input::Changed);
         }
+        self.pass_transitions(now);
         self.end_holds();
         self.announce();
         if self.notifier.alive(now) {
@@ -363,6 +369,7 @@ impl Agent {
     }
 
     fn look_at_all(&mut self) {
+        self.find_transitions();
         let names: Vec<String> = self.services.keys().cloned().collect();
         for name in names {
             self.find_problem(&name);

@@ -173,6 +173,16 @@ fn detail(watched: &Watched, view: Option<&View>) -> String {
         return under_way.into();
     }
     let unit = &watched.service.unit;
+    let down = matches!(
+        view.units.backend.state,
+        ActiveState::Inactive | ActiveState::Failed
+    );
+    if watched.is_silent && down {
+        let socket = &watched.units.socket;
+        return format!(
+            "{socket} does not listen at all of its addresses: run `systemctl restart {socket}`"
+        );
+    }
     match view.units.backend.state {
         ActiveState::Inactive => "starts with the next connection".into(),
         ActiveState::Failed => {

@@ -66,6 +66,8 @@ pub struct Watched {
     pub stranger: Option<String>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
     pub syn_cookies: bool,
+    /// Whether its front socket is up, and does not listen at all of its addresses.
+    pub is_silent: bool,
     /// Why it is not managed, if so.
     pub problem: Option<String>,
     /// The problems that were logged, and still last.
@@ -101,6 +103,7 @@ impl Watched {
             left: None,
             stranger: None,
             syn_cookies: false,
+            is_silent: false,
             problem: None,
             complaints: Complaints::default(),
             tally: Tally::default(),
@@ -200,6 +203,7 @@ impl Watched {
             uncounted_until: self.uncounted.until.max(self.proxied_until(&units.proxy)),
             syn_cookies: self.syn_cookies,
             hold: None,
+            no_front: self.is_silent,
         }
     }
 
@@ -269,7 +273,8 @@ pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
     }
     if !known.backend.stop_when_unneeded {
         return Some(format!(
-            "{name} lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"
+            "systemd does not stop {name} yet, which ran when it came into the configuration, or lacks its \
+             drop-in 50-ondemand.conf; `ondemand apply` ends that"
         ));
     }
     // Nothing would start it again, and its front address may belong to another program.

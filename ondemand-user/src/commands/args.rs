@@ -61,6 +61,9 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Bring a changed configuration into force; stops and cuts nothing that runs
+    #[command(after_help = help::APPLY)]
+    Apply,
     /// Wait until a service's application listens, then execute another program
     #[command(after_help = help::WAIT_LISTENING)]
     WaitListening(WaitListening),
@@ -265,6 +268,8 @@ mod tests {
         check("ondemand stop wiki", true);
         check("ondemand stop --force wiki", false);
         check("ondemand stop", false);
+        check("ondemand apply", true);
+        check("ondemand apply wiki", false);
         check("ondemand reload", true);
         check("ondemand reload wiki", false);
         check("ondemand wait-listening wiki", true);

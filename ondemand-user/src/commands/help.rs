@@ -8,9 +8,8 @@ pub const MAIN: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
   idle_timeout = "10min"              # stopped after this time without a client
 
 Setup:
-  systemctl daemon-reload                   generates the units
   ondemand check                            checks the configuration and this host
-  systemctl start ondemand-wiki.socket      opens the front socket (later: at boot)
+  ondemand apply                            makes the units, opens the front sockets
   systemctl enable --now ondemand.service   starts the agent
   ondemand status                           shows states and clients
   ondemand top                              shows them live
@@ -61,12 +60,26 @@ Run as root by ondemand.service before the agent and at each reload, and by onde
 when the configuration has changed. The rule lets the agent's user start and stop the units of the
 configuration, and no others:
 /etc/polkit-1/rules.d/50-ondemand.rules. The place of the counters is /sys/fs/bpf/ondemand.
+Then it takes the leases of applications that ran when they came into the configuration, and restarts
+front sockets that do not listen at their present addresses, where that harms nobody.
 
 Examples:
   ondemand permit --print      print the rule
   ondemand permit              write the rule now
 
 Exit codes: 0 done, 1 a permission could not be granted, 2 wrong configuration";
+
+pub const APPLY: &str = "\
+Checks /etc/ondemand/ondemand.toml; has systemd load the units made from it; takes the leases of
+applications that run, so that taking them in does not stop them; opens the front sockets of new
+services and closes those of removed ones; writes the agent's polkit rule; and makes a running agent
+read the configuration. Prints what it did, and what is still in use and so waits. A wrong
+configuration changes nothing. Needs root; may be repeated at any time.
+
+Examples:
+  ondemand apply               after each change of the configuration
+
+Exit codes: 0 done, 1 a step failed, 2 wrong configuration";
 
 pub const WAIT_LISTENING: &str = "\
 Waits until the service's unit is active and its application listens, but not longer than

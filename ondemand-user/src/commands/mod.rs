@@ -1,6 +1,7 @@
 //! The commands and their arguments.
 
 pub mod actions;
+pub mod apply;
 pub mod args;
 pub mod client;
 #[cfg(test)]

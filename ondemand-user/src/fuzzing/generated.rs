@@ -41,8 +41,8 @@ pub(super) fn check(config: &Config, host: &Host) {
 }
 
 pub(super) fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
-    assert_eq!(generated.len(), 5 * config.services.len());
-    for (service, files) in config.services.values().zip(generated.chunks(5)) {
+    assert_eq!(generated.len(), 6 * config.services.len());
+    for (service, files) in config.services.values().zip(generated.chunks(6)) {
         let plain = plain(service);
         let plain = Config {
             path: "/etc/a".into(),
@@ -164,7 +164,10 @@ fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
                 }
                 "SourcePath" => assert_eq!(PathBuf::from(found()), config.path),
                 "ExecStart" => assert_eq!(unit_file::words(&entry.value), command(service, host)),
-                "PartOf" => assert_eq!(found(), service.unit),
+                // Of the proxy, and of the socket's timer.
+                "PartOf" => assert!([&service.unit, &socket].contains(&&found()), "{entry:?}"),
+                "Unit" => assert_eq!(found(), socket),
+                "OnFailure" => assert_eq!(found(), service.timer_unit()),
                 "Wants" | "Requires" | "After" => {
                     let names = [&service.unit, &socket, &service.lease_unit()];
                     assert!(names.contains(&&found()), "{entry:?}");

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod permission;
+pub mod settle;
 pub mod units;

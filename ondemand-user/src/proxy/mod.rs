@@ -23,7 +23,6 @@ use anyhow::{Context as _, Result, bail};
 use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
-use nix::sys::signal::Signal;
 use ondemand_core::{config::Endpoint, words::counted};
 use seldom::Seldom;
 use stranger::Guard;
@@ -34,16 +33,13 @@ use tokio::{
 };
 use wait::Clients;
 
+use crate::systemd;
+
 /// Maximum number of connections; more wait at the front socket. Each takes two descriptors, and
 /// `LimitNOFILE=` of the unit allows them.
 const MOST: usize = 30_000;
 /// The pause after accept(2) failed, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Makes a proxy without connections exit immediately; one with connections ignores it. Apache's
-/// httpd uses the same signal for its graceful stop. Its default action is to ignore it, so it does
-/// not end a proxy of another version that has connections.
-pub const LEAVE: Signal = Signal::SIGWINCH;
 
 /// What to serve.
 #[derive(Clone, Debug)]
@@ -128,7 +124,8 @@ async fn serve(
     guard: Guard,
     terminate: &mut unix::Signal,
 ) -> Result<()> {
-    let mut leave = signal(SignalKind::from_raw(LEAVE as i32)).context("handle SIGWINCH")?;
+    let mut leave =
+        signal(SignalKind::from_raw(systemd::LEAVE as i32)).context("handle SIGWINCH")?;
     // An application that has listened only now has the usual patience at least.
     let left = if left.is_zero() {
         left

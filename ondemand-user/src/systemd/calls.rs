@@ -20,6 +20,12 @@ pub(super) trait Manager {
     /// Queues a job and returns its path.
     fn stop_unit(&self, unit: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
+    /// Queues a job and returns its path.
+    fn restart_unit(&self, unit: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    /// Replies when all units are loaded again.
+    fn reload(&self) -> zbus::Result<()>;
+
     fn kill_unit(&self, unit: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 
     #[zbus(property(emits_changed_signal = "false"))]

@@ -1,7 +1,7 @@
 //! Properties of units that only `ondemand check` needs.
 
 use anyhow::{Context as _, Result};
-use zbus::{DeserializeDict, Type};
+use zbus::{DeserializeDict, OwnedObjectPath, Type};
 
 use super::{Systemd, UNIT, interface_of};
 
@@ -21,6 +21,10 @@ pub struct Facts {
     pub need_daemon_reload: Option<bool>,
     /// Whether PID 1 stops it when nothing needs it any more.
     pub stop_when_unneeded: Option<bool>,
+    /// The units that its start pulls in.
+    pub wants: Option<Vec<String>>,
+    /// Its job, number 0 if it has none.
+    pub job: Option<(u32, OwnedObjectPath)>,
     /// Units that pin it against that (`UNIT_ATOM_PINS_STOP_WHEN_UNNEEDED`,
     /// src/core/unit-dependency-atom.c).
     pub wanted_by: Option<Vec<String>>,

@@ -51,6 +51,11 @@ const GIVE_WAY: &str = "fail";
 /// Maximum number of queued signals. The bus would hold up replies behind a full queue.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
+/// Makes a proxy without connections exit immediately; one with connections ignores it. Apache's
+/// httpd uses the same signal for its graceful stop. Its default action is to ignore it, so it does
+/// not end a proxy of another version that has connections.
+pub const LEAVE: Signal = Signal::SIGWINCH;
+
 const UNIT_CHANGES: &str = "type='signal',sender='org.freedesktop.systemd1',\
     interface='org.freedesktop.DBus.Properties',member='PropertiesChanged',\
     path_namespace='/org/freedesktop/systemd1/unit',arg0='org.freedesktop.systemd1.Unit'";
@@ -219,6 +224,20 @@ impl Systemd {
         self.job(Verb::Stop, unit, GIVE_WAY).await
     }
 
+    /// Stops and starts a unit that is up, and waits for the job's end.
+    pub async fn restart(&self, unit: &str) -> JobEnd {
+        self.job(Verb::Restart, unit, GIVE_WAY).await
+    }
+
+    /// Makes PID 1 run its generators and load all units again; returns when it has.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer, or refuses.
+    pub async fn daemon_reload(&self) -> Result<()> {
+        self.manager.reload().await.context("daemon-reload")
+    }
+
     /// Sends a signal to a service's main process.
     ///
     /// # Errors
@@ -252,11 +271,13 @@ impl Systemd {
         let job = match verb {
             Verb::Start => self.manager.start_unit(unit, mode).await?,
             Verb::Stop => self.manager.stop_unit(unit, mode).await?,
+            Verb::Restart => self.manager.restart_unit(unit, mode).await?,
         };
-        ablation::reached(match verb {
-            Verb::Start => Moment::RetakeQueued,
-            Verb::Stop => Moment::ReleaseQueued,
-        });
+        match verb {
+            Verb::Start => ablation::reached(Moment::RetakeQueued),
+            Verb::Stop => ablation::reached(Moment::ReleaseQueued),
+            Verb::Restart => {}
+        }
         while let Some(message) = ends.next().await {
             let message = message?;
             let body = message.body();
@@ -301,6 +322,7 @@ impl Systemd {
 enum Verb {
     Start,
     Stop,
+    Restart,
 }
 
 impl Verb {
@@ -309,6 +331,7 @@ impl Verb {
         match self {
             Self::Start => "StartUnit",
             Self::Stop => "StopUnit",
+            Self::Restart => "RestartUnit",
         }
     }
 }

@@ -44,6 +44,7 @@ mod steering_faults;
 mod steering_race;
 mod stranger;
 mod top;
+mod transitions;
 mod upgrade;
 mod vanished;
 

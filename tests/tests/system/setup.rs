@@ -294,8 +294,8 @@ fn a_wrong_configuration_leaves_the_units_as_they_were() {
     sandbox
         .run(&["rm", "/var/lib/ondemand-generator/last-good.toml"])
         .unwrap();
-    check(generator, &[&line, "there are no units"]);
-    // A configuration that is taken away takes its units along, and is not brought back.
+    check(generator, &[&line, "no service is on demand"]);
+    // A configuration that is taken away takes its units along when they are down, and is not brought back.
     sandbox.write(file, &right).unwrap();
     reload();
     are("loaded");

@@ -70,6 +70,7 @@ fn facts(model: &Protocol, state: &State, agent: &Agent) -> Facts {
         uncounted: 0,
         uncounted_until: None,
         syn_cookies: recent && sent && model.without != Some(Without::WaitForCookies),
+        no_front: false,
         hold: (state.held || used_up).then_some(Hold { until: None }),
     }
 }

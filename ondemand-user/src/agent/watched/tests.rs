@@ -144,7 +144,10 @@ fn units_that_cannot_be_looked_after() {
         all,
         false,
         up,
-        Some("wiki.service lacks the drop-in 50-ondemand.conf; run `systemctl daemon-reload`"),
+        Some(
+            "systemd does not stop wiki.service yet, which ran when it came into the configuration, or lacks its \
+             drop-in 50-ondemand.conf; `ondemand apply` ends that",
+        ),
     );
     check_problem(
         ["not-found", "loaded", "loaded", "loaded"],

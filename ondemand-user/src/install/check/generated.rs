@@ -9,7 +9,7 @@ use ondemand_core::config::{Config, DEFAULT_PATH, PerUnit, Service, UnitNames};
 
 use super::finding::Finding;
 use crate::{
-    install::units::{Content, Host, MARK, UnitFile, generator},
+    install::units::{Content, Host, MARK, UnitFile, entering, generator},
     systemd::Facts,
 };
 
@@ -88,6 +88,8 @@ enum State {
     Current,
     /// It was made from an earlier configuration, or by an earlier version.
     Old,
+    /// The drop-in of an application that ran when it came into the configuration.
+    Entering,
     /// It was not made by ondemand.
     Foreign,
     Missing,
@@ -97,6 +99,7 @@ fn compare(expected: &str, found: Option<&str>) -> State {
     match found {
         None => State::Missing,
         Some(found) if found == expected => State::Current,
+        Some(found) if found == entering(expected) => State::Entering,
         Some(found) if found.starts_with(MARK) => State::Old,
         Some(_) => State::Foreign,
     }
@@ -157,6 +160,17 @@ pub fn look(
         let message = format!("older than the configuration: {old}");
         return Finding::warning(WHAT, message, source.next());
     }
+    if names(State::Entering).is_some() {
+        let unit = &service.unit;
+        return Finding::warning(
+            WHAT,
+            format!(
+                "{unit} ran when it came into the configuration, and its lease is not held yet: until then it is not \
+                 stopped"
+            ),
+            "ondemand apply (or start the agent, which has root do it)",
+        );
+    }
     if let Some(foreign) = names(State::Foreign) {
         return Finding::warning(
             WHAT,
@@ -191,6 +205,8 @@ mod tests {
         check(None, State::Missing);
         check(Some(&format!("{MARK}/x; a\n")), State::Current);
         check(Some(&format!("{MARK}/x; b\n")), State::Old);
+        let drop_in = "[Unit]\nStopWhenUnneeded=yes\n";
+        assert_eq!(compare(drop_in, Some(&entering(drop_in))), State::Entering);
         check(Some("[Unit]\n"), State::Foreign);
         check(Some(""), State::Foreign);
     }

@@ -30,6 +30,7 @@ use crate::{
 };
 
 pub use finding::{Finding, Level};
+pub use generated::generator_program;
 
 /// Checks the configuration, this host and each service, and prints the findings. The exit
 /// code is 1 if there is an error.
@@ -94,16 +95,34 @@ async fn look(config: &Config) -> Vec<Finding> {
     let systemd = Systemd::connect().await;
     found.extend(host::services(&systemd, config).await);
 
-    let program = generated::generator_program();
+    let program = generator_program();
     let source = generated::Source::of(config, program.as_deref());
     let host = generated::host(program.as_deref());
     found.extend(host.as_ref().ok().map(host::program));
     found.extend(ports::look(config));
     let files = host.and_then(|host| units::files(config, &host));
+    found.extend(left(config));
     for service in config.services.values() {
         let files = files.as_deref();
         let about = service::look(service, files, &source, systemd.as_ref().ok()).await;
         found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
     }
     found
+}
+
+/// Front sockets of services that are no longer configured. Only root sees them.
+fn left(config: &Config) -> Vec<Finding> {
+    if config.path != Path::new(DEFAULT_PATH) {
+        return Vec::new();
+    }
+    let names = units::Record::here().left(config);
+    let finding = |name: &String| {
+        Finding::warning(
+            "units",
+            format!("no longer configured, and not stopped any more; ondemand-{name}.socket still serves its clients"),
+            "ondemand apply, which closes it",
+        )
+        .of(name)
+    };
+    names.iter().map(finding).collect()
 }

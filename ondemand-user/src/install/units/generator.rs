@@ -13,7 +13,7 @@ use ondemand_core::{
     words::printable,
 };
 
-use super::{Host, files, install, last_good, unreachable};
+use super::{Host, Record, UnitFile, files, install, last_good, unreachable};
 use crate::host::config_file;
 
 /// The program's name as a generator.
@@ -31,7 +31,7 @@ pub const NAME: &str = "ondemand-generator";
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
     let path = Path::new(DEFAULT_PATH);
-    run_for(path, copies, directory)?;
+    run_for(path, copies, &Record::here(), directory)?;
     // The units are written all the same: the front sockets hold the clients until it is corrected.
     if path.exists()
         && let Some(why) = unreachable(&Host::here()?)
@@ -43,22 +43,27 @@ pub fn run(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn run_for(path: &Path, copies: [&Path; 2], directory: &Path) -> Result<()> {
+pub(super) fn run_for(
+    path: &Path,
+    copies: [&Path; 2],
+    record: &Record,
+    directory: &Path,
+) -> Result<()> {
     let [run, _] = copies;
     if path
         .symlink_metadata()
         .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
     {
         let _: [(); 2] = copies.map(last_good::forget);
-        return Ok(());
+        return keep_all(record, directory);
     }
     let read =
         config_file::text(path).and_then(|text| Ok((config_file::parse(path, &text)?, text)));
     let (config, text) = match read {
         Ok(read) => read,
-        Err(error) => return Err(fall_back(error.into(), path, copies, directory)),
+        Err(error) => return Err(fall_back(error.into(), path, copies, record, directory)),
     };
-    generate(&config, directory)?;
+    generate(&config, record, directory)?;
     if let Err(error) = last_good::keep(run, &text) {
         complain(&anyhow!("keep a copy of {}: {error}", path.display()));
     }
@@ -70,12 +75,17 @@ fn fall_back(
     error: anyhow::Error,
     path: &Path,
     copies: [&Path; 2],
+    record: &Record,
     directory: &Path,
 ) -> anyhow::Error {
     let Some(copy) = last_good::find_in(copies, path) else {
-        return error.context("there are no units, because the configuration is invalid");
+        let error = error.context("no service is on demand, because the configuration is invalid");
+        return match keep_all(record, directory) {
+            Ok(()) => error,
+            Err(failed) => error.context(format!("{failed:#}")),
+        };
     };
-    match generate(&copy.config, directory) {
+    match generate(&copy.config, record, directory) {
         Ok(()) => error.context(format!(
             "the units are those of an OLDER configuration, {}, because the present one is invalid",
             copy.words()
@@ -84,11 +94,28 @@ fn fall_back(
     }
 }
 
-/// Writes all units of `config`, or none.
-pub(super) fn generate(config: &Config, directory: &Path) -> Result<()> {
-    let files = files(config, &Host::here()?)?;
-    install::write(&files, directory)
-        .inspect_err(|_| install::remove(&files, directory))
+/// Writes all units of `config`, or none; and those of services that have left the configuration since
+/// the boot ([`Record`]).
+pub(super) fn generate(config: &Config, record: &Record, directory: &Path) -> Result<()> {
+    let mut files = files(config, &Host::here()?)?;
+    let unknown = record.enter(config, &mut files);
+    write(&files, directory)?;
+    let (left, unkept) = record.keep(config, &files);
+    for (name, error) in unknown.into_iter().chain(unkept) {
+        complain(&anyhow!("{name}: record its units: {error}"));
+    }
+    write(&left, directory)
+}
+
+/// Writes the units of all services that were configured since the boot: no front socket closes, and no
+/// application is stopped.
+fn keep_all(record: &Record, directory: &Path) -> Result<()> {
+    write(&record.leave(|_| false), directory)
+}
+
+fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
+    install::write(files, directory)
+        .inspect_err(|_| install::remove(files, directory))
         .map(drop)
         .context("generate units")
 }

@@ -6,7 +6,7 @@ use ondemand_core::proxy_stay::exit_idle_time;
 use super::*;
 use crate::host::config_file;
 
-fn host() -> Host {
+pub(super) fn machine() -> Host {
     Host {
         ondemand: "/usr/bin/ondemand".into(),
         user: None,
@@ -47,7 +47,7 @@ fn text(config: &Config, host: &Host, path: &str) -> String {
 fn one_service_is_six_files() {
     let mut out = Vec::new();
     print(
-        &files(&wiki(""), &host()).unwrap(),
+        &files(&wiki(""), &machine()).unwrap(),
         Path::new("/run/x"),
         &mut out,
     )
@@ -164,7 +164,7 @@ fn the_proxy_leaves_before_the_service_is_idle() {
 #[test]
 fn unix_sockets_have_what_suits_them() {
     let config = unix("/run/b.sock");
-    let socket = text(&config, &host(), "ondemand-wiki.socket");
+    let socket = text(&config, &machine(), "ondemand-wiki.socket");
     assert!(
         socket.contains("\nListenStream=/run/f.sock\n") && socket.contains("\nRemoveOnStop=yes\n"),
         "{socket}"
@@ -176,11 +176,11 @@ fn unix_sockets_have_what_suits_them() {
         "{socket}"
     );
     assert!(!socket.contains("SocketUser=") && !socket.contains("SocketGroup="));
-    let tcp = text(&wiki(""), &host(), "ondemand-wiki.socket");
+    let tcp = text(&wiki(""), &machine(), "ondemand-wiki.socket");
     assert!(!tcp.contains("SocketMode="), "{tcp}");
     #[track_caller]
     fn check(backend: &str, absent: &str) {
-        let proxy = text(&unix(backend), &host(), "ondemand-wiki.service");
+        let proxy = text(&unix(backend), &machine(), "ondemand-wiki.service");
         assert!(
             proxy.contains("\nCapabilityBoundingSet=CAP_DAC_OVERRIDE\n"),
             "{proxy}"
@@ -193,7 +193,7 @@ fn unix_sockets_have_what_suits_them() {
             );
         }
     }
-    let proxy = text(&unix("/run/w/b.sock"), &host(), "ondemand-wiki.service");
+    let proxy = text(&unix("/run/w/b.sock"), &machine(), "ondemand-wiki.service");
     let only = "\nTemporaryFileSystem=/:ro\nBindReadOnlyPaths=/usr/bin/ondemand ";
     assert!(
         proxy.contains(only) && proxy.contains(" -/run/w\n"),
@@ -203,7 +203,7 @@ fn unix_sockets_have_what_suits_them() {
         proxy.contains("\nRestrictAddressFamilies=AF_UNIX AF_NETLINK\n"),
         "{proxy}"
     );
-    let proxy = text(&unix("/b.sock"), &host(), "ondemand-wiki.service");
+    let proxy = text(&unix("/b.sock"), &machine(), "ondemand-wiki.service");
     assert!(proxy.contains("\nProtectSystem=strict\n"), "{proxy}");
     check("/run/b.sock", "");
     check("/run/user/1000/b.sock", "ProtectHome=yes");
@@ -218,7 +218,7 @@ fn a_front_socket_has_its_mode_and_owners() {
         "[service.wiki]\nlisten = \"/run/f.sock\"\nbackend = \"/run/b.sock\"\nunit = \"wiki.service\"\n\
          socket_mode = \"0660\"\nsocket_user = \"wiki\"\nsocket_group = \"www-data\"\n",
     );
-    let socket = text(&config, &host(), "ondemand-wiki.socket");
+    let socket = text(&config, &machine(), "ondemand-wiki.socket");
     assert!(
         socket.contains(
             "\nSocketMode=0660\nDirectoryMode=0755\nRemoveOnStop=yes\nSocketUser=wiki\nSocketGroup=www-data\n"
@@ -234,7 +234,7 @@ fn an_address_may_come_after_the_socket() {
         let config = config(&format!(
             "[service.wiki]\nlisten = [{listen}]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n"
         ));
-        let socket = text(&config, &host(), "ondemand-wiki.socket");
+        let socket = text(&config, &machine(), "ondemand-wiki.socket");
         assert_eq!(socket.contains("\nFreeBind=yes\n"), expected, "{socket}");
     }
     check("'192.0.2.1:80'", true);
@@ -250,7 +250,10 @@ fn newer_systemd_gets_its_poll_limit() {
     for (systemd, expected) in [(None, false), (Some(254), false), (Some(255), true)] {
         let socket = text(
             &wiki(""),
-            &Host { systemd, ..host() },
+            &Host {
+                systemd,
+                ..machine()
+            },
             "ondemand-wiki.socket",
         );
         assert_eq!(
@@ -268,10 +271,10 @@ fn paths_that_would_break_a_unit_file_are_refused() {
         path: "/etc/x\nExecStart=/bin/sh".into(),
         ..wiki("")
     };
-    assert!(format!("{:#}", refused(&evil, &host())).contains("control character"));
+    assert!(format!("{:#}", refused(&evil, &machine())).contains("control character"));
     let spaced = Host {
         ondemand: "/opt/my apps/ondemand".into(),
-        ..host()
+        ..machine()
     };
     assert!(
         format!("{:#}", refused(&wiki(""), &spaced))
@@ -282,7 +285,7 @@ fn paths_that_would_break_a_unit_file_are_refused() {
         ..wiki("")
     };
     assert!(
-        text(&percent, &host(), "ondemand-wiki.target")
+        text(&percent, &machine(), "ondemand-wiki.target")
             .contains("\nSourcePath=/etc/100%%/o.toml\n")
     );
 }
@@ -294,7 +297,7 @@ fn writing_again_replaces_and_tells_what_is_left_over() {
         "[service.a]\nlisten = \"/run/a\"\nbackend = \"/run/a.b\"\nunit = \"a@1.service\"\n\
          [service.b]\nlisten = \"/run/b\"\nbackend = \"/run/b.b\"\nunit = \"b.service\"\n",
     );
-    let all = files(&both, &host()).unwrap();
+    let all = files(&both, &machine()).unwrap();
     assert!(write(&all, dir.path()).unwrap().is_empty());
     assert!(write(&all, dir.path()).unwrap().is_empty());
     let link = fs::read_link(dir.path().join("sockets.target.wants/ondemand-a.socket")).unwrap();
@@ -337,7 +340,9 @@ fn a_generator_that_fails_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // A file where a directory is needed, for the last file of the service.
     fs::write(dir.path().join("wiki.service.d"), "").unwrap();
-    let err = generator::generate(&wiki(""), dir.path()).unwrap_err();
+    let record = tempfile::tempdir().unwrap();
+    let record = Record::below(record.path());
+    let err = generator::generate(&wiki(""), &record, dir.path()).unwrap_err();
     assert!(format!("{err:#}").contains("50-ondemand.conf"), "{err:#}");
     assert_eq!(walk(dir.path()), [dir.path().join("wiki.service.d")]);
 }
@@ -347,7 +352,8 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     let dir = tempfile::tempdir().unwrap();
     let [path, kept, state, units] =
         ["wiki.toml", "kept", "state", "units"].map(|name| dir.path().join(name));
-    let generate = || generator::run_for(&path, [&kept, &state], &units);
+    let record = Record::below(dir.path());
+    let generate = || generator::run_for(&path, [&kept, &state], &record, &units);
     let run = |text: &str| {
         fs::write(&path, text).unwrap();
         // As systemd does before each run.
@@ -367,7 +373,7 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     let wrong = good.replace("unit", "units");
     let (result, texts) = run(&wrong);
     let error = format!("{:#}", result.unwrap_err());
-    assert!(error.contains("there are no units"), "{error}");
+    assert!(error.contains("no service is on demand"), "{error}");
     assert!(texts.is_empty(), "nothing is known: {texts:?}");
     let (result, before) = run(good);
     assert!(result.is_ok() && before.len() >= 4, "{before:?}");
@@ -381,7 +387,15 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     fs::remove_file(&path).unwrap();
     let _ = fs::remove_dir_all(&units);
     generate().unwrap();
-    assert!(!copy.exists() && !units.exists(), "nothing is wanted");
+    assert!(!copy.exists(), "nothing is wanted");
+    let own = ["service", "socket", "target", "timer"]
+        .map(|kind| units.join(format!("ondemand-wiki.{kind}")));
+    let mut left = walk(&units);
+    left.sort();
+    assert_eq!(
+        left, own,
+        "its clients are served on, and nothing stops its application"
+    );
 }
 
 /// Why there is no `systemd-analyze` to run, if so.

@@ -173,11 +173,22 @@ pub(super) fn lease(service: &Service, header: &Header) -> String {
     format!("{text}Requires={unit}\nAfter={unit}\n", unit = service.unit)
 }
 
+/// What makes PID 1 stop the application when neither the lease nor the proxy needs it.
+const STOPS: &str = "StopWhenUnneeded=yes\n";
+/// In its place for an application that runs and is not held yet.
+const NOT_YET: &str = "# It runs, and its lease is not held yet: StopWhenUnneeded=yes would stop it now. That follows when\n\
+                       # the agent has taken the lease, or `ondemand apply`.\n";
+
+/// The drop-in without what would stop an application that nothing holds.
+pub(crate) fn entering(drop_in: &str) -> String {
+    drop_in.replacen(STOPS, NOT_YET, 1)
+}
+
 /// The drop-in of the application's own unit.
 pub(super) fn drop_in(service: &Service, header: &Header) -> String {
     // No SourcePath=: it would apply to the whole unit.
     format!(
-        "{}\n\n[Unit]\nStopWhenUnneeded=yes\nWants={}\n\
+        "{}\n\n[Unit]\n{STOPS}Wants={}\n\
          # Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n",
         header.comment,
         service.lease_unit()

@@ -1,0 +1,131 @@
+//! `ondemand apply`: brings a changed configuration into force, in an order in which nothing that runs is
+//! stopped or cut.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::{User, geteuid};
+use ondemand_core::{
+    config::{Config, DEFAULT_PATH},
+    lifecycle::JobEnd,
+    words::{counted, printable},
+};
+
+use super::client::{self, Client};
+use crate::{
+    host::config_file,
+    install::{
+        check::generator_program,
+        permission,
+        settle::{self, Step},
+        units::{Record, generator},
+    },
+    systemd::Systemd,
+};
+
+/// Does it, and prints each step.
+///
+/// # Errors
+///
+/// The configuration is invalid: then nothing was done. Or a step failed; the others were taken.
+pub async fn run(path: &Path) -> Result<()> {
+    let config = config_file::load(path)?;
+    ensure!(
+        geteuid().is_root(),
+        "only root may do this: `sudo ondemand apply`"
+    );
+    ensure!(
+        path == Path::new(DEFAULT_PATH),
+        "systemd's generator reads {DEFAULT_PATH} alone; `ondemand --config {} units --output DIR` makes units of \
+         other files",
+        path.display()
+    );
+    if generator_program().is_none() {
+        bail!(
+            "{} is not installed, which makes the units; link it: ln -s /usr/bin/ondemand \
+             /usr/lib/systemd/system-generators/",
+            generator::NAME
+        );
+    }
+    let systemd = Systemd::connect().await?;
+    systemd.daemon_reload().await?;
+    let mut failed = false;
+    for step in settle::run(&config, &Record::here(), true).await? {
+        failed |= matches!(step, Step::Waits(..));
+        say(&step.to_string());
+    }
+    failed |= !open(&config, &systemd).await?;
+    failed |= !permit(path);
+    let services = counted(config.services.len() as u64, "service");
+    match tell_agent().await {
+        Ok(true) => say(&format!("the agent watches {services}")),
+        Ok(false) => say(&format!(
+            "{services} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service"
+        )),
+        Err(error) => {
+            failed = true;
+            eprintln!("ondemand: {}", printable(&format!("{error:#}")));
+        }
+    }
+    ensure!(
+        !failed,
+        "not everything could be done; the lines above say what to do"
+    );
+    Ok(())
+}
+
+fn say(line: &str) {
+    println!("{}", printable(line));
+}
+
+/// Starts the front sockets that are down. Returns whether all of them are up.
+async fn open(config: &Config, systemd: &Systemd) -> Result<bool> {
+    let mut all = true;
+    for service in config.services.values() {
+        let socket = service.socket_unit();
+        let state = systemd.facts(&socket).await?.active_state;
+        if state.as_deref() == Some("active") {
+            continue;
+        }
+        match systemd.start(&socket).await {
+            JobEnd::Done => say(&format!("{socket} is open")),
+            JobEnd::Canceled => say(&format!("the start of {socket} was cancelled by another")),
+            JobEnd::Failed(why) => {
+                all = false;
+                let name = &service.name;
+                eprintln!(
+                    "ondemand: {}",
+                    printable(&format!(
+                        "{name}: {why}; `ondemand check` says why: {socket} is not open"
+                    ))
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Writes the polkit rule. Returns whether that worked, or is not needed.
+fn permit(path: &Path) -> bool {
+    // Where the agent runs as root there may be no such user.
+    if !matches!(User::from_name(permission::USER), Ok(Some(_))) {
+        return true;
+    }
+    match permission::run(path, permission::USER) {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("ondemand: {}", printable(&format!("{error:#}")));
+            false
+        }
+    }
+}
+
+/// Makes the agent read the configuration. Returns whether there is one.
+async fn tell_agent() -> Result<bool> {
+    let client = Client::connect().await?;
+    match client.act("Reload", &(), false).await {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.downcast_ref(), Some(client::Error::NoAgent)) => Ok(false),
+        Err(error) => Err(error).context("make the agent read the configuration"),
+    }
+}

@@ -1,0 +1,424 @@
+//! What the generator wrote since the boot, and which of it is in force.
+//!
+//! A drop-in with `StopWhenUnneeded=yes` for a unit that runs while nothing needs it makes PID 1 stop it
+//! at the same daemon-reload, under its clients. So a service that runs is taken in by two reloads: the
+//! first one brings its lease, then somebody takes the lease ([`crate::install::settle`]), and the
+//! second one brings `StopWhenUnneeded=yes`. The record says which services have come so far.
+//!
+//! The units of a service that is no longer configured go on existing, without the drop-in: PID 1 would
+//! close its front socket under its clients. They end with the boot, or when they are let go.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use ondemand_core::config::{Config, Endpoint, Service};
+
+use super::{Content, UnitFile};
+use crate::{host::atomic_file, kernel::sockets::listening::is_listening};
+
+/// Its usual place. Only root can write there.
+const DIRECTORY: &str = "/run/ondemand-generator/services";
+
+/// Where PID 1 has a link for each unit that has run a program and is not inactive
+/// (`unit_export_invocation_id`, src/core/unit.c), by its `Id`.
+const RUNNING: &str = "/run/systemd/units";
+
+/// The directories in which a unit can be a link to another, which makes it an alias (systemd.unit(5)).
+const LINKS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+/// The unit of the service, and when it came into the configuration.
+const ENTRY: &str = "unit";
+/// A copy of the entry, if PID 1 may stop the unit when nothing needs it.
+const HELD: &str = "held";
+
+/// The record of this boot.
+#[derive(Clone, Debug)]
+pub struct Record {
+    directory: PathBuf,
+    running: PathBuf,
+    /// Whether a socket listens at this address.
+    listens: fn(&Endpoint) -> bool,
+}
+
+/// A service of the record. An entry that was replaced meanwhile has another text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The application's unit.
+    pub unit: String,
+    text: String,
+}
+
+impl Record {
+    /// That of this host.
+    pub fn here() -> Self {
+        Self {
+            directory: DIRECTORY.into(),
+            running: RUNNING.into(),
+            // One that cannot be looked at may be there.
+            listens: |endpoint| is_listening(endpoint).unwrap_or(true),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn below(directory: &Path) -> Self {
+        Self {
+            directory: directory.join("services"),
+            running: directory.join("running"),
+            listens: |_| true,
+        }
+    }
+
+    /// The recorded services, configured or not.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The recorded services that are not configured any more.
+    pub fn left(&self, config: &Config) -> Vec<String> {
+        let mut names = self.names();
+        names.retain(|name| !config.services.contains_key(name));
+        names
+    }
+
+    /// A service's entry.
+    pub fn entry(&self, name: &str) -> Option<Entry> {
+        let text = fs::read_to_string(self.directory.join(name).join(ENTRY)).ok()?;
+        let unit = text.lines().next()?.to_owned();
+        Some(Entry { unit, text })
+    }
+
+    /// Whether PID 1 may stop the unit when nothing needs it: once it has known the lease while the unit
+    /// was down, or while the lease was held.
+    pub fn is_held(&self, name: &str, unit: &str) -> bool {
+        let held = fs::read_to_string(self.directory.join(name).join(HELD)).ok();
+        self.entry(name)
+            .is_some_and(|entry| entry.unit == unit && held == Some(entry.text))
+    }
+
+    /// Records that. Without effect if the entry was replaced meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn hold(&self, name: &str, entry: &Entry) -> io::Result<()> {
+        self.put(name, HELD, &entry.text)
+    }
+
+    /// Removes a service whose units are gone.
+    pub fn forget(&self, name: &str) {
+        // A rest of it is found at the next look.
+        let _ = fs::remove_dir_all(self.directory.join(name));
+    }
+
+    /// The addresses of a service's front socket, as the last generated unit has them.
+    pub fn listens(&self, name: &str) -> Vec<String> {
+        let socket = self
+            .directory
+            .join(name)
+            .join(format!("ondemand-{name}.socket"));
+        let text = fs::read_to_string(socket).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.strip_prefix("ListenStream="))
+            .map(|address| address.replace("%%", "%"))
+            .collect()
+    }
+
+    /// Records the services that are about to be generated, and leaves `StopWhenUnneeded=yes` out for
+    /// those that PID 1 would stop because of it. Returns an error for each that could not be recorded.
+    pub(super) fn enter(
+        &self,
+        config: &Config,
+        files: &mut [UnitFile],
+    ) -> Vec<(String, io::Error)> {
+        let mut errors = Vec::new();
+        for service in config.services.values() {
+            let held = self.admit(service).unwrap_or_else(|error| {
+                errors.push((service.name.clone(), error));
+                false
+            });
+            if !held {
+                super::leave_out_stop(service, files);
+            }
+        }
+        errors
+    }
+
+    fn admit(&self, service: &Service) -> io::Result<bool> {
+        let Service { name, unit, .. } = service;
+        if self.entry(name).is_none_or(|entry| entry.unit != *unit) {
+            self.write_entry(name, unit)?;
+        }
+        if self.is_held(name, unit) {
+            return Ok(true);
+        }
+        let runs = self.runs(unit);
+        if let (false, Some(entry)) = (runs, self.entry(name)) {
+            // Whoever starts it from now on takes the lease.
+            self.hold(name, &entry)?;
+        }
+        Ok(!runs)
+    }
+
+    /// Whether PID 1 has started a program of this unit that is not inactive. A generator cannot ask PID 1,
+    /// which waits for it.
+    fn runs(&self, unit: &str) -> bool {
+        let has = |name: &str| {
+            let link = self.running.join(format!("invocation:{name}"));
+            link.symlink_metadata().is_ok()
+        };
+        has(unit)
+            || aliases(unit, &LINKS.map(Path::new))
+                .iter()
+                .any(|name| has(name))
+    }
+
+    /// Keeps a copy of the units that were generated, and returns those of services that have left the
+    /// configuration.
+    pub(super) fn keep(
+        &self,
+        config: &Config,
+        files: &[UnitFile],
+    ) -> (Vec<UnitFile>, Vec<(String, io::Error)>) {
+        let mut errors = Vec::new();
+        for service in config.services.values() {
+            let names = service.unit_names();
+            for unit in [names.socket, names.proxy, names.lease, service.timer_unit()] {
+                let file = files.iter().find(|file| file.path == Path::new(&unit));
+                if let Some(UnitFile {
+                    content: Content::Text(text),
+                    ..
+                }) = file
+                    && let Err(error) = self.put(&service.name, &unit, text)
+                {
+                    errors.push((service.name.clone(), error));
+                }
+            }
+        }
+        (
+            self.leave(|name| config.services.contains_key(name)),
+            errors,
+        )
+    }
+
+    /// The units of all recorded services but those that are `configured`, as long as their front sockets are
+    /// open. Their applications are no longer stopped.
+    pub(super) fn leave(&self, configured: impl Fn(&str) -> bool) -> Vec<UnitFile> {
+        let mut files = Vec::new();
+        for name in self.names().into_iter().filter(|name| !configured(name)) {
+            let Some(entry) = self.entry(&name) else {
+                continue;
+            };
+            let mut fronts = self.listens(&name).into_iter();
+            if !fronts.any(|front| front.parse().is_ok_and(|front| (self.listens)(&front))) {
+                // Its front socket is down.
+                self.forget(&name);
+                continue;
+            }
+            // Its drop-in is gone from now on: whoever starts the unit takes no lease. A new entry, so that
+            // nobody who still looks at this one takes the service for held when it comes back.
+            let held = self.directory.join(&name).join(HELD);
+            if fs::remove_file(held).is_ok() {
+                // On an error the entry stays as it is, and nothing is held.
+                let _ = self.write_entry(&name, &entry.unit);
+            }
+            let text = |unit: String| {
+                let text = fs::read_to_string(self.directory.join(&name).join(&unit)).ok()?;
+                Some(UnitFile {
+                    path: unit.into(),
+                    content: Content::Text(text),
+                })
+            };
+            let units = ["socket", "service", "target", "timer"];
+            files.extend(
+                units
+                    .iter()
+                    .filter_map(|kind| text(format!("ondemand-{name}.{kind}"))),
+            );
+        }
+        files
+    }
+
+    fn write_entry(&self, name: &str, unit: &str) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_nanos();
+        self.put(name, ENTRY, &format!("{unit}\n{now}\n"))
+    }
+
+    fn put(&self, name: &str, file: &str, text: &str) -> io::Result<()> {
+        let directory = self.directory.join(name);
+        let path = directory.join(file);
+        if fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
+            return Ok(());
+        }
+        // The directory above has the configuration's copy, which may be for root only.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)?;
+        atomic_file::replace(&path, text.as_bytes(), 0o600)
+    }
+}
+
+/// The names that links give to `unit`: `mariadb.service` for `mysql.service` where that is a link to it.
+fn aliases(unit: &str, directories: &[&Path]) -> Vec<String> {
+    let mut names: Vec<String> = vec![unit.to_owned()];
+    let mut next = 0;
+    while let Some(name) = names.get(next).cloned() {
+        let targets = directories
+            .iter()
+            .filter_map(|directory| fs::read_link(directory.join(&name)).ok())
+            .filter_map(|target| Some(target.file_name()?.to_str()?.to_owned()));
+        for target in targets {
+            if !names.contains(&target) {
+                names.push(target);
+            }
+        }
+        next += 1;
+    }
+    names.remove(0);
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::{
+        super::{
+            files,
+            tests::{machine, wiki},
+        },
+        *,
+    };
+
+    fn drop_in(files: &[UnitFile]) -> &str {
+        let path = Path::new("wiki.service.d/50-ondemand.conf");
+        match files.iter().find(|file| file.path == path) {
+            Some(UnitFile {
+                content: Content::Text(text),
+                ..
+            }) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One run of the generator.
+    fn generate(record: &Record, config: &Config) -> (bool, Vec<PathBuf>) {
+        let mut files = files(config, &machine()).unwrap();
+        assert!(record.enter(config, &mut files).is_empty());
+        let (left, errors) = record.keep(config, &files);
+        assert!(errors.is_empty());
+        let stops = config.services.contains_key("wiki")
+            && drop_in(&files).contains("\nStopWhenUnneeded=yes\n");
+        (stops, left.into_iter().map(|file| file.path).collect())
+    }
+
+    #[test]
+    fn a_unit_that_runs_is_not_stopped_before_it_is_held() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::below(directory.path());
+        let config = wiki("");
+        let running = directory.path().join("running");
+        fs::create_dir(&running).unwrap();
+        let link = running.join("invocation:wiki.service");
+        symlink("0123", &link).unwrap();
+        assert_eq!(generate(&record, &config), (false, vec![]));
+        let early = record.entry("wiki").unwrap();
+        assert_eq!(early.unit, "wiki.service");
+        record.hold("wiki", &early).unwrap();
+        assert_eq!(generate(&record, &config), (true, vec![]));
+
+        // Removed and added again while it runs: from the beginning.
+        let none = Config {
+            services: Default::default(),
+            ..config.clone()
+        };
+        let own = ["socket", "service", "target", "timer"]
+            .map(|kind| format!("ondemand-wiki.{kind}").into());
+        assert_eq!(generate(&record, &none), (false, own.to_vec()));
+        assert_eq!(record.left(&none), ["wiki"]);
+        assert_eq!(record.listens("wiki"), ["0.0.0.0:80", "[::]:80"]);
+        // Somebody who began before is too late.
+        record.hold("wiki", &early).unwrap();
+        assert_eq!(generate(&record, &config), (false, vec![]));
+
+        // With its front socket down nothing is left of it.
+        let closed = Record {
+            listens: |_| false,
+            ..record.clone()
+        };
+        assert_eq!(generate(&closed, &none), (false, vec![]));
+        assert!(record.names().is_empty());
+        assert_eq!(generate(&record, &config), (false, vec![]));
+
+        // Down: the next start takes the lease.
+        fs::remove_file(&link).unwrap();
+        assert_eq!(generate(&record, &config), (true, vec![]));
+        symlink("4567", &link).unwrap();
+        assert_eq!(generate(&record, &config), (true, vec![]));
+        record.forget("wiki");
+        assert_eq!(record.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn another_unit_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::below(directory.path());
+        let running = directory.path().join("running");
+        fs::create_dir(&running).unwrap();
+        assert!(generate(&record, &wiki("")).0);
+        let mut other = wiki("");
+        other.services.get_mut("wiki").unwrap().unit = "docs.service".into();
+        symlink("0", running.join("invocation:docs.service")).unwrap();
+        let mut made = files(&other, &machine()).unwrap();
+        record.enter(&other, &mut made);
+        assert!(!record.is_held("wiki", "docs.service"));
+        assert!(!record.is_held("wiki", "wiki.service"));
+    }
+
+    #[test]
+    fn what_cannot_be_recorded_is_not_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("services"), "").unwrap();
+        let record = Record::below(directory.path());
+        let config = wiki("");
+        let mut made = files(&config, &machine()).unwrap();
+        assert_eq!(record.enter(&config, &mut made).len(), 1);
+        assert!(!drop_in(&made).contains("\nStopWhenUnneeded"));
+    }
+
+    #[test]
+    fn links_give_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        fs::write(at.join("mariadb.service"), "").unwrap();
+        symlink("mariadb.service", at.join("mysqld.service")).unwrap();
+        symlink("/x/mysqld.service", at.join("mysql.service")).unwrap();
+        assert_eq!(
+            aliases("mysql.service", &[at]),
+            ["mysqld.service", "mariadb.service"]
+        );
+        assert!(aliases("mariadb.service", &[at]).is_empty());
+        symlink("loop.service", at.join("loop.service")).unwrap();
+        assert!(aliases("loop.service", &[at]).is_empty());
+    }
+}
