@@ -191,7 +191,9 @@ impl Agent {
         let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
             return;
         };
+        let aliases = self.aliases.as_ref();
         let problem = watched::problem(&watched.units, &known)
+            .or_else(|| aliases.and_then(|aliases| aliases.problem(name).cloned()))
             .or_else(|| self.permission.denied(name).cloned());
         if problem == watched.problem {
             return;
@@ -252,6 +254,7 @@ impl Agent {
                 }
             }
         }
+        self.find_aliases();
     }
 
     /// Reads all units in a separate task.

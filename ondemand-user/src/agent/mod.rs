@@ -4,6 +4,7 @@
 //! separate task and returns as an event. So the watchdog, which only the loop feeds, is
 //! reliable.
 
+mod aliases;
 mod announce;
 mod configuration;
 mod connection;
@@ -31,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+use aliases::Aliases;
 use announce::Announcer;
 use anyhow::{Context as _, Result};
 use connection::Connection;
@@ -83,6 +85,8 @@ struct Agent {
     holding: Holding,
     announcer: Announcer,
     permission: Permission,
+    /// What the units' names mean, once they were read.
+    aliases: Option<Aliases>,
     /// New services whose front sockets are to be started.
     unopened: BTreeSet<String>,
     transitions: Transitions,
@@ -163,6 +167,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         holding: Holding::open(config.services.keys().map(String::as_str)),
         announcer: Announcer::default(),
         permission: Permission::default(),
+        aliases: None,
         unopened: BTreeSet::new(),
         transitions: Transitions::default(),
         began: false,

@@ -105,7 +105,7 @@ impl Source {
         self.seen = None;
         self.identity = Identity::of(&self.path);
         let text = self.seen.insert(config_file::text(&self.path)?);
-        config_file::parse(&self.path, text)
+        config_file::parse_here(&self.path, text)
     }
 
     /// Whether the file has to be read again: its text is another one, or it was wrong.

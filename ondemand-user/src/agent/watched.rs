@@ -127,15 +127,20 @@ impl Watched {
         self.rules_unread |= service.steer && !self.service.steer;
         let options = options(&service, self.may_steer(), dry_run);
         if service.unit != self.service.unit {
-            self.lifecycle = Lifecycle::new(options).since(now);
-            self.asked.clear();
-            self.ticket += 1;
-        } else {
-            self.lifecycle.set_options(options);
+            self.begin_anew(now);
         }
+        self.lifecycle.set_options(options);
         self.units = service.unit_names();
         self.service = service;
         self.slot = slot;
+    }
+
+    /// Resets everything: its unit is another one.
+    pub fn begin_anew(&mut self, now: Ktime) {
+        let options = options(&self.service, self.may_steer(), self.dry_run);
+        self.lifecycle = Lifecycle::new(options).since(now);
+        self.asked.clear();
+        self.ticket += 1;
     }
 
     /// Whether steering is configured, and has a front and a backend to steer between.

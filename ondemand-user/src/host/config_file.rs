@@ -1,6 +1,7 @@
 //! Reads the configuration's file.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -10,6 +11,8 @@ use std::{
 use anyhow::Result;
 use nix::fcntl::OFlag;
 use ondemand_core::config::{Config, Error, Problem};
+
+use super::unit_files::UnitFiles;
 
 /// A configuration file larger than this is a mistake. Bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -21,7 +24,57 @@ const MAX_FILE: u64 = 4 << 20;
 /// An [`Error`] inside the [`anyhow::Error`]. Its message names the file, the line and the key,
 /// one line for each problem.
 pub fn load(path: &Path) -> Result<Config> {
-    Ok(parse(path, &text(path)?)?)
+    Ok(parse_here(path, &text(path)?)?)
+}
+
+/// Validates `text` like [`parse`], and what depends on this host: that no two services have one unit by
+/// different names, and none has a unit of ondemand's own.
+///
+/// # Errors
+///
+/// Like [`parse`].
+pub fn parse_here(path: &Path, text: &str) -> Result<Config, Error> {
+    let config = parse(path, text)?;
+    let problems = aliases(&config, &UnitFiles::here());
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Error::new(path, problems))
+    }
+}
+
+fn aliases(config: &Config, files: &UnitFiles) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut users: HashMap<String, &str> = HashMap::new();
+    for service in config.services.values() {
+        let unit = files.canonical(&service.unit);
+        let message = match users.get(&unit) {
+            Some(other) => format!(
+                "{} and the unit of service.{other} are one, {unit}, by different names (an alias); each unit \
+                 belongs to one service",
+                service.unit
+            ),
+            None if is_own(&unit) => format!(
+                "{} is an alias of {unit}, one of ondemand's own units; name the unit of the application",
+                service.unit
+            ),
+            None => {
+                users.insert(unit, &service.name);
+                continue;
+            }
+        };
+        problems.push(Problem {
+            line: None,
+            key: format!("service.{}.unit", service.name),
+            message,
+        });
+    }
+    problems
+}
+
+/// Whether `unit` is one of ondemand's own.
+pub fn is_own(unit: &str) -> bool {
+    unit == "ondemand.service" || unit.starts_with("ondemand-")
 }
 
 /// Validates `text`, which was read from `path`. The configuration's own path is absolute.

@@ -9,4 +9,5 @@ pub mod config_file;
 pub mod directories;
 pub mod identity;
 pub mod logging;
+pub mod unit_files;
 pub mod veto;

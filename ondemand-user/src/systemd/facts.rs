@@ -9,6 +9,8 @@ use super::{Systemd, UNIT, interface_of};
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub struct Facts {
+    /// Its own name, which is not the one that it was read by if that is an alias.
+    pub id: Option<String>,
     /// `loaded`, `not-found`, `masked`, `bad-setting`, `error`.
     pub load_state: Option<String>,
     /// Name and text of the error, if it could not be loaded.

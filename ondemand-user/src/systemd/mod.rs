@@ -3,6 +3,7 @@
 mod address_rules;
 mod calls;
 mod facts;
+mod names;
 mod owner;
 mod permission;
 mod reading;
@@ -11,9 +12,8 @@ pub mod units;
 mod usage;
 
 use std::{
-    collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, anyhow};
 use calls::{CgroupProxy, ManagerProxy};
 pub use facts::{Facts, Resources};
 use futures_util::StreamExt as _;
+use names::Names;
 use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
@@ -90,8 +91,7 @@ pub enum Change {
 pub struct Systemd {
     connection: Connection,
     manager: ManagerProxy<'static>,
-    /// The watched units, by object path.
-    watched: Arc<Mutex<HashMap<String, String>>>,
+    watched: Arc<Mutex<Names>>,
 }
 
 /// A connection and its changes.
@@ -173,10 +173,11 @@ impl Systemd {
 
     /// Sets the units whose changes are reported.
     pub fn watch<'a>(&self, units: impl IntoIterator<Item = &'a str>) {
-        let watched = units
-            .into_iter()
-            .map(|unit| (unit_path::of(unit), unit.to_owned()));
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = watched.collect();
+        self.names().watch(units);
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a unit, which loads it if it is not loaded.
@@ -185,6 +186,15 @@ impl Systemd {
     ///
     /// PID 1 does not answer. A missing unit is not an error: its `LoadState` shows it.
     pub async fn read(&self, unit: &str) -> Result<Reading> {
+        let reading = self.read_once(unit).await?;
+        match reading.id() {
+            // It is another unit than was known: what has changed since the reply was not reported.
+            Some(id) if self.names().is_new(unit, id) => self.read_once(unit).await,
+            _ => Ok(reading),
+        }
+    }
+
+    async fn read_once(&self, unit: &str) -> Result<Reading> {
         let reply = self.all_properties(unit, UNIT).await?;
         let properties = reply
             .body()
@@ -374,13 +384,21 @@ impl Streams {
 /// Forwards relevant signals. It never waits, so the bus's queue never fills up.
 async fn forward(
     mut streams: Streams,
-    watched: Arc<Mutex<HashMap<String, String>>>,
+    watched: Arc<Mutex<Names>>,
     changes: mpsc::UnboundedSender<Change>,
 ) {
     loop {
         let change = tokio::select! {
             message = streams.units.next() => match message {
-                Some(Ok(message)) => unit_change(&message, &watched),
+                Some(Ok(message)) => {
+                    for change in unit_changes(&message, &watched) {
+                        // The same.
+                        if changes.send(change).is_err() {
+                            return;
+                        }
+                    }
+                    None
+                }
                 end => Some(lost(end)),
             },
             message = streams.reloads.next() => match message {
@@ -412,27 +430,34 @@ fn lost(end: Option<zbus::Result<Message>>) -> Change {
     })
 }
 
-fn unit_change(message: &Message, watched: &Mutex<HashMap<String, String>>) -> Option<Change> {
+/// The change of a unit, by each of its watched names.
+fn unit_changes(message: &Message, watched: &Mutex<Names>) -> Vec<Change> {
     let header = message.header();
-    let path = header.path()?;
     let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
-    let unit = watched.get(path.as_str())?.clone();
+    let units = header.path().map(|path| watched.at(path.as_str()));
+    let Some(units) = units.filter(|units| !units.is_empty()) else {
+        return Vec::new();
+    };
     let body = message.body();
     match body.deserialize::<(&str, Properties, Vec<&str>)>() {
         Ok((_, properties, _)) => {
-            let position = message.recv_position();
-            Some(Change::Unit {
-                unit,
-                reading: Reading {
-                    position,
-                    properties,
-                },
-            })
+            let reading = Reading {
+                position: message.recv_position(),
+                properties,
+            };
+            let change = |unit: &String| Change::Unit {
+                unit: unit.clone(),
+                reading: reading.clone(),
+            };
+            units.iter().map(change).collect()
         }
         Err(error) => {
             // Reading everything is better than missing a change.
-            log::warn!("could not parse a signal about {unit}, reading all units: {error}");
-            Some(Change::Reloaded)
+            log::warn!(
+                "could not parse a signal about {}, reading all units: {error}",
+                units.join(", ")
+            );
+            vec![Change::Reloaded]
         }
     }
 }

@@ -10,6 +10,7 @@ use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub struct Properties {
+    id: Option<String>,
     active_state: Option<String>,
     job: Option<(u32, OwnedObjectPath)>,
     active_enter_timestamp_monotonic: Option<u64>,
@@ -28,6 +29,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// The unit's own name: it may have been read by an alias.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.properties.id.as_deref()
+    }
+
     /// Whether it has all properties, not only the changed ones.
     pub fn is_whole(&self) -> bool {
         self.properties.load_state.is_some() && self.properties.stop_when_unneeded.is_some()
@@ -62,6 +68,8 @@ pub struct Known {
     position: Sequence,
     /// The state for the protocol.
     pub unit: Unit,
+    /// Its own name, which is not the one that it was read by if that is an alias.
+    pub id: String,
     /// `LoadState`: `loaded`, `not-found`, `masked`, ...
     pub load_state: String,
     /// Whether PID 1 stops it when no unit needs it any more.
@@ -102,6 +110,9 @@ impl Known {
                 // Zero: it never happened.
                 *place = (micros > 0).then(|| Ktime::from_micros(micros));
             }
+        }
+        if let Some(id) = &properties.id {
+            self.id.clone_from(id);
         }
         if let Some(load_state) = &properties.load_state {
             self.load_state.clone_from(load_state);

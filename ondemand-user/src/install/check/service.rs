@@ -120,7 +120,11 @@ fn usable(service: &Service, facts: &Facts) -> Finding {
                 .as_deref()
                 .filter(|path| !path.is_empty());
             let path = path.map(|path| format!(", {path}")).unwrap_or_default();
-            Finding::ok(WHAT, format!("{unit} is loaded{path}"))
+            let id = facts.id.as_deref().filter(|id| *id != unit);
+            let alias = id
+                .map(|id| format!(", an alias of {id}"))
+                .unwrap_or_default();
+            Finding::ok(WHAT, format!("{unit} is loaded{alias}{path}"))
         }
         "not-found" => Finding::error(
             WHAT,

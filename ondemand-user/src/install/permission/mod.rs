@@ -87,7 +87,7 @@ fn write_rule(path: &Path, user: &str) -> Result<()> {
 /// agent's user could write its own copy, and root executes what follows from it.
 fn read(path: &Path) -> Result<Config> {
     let text = config_file::text(path)?;
-    let config = config_file::parse(path, &text)?;
+    let config = config_file::parse_here(path, &text)?;
     if let Err(error) = last_good::keep_for_boot(path, &text) {
         eprintln!("ondemand: {}", printable(&format!("{error:#}")));
     }

@@ -58,7 +58,7 @@ pub(super) fn run_for(
         return keep_all(record, directory);
     }
     let read =
-        config_file::text(path).and_then(|text| Ok((config_file::parse(path, &text)?, text)));
+        config_file::text(path).and_then(|text| Ok((config_file::parse_here(path, &text)?, text)));
     let (config, text) = match read {
         Ok(read) => read,
         Err(error) => return Err(fall_back(error.into(), path, copies, record, directory)),
