@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -22,6 +22,7 @@ use ondemand::{
         check, permission, settle,
         units::{self, generator, pacing},
     },
+    kernel::load::{self, Outcome},
     proxy::{self, wait},
 };
 use ondemand_core::{config, words::printable};
@@ -55,6 +56,12 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Agent { dry_run } => block_on(agent::run(&path, dry_run))?,
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
+        Command::Load { user } => match load::run(&user)? {
+            Outcome::Loaded => println!("loaded and attached the eBPF programs"),
+            // Before each agent: not for the journal.
+            Outcome::Present if !io::stdout().is_terminal() => {}
+            Outcome::Present => println!("the eBPF programs are loaded and count: nothing to do"),
+        },
         Command::Permit { user, print: true } => {
             let config = config_file::load(&path)?;
             let user = user.unwrap_or_else(permission::user);

@@ -244,6 +244,10 @@ impl Sandbox {
                 "/usr/lib/systemd/system/ondemand-permit.service",
             ),
             (
+                "ondemand-load.service",
+                "/usr/lib/systemd/system/ondemand-load.service",
+            ),
+            (
                 "org.ondemand1.conf",
                 "/usr/share/dbus-1/system.d/org.ondemand1.conf",
             ),

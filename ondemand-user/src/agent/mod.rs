@@ -17,6 +17,7 @@ mod may_stop;
 mod notify;
 mod observe;
 mod polls;
+mod privilege;
 mod recorder;
 mod requests;
 mod source;
@@ -58,8 +59,8 @@ use watched::Watched;
 
 use crate::{
     bus,
-    host::{ablation, capabilities, clock, complaints::Complaints},
-    kernel::{Kernel, maps::Sampler, sockets::syn_cookies::SynCookies},
+    host::{ablation, clock, complaints::Complaints},
+    kernel::{maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
 };
@@ -116,6 +117,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let kernel = privilege::open_and_drop()?;
     let mut notifier = Notifier::new();
     let (source, config) = match Source::open(config_path) {
         Ok(opened) => opened,
@@ -130,10 +132,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
             return Err(error);
         }
     };
-    if let Err(error) = capabilities::keep_to_ourselves() {
-        log::warn!("veto programs inherit the agent's capabilities: {error}");
-    }
-    let sampler = Sampler::new(Kernel::open()?)?;
+    let sampler = Sampler::new(kernel)?;
     let link = Link::open().await?;
     let (messages, message_source) = mpsc::unbounded_channel();
     let (requests, request_source) = mpsc::unbounded_channel();
@@ -193,7 +192,9 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     agent.recorder.finish();
     agent.leave_holds();
     if let Some(error) = agent.broken {
-        return Err(error.context("exiting, so that the next agent loads its programs again"));
+        return Err(
+            error.context("exiting, so that the programs are loaded again for the next agent")
+        );
     }
     log::info!("shutting down; services keep running, and the kernel keeps counting");
     Ok(())

@@ -9,7 +9,7 @@ use super::{
     help,
     values::{moment, price},
 };
-use crate::proxy;
+use crate::{install::permission::USER, proxy};
 
 /// Stops unused systemd services, and loses no request.
 ///
@@ -51,7 +51,14 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
-    /// Grant the agent's user its permissions: a polkit rule and a place for the kernel's counters
+    /// Load the eBPF programs, so that the agent needs no capability (run by systemd, as root)
+    #[command(after_help = help::LOAD)]
+    Load {
+        /// The user that the agent runs as, whose group may use them
+        #[arg(long, value_name = "NAME", default_value = USER)]
+        user: String,
+    },
+    /// Grant the agent's user its permission: a polkit rule
     #[command(after_help = help::PERMIT)]
     Permit {
         /// The user that the agent runs as [default: that of the present rule, or ondemand-agent]

@@ -24,8 +24,9 @@ Environment:
   ONDEMAND_LOG=debug                        log level: error, warn, info, debug, trace"#;
 
 pub const AGENT: &str = "\
-ondemand.service runs it as the user ondemand-agent with three capabilities: CAP_BPF, CAP_PERFMON
-and CAP_NET_ADMIN. By hand it needs root. It logs one line for each decision, with the figures.
+ondemand.service runs it as the user ondemand-agent without any capability, after `ondemand load`. By
+hand it needs root: it loads the programs itself if nobody has, and then drops every capability. It
+logs one line for each decision, with the figures.
 SIGHUP reads the configuration again (systemctl reload ondemand); no count is lost.
 SIGTERM ends it; the kernel goes on counting, and no service is stopped.
 
@@ -55,11 +56,25 @@ Examples:
 
 Exit codes: 0 done, 1 cannot be written, 2 wrong configuration";
 
+pub const LOAD: &str = "\
+Run as root by ondemand-load.service early at boot, and by ondemand.service before each agent. The
+programs count connections and steer them; their maps are pinned in /sys/fs/bpf/ondemand, which is
+root's, and whose files the agent's group may open. If all of it is there and counts, nothing is
+changed. Otherwise it is loaded anew: counters restart at zero, no service is stopped, and
+connections that are open are found and counted.
+
+Examples:
+  ondemand load                           load the programs, or say that they are loaded
+  systemctl status ondemand-load          what it said at boot
+  systemctl restart ondemand              load what is missing, and start the agent again
+
+Exit codes: 0 loaded, 1 failed: a requirement is missing, or the kernel refuses a program";
+
 pub const PERMIT: &str = "\
 Run as root by ondemand.service before the agent and at each reload, and by ondemand-permit.service
 when the configuration has changed. The rule lets the agent's user start and stop the units of the
 configuration, and no others:
-/etc/polkit-1/rules.d/50-ondemand.rules. The place of the counters is /sys/fs/bpf/ondemand.
+/etc/polkit-1/rules.d/50-ondemand.rules. It also keeps a copy of the configuration for the next boot.
 Then it takes the leases of applications that ran when they came into the configuration, and restarts
 front sockets that do not listen at their present addresses, where that harms nobody.
 

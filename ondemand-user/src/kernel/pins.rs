@@ -35,7 +35,7 @@ pub fn lock(directory: &Path) -> Result<Flock<File>> {
 
 /// A pin or an attachment that no longer exists: its counters are not maintained.
 #[derive(Debug)]
-pub struct Gone(String);
+pub struct Gone(pub String);
 
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,6 +95,20 @@ impl Pins {
             links.push(Held::open(&path, program)?);
         }
         Ok(Self { links, files })
+    }
+
+    /// The pins are found in `directory` from now on, which is another path to it.
+    pub fn found_at(&mut self, directory: &Path) {
+        for (path, _) in &mut self.files {
+            if let Some(name) = path.file_name() {
+                *path = directory.join(name);
+            }
+        }
+    }
+
+    /// Whether this program has a link.
+    pub fn has(&self, program: &str) -> bool {
+        self.links.iter().any(|held| held.program == program)
     }
 
     /// Fails if a program is no longer attached, or if the next agent would not find a pin.

@@ -43,8 +43,38 @@ pub fn privilege() -> Result<()> {
     if !missing.is_empty() {
         bail!(
             "loading eBPF programs requires root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (missing \
-             here: {}): run it with sudo, or as the service `systemctl start ondemand`",
+             here: {}): run it with sudo, or `systemctl start ondemand-load`",
             missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The first kernel that allows bpf(2) to a process without capabilities where it only uses what others have
+/// loaded, whatever `kernel.unprivileged_bpf_disabled` is (commit c8644cd0efe7).
+const FREE_CALLS: (u32, u32) = (5, 19);
+
+/// Whether this kernel demands `CAP_BPF` of the agent, which loads nothing. If unknown, it does not.
+pub fn demands_capability() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    version(release.trim()).is_some_and(|version| version < FREE_CALLS)
+}
+
+/// Fails if this process may not call bpf(2).
+///
+/// # Errors
+///
+/// Names the drop-in that gives it the capability.
+pub fn bpf_calls() -> Result<()> {
+    let setting = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled");
+    let is_restricted = setting.is_ok_and(|value| value.trim() != "0");
+    if is_restricted && demands_capability() && capabilities::missing().contains(&"CAP_BPF") {
+        bail!(
+            "Linux before {}.{} demands CAP_BPF of the agent: `systemctl daemon-reload` lets the generator \
+             write a drop-in of ondemand.service with it; without the generator write one with \
+             AmbientCapabilities=CAP_BPF and CapabilityBoundingSet=CAP_BPF",
+            FREE_CALLS.0,
+            FREE_CALLS.1
         );
     }
     Ok(())
@@ -89,16 +119,17 @@ pub fn kernel_version() -> Result<()> {
 
 /// A version that is not numeric passes: a missing feature is reported by the kernel.
 fn check_release(release: &str) -> Result<()> {
-    let mut parts = release
-        .split(['.', '-'])
-        .map(|part| part.parse::<u32>().ok());
-    if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next())
-        && (major, minor) < OLDEST_KERNEL
-    {
+    if version(release).is_some_and(|version| version < OLDEST_KERNEL) {
         let (major, minor) = OLDEST_KERNEL;
         bail!("Linux {release} is too old: ondemand requires Linux {major}.{minor} or later");
     }
     Ok(())
+}
+
+/// Major and minor number of a release. `None`: they are not numeric.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
 /// Returns the mount point of cgroup2: the programs are attached to its root.

@@ -6,16 +6,17 @@ use std::{fs, io, path::Path};
 use anyhow::{Error, anyhow};
 use aya::programs::ProgramError;
 
-use crate::host::directories;
+use super::load::REPORTS;
+use crate::host::{atomic_file, directories};
 
-/// Returns the error of a load; saves the verifier's log, if any, in the runtime directory.
+/// Returns the error of a load; saves the verifier's log, if any, in a directory of root's.
 pub fn refused(program: &str, error: ProgramError) -> Error {
     match error {
         ProgramError::LoadError {
             io_error,
             verifier_log,
         } => saved(
-            &directories::directory(),
+            Path::new(REPORTS),
             program,
             &io_error,
             &verifier_log.to_string(),
@@ -35,8 +36,9 @@ fn saved(directory: &Path, program: &str, error: &io::Error, log: &str) -> Error
     }
     let path = directory.join(format!("verifier-{program}.log"));
     let version = env!("CARGO_PKG_VERSION");
-    let written = fs::create_dir_all(directory)
-        .and_then(|()| fs::write(&path, format!("ondemand {version}: {refusal}\n{log}\n")));
+    let text = format!("ondemand {version}: {refusal}\n{log}\n");
+    let written = directories::create(directory, 0o755)
+        .and_then(|()| atomic_file::replace(&path, text.as_bytes(), 0o644));
     match written {
         Ok(()) => anyhow!(
             "{refusal}; the verifier's log is in {}: please report it",
@@ -54,7 +56,7 @@ mod tests {
     use aya::{EbpfLoader, programs::SockOps};
 
     use super::*;
-    use crate::kernel::{OBJECT, program, requirements};
+    use crate::kernel::{OBJECT, load::program, requirements};
     /// An offset that no kernel struct has: the verifier refuses it.
     /// Where the member of another kernel's struct might be: the verifier knows better.
     const NOWHERE: u32 = 1_000_000;

@@ -17,6 +17,8 @@ pub struct Facts {
     pub load_error: Option<(String, String)>,
     /// `active`, `inactive`, `failed`, ...
     pub active_state: Option<String>,
+    /// `enabled`, `disabled`, `static`, ...; empty without a file.
+    pub unit_file_state: Option<String>,
     /// The file that it was loaded from.
     pub fragment_path: Option<String>,
     /// Whether files are newer than what PID 1 has loaded.

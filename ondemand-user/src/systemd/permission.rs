@@ -14,6 +14,13 @@ struct Identity {
     user: Option<String>,
 }
 
+#[derive(Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}")]
+struct Main {
+    #[zbus(rename = "MainPID")]
+    pid: Option<u32>,
+}
+
 /// Whether an error means that the caller is not authorized.
 pub(super) fn is_denied(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
@@ -58,6 +65,16 @@ impl Systemd {
         }
         let found: Identity = self.all(unit, SERVICE).await?;
         Ok(found.user)
+    }
+
+    /// The process id of a service's main process, if it runs.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn main_process(&self, unit: &str) -> Result<Option<u32>> {
+        let found: Main = self.all(unit, SERVICE).await?;
+        Ok(found.pid.filter(|pid| *pid != 0))
     }
 
     /// Whether polkit is running, or is started on demand.

@@ -107,9 +107,9 @@ fn pins_and_links_are_taken_away() {
             &sandbox,
             remove,
             &[
-                &format!("/run/ondemand/bpf/v{LAYOUT_VERSION}/"),
+                &format!("/run/ondemand-bpf/v{LAYOUT_VERSION}/"),
                 "was removed or replaced",
-                "loads its programs again",
+                "the programs are loaded again",
             ],
         );
         let words = ["the program connections is no longer attached"];

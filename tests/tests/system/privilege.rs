@@ -1,4 +1,4 @@
-//! The agent runs as its own user with three capabilities, and systemd does for it what the
+//! The agent runs as its own user without any capability, and systemd does for it what the
 //! configuration needs and nothing else.
 
 use std::{collections::HashMap, time::Duration};
@@ -12,8 +12,6 @@ use tests::{
 
 use crate::{bus::check, require_sandbox};
 
-/// `CAP_NET_ADMIN`, `CAP_PERFMON` and `CAP_BPF`, include/uapi/linux/capability.h.
-const CAPABILITIES: &str = "000000c000001000";
 const SEVERAL_TIMEOUTS: Duration = Duration::from_millis(1_500);
 const NONE: &str = "0000000000000000";
 const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
@@ -35,6 +33,15 @@ fn process(sandbox: &Sandbox, unit: &str) -> HashMap<String, String> {
         .filter_map(|line| line.split_once(':'))
         .filter_map(|(key, value)| Some((key.to_owned(), value.split_whitespace().next()?.into())))
         .collect()
+}
+
+/// It has none, and can get none.
+#[track_caller]
+fn has_no_capability(process: &HashMap<String, String>) {
+    for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(process[key], NONE, "{key}");
+    }
+    assert_eq!(process["NoNewPrivs"], "1");
 }
 
 fn uid(sandbox: &Sandbox, user: &str) -> String {
@@ -86,17 +93,13 @@ fn the_agent_and_the_proxy_have_little() {
     let agent = process(&sandbox, "ondemand.service");
     let expected = [
         ("Uid", uid(&sandbox, "ondemand-agent").as_str().to_owned()),
-        ("CapInh", CAPABILITIES.into()),
-        ("CapPrm", CAPABILITIES.into()),
-        ("CapEff", CAPABILITIES.into()),
-        ("CapBnd", CAPABILITIES.into()),
-        ("CapAmb", NONE.into()),
         ("NoNewPrivs", "1".into()),
         ("Seccomp", "2".into()),
     ];
     for (key, value) in expected {
         assert_eq!(agent[key], value, "{key}");
     }
+    has_no_capability(&agent);
     // A client that holds the proxy while it is looked at.
     let held = sandbox
         .in_network(|| client::connect(front()).unwrap())
@@ -110,9 +113,7 @@ fn the_agent_and_the_proxy_have_little() {
     .unwrap();
     assert_eq!(proxy["Uid"], uid(&sandbox, "ondemand"));
     assert_ne!(proxy["Uid"], agent["Uid"]);
-    for key in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(proxy[key], NONE, "{key}");
-    }
+    has_no_capability(&proxy);
     drop(held);
     sandbox
         .run(&["ondemand", "hold", "test", "--for", "1s"])
@@ -134,9 +135,14 @@ fn the_agent_and_the_proxy_have_little() {
         &sandbox,
         &[
             ("/sys/fs/bpf", "root 1700"),
-            ("/sys/fs/bpf/ondemand", "ondemand-agent 700"),
-            ("/sys/fs/bpf/ondemand/v*", "ondemand-agent 700"),
-            ("/sys/fs/bpf/ondemand/v*/*", "ondemand-agent 600"),
+            ("/sys/fs/bpf/ondemand", "root 750"),
+            ("/sys/fs/bpf/ondemand/v*", "root 750"),
+            ("/sys/fs/bpf/ondemand/v*/[!T]*", "root 660"),
+            ("/sys/fs/bpf/ondemand/v*/TAGS", "root 600"),
+            ("/run/ondemand-bpf", "root 755"),
+            ("/run/ondemand-load", "root 755"),
+            ("/var/lib/ondemand-generator", "root 755"),
+            ("/var/lib/ondemand-generator/*", "root 644"),
             ("/run/ondemand", "ondemand-agent 700"),
             ("/run/ondemand/metrics", "ondemand-agent 700"),
             ("/run/ondemand/metrics/*", "ondemand-agent 600"),
@@ -339,11 +345,10 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
         .unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     let agent = process(&sandbox, "ondemand.service");
-    assert_eq!((&*agent["Uid"], &*agent["CapEff"]), ("0", CAPABILITIES));
+    assert_eq!(agent["Uid"], "0");
+    has_no_capability(&agent);
     assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 2);
     check(&sandbox, "ondemand check", 0, &["as root"]);
-    check_modes(&sandbox, &[("/sys/fs/bpf/ondemand/v*/*", "root 600")]);
-
     // And back: what an agent that was root has left goes to the user.
     let show = "mkdir -m 700 /etc/polkit-1/rules.d && chown polkitd /etc/polkit-1/rules.d && \
                 rm -r /etc/systemd/system/ondemand.service.d && \
@@ -355,7 +360,7 @@ fn without_polkit_nothing_is_stopped_until_it_runs_as_root() {
     check_modes(
         &sandbox,
         &[
-            ("/sys/fs/bpf/ondemand/v*/*", "ondemand-agent 600"),
+            ("/sys/fs/bpf/ondemand/v*/[!T]*", "root 660"),
             ("/var/lib/ondemand /run/ondemand", "ondemand-agent 700"),
         ],
     );
@@ -384,4 +389,88 @@ fn a_backend_that_the_agent_may_not_look_at_is_kept() {
     stays(&sandbox, "app.service", "active", SEVERAL_TIMEOUTS);
     sandbox.run(&["chmod", "711", "/run/closed"]).unwrap();
     wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
+
+#[test]
+fn an_agent_that_root_starts_by_hand_drops_everything() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    let steer = CONFIG.replace("steer = false", "steer = true");
+    service::write_config(&sandbox, &format!("[service.test]\n{steer}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    // Nobody has loaded the programs. As a unit it has what root has in a shell.
+    assert!(!sandbox.path("/sys/fs/bpf/ondemand").exists());
+    let unit = "by-hand.service";
+    let text = "[Service]\nExecStart=/usr/bin/ondemand agent\nType=notify\nNotifyAccess=main\n";
+    sandbox
+        .write(&format!("/etc/systemd/system/{unit}"), text)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox.run(&["systemctl", "start", unit]).unwrap();
+    let agent = process(&sandbox, unit);
+    assert_eq!(agent["Uid"], "0");
+    has_no_capability(&agent);
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 1);
+    assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
+    let words = "another agent is running";
+    let second = "timeout 10 ondemand agent --dry-run";
+    check(&sandbox, second, 1, &[words]);
+    // The next one takes over what it has loaded, and has less.
+    sandbox.run(&["systemctl", "stop", unit]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 1);
+    let agent = process(&sandbox, "ondemand.service");
+    assert_eq!(agent["Uid"], uid(&sandbox, "ondemand-agent"));
+    has_no_capability(&agent);
+    // By hand again, where what the agent's user can write would be read as root.
+    sandbox.run(&["systemctl", "stop", "ondemand"]).unwrap();
+    sandbox.run(&["rm", "-r", "/run/ondemand"]).unwrap();
+    sandbox.run(&["systemctl", "start", unit]).unwrap();
+    let agent = process(&sandbox, unit);
+    assert_eq!(agent["Uid"], uid(&sandbox, "ondemand-agent"));
+    has_no_capability(&agent);
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert_eq!(number(&sandbox, "test", "accepted_connections").unwrap(), 2);
+    check_modes(&sandbox, &[("/run/ondemand", "ondemand-agent 700")]);
+    sandbox.run(&["systemctl", "stop", unit]).unwrap();
+    // One that may not load, and finds nothing, says what to do.
+    sandbox.run(&["rm", "-r", "/sys/fs/bpf/ondemand"]).unwrap();
+    let unable = "setpriv --bounding-set=-all --inh-caps=-all timeout 10 ondemand agent";
+    check(&sandbox, unable, 1, &["are not loaded", "ondemand load"]);
+}
+
+#[test]
+fn the_programs_are_loaded_early_and_again_when_they_are_gone() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let unit = "ondemand-load.service";
+    // The agent wants it; it comes before the front sockets at boot.
+    wait_state(&sandbox, unit, "active").unwrap();
+    let before = sandbox.property(unit, "Before").unwrap();
+    assert!(before.contains("sockets.target"), "{before}");
+    sandbox.run(&["systemctl", "enable", "ondemand"]).unwrap();
+    let enabled = "systemctl is-enabled ondemand-load.service";
+    check(&sandbox, enabled, 0, &["enabled"]);
+    check(&sandbox, "ondemand load --user=ondemand-agent", 0, &[]);
+    // Its sandbox suffices for all of it.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand", unit])
+        .unwrap();
+    sandbox.run(&["rm", "-r", "/sys/fs/bpf/ondemand"]).unwrap();
+    sandbox.run(&["systemctl", "start", unit]).unwrap();
+    let journal = service::wait_journal(&sandbox, unit, "loaded and attached", 2).unwrap();
+    assert!(!journal.contains("cannot"), "{journal}");
+    service::start_agent(&sandbox).unwrap();
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    check(
+        &sandbox,
+        "runuser -u nobody -- ondemand load",
+        1,
+        &["sudo ondemand load"],
+    );
 }

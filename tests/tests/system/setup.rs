@@ -48,6 +48,12 @@ fn hosts_that_lack_something() {
         &sandbox,
         &format!("setpriv --reuid=65534 --clear-groups {agent}"),
         1,
+        &["root", "ondemand load"],
+    );
+    check(
+        &sandbox,
+        "setpriv --bounding-set=-bpf --inh-caps=-bpf ondemand load",
+        1,
         &["root", "CAP_BPF"],
     );
     check(
@@ -205,6 +211,7 @@ fn generated_and_shipped_units_are_valid() {
         .unwrap();
     let script = "systemd-analyze verify --man=no /usr/lib/systemd/system/ondemand.service \
                   /usr/lib/systemd/system/ondemand-permit.service \
+                  /usr/lib/systemd/system/ondemand-load.service \
                   /run/systemd/generator/ondemand-test.socket \
                   /run/systemd/generator/ondemand-test.service \
                   /run/systemd/generator/ondemand-test.target app.service";

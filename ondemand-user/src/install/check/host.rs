@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use ondemand_core::config::Config;
 use zbus::fdo::DBusProxy;
 
-use super::{finding::Finding, permission};
+use super::{finding::Finding, permission, programs};
 use crate::{
     bus::names,
     install::units::{Host, unreachable},
@@ -115,6 +115,7 @@ pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec
         Err(error) => Finding::error("systemd", format!("{error:#}"), next),
     };
     let mut found = vec![version, agent(systemd).await];
+    found.extend(programs::look(systemd, config).await);
     found.extend(permission::look(systemd, config).await);
     found
 }

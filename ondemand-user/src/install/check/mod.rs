@@ -9,6 +9,7 @@ mod host;
 mod metrics;
 mod permission;
 mod ports;
+mod programs;
 mod service;
 
 use std::{

@@ -1,24 +1,18 @@
 //! The permissions of the agent's user, granted by root: a polkit rule for the units of the
-//! configuration, and a directory in the BPF file system. ondemand.service runs `ondemand permit`
-//! before the agent.
+//! configuration. ondemand.service runs `ondemand permit` before the agent.
 
-mod pins;
 pub mod rule;
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use nix::unistd::{User, geteuid};
 use ondemand_core::{
     config::{Config, DEFAULT_PATH},
     words::printable,
 };
 
-use crate::{
-    host::config_file,
-    install::units::last_good,
-    kernel::{BPFFS, DIRECTORY},
-};
+use crate::{host::config_file, install::units::last_good};
 
 /// The agent's user, from `units/sysusers.d/ondemand.conf`. The proxies have another one: they
 /// handle clients' bytes, and may not stop units.
@@ -43,8 +37,7 @@ pub fn user() -> String {
 ///
 /// # Errors
 ///
-/// The configuration is invalid, the user does not exist, or a permission cannot be granted; the
-/// others are granted nevertheless.
+/// The configuration is invalid, the user does not exist, or the rule cannot be written.
 pub fn run(config: &Path, user: &str) -> Result<()> {
     if !geteuid().is_root() {
         bail!("only root may grant permissions: `sudo ondemand permit`");
@@ -53,18 +46,12 @@ pub fn run(config: &Path, user: &str) -> Result<()> {
     let found = found.with_context(|| {
         format!("the user {user} does not exist; `systemd-sysusers` creates that of the package")
     })?;
-    let pins = pins::give(Path::new(BPFFS), DIRECTORY, found.uid, found.gid)
-        .context("create the agent's directory in the BPF file system");
-    let rule = if found.uid.is_root() {
-        // PID 1 does not ask polkit about root.
-        rule::remove(Path::new(RULE))
-    } else {
-        write_rule(config, user)
-    };
-    match (pins, rule) {
-        (Err(one), Err(other)) => Err(anyhow!("{one:#}; {other:#}")),
-        (pins, rule) => pins.and(rule),
+    if found.uid.is_root() {
+        // PID 1 does not ask polkit about root. The copy for the next boot is kept all the same.
+        let read = read(config);
+        return rule::remove(Path::new(RULE)).and(read.map(drop));
     }
+    write_rule(config, user)
 }
 
 /// Writes the rule of the configuration at `path`; where that is invalid, of the last valid one, which stays

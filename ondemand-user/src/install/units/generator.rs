@@ -13,8 +13,8 @@ use ondemand_core::{
     words::printable,
 };
 
-use super::{Host, Record, UnitFile, files, install, last_good, unreachable};
-use crate::host::config_file;
+use super::{Content, Host, MARK, Record, UnitFile, files, install, last_good, unreachable};
+use crate::{host::config_file, kernel::requirements};
 
 /// The program's name as a generator.
 pub const NAME: &str = "ondemand-generator";
@@ -31,6 +31,9 @@ pub const NAME: &str = "ondemand-generator";
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
     let path = Path::new(DEFAULT_PATH);
+    if path.exists() && requirements::demands_capability() {
+        install::write(&[capability()], directory).context("give the agent CAP_BPF")?;
+    }
     run_for(path, copies, &Record::here(), directory)?;
     // The units are written all the same: the front sockets hold the clients until it is corrected.
     if path.exists()
@@ -41,6 +44,18 @@ pub fn run(directory: &Path) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The drop-in of the agent's unit for kernels on which it cannot open pins without `CAP_BPF`.
+pub(super) fn capability() -> UnitFile {
+    let text = format!(
+        "{MARK}the version of the kernel: before Linux 5.19 bpf(2) demands this of the agent.\n\
+         [Service]\nAmbientCapabilities=CAP_BPF\nCapabilityBoundingSet=CAP_BPF\n"
+    );
+    UnitFile {
+        path: "ondemand.service.d/50-ondemand.conf".into(),
+        content: Content::Text(text),
+    }
 }
 
 pub(super) fn run_for(

@@ -7,9 +7,9 @@
 //! Root executes what follows from them, so a copy that another user could have written is no copy.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -19,7 +19,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use nix::{fcntl::OFlag, unistd::geteuid};
 use ondemand_core::config::{Config, DEFAULT_PATH};
 
-use crate::host::{atomic_file, config_file};
+use crate::host::{atomic_file, config_file, directories};
 
 /// The file's name in each place.
 pub const FILE: &str = "last-good.toml";
@@ -84,10 +84,7 @@ fn keep_with(directory: &Path, text: &str, directory_mode: u32, mode: u32) -> io
     if is_same {
         return Ok(());
     }
-    match DirBuilder::new().mode(directory_mode).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    directories::create(directory, directory_mode)?;
     atomic_file::replace(&file, text.as_bytes(), mode)
 }
 

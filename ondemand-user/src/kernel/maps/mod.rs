@@ -28,6 +28,7 @@ use crate::{host::clock, kernel::Kernel};
 /// Reads the maps.
 pub struct Sampler {
     kernel: Kernel,
+    taken_over: bool,
     ports: Array<MapData, u32>,
     endpoints: BpfHashMap<MapData, Endpoint, Owner>,
     counters: Array<MapData, Counters>,
@@ -54,24 +55,25 @@ impl Sampler {
     /// # Errors
     ///
     /// A map cannot be opened or read.
-    pub fn new(mut kernel: Kernel) -> Result<Self> {
-        let names: Array<_, Name> = Array::try_from(kernel.take_map("NAMES")?)?;
+    pub fn new(kernel: Kernel) -> Result<Self> {
+        let names: Array<_, Name> = Array::try_from(kernel.map("NAMES")?)?;
         let known = read_names(&names)?;
-        let events = RingBuf::try_from(kernel.take_map("EVENTS")?)?;
+        let events = RingBuf::try_from(kernel.map("EVENTS")?)?;
         Ok(Self {
-            ports: Array::try_from(kernel.take_map("PORTS")?)?,
-            endpoints: BpfHashMap::try_from(kernel.take_map("ENDPOINTS")?)?,
-            counters: Array::try_from(kernel.take_map("COUNTERS")?)?,
-            alarms: Array::try_from(kernel.take_map("ALARMS")?)?,
-            users: Array::try_from(kernel.take_map("USERS")?)?,
-            keepalives: Array::try_from(kernel.take_map("KEEPALIVES")?)?,
-            gates: Array::try_from(kernel.take_map("GATES")?)?,
-            networks: LpmTrie::try_from(kernel.take_map("NETWORKS")?)?,
-            listeners: listeners(kernel.take_map("LISTENERS")?)?,
+            ports: Array::try_from(kernel.map("PORTS")?)?,
+            endpoints: BpfHashMap::try_from(kernel.map("ENDPOINTS")?)?,
+            counters: Array::try_from(kernel.map("COUNTERS")?)?,
+            alarms: Array::try_from(kernel.map("ALARMS")?)?,
+            users: Array::try_from(kernel.map("USERS")?)?,
+            keepalives: Array::try_from(kernel.map("KEEPALIVES")?)?,
+            gates: Array::try_from(kernel.map("GATES")?)?,
+            networks: LpmTrie::try_from(kernel.map("NETWORKS")?)?,
+            listeners: listeners(kernel.map("LISTENERS")?)?,
             names,
             // SAFETY: it owns its descriptor, which stays the same for its lifetime.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
             kernel,
+            taken_over: !known.is_empty(),
             known,
             watched: BTreeMap::new(),
             older: HashMap::new(),
@@ -79,9 +81,9 @@ impl Sampler {
         })
     }
 
-    /// Whether the programs of an earlier agent were taken over.
+    /// Whether an earlier agent watched services, so that they were counted all the time.
     pub fn taken_over(&self) -> bool {
-        self.kernel.taken_over
+        self.taken_over
     }
 
     /// Why connections cannot be steered on this host. `None`: they can.
