@@ -1,11 +1,17 @@
 //! Publishes changes on the bus. Nothing waits for it or depends on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ondemand_core::runs::RunEvent;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 
-use super::Agent;
+use super::{Agent, events::Message};
 use crate::{
     bus::{self, News},
     host::clock,
@@ -20,7 +26,12 @@ pub struct Announcer {
     told: BTreeMap<String, (&'static str, Option<u64>)>,
     /// The connection's count of changes at that time.
     seen: u64,
+    /// Why it is not on the bus.
+    off_bus: Option<String>,
 }
+
+/// The time between two attempts to get on the bus.
+const BUS_PAUSE: Duration = Duration::from_secs(2);
 
 impl Announcer {
     /// Starts with a new bus: returns the channel of the news from now on.
@@ -28,6 +39,12 @@ impl Announcer {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.news = Some(sender);
         receiver
+    }
+
+    /// Whether to log why the agent is not on the bus.
+    fn is_new(&mut self, error: &anyhow::Error) -> bool {
+        let text = format!("{error:#}");
+        self.off_bus.replace(text.clone()) != Some(text)
     }
 
     fn tell(&self, item: News) {
@@ -111,18 +128,41 @@ impl Agent {
     /// the agent, and is dropped if they never can.
     pub(super) fn serve_bus(&mut self) -> oneshot::Receiver<()> {
         let (taken, is_taken) = oneshot::channel();
-        let Some(systemd) = self.systemd.caller() else {
-            return is_taken;
-        };
+        let messages = self.messages.clone();
         let (requests, news) = (self.requests.clone(), self.announcer.connect());
         self.announcer.services(self.services.keys().cloned());
         tokio::spawn(async move {
-            if let Err(error) = bus::serve(systemd.connection(), requests, news, taken).await {
-                log::warn!(
-                    "the agent is not on the bus, `ondemand status` and others fail: {error:#}"
-                );
+            let begin = Instant::now();
+            if let Err(error) = bus::serve(requests, news, taken).await {
+                // Not at once, if it never worked.
+                sleep_until(begin + BUS_PAUSE).await;
+                // The receiver is gone if the agent has exited.
+                let _ = messages.send(Message::OffBus(error));
             }
         });
         is_taken
+    }
+
+    /// Tries to get back on the bus.
+    pub(super) fn off_bus(&mut self, error: &anyhow::Error) {
+        if self.announcer.is_new(error) {
+            log::warn!(
+                "the agent is not on the bus, `ondemand status` and others fail until it is: {error:#}"
+            );
+        }
+        let is_taken = self.serve_bus();
+        let messages = self.messages.clone();
+        tokio::spawn(async move {
+            if is_taken.await.is_ok() {
+                // The receiver is gone if the agent has exited.
+                let _ = messages.send(Message::OnBus);
+            }
+        });
+    }
+
+    /// The agent is on the bus again.
+    pub(super) fn on_bus(&mut self) {
+        log::info!("the agent is on the bus again");
+        self.announcer.off_bus = None;
     }
 }

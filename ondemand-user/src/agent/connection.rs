@@ -308,8 +308,6 @@ impl Agent {
         self.read_units();
         self.renew_if_changed();
         self.ask_permission();
-        // No reply is needed here.
-        drop(self.serve_bus());
     }
 }
 

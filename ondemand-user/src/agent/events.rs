@@ -36,6 +36,10 @@ pub(super) enum Event {
 pub(super) enum Message {
     /// A new connection to systemd.
     Connected(Box<Link>),
+    /// The agent is not on the bus any more, or could not get there.
+    OffBus(anyhow::Error),
+    /// It is there again.
+    OnBus,
     /// The units, over the connection with this number.
     Units {
         connection: u64,

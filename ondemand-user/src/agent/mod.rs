@@ -285,6 +285,8 @@ impl Agent {
     fn message(&mut self, message: Message) {
         match message {
             Message::Connected(link) => self.connected(*link),
+            Message::OffBus(error) => self.off_bus(&error),
+            Message::OnBus => self.on_bus(),
             Message::Units {
                 connection,
                 readings,

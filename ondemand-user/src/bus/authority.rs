@@ -3,8 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use zbus::{
-    Connection, Variant,
-    fdo::{self, DBusProxy},
+    Connection, Variant, fdo,
     message::{Flags, Header},
 };
 
@@ -36,38 +35,28 @@ trait Authority {
     ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
 }
 
-/// Checks whether the caller of `call` is authorized. `details` are for polkit's rules; `questions`
-/// are those to polkit, which may ask a person and take minutes.
+/// Checks whether the caller of `call`, who is `user`, is authorized. `details` are for polkit's rules;
+/// `questions` are those to polkit, by client and by user, which may ask a person and take minutes.
 ///
 /// # Errors
 ///
 /// It is not; the message says who is. Or there are too many pending queries.
 pub(super) async fn check(
-    questions: &Arc<Limit>,
+    questions: [&Arc<Limit>; 2],
+    user: u32,
     connection: &Connection,
     call: &Header<'_>,
     action: &str,
     details: &[(&str, &str)],
 ) -> Result<(), Error> {
-    let Some(sender) = call.sender() else {
-        return Err(Error::access_denied(
-            "the caller is unknown: the bus did not name it",
-        ));
-    };
-    let user = async {
-        let bus = DBusProxy::new(connection).await?;
-        bus.get_connection_unix_user(sender.as_ref().into()).await
-    };
-    let user = user.await;
-    let user = user.map_err(|error| {
-        Error::access_denied(format!(
-            "the caller is unknown: the bus did not name it: {error}"
-        ))
-    })?;
     if user == 0 {
         return Ok(());
     }
-    let _question = questions.admit(call)?;
+    let Some(sender) = call.sender() else {
+        return Err(Error::access_denied("the caller is unknown"));
+    };
+    let [of_clients, of_users] = questions;
+    let _question = (of_clients.admit(call)?, of_users.admit_user(user)?);
     let interactive = call
         .primary()
         .flags()

@@ -5,13 +5,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use zbus::message::Header;
+use zbus::{Connection, fdo::DBusProxy, message::Header};
 
 use super::{Error, names::LIMITS_EXCEEDED};
 
 /// A kind of call, and the calls of it that are being served.
 pub(super) struct Limit {
-    /// Maximum number for each connection to the bus.
+    /// Whose calls are counted together: `client`, a connection to the bus, or `user`.
+    whose: &'static str,
+    /// Maximum number for each of them.
     of_caller: usize,
     /// Maximum number for all of them.
     in_total: usize,
@@ -21,7 +23,7 @@ pub(super) struct Limit {
 #[derive(Default)]
 struct Pending {
     total: usize,
-    /// By unique name; without zeros.
+    /// By unique name, or by user; without zeros.
     callers: HashMap<String, usize>,
 }
 
@@ -32,8 +34,17 @@ pub(super) struct Pass {
 }
 
 impl Limit {
-    pub(super) fn new(of_caller: usize, in_total: usize) -> Arc<Self> {
+    pub(super) fn of_clients(of_caller: usize, in_total: usize) -> Arc<Self> {
+        Self::new("client", of_caller, in_total)
+    }
+
+    pub(super) fn of_users(of_caller: usize, in_total: usize) -> Arc<Self> {
+        Self::new("user", of_caller, in_total)
+    }
+
+    fn new(whose: &'static str, of_caller: usize, in_total: usize) -> Arc<Self> {
         Arc::new(Self {
+            whose,
             of_caller,
             in_total,
             pending: Mutex::default(),
@@ -51,6 +62,16 @@ impl Limit {
         self.admit_from(caller)
     }
 
+    /// Admits a call of a user, without waiting. Root needs no pass.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Limit::admit`].
+    pub(super) fn admit_user(self: &Arc<Self>, user: u32) -> Result<Option<Pass>, Error> {
+        let pass = (user != 0).then(|| self.admit_from(&user.to_string()));
+        pass.transpose()
+    }
+
     fn admit_from(self: &Arc<Self>, caller: &str) -> Result<Pass, Error> {
         let mut pending = self.pending();
         let of_caller = pending.callers.get(caller).copied().unwrap_or(0);
@@ -58,8 +79,9 @@ impl Limit {
             return Err(Error::new(
                 LIMITS_EXCEEDED,
                 format!(
-                    "{of_caller} calls of this client are pending, the maximum; wait for a reply \
-                     before the next call"
+                    "{of_caller} calls of this {} are pending, the maximum; wait for a reply \
+                     before the next call",
+                    self.whose
                 ),
             ));
         }
@@ -67,9 +89,9 @@ impl Limit {
             return Err(Error::new(
                 LIMITS_EXCEEDED,
                 format!(
-                    "{} calls of all clients are pending, the maximum; call again in a moment \
+                    "{} calls of all {}s are pending, the maximum; call again in a moment \
                      (`busctl list` shows the clients of the bus)",
-                    pending.total
+                    pending.total, self.whose
                 ),
             ));
         }
@@ -99,13 +121,61 @@ impl Drop for Pass {
     }
 }
 
+/// The users of callers, as the bus knows them. A unique name is never given to another connection.
+#[derive(Default)]
+pub(super) struct Users(Mutex<HashMap<String, u32>>);
+
+impl Users {
+    /// How many are remembered.
+    const MOST: usize = 1024;
+
+    /// Returns the user of a call's sender.
+    ///
+    /// # Errors
+    ///
+    /// The bus did not name the sender, or does not know it any more.
+    pub(super) async fn of(
+        &self,
+        connection: &Connection,
+        call: &Header<'_>,
+    ) -> Result<u32, Error> {
+        let Some(sender) = call.sender() else {
+            return Err(Error::access_denied(
+                "the caller is unknown: the bus did not name it",
+            ));
+        };
+        if let Some(user) = self.known().get(sender.as_str()) {
+            return Ok(*user);
+        }
+        let user = async {
+            let bus = DBusProxy::new(connection).await?;
+            bus.get_connection_unix_user(sender.as_ref().into()).await
+        };
+        let user = user.await.map_err(|error| {
+            Error::access_denied(format!(
+                "the caller is unknown: the bus did not name it: {error}"
+            ))
+        })?;
+        let mut known = self.known();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(sender.as_str().to_owned(), user);
+        Ok(user)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn calls_are_limited_for_each_caller_and_in_total() {
-        let limit = Limit::new(2, 5);
+        let limit = Limit::of_clients(2, 5);
         let mut passes = Vec::new();
         let mut check =
             |caller: &str, expected: Result<(), &str>| match (limit.admit_from(caller), expected) {

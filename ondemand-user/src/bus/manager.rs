@@ -16,30 +16,39 @@ use zbus::{
 use super::{
     Error, Reply, Request,
     authority::{self, MANAGE, RELOAD},
-    limits::Limit,
+    limits::{Limit, Pass, Users},
     names::{DBUS_FAILED, NO_SUCH_SERVICE},
 };
 
 /// Maximum number of pending calls of one client. One that wants more waits for its replies.
 const CALLS_OF_CLIENT: usize = 16;
-/// Of all clients. What is pending takes a few KiB.
+/// Of one user: others are served while all of these are pending.
+const CALLS_OF_USER: usize = 128;
+/// Of all users but root. What is pending takes a few KiB.
 const CALLS: usize = 1024;
 /// Pending questions to polkit of one client.
 const QUESTIONS_OF_CLIENT: usize = 2;
-/// Of all clients: each may be a password prompt.
+/// Of one user: each may be a password prompt.
+const QUESTIONS_OF_USER: usize = 8;
+/// Of all users.
 const QUESTIONS: usize = 32;
-/// Replies to `Status` that are being made or sent at once: each may be a MiB. Further calls wait.
+/// Replies to `Status` for others than root that are being made or sent at once: each may be a MiB. Further calls
+/// wait.
 const REPORTS: usize = 8;
+/// How old the report may be that a user other than root gets. Many who ask cost the loop no more than one.
+const STALE: Duration = Duration::from_millis(200);
 /// Maximum time of a call of `WaitListening`. Proxies with a longer start timeout poll after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The object.
 pub(super) struct Manager {
     requests: mpsc::UnboundedSender<Request>,
-    calls: Arc<Limit>,
+    /// Pending calls, by client and by user.
+    calls: [Arc<Limit>; 2],
     /// Calls of `WaitListening`: a proxy's is pending for as long as its application's start takes.
     waits: Arc<Limit>,
-    questions: Arc<Limit>,
+    questions: [Arc<Limit>; 2],
+    users: Users,
     reports: Arc<Semaphore>,
     /// The last report, and when it was requested from the loop.
     last: Mutex<Option<(Instant, String)>>,
@@ -50,12 +59,51 @@ impl Manager {
     pub(super) fn new(requests: mpsc::UnboundedSender<Request>) -> Self {
         Self {
             requests,
-            calls: Limit::new(CALLS_OF_CLIENT, CALLS),
-            waits: Limit::new(CALLS_OF_CLIENT, CALLS),
-            questions: Limit::new(QUESTIONS_OF_CLIENT, QUESTIONS),
+            calls: [
+                Limit::of_clients(CALLS_OF_CLIENT, usize::MAX),
+                Limit::of_users(CALLS_OF_USER, CALLS),
+            ],
+            waits: Limit::of_clients(CALLS_OF_CLIENT, CALLS),
+            questions: [
+                Limit::of_clients(QUESTIONS_OF_CLIENT, QUESTIONS),
+                Limit::of_users(QUESTIONS_OF_USER, QUESTIONS),
+            ],
+            users: Users::default(),
             reports: Arc::new(Semaphore::new(REPORTS)),
             last: Mutex::default(),
         }
+    }
+
+    /// Admits a call, and returns its user.
+    async fn admit(
+        &self,
+        connection: &Connection,
+        call: &Header<'_>,
+    ) -> Result<(u32, (Pass, Option<Pass>)), Error> {
+        let [of_clients, of_users] = &self.calls;
+        let of_client = of_clients.admit(call)?;
+        let user = self.users.of(connection, call).await?;
+        Ok((user, (of_client, of_users.admit_user(user)?)))
+    }
+
+    async fn authorize(
+        &self,
+        user: u32,
+        connection: &Connection,
+        call: &Header<'_>,
+        action: &str,
+        details: &[(&str, &str)],
+    ) -> Result<(), Error> {
+        let [of_clients, of_users] = &self.questions;
+        authority::check(
+            [of_clients, of_users],
+            user,
+            connection,
+            call,
+            action,
+            details,
+        )
+        .await
     }
 
     async fn act<T>(
@@ -68,14 +116,15 @@ impl Manager {
     ) -> Result<T, Error> {
         // Before anything that depends on the length of what a stranger sent.
         check_name(service)?;
-        let _pending = self.calls.admit(call)?;
+        let (user, _pending) = self.admit(connection, call).await?;
         // A misspelt name must not lead to a password prompt.
         ask(&self.requests, |answer| {
             Request::Known(service.to_owned(), answer)
         })
         .await?;
         let details = [("service", service), ("verb", verb)];
-        authority::check(&self.questions, connection, call, MANAGE, &details).await?;
+        self.authorize(user, connection, call, MANAGE, &details)
+            .await?;
         ask(&self.requests, |answer| request(service.to_owned(), answer)).await
     }
 
@@ -119,12 +168,21 @@ impl Manager {
     /// The state of all services as JSON.
     async fn status(
         &self,
+        #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<ResponseDispatchNotifier<String>, Error> {
-        let since = Instant::now();
-        let pending = self.calls.admit(&call)?;
-        // The semaphore is never closed.
-        let turn = Arc::clone(&self.reports).acquire_owned().await;
+        let now = Instant::now();
+        let (user, pending) = self.admit(connection, &call).await?;
+        // Root sees what it has just caused.
+        let since = match user {
+            0 => now,
+            _ => now.checked_sub(STALE).unwrap_or(now),
+        };
+        // Root does not wait for others. The semaphore is never closed.
+        let turn = match user {
+            0 => None,
+            _ => Arc::clone(&self.reports).acquire_owned().await.ok(),
+        };
         let (reply, sent) = ResponseDispatchNotifier::new(self.report(since).await?);
         // The bus may read slowly: until then the reply is in memory.
         tokio::spawn(async move {
@@ -216,8 +274,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<(), Error> {
-        let _pending = self.calls.admit(&call)?;
-        authority::check(&self.questions, connection, &call, RELOAD, &[]).await?;
+        let (user, _pending) = self.admit(connection, &call).await?;
+        self.authorize(user, connection, &call, RELOAD, &[]).await?;
         ask(&self.requests, Request::Reload).await
     }
 
@@ -243,7 +301,8 @@ impl Manager {
         &self,
         #[zbus(header)] call: Option<Header<'_>>,
     ) -> Result<String, Error> {
-        let _pending = call.map(|call| self.calls.admit(&call)).transpose()?;
+        let [of_clients, _] = &self.calls;
+        let _pending = call.map(|call| of_clients.admit(&call)).transpose()?;
         ask(&self.requests, Request::Trouble).await
     }
 

@@ -9,21 +9,27 @@ pub mod names;
 mod news;
 pub mod report;
 mod service;
+mod stream;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 pub use error::Error;
+use futures_util::StreamExt as _;
 use manager::Manager;
 use names::{NAME, PATH};
 pub use news::News;
 use tokio::sync::{mpsc, oneshot};
 use zbus::{
-    Connection,
+    MessageStream,
     fdo::{RequestNameFlags, RequestNameReply},
 };
 
 use crate::systemd::unit_path::label;
+
+/// Sent to the owner of a name that has lost it.
+const NAME_LOST: &str = "type='signal',sender='org.freedesktop.DBus',\
+    interface='org.freedesktop.DBus',member='NameLost',arg0='org.ondemand1'";
 
 /// The channel for a call's reply. Dropping it replies with an error.
 pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -64,18 +70,19 @@ pub fn service_path(name: &str) -> String {
     format!("{PATH}/service/{}", label(name))
 }
 
-/// Puts the objects on the bus, takes the name, notifies `taken`, and then publishes news until
-/// their channel closes.
+/// Connects to the bus, puts the objects there, takes the name, notifies `taken`, and then publishes news
+/// until their channel closes.
 ///
 /// # Errors
 ///
-/// The bus denies it, or another agent has the name.
+/// There is no bus, or it denies the name, or another agent has it; or the connection or the name is lost.
 pub async fn serve(
-    connection: &Connection,
     requests: mpsc::UnboundedSender<Request>,
     news: mpsc::UnboundedReceiver<News>,
     taken: oneshot::Sender<()>,
 ) -> Result<()> {
+    let connection = &stream::connect().await?;
+    let mut lost = MessageStream::for_match_rule(NAME_LOST, connection, None).await?;
     let manager = Manager::new(requests.clone());
     connection
         .object_server()
@@ -92,7 +99,14 @@ pub async fn serve(
     }
     // If the receiver is gone, nothing waits for it.
     let _ = taken.send(());
-    news::publish(connection, &requests, news)
-        .await
-        .context("publish changes on the bus")
+    tokio::select! {
+        published = news::publish(connection, &requests, news) => {
+            published.context("publish changes on the bus")
+        }
+        signal = lost.next() => match signal {
+            Some(Ok(_)) => bail!("the bus gave its name to another"),
+            Some(Err(error)) => Err(error).context("the bus"),
+            None => bail!("the bus closed the connection"),
+        },
+    }
 }

@@ -62,7 +62,7 @@ pub(super) async fn publish(
     mut news: mpsc::UnboundedReceiver<News>,
 ) -> zbus::Result<()> {
     let manager = SignalEmitter::new(connection, PATH)?;
-    let reads = Limit::new(READS_OF_CLIENT, READS);
+    let reads = Limit::of_clients(READS_OF_CLIENT, READS);
     let mut there = BTreeSet::new();
     while let Some(item) = news.recv().await {
         match item {

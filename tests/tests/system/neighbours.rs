@@ -77,7 +77,11 @@ fn a_name_of_thirty_megabytes_does_not_block_the_agent() {
         }
         let output = stranger.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(said, "org.ondemand1.Error.NoSuchService 1\n", "{method}");
+        // What is that long is not read at all.
+        assert_eq!(
+            said, "org.freedesktop.DBus.Error.InvalidArgs 1\n",
+            "{method}"
+        );
     }
     assert_eq!(sandbox.main_pid("ondemand.service").unwrap(), pid);
     // What is no name at all reaches the terminal without its control characters.
@@ -236,4 +240,68 @@ fn no_service_has_a_directory_or_a_unit_of_ondemands_own() {
         assert_eq!(sandbox.property(&unit, "LoadState").unwrap(), "not-found");
         assert!(own.iter().all(|path| there(path)), "{name}: {own:?}");
     }
+}
+
+/// A user who calls, connects and sends as much as eight processes can: nobody else notices.
+#[test]
+fn eight_processes_of_a_stranger_take_nothing_from_others() {
+    require_sandbox!();
+    const SPAN: Duration = Duration::from_secs(6);
+    /// What the agent may have at most. KiB.
+    const MOST: u64 = 60 << 10;
+    let sandbox = with_stranger(&format!("{CONFIG}{}", others(50)));
+    sandbox
+        .run(&["systemctl", "start", "polkit.service"])
+        .unwrap();
+    let pid = sandbox.main_pid("ondemand.service").unwrap();
+    let span = SPAN * patience();
+    let calls = [
+        format!("test-stranger --method Hold --name-bytes {LONG}"),
+        format!("test-stranger --method Stop --name-bytes {LONG}"),
+        "test-stranger --method Status --connections 20 --calls 40".to_owned(),
+        "test-stranger --method Status --calls 200".to_owned(),
+        "test-stranger --method Hold --connections 20 --calls 40".to_owned(),
+        "test-stranger --method WaitListening --connections 4 --calls 17 --unanswered 16".to_owned(),
+        "for i in 1 2 3 4 5 6 7 8 9; do bash -c 'exec 3<>/dev/tcp/127.0.0.1/9464 && sleep 1' & done; wait"
+            .to_owned(),
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/8001 && sleep 0.2'".to_owned(),
+    ];
+    let mut strangers: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let many = format!("while :; do {call}; done >/dev/null 2>&1");
+            let seconds = span.as_secs().to_string();
+            let mut command = sandbox.command("runuser");
+            command.args(["-u", "nobody", "--", "timeout", &seconds, "sh", "-c", &many]);
+            command.spawn().unwrap()
+        })
+        .collect();
+    let begin = Instant::now();
+    let (mut slowest, mut stops, mut looks) = (Duration::ZERO, 0, Vec::new());
+    while begin.elapsed() < span {
+        sandbox
+            .in_network(|| client::get(front(), Request::default()))
+            .unwrap()
+            .expect("no request is lost");
+        let asked = Instant::now();
+        let status = Instant::now();
+        is_served(&sandbox);
+        looks.push(status.elapsed());
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+        slowest = slowest.max(asked.elapsed());
+        stops += 1;
+    }
+    for stranger in &mut strangers {
+        stranger.wait().unwrap();
+    }
+    looks.sort();
+    let memory = peak(&sandbox);
+    let median = looks[looks.len() / 2];
+    eprintln!("{stops} stops, the slowest after {slowest:?}; status {median:?}; {memory} KiB");
+    assert!(stops > 0);
+    // The idle timeout, a second, and the looks from here.
+    let latest = Duration::from_millis(300) + Duration::from_secs(2) * patience();
+    assert!(slowest < latest, "a stop took {slowest:?}");
+    assert!(memory < MOST, "{memory} KiB");
+    assert_eq!(sandbox.main_pid("ondemand.service").unwrap(), pid);
 }
