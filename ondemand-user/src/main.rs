@@ -110,7 +110,7 @@ fn reload(path: &Path, user: Option<&str>) -> Result<()> {
     };
     let settled = block_on(settle::harmless(path));
     // An invalid configuration is an error of both.
-    block_on(actions::reload())?;
+    block_on(actions::reload(path))?;
     settled?;
     permitted
         .context("the agent has read its configuration, but not all of its permissions are renewed")

@@ -1,6 +1,6 @@
 //! `ondemand hold`, `release`, `start`, `stop` and `reload`: requests to the agent.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use jiff::{Timestamp, tz::TimeZone};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     bus::{names, report::Report},
     commands::client::{self, Client},
+    install::check,
 };
 
 /// How often to print what a call waits for.
@@ -97,15 +98,19 @@ pub async fn stop(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes the agent read its configuration again.
+/// Makes the agent read its configuration again, and says if the units are still those of another one.
 ///
 /// # Errors
 ///
 /// A [`crate::commands::client::Error`].
-pub async fn reload() -> Result<()> {
+pub async fn reload(config: &Path) -> Result<()> {
     let client = Client::connect().await?;
     let () = client.act("Reload", &(), true).await?;
-    println!("the agent has read its configuration; new services need `systemctl daemon-reload`");
+    let units = match check::what_makes_units(config) {
+        Some(command) => format!("; its units are older: {command}"),
+        None => String::new(),
+    };
+    println!("the agent has read its configuration{units}");
     Ok(())
 }
 

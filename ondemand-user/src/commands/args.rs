@@ -7,7 +7,7 @@ use ondemand_core::config::{DEFAULT_PATH, Endpoint, time_span};
 
 use super::{
     help,
-    values::{moment, price},
+    values::{moment, price, span},
 };
 use crate::{install::permission::USER, proxy};
 
@@ -128,7 +128,7 @@ pub enum Command {
 
 /// Parses the time of a hold.
 fn hold_span(text: &str) -> Result<Duration, String> {
-    match time_span(text) {
+    match span(text) {
         Ok(Duration::ZERO) => Err("the time is zero; write it like \"2h\"".into()),
         Err(_) if text.trim() == "infinity" => {
             Err("remove --for: without it, the service is held until it is released".into())
@@ -214,13 +214,13 @@ pub struct Report {
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     pub until: Option<i64>,
     /// The last hours or days: 7d
-    #[arg(long, value_name = "SPAN", value_parser = time_span)]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
     pub last: Option<Duration>,
     /// Idle timeouts to compare: 1min,5min,1h
-    #[arg(long, value_name = "SPANS", value_parser = time_span, value_delimiter = ',')]
+    #[arg(long, value_name = "SPANS", value_parser = span, value_delimiter = ',')]
     pub timeouts: Vec<Duration>,
     /// The time up and idle that is as bad as one cold start
-    #[arg(long, value_name = "SPAN", value_parser = time_span, default_value = "10min")]
+    #[arg(long, value_name = "SPAN", value_parser = span, default_value = "10min")]
     pub cold_start_cost: Duration,
     /// Price of a GiB of memory for an hour, in any currency
     #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
@@ -263,7 +263,10 @@ mod tests {
         check("ondemand top", true);
         check("ondemand hold wiki", true);
         check("ondemand hold wiki --for 2h", true);
-        check("ondemand hold --for=90 wiki", true);
+        check("ondemand hold --for=90s wiki", true);
+        check("ondemand hold wiki --for 2", false);
+        check("ondemand hold wiki --for 1h30", false);
+        check("ondemand hold wiki --for 2.", false);
         check("ondemand hold wiki --for 0", false);
         check("ondemand hold wiki --for infinity", false);
         check("ondemand hold wiki --for tomorrow", false);
@@ -286,6 +289,9 @@ mod tests {
         check("ondemand report --since 2026-11-01 --last 7d", false);
         check("ondemand report --json --html x", false);
         check("ondemand report --timeouts 5parsecs", false);
+        check("ondemand report --timeouts 1min,5", false);
+        check("ondemand report --last 7", false);
+        check("ondemand report --cold-start-cost 10", false);
         check("ondemand report --price-per-gib-hour -1", false);
         check(
             "ondemand wait-listening wiki -- /bin/proxyd --x 127.0.0.1:80",

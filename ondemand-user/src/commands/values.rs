@@ -1,6 +1,9 @@
 //! Values of the command line.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, civil, tz::TimeZone};
+use ondemand_core::config::time_span;
 
 /// Parses `2026-11-01`, `2026-11-01 12:30` (local time), `2026-11-01T12:30:00Z`, `@1793500000`.
 /// Returns milliseconds since 1970.
@@ -27,6 +30,25 @@ pub fn moment(text: &str) -> Result<i64, String> {
     let local: civil::DateTime = text.parse().map_err(|_| wrong())?;
     let at = local.to_zoned(TimeZone::system()).map_err(|_| wrong())?;
     Ok(at.timestamp().as_millisecond())
+}
+
+/// Parses a time span that a person types: with units, because a bare number is seconds in the
+/// configuration, and seldom meant so here.
+///
+/// # Errors
+///
+/// `text` is not a time span, or a number in it has no unit.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let span = time_span(text)?;
+    if text
+        .trim_end()
+        .ends_with(|c: char| c.is_ascii_digit() || c == '.')
+    {
+        return Err(format!(
+            "{text:?} has no unit; write it like \"2h\", \"10min\" or \"90s\""
+        ));
+    }
+    Ok(span)
 }
 
 /// Parses a price: a number that is not negative.

@@ -18,6 +18,7 @@ use super::{
     stranger::{self, Guard},
     stream::Stream,
 };
+use crate::host::complaints::Complaints;
 
 /// How long to retry a backend that was ready before: it may be restarting.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,10 +36,17 @@ pub struct Backend {
     /// Until when its start may go on.
     starting_until: Mutex<Instant>,
     answered: AtomicBool,
-    said_late: AtomicBool,
-    said_gave_up: AtomicBool,
-    said_looks_local: AtomicBool,
-    said_stranger: AtomicBool,
+    /// What was logged once in the proxy's life.
+    complaints: Mutex<Complaints<Complaint>>,
+}
+
+/// What a proxy logs once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Complaint {
+    Late,
+    GaveUp,
+    LooksLocal,
+    Stranger,
 }
 
 impl Backend {
@@ -50,11 +58,17 @@ impl Backend {
             guard,
             starting_until: Mutex::new(starting_until),
             answered: AtomicBool::new(false),
-            said_late: AtomicBool::new(false),
-            said_gave_up: AtomicBool::new(false),
-            said_looks_local: AtomicBool::new(false),
-            said_stranger: AtomicBool::new(false),
+            complaints: Mutex::default(),
         }
+    }
+
+    /// Whether this complaint is the first of its kind: its text may differ from client to client.
+    fn is_first(&self, kind: Complaint) -> bool {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        complaints.is_new(kind, "")
     }
 
     /// Connects for a client with these ends. A backend that nothing listens at is tried again for a
@@ -89,10 +103,10 @@ impl Backend {
             }
         };
         connected.await.inspect_err(|error| {
-            if stranger::is_stranger(error) && !self.said_stranger.swap(true, Ordering::Relaxed) {
+            if stranger::is_stranger(error) && self.is_first(Complaint::Stranger) {
                 log::warn!("{}: closing clients: {error}", self.name);
             }
-            if source::looks_local(error) && !self.said_looks_local.swap(true, Ordering::Relaxed) {
+            if source::looks_local(error) && self.is_first(Complaint::LooksLocal) {
                 log::warn!(
                     "{}: closing clients of the network: {error}, and {} must not take them for local ones",
                     self.name,
@@ -139,7 +153,7 @@ impl Backend {
 
     /// It did not answer a client, which has waited for this time. Logged once.
     pub fn is_late(&self, waited: Duration, why: &str) {
-        if waited > WORTH_SAYING && !self.said_late.swap(true, Ordering::Relaxed) {
+        if waited > WORTH_SAYING && self.is_first(Complaint::Late) {
             log::warn!(
                 "{}: {} listens but is not ready, trying again until start_timeout: {why}",
                 self.name,
@@ -150,7 +164,7 @@ impl Backend {
 
     /// A client waited for an answer in vain. Logged once.
     pub fn gave_up(&self, waited: Duration, why: &str) {
-        if !self.said_gave_up.swap(true, Ordering::Relaxed) {
+        if self.is_first(Complaint::GaveUp) {
             log::warn!(
                 "{}: {} did not answer the first clients within {:.1} s of attempts: {why}",
                 self.name,

@@ -327,7 +327,39 @@ fn names_configurations_and_agents_that_are_wrong() {
             &["there are: test"],
         );
     }
-    check(&sandbox, "ondemand reload", 0, &["has read"]);
+    // The units are mentioned where they are older.
+    check(
+        &sandbox,
+        "ondemand reload | grep -v daemon-reload",
+        0,
+        &["has read"],
+    );
+    service::write_config(
+        &sandbox,
+        &format!("[service.test]\n{}", CONFIG.replace("\"0s\"", "\"1s\"")),
+    )
+    .unwrap();
+    check(
+        &sandbox,
+        "ondemand reload | grep -v daemon-reload",
+        0,
+        &["has read"],
+    );
+    let later = CONFIG.replace("start_timeout = \"10s\"", "start_timeout = \"11s\"");
+    service::write_config(&sandbox, &format!("[service.test]\n{later}")).unwrap();
+    check(
+        &sandbox,
+        "ondemand reload",
+        0,
+        &["has read", "systemctl daemon-reload"],
+    );
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    check(
+        &sandbox,
+        "ondemand reload | grep -v daemon-reload",
+        0,
+        &["has read"],
+    );
     service::write_config(&sandbox, "[service.test]\nlisten = 7\n").unwrap();
     check(
         &sandbox,

@@ -31,6 +31,7 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
             &one.name,
             replay,
             week,
+            measured.active_seconds + measured.inactive_seconds,
             &terms.timeouts,
             terms.cold_start_cost,
         );

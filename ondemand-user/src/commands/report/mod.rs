@@ -109,11 +109,12 @@ fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Repo
         .into_iter()
         .filter(|service| options.services.is_empty() || options.services.contains(&service.name));
     let cost = terms.cold_start_cost;
+    let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
+    let watched = span.1 - span.0;
     let services = services.map(|service| {
         let (replay, week) = (&service.replay, service.week.as_slice());
-        Service::new(&service.name, replay, week, &terms.timeouts, cost)
+        Service::new(&service.name, replay, week, watched, &terms.timeouts, cost)
     });
-    let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
     let services = services.collect();
     let zone = match span.0 < A_YEAR {
         true => "trace",

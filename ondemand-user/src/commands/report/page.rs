@@ -8,7 +8,7 @@ use ondemand_core::words::{Bytes, counted};
 use super::{
     model::{Report, Service, seconds},
     plots,
-    text::{cpu, given_back, period, quantiles, span_of, stops, zone},
+    text::{cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
 
 /// Maximum number of services in the table: those with most arrivals.
@@ -118,7 +118,10 @@ fn page(report: &Report, figures: &[Figure]) -> Result<String, Error> {
                 "<p class=\"best\"><b>Recommended for all: idle_timeout {timeout}</b>; {reason}.</p>"
             )?;
         }
-        None => writeln!(html, "<p class=\"best\">No arrivals in this period.</p>")?,
+        None => {
+            let why = escaped(&why_none(&report.total));
+            writeln!(html, "<p class=\"best\">Recommended: none{why}.</p>")?;
+        }
     }
     writeln!(html, "<div class=\"plots\">")?;
     for figure in figures {

@@ -211,10 +211,15 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
                 best.reason
             )
         }
-        None => writeln!(
-            text,
-            "\nRecommended: none, because there were no arrivals.\n"
-        ),
+        None => writeln!(text, "\nRecommended: none{}.\n", why_none(total)),
+    }
+}
+
+/// Why there is no recommendation: a part of a sentence.
+pub fn why_none(total: &Service) -> String {
+    match total.evidence.missing() {
+        Some(missing) if total.arrivals > 0 => format!(" yet, for lack of evidence: {missing}"),
+        _ => ", because there were no arrivals".to_owned(),
     }
 }
 

@@ -74,7 +74,8 @@ impl Source {
         ))
     }
 
-    fn next(&self) -> &str {
+    /// The command that makes them.
+    pub fn next(&self) -> &str {
         match self {
             Self::Generator => "systemctl daemon-reload",
             Self::Hand(command) => command,

@@ -63,6 +63,19 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
     })
 }
 
+/// The command that makes the units those of the configuration. `None`: they are, or it is unknown.
+pub fn what_makes_units(config: &Path) -> Option<String> {
+    let config = config_file::load(config).ok()?;
+    let program = generator_program();
+    let source = generated::Source::of(&config, program.as_deref());
+    let host = generated::host(program.as_deref()).ok()?;
+    let files = units::files(&config, &host).ok()?;
+    let looks = config.services.values();
+    let mut looks =
+        looks.filter_map(|service| generated::look(service, &files, &source, None).next);
+    looks.find(|next| next == source.next())
+}
+
 /// Reports which configuration systemd uses while this one is invalid.
 fn say_meanwhile(config: &Path) {
     let is_systemds = config == Path::new(DEFAULT_PATH);

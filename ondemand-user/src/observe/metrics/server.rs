@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use super::{Question, books::Books, host, render};
-use crate::host::clock;
+use crate::host::{clock, complaints::Complaints};
 
 /// Maximum number of connections. Each may hold one response, which bounds the memory of clients.
 const MOST_CONNECTIONS: usize = 16;
@@ -125,12 +125,12 @@ async fn serve(address: SocketAddr, shared: Arc<Shared>) {
 
 /// Retries until it succeeds.
 async fn bind(address: SocketAddr) -> TcpListener {
-    let mut complained = false;
+    let mut complaints = Complaints::default();
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(error) if !complained => {
-                complained = true;
+            // Another error is another complaint.
+            Err(error) if complaints.is_new((), &error) => {
                 log::warn!(
                     "metrics cannot be served at {address}: {error}; running without them, retrying \
                      every {} s (`ss -ltnp` shows who has the address; `metrics =` in [agent] sets \
