@@ -16,7 +16,9 @@ use std::{
 use nix::libc;
 
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_NEXT_ID: libc::c_long = 11;
 const LINK_CREATE: libc::c_long = 28;
 
 /// `BPF_PROG_TYPE_CGROUP_SKB`
@@ -92,12 +94,49 @@ pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(OBJ_GET, attributes) }
 }
 
+/// Pins an object at a path.
+///
+/// # Errors
+///
+/// The kernel refuses, or the path holds a NUL.
+pub fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = [path.as_ptr() as u64, object.as_raw_fd() as u64];
+    // SAFETY: a path, then a descriptor and flags; the path lives until after the call.
+    unsafe { bpf(OBJ_PIN, &mut attributes).map(drop) }
+}
+
+/// The id of the first program of the host.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn first_program() -> io::Result<u32> {
+    let mut attributes = [0_u32; 3];
+    // SAFETY: an id, its successor, flags.
+    unsafe { bpf(PROG_GET_NEXT_ID, &mut attributes)? };
+    Ok(attributes[1])
+}
+
 /// Loads a program that lets everything pass and does nothing else.
 ///
 /// # Errors
 ///
 /// The kernel refuses.
 pub fn empty(hook: Hook) -> io::Result<OwnedFd> {
+    match hook {
+        Hook::SkLookup => load(SK_LOOKUP_PROGRAM, hook as u32),
+        // A program of packets may be attached at either side.
+        _ => load(CGROUP_SKB, 0),
+    }
+}
+
+/// The same for any type of program (`enum bpf_prog_type`) and place (`enum bpf_attach_type`).
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn load(kind: u32, expected: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
         kind: u32,
@@ -111,11 +150,6 @@ pub fn empty(hook: Hook) -> io::Result<OwnedFd> {
     }
     // r0 = 1; exit
     let code: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-    let (kind, expected) = match hook {
-        Hook::SkLookup => (SK_LOOKUP_PROGRAM, hook as u32),
-        // A program of packets may be attached at either side.
-        _ => (CGROUP_SKB, 0),
-    };
     let attributes = Attributes {
         kind,
         instructions: 2,

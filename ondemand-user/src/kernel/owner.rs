@@ -2,7 +2,7 @@
 //! group may open them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
@@ -49,8 +49,10 @@ pub(super) fn pins(home: &Path, group: Gid) -> Result<()> {
                 true => (0, 0o600),
                 false => (group.as_raw(), PIN),
             };
-            lchown(entry.path(), Some(0), Some(gid))?;
-            fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+            if !is(&entry.metadata()?, gid, mode) {
+                lchown(entry.path(), Some(0), Some(gid))?;
+                fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+            }
         }
         own(home, group)
     };
@@ -70,6 +72,11 @@ fn create(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether it is root's and this group's, with this mode: nothing is to be changed.
+fn is(data: &Metadata, group: u32, mode: u32) -> bool {
+    (data.uid(), data.gid(), data.mode() & 0o7777) == (0, group, mode)
+}
+
 /// By a descriptor, and without following a link.
 fn own(path: &Path, group: Gid) -> io::Result<()> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
@@ -77,6 +84,9 @@ fn own(path: &Path, group: Gid) -> io::Result<()> {
         .read(true)
         .custom_flags(flags.bits())
         .open(path)?;
+    if is(&directory.metadata()?, group.as_raw(), DIRECTORY) {
+        return Ok(());
+    }
     fchown(&directory, Some(0), Some(group.as_raw()))?;
     directory.set_permissions(Permissions::from_mode(DIRECTORY))
 }

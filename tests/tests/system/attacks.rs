@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use tests::{
+    built,
     client::{self, Request},
     sandbox::Sandbox,
     service::{self, CONFIG, front, on_demand, wait_state},
@@ -89,7 +90,9 @@ fn root_opens_nothing_that_the_agents_user_can_write() {
     let generator = "/usr/lib/systemd/system-generators/ondemand-generator /root/units";
     let commands = [
         generator,
+        "ondemand load",
         "ondemand permit",
+        "ondemand apply",
         "ondemand reload",
         "ondemand check",
         "ondemand status",
@@ -182,4 +185,146 @@ fn root_reads_a_history_as_the_one_who_can_write_it() {
     let own = "ondemand report --history /root/history.db";
     check(&sandbox, own, 0, &["test"]);
     check(&sandbox, "ondemand report", 1, &["cannot be opened"]);
+}
+
+/// What the agent's user may write to, in its sandbox or outside.
+const OWN: [&str; 5] = [
+    "/run/ondemand",
+    "/var/lib/ondemand",
+    "/tmp",
+    "/var/tmp",
+    "/run/lock",
+];
+
+/// Checks what `test-attacker` printed.
+#[track_caller]
+fn nothing_was_done(report: &str) {
+    assert!(report.ends_with("done\n"), "{report}");
+    let own = OWN.map(str::to_owned).into();
+    let bad = |line: &&str| match line.strip_prefix("writes ") {
+        Some(path) => !is_below(path, &own),
+        None => !line.starts_with("opens ") && *line != "done",
+    };
+    let bad: Vec<_> = report.lines().filter(bad).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(report.contains("writes /var/lib/ondemand\n"), "{report}");
+}
+
+#[test]
+fn the_agent_cannot_make_itself_root() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let program = built("test-attacker").unwrap();
+    sandbox.install(&program, "/usr/bin/test-attacker").unwrap();
+    // In the agent's own place: its unit with another program.
+    let unit = tests::source_tree().join("units/ondemand.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let dropped = ["WatchdogSec=", "Restart=", "RestartSec="];
+    let unit: Vec<_> = unit
+        .lines()
+        .filter(|line| !dropped.iter().any(|begin| line.starts_with(begin)))
+        .collect();
+    let output = "StandardOutput=truncate:/root/report\nStandardError=truncate:/root/errors";
+    let unit = unit
+        .join("\n")
+        .replace("Type=notify", &format!("Type=oneshot\n{output}"))
+        .replace("=/usr/bin/ondemand agent", "=/usr/bin/test-attacker");
+    sandbox
+        .write("/etc/systemd/system/attacker.service", unit)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    check(&sandbox, "systemctl start attacker.service", 0, &[]);
+    let report = sandbox.run(&["cat", "/root/report"]).unwrap();
+    nothing_was_done(&report);
+    assert!(
+        report.contains("opens /run/ondemand-bpf/v"),
+        "it sees the pins: {report}"
+    );
+    // Outside of its sandbox, by its user alone.
+    let report = sandbox
+        .run(&["sh", "-c", &format!("{AGENT} test-attacker")])
+        .unwrap();
+    nothing_was_done(&report);
+    // The agent is as it was.
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+}
+
+#[test]
+fn links_of_the_agents_user_lead_root_nowhere() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    // Owner, group, mode, time of change and size of root's files.
+    let manifest = || {
+        let script = "find /etc /root /usr/bin /usr/lib/systemd \
+                      /sys/fs/bpf -path /etc/polkit-1/rules.d -prune -o \
+                      -printf '%p %u %g %m %C@ %s\\n' | sort";
+        let all = sandbox.run(&["sh", "-c", script]).unwrap();
+        all.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let names = [
+        "bpf",
+        "holds",
+        "holds.unreadable",
+        "applied.toml",
+        "last-good.toml",
+        "history.db",
+        "history.db-wal",
+        "history.db-journal",
+        "metrics",
+        "verifier-connections.log",
+        "verifier-steering.log",
+        "no-steering",
+    ];
+    sandbox.run(&["touch", "/root/target"]).unwrap();
+    for target in [
+        "/etc/shadow",
+        "/etc",
+        "/root/target",
+        "/root/missing",
+        "/etc/polkit-1",
+    ] {
+        for directory in ["/run/ondemand", "/var/lib/ondemand"] {
+            for name in names {
+                let script = format!(
+                    "{AGENT} sh -c 'rm -rf {directory}/{name}; ln -s {target} {directory}/{name}'"
+                );
+                sandbox.run(&["sh", "-c", &script]).unwrap();
+            }
+        }
+        let before = manifest();
+        // Everything that root does with the agent, also where programs must be loaded.
+        for script in [
+            "systemctl reload ondemand || true",
+            "systemctl restart ondemand || true",
+            "ondemand permit",
+            "ondemand load",
+            "ondemand check || true",
+            "ondemand report || true",
+            "systemctl stop ondemand; systemctl start ondemand || true",
+        ] {
+            sandbox.run(&["sh", "-c", script]).unwrap();
+        }
+        let after = manifest();
+        let changed: Vec<_> = before.symmetric_difference(&after).collect();
+        assert!(changed.is_empty(), "{target}: {changed:#?}");
+    }
+    assert!(!sandbox.path("/root/missing").exists());
+    // As the agent's mount namespace has it: what systemd mounted is where root wanted it.
+    sandbox.run(&["systemctl", "restart", "ondemand"]).unwrap();
+    let pid = sandbox.main_pid("ondemand.service").unwrap();
+    let mounts = sandbox
+        .run(&["cat", &format!("/proc/{pid}/mountinfo")])
+        .unwrap();
+    let bpf: Vec<_> = mounts
+        .lines()
+        .filter(|line| line.contains(" - bpf ") && !line.contains(" / /sys/fs/bpf "))
+        .filter_map(|line| line.split(' ').nth(4))
+        .collect();
+    assert!(bpf.contains(&"/run/ondemand-bpf"), "{mounts}");
+    assert!(
+        bpf.iter()
+            .all(|path| path.starts_with("/sys/fs/bpf") || *path == "/run/ondemand-bpf"),
+        "{mounts}"
+    );
 }

@@ -217,6 +217,21 @@ fn systemd_does_what_the_rule_says_and_no_more() {
             "'ssa(sv)a(sa(sv))' x.service fail 0 0",
         ),
         ("MaskUnitFiles", "asbb 1 other.service true true"),
+        ("SetUnitProperties", "'sba(sv)' ondemand-test.target true 0"),
+        ("EnqueueUnitJob", "sss other.service stop replace"),
+        ("TryRestartUnit", "ss other.service replace"),
+        ("FreezeUnit", "s other.service"),
+        ("EnableUnitFiles", "asbb 1 other.service true true"),
+        (
+            "LinkUnitFiles",
+            "asbb 1 /var/lib/ondemand/x.service true true",
+        ),
+        ("SetDefaultTarget", "sb rescue.target true"),
+        // Root's own steps: it may only start the one that renews the rule.
+        ("StartUnit", "ss ondemand-load.service replace"),
+        ("StopUnit", "ss ondemand-load.service replace"),
+        ("StopUnit", "ss ondemand-permit.service replace"),
+        ("KillUnit", "ssi ondemand-permit.service all 9"),
         ("Reload", ""),
         ("Reexecute", ""),
         ("SetEnvironment", "as 1 A=b"),
@@ -235,6 +250,16 @@ fn systemd_does_what_the_rule_says_and_no_more() {
     check(&sandbox, &script, 0, &[]);
     let script = "runuser -u ondemand-agent -- systemctl --no-ask-password stop other.service";
     check(&sandbox, script, 4, &["Access denied"]);
+    for unit in ["other.service", "dbus.service"] {
+        assert_eq!(sandbox.property(unit, "ActiveState").unwrap(), "active");
+    }
+    // What it may start, it may not start in the place of everything else.
+    let isolate = call(
+        "ondemand-agent",
+        "StartUnit",
+        "ss ondemand-test.target isolate",
+    );
+    check(&sandbox, &isolate, 1, &["Call failed"]);
     for unit in ["other.service", "dbus.service"] {
         assert_eq!(sandbox.property(unit, "ActiveState").unwrap(), "active");
     }
