@@ -231,7 +231,6 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         ("StartUnit", "ss ondemand-load.service replace"),
         ("StopUnit", "ss ondemand-load.service replace"),
         ("StopUnit", "ss ondemand-permit.service replace"),
-        ("KillUnit", "ssi ondemand-permit.service all 9"),
         ("Reload", ""),
         ("Reexecute", ""),
         ("SetEnvironment", "as 1 A=b"),
