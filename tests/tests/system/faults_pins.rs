@@ -175,7 +175,7 @@ fn a_second_agent_one_that_is_elsewhere_and_no_bpf_file_system() {
     let line = "timeout 4 nsenter --net=/run/netns/other ondemand agent";
     let elsewhere = run(&sandbox, line);
     let text = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
-    let why = "the front socket is not among the sockets of the agent's network namespace";
+    let why = "its front socket does not listen at all of its addresses";
     assert!(text.contains(why), "{text}");
     assert_eq!(run_of_app(&sandbox), app, "it was stopped while in use");
     kept.ask().unwrap();

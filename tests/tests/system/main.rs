@@ -12,6 +12,7 @@ mod bus;
 mod client_lists;
 mod configuration;
 mod counts;
+mod elsewhere;
 mod faults;
 mod faults_backend;
 mod faults_clock;

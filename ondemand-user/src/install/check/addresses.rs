@@ -255,14 +255,18 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
     if let Endpoint::Tcp(address) = endpoint
         && let Some(why) = unusable(address.ip())
     {
-        let (message, next) = match why {
-            Unusable::NotHere(next) => (
-                format!("{} is not an address of this host", address.ip()),
-                next,
+        return Ok(match why {
+            Unusable::NotHere(next) => Finding::warning(
+                WHAT,
+                format!(
+                    "{} is not an address of this host: the proxy carries all clients there, once it can be \
+                     connected to",
+                    address.ip()
+                ),
+                format!("if {unit} listens on this host, {next}"),
             ),
-            Unusable::Never(message, next) => (message, next),
-        };
-        return Ok(Finding::error(WHAT, message, next));
+            Unusable::Never(message, next) => Finding::error(WHAT, message, next),
+        });
     }
     let there: Vec<_> = match endpoint {
         Endpoint::Tcp(address) => listeners.iter().filter(|it| covers(it, address)).collect(),

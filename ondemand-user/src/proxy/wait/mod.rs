@@ -6,6 +6,7 @@
 //! can.
 
 mod clients;
+mod elsewhere;
 mod first_try;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 pub use clients::Clients;
+use elsewhere::Elsewhere;
 use first_try::FirstTry;
 use ondemand_core::{
     config::Endpoint,
@@ -144,6 +146,7 @@ async fn watch(
     let mut pause = FIRST_PAUSE;
     let mut told = bus.tells_of_listening(name).await;
     let mut was_silent = false;
+    let mut elsewhere = Elsewhere::new(backend);
     let mut stranger = None;
     let taken = loop {
         // The unit's state is read after the listener was found: the listener of a backend that
@@ -161,10 +164,15 @@ async fn watch(
             first_try.look_again();
             bail!(OutOfSight);
         }
+        let state = bus.unit(name, unit).await;
+        if !listening && elsewhere.answers(state.as_ref()).await {
+            log::info!("{name}: nobody of this host listens on {backend}, which answers");
+            listening = true;
+        }
         let seen = Seen {
             listening,
             was_silent,
-            unit: bus.unit(name, unit).await,
+            unit: state,
             blind: bus.blind(),
             waited: first_try.elapsed(),
         };
