@@ -12,15 +12,16 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use ondemand_ebpf::{
-    Counters, EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER,
-    EVENT_UNLISTENED, Endpoint, GATE_IGNORE, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER,
-    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FRONT, Tag,
+    Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
+    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE, INET6,
+    LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED, LEGS, LIST_IGNORE, ROLE_BACKEND,
+    ROLE_FORWARDER, ROLE_FRONT, Tag,
 };
 
 use crate::{
     context::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, index, is_trusted, local_address, now,
-        remember_listener, remote_address, word,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, LISTEN, index, is_forwarder,
+        is_trusted, local_address, now, remember_listener, remote_address, word,
     },
     keepalive,
     maps::{
@@ -66,9 +67,10 @@ fn listening(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
+    let forwarder = role == ROLE_BACKEND && is_forwarder();
     let value = Tag {
         slot,
-        role,
+        role: if forwarder { ROLE_FORWARDER } else { role },
         leg: LEG_LISTENER,
         port,
         address,
@@ -85,7 +87,9 @@ fn listening(ctx: &SockOpsContext) {
         !tcp.is_null() && is_trusted(tcp.cast(), slot)
     };
     let mut kind = EVENT_STRANGER;
-    if trusted {
+    if forwarder {
+        kind = EVENT_FORWARDER;
+    } else if trusted {
         kind = EVENT_LISTENING;
         // SAFETY: the context is valid during the whole program.
         let family = unsafe { (*ctx.ops).family };
@@ -156,13 +160,14 @@ fn established(ctx: &SockOpsContext) {
     let present = ctx.cb_flags();
     let mut wanted = present | BPF_SOCK_OPS_STATE_CB_FLAG;
     // SAFETY: a valid map value; the agent only stores whole words.
-    let (opened, answered) = unsafe {
+    let (opened, answered, accepted) = unsafe {
         (
             core::ptr::read_volatile(&raw const (*alarm).opened),
             core::ptr::read_volatile(&raw const (*alarm).answered),
+            core::ptr::read_volatile(&raw const (*alarm).accepted),
         )
     };
-    if answered != 0 && leg != LEG_BACK && leg != LEG_IGNORED {
+    if (answered != 0 && is_clients(leg)) || (accepted != 0 && leg != LEG_FRONT) {
         wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
     }
     // Without the flag its close would not be counted: then it must not be counted as open.
@@ -184,6 +189,42 @@ fn established(ctx: &SockOpsContext) {
     }
 }
 
+/// Whether it is a client's own connection, of one whose use counts.
+#[inline(always)]
+fn is_clients(leg: u32) -> bool {
+    leg != LEG_BACK && leg != LEG_IGNORED
+}
+
+/// A process has accepted this connection of the backend's listener: it has sent something, or closed
+/// it. The first of a run is recorded and reported. A connection that nobody accepts is only ever aborted.
+#[inline(always)]
+fn was_accepted(slot: u32, leg: u32, alarm: *mut Alarm) {
+    // SAFETY: a valid map value.
+    if leg == LEG_FRONT || leg >= LEGS || unsafe { read_accepted(alarm) } == 0 {
+        return;
+    }
+    let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
+        return;
+    };
+    // SAFETY: valid map values; the helper has no preconditions.
+    unsafe {
+        if atomic_exchange(&raw mut (*alarm).accepted, 0) != 0 {
+            let now = bpf_ktime_get_ns();
+            core::ptr::write_volatile(&raw mut (*counters).served, now);
+            emit(EVENT_ACCEPTED, slot, now);
+        }
+    }
+}
+
+/// # Safety
+///
+/// `alarm` is a valid map value.
+#[inline(always)]
+unsafe fn read_accepted(alarm: *mut Alarm) -> u64 {
+    // SAFETY: guaranteed by the caller; the agent only stores whole words.
+    unsafe { core::ptr::read_volatile(&raw const (*alarm).accepted) }
+}
+
 /// The peer acknowledged data (`tcp_bpf_rtt`, net/ipv4/tcp_input.c): requested on few connections,
 /// and only until their first byte.
 fn acknowledged(ctx: &SockOpsContext) {
@@ -202,10 +243,14 @@ fn acknowledged(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: checked against null.
-    let slot = unsafe { (*pointer).slot };
+    let (slot, leg) = unsafe { ((*pointer).slot, (*pointer).leg) };
     let Some(alarm) = ALARMS.get_ptr_mut(slot) else {
         return;
     };
+    was_accepted(slot, leg, alarm);
+    if !is_clients(leg) {
+        return;
+    }
     // SAFETY: a valid map value; the helper has no preconditions.
     unsafe {
         if atomic_exchange(&raw mut (*alarm).answered, 0) != 0 {
@@ -227,7 +272,8 @@ pub fn count(counters: *mut Counters, leg: u32, opened: bool) {
 
 fn state_changed(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
-    if new != CLOSE {
+    let by_application = new == FIN_WAIT1 || new == LAST_ACK;
+    if new != CLOSE && !by_application {
         return;
     }
     // SAFETY: the context is valid; see `listening`.
@@ -243,6 +289,12 @@ fn state_changed(ctx: &SockOpsContext) {
     // SAFETY: checked against null; every other writer holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
     let (slot, leg) = (tag.slot, tag.leg);
+    if by_application {
+        if let Some(alarm) = ALARMS.get_ptr_mut(slot) {
+            was_accepted(slot, leg, alarm);
+        }
+        return;
+    }
     if old == LISTEN {
         // SAFETY: the helper has no preconditions.
         emit(EVENT_UNLISTENED, slot, unsafe { bpf_ktime_get_ns() });

@@ -6,9 +6,9 @@ use core::ffi::c_void;
 use aya_ebpf::{
     Global,
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_coarse_ns},
 };
-use ondemand_ebpf::{INET, INET6, LEGS, listener_place};
+use ondemand_ebpf::{COMM, FORWARDERS, INET, INET6, LEGS, listener_place};
 
 use crate::maps::{COUNTERS, USERS, atomic_add};
 
@@ -17,8 +17,10 @@ pub const MAPPED: u32 = u32::from_be(0xffff);
 
 // TCP states, include/net/tcp_states.h.
 pub const ESTABLISHED: u32 = 1;
+pub const FIN_WAIT1: u32 = 4;
 pub const CLOSE: u32 = 7;
 pub const CLOSE_WAIT: u32 = 8;
+pub const LAST_ACK: u32 = 9;
 pub const LISTEN: u32 = 10;
 
 /// The place has another listener.
@@ -88,6 +90,58 @@ pub unsafe fn is_trusted(tcp: *mut c_void, slot: u32) -> bool {
     // SAFETY: guaranteed by the caller; the offset is the running kernel's.
     let uid: u32 = unsafe { field(tcp, OFFSET_UID.load()) };
     uid == 0 || USERS.get(slot).is_some_and(|known| *known == uid)
+}
+
+/// Offset of `comm` in `struct task_struct`. Set by the loader.
+#[unsafe(no_mangle)]
+static OFFSET_COMM: Global<u32> = Global::new(0);
+
+/// The names of [`FORWARDERS`] as the kernel has them: padded with zeros.
+static FORWARDING: [[u64; 2]; FORWARDERS.len()] = padded();
+
+const fn padded() -> [[u64; 2]; FORWARDERS.len()] {
+    let mut names = [[0; 2]; FORWARDERS.len()];
+    let mut name = 0;
+    while name < names.len() {
+        let bytes = FORWARDERS[name].as_bytes();
+        assert!(bytes.len() < COMM);
+        let mut at = 0;
+        while at < bytes.len() {
+            names[name][at / 8] |= (bytes[at] as u64) << (at % 8 * 8);
+            at += 1;
+        }
+        name += 1;
+    }
+    names
+}
+
+/// Whether the present process is one of [`FORWARDERS`]. listen(2) runs in the process that calls it.
+#[inline(always)]
+pub fn is_forwarder() -> bool {
+    // SAFETY: the helper has no preconditions, and returns a trusted pointer; the offset is the running
+    // kernel's.
+    let (first, second): (u64, u64) = unsafe {
+        let task = bpf_get_current_task_btf().cast();
+        let at = OFFSET_COMM.load();
+        (field(task, at), field(task, at + 8))
+    };
+    // What follows the name's end may be left of an older name.
+    let (first, second) = (until_nul(first), until_nul(second));
+    let second = if first >> 56 == 0 { 0 } else { second };
+    let mut found = false;
+    for name in &FORWARDING {
+        found |= name[0] == first && name[1] == second;
+    }
+    found
+}
+
+/// The bytes of a word, little-endian, before the first zero; the others are zero.
+#[inline(always)]
+fn until_nul(word: u64) -> u64 {
+    let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
+    // All bits below the lowest zero byte; all bits if there is none.
+    let below = (zeros & zeros.wrapping_neg()).wrapping_sub(1) >> 7;
+    if zeros == 0 { word } else { word & below }
 }
 
 /// Loads a field at an offset that is constant for the verifier.

@@ -64,6 +64,28 @@ const _: () = assert!(size_of::<Owner>() == 8);
 pub const ROLE_FRONT: u32 = 1;
 /// The application's own listener.
 pub const ROLE_BACKEND: u32 = 2;
+/// The same, made by a program that binds ports for others and may never accept a connection
+/// ([`FORWARDERS`]). Only in a [`Tag`].
+pub const ROLE_FORWARDER: u32 = 3;
+
+/// Programs that bind the published port of a container. Rootful podman accepts nothing there, since the
+/// firewall leads the packets elsewhere. Names of processes (`comm`), cut to 15 bytes as the kernel does.
+pub const FORWARDERS: [&str; 12] = [
+    "podman",
+    "conmon",
+    "netavark",
+    "dockerd",
+    "docker-proxy",
+    "nerdctl",
+    "rootlessport",
+    "slirp4netns",
+    "passt",
+    "pasta",
+    "pasta.avx2",
+    "socat",
+];
+/// Length of a process's name with its final NUL (`TASK_COMM_LEN`).
+pub const COMM: usize = 16;
 
 /// A connection to the front socket.
 pub const LEG_FRONT: u32 = 0;
@@ -153,6 +175,9 @@ pub struct Counters {
     pub lookups: u64,
     /// The last look-up, on the same clock.
     pub last_lookup: u64,
+    /// When a process was first seen to have accepted a connection of the backend's listener, of the run
+    /// for which this was requested. Nanoseconds of `CLOCK_MONOTONIC`.
+    pub served: u64,
     /// Backend listeners that could not be stored for steering.
     pub listener_errors: u64,
     /// Arriving SYNs that were refused because the service was down and their senders may not start
@@ -164,7 +189,7 @@ pub struct Counters {
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
 }
-const _: () = assert!(size_of::<Counters>() == 168);
+const _: () = assert!(size_of::<Counters>() == 176);
 
 /// Events that the agent requests; the program clears a request when it sends the event.
 #[repr(C)]
@@ -176,8 +201,10 @@ pub struct Alarm {
     pub closed: u64,
     /// Not zero: report the first byte of the next client's response.
     pub answered: u64,
+    /// Not zero: report when a process has accepted a connection of the backend's listener.
+    pub accepted: u64,
 }
-const _: () = assert!(size_of::<Alarm>() == 24);
+const _: () = assert!(size_of::<Alarm>() == 32);
 
 /// TCP's keep-alive of a service's connections, in seconds (tcp(7)). All zero: as the listener has it.
 #[repr(C)]
@@ -230,6 +257,10 @@ pub const EVENT_ANSWERED: u32 = 5;
 /// A socket of another user than root and the application's known one started to listen at a backend's
 /// address: no connection is steered to it.
 pub const EVENT_STRANGER: u32 = 6;
+/// A process has accepted a connection of the backend's listener ([`Counters::served`]).
+pub const EVENT_ACCEPTED: u32 = 7;
+/// A program that binds ports for others started to listen ([`FORWARDERS`]): no connection is steered to it.
+pub const EVENT_FORWARDER: u32 = 8;
 
 /// One socket of a snapshot, in the iterators' format.
 #[repr(C)]

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     Endpoint, GATE_ENDED, GATE_IGNORE, INET6, LEG_LEFT, LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT,
-    ROLE_BACKEND, SocketRecord, Tag,
+    ROLE_BACKEND, ROLE_FORWARDER, SocketRecord, Tag,
 };
 
 use crate::{
@@ -113,16 +113,19 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
         if tcp.is_null() {
             return 0;
         }
+        let before = tag(tcp.cast());
+        let forwarder =
+            role == ROLE_BACKEND && !before.is_null() && (*before).role == ROLE_FORWARDER;
         let value = Tag {
             slot,
-            role,
+            role: if forwarder { ROLE_FORWARDER } else { role },
             leg: LEG_LISTENER,
             port: record.port,
             address: record.address,
             ..Tag::default()
         };
         set_tag(tcp.cast(), value);
-        trusted = is_trusted(tcp.cast(), slot);
+        trusted = !forwarder && is_trusted(tcp.cast(), slot);
     }
     record.slot = slot;
     record.role = role;

@@ -10,13 +10,12 @@ use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock, programs::SockOp
 use ondemand_ebpf::{Counters, Tag};
 
 use crate::{
-    context::{field, index, word},
+    context::{LAST_ACK, field, index, word},
     maps::atomic_add,
 };
 
 // TCP states, include/net/tcp_states.h.
 const FIN_WAIT2: u32 = 5;
-const LAST_ACK: u32 = 9;
 const CLOSING: u32 = 11;
 
 /// Offset of `skc_flags` in `struct sock_common`. Set by the loader, from the running kernel's BTF;

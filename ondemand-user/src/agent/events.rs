@@ -99,7 +99,8 @@ pub(super) struct Sources {
 impl Agent {
     /// Waits for the next event.
     pub(super) async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
-        let wakes = self.services.values().filter_map(|watched| watched.wake);
+        let wakes = self.services.values();
+        let wakes = wakes.flat_map(|watched| watched.wake.into_iter().chain(watched.look_at));
         let others = [
             self.next_poll,
             self.notifier.due(),

@@ -12,6 +12,8 @@ impl Agent {
     pub(super) fn kernel_event(&mut self, event: KernelEvent) {
         let (KernelEvent::Listening(slot, _)
         | KernelEvent::Stranger(slot, _)
+        | KernelEvent::Forwarder(slot, _)
+        | KernelEvent::Accepted(slot)
         | KernelEvent::Opened(slot)
         | KernelEvent::Closed(slot)
         | KernelEvent::Answered(slot, _)) = event;
@@ -20,14 +22,16 @@ impl Agent {
             return;
         };
         match (event, self.services.get_mut(&name)) {
-            (KernelEvent::Listening(_, at), Some(watched)) => {
+            (KernelEvent::Listening(_, at) | KernelEvent::Forwarder(_, at), Some(watched)) => {
                 // First of all: a client waits for it.
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may be gone.
                 }
                 watched.lifecycle.runs().listens(at);
                 watched.stranger = None;
+                watched.forwarder = matches!(event, KernelEvent::Forwarder(..));
                 self.find_refusal(&name);
+                self.find_forwarder(&name);
             }
             (KernelEvent::Stranger(_, at), Some(watched)) => {
                 // They judge it themselves.

@@ -63,6 +63,9 @@ impl Agent {
                 return;
             };
             watched.wake = None;
+            if watched.look_at.is_some_and(|at| at <= view.now) {
+                watched.look_at = None;
+            }
             let commands = watched.lifecycle.step(&view, next);
             self.record(name, &view);
             input = self.carry_out(name, commands);
@@ -128,6 +131,8 @@ impl Agent {
                 && self.cookies.sent_lately(now);
         }
         let view = self.view(self.services.get(name)?)?;
+        self.await_accept(name, &view);
+        self.find_deaf_listener(name, &view);
         let watched = self.services.get_mut(name)?;
         let complaints = &mut watched.complaints;
         match view.verdict {

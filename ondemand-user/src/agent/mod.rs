@@ -4,6 +4,7 @@
 //! separate task and returns as an event. So the watchdog, which only the loop feeds, is
 //! reliable.
 
+mod accepting;
 mod aliases;
 mod announce;
 mod configuration;
@@ -350,7 +351,8 @@ impl Agent {
         if self.next_poll.is_some_and(|at| at <= now) {
             self.poll();
         }
-        let due = |watched: &Watched| watched.wake.is_some_and(|at| at <= now);
+        let is_over = |at: Option<Ktime>| at.is_some_and(|at| at <= now);
+        let due = |watched: &Watched| is_over(watched.wake) || is_over(watched.look_at);
         let recorder = &self.recorder;
         let due =
             |(name, watched): &(&String, &Watched)| due(watched) || recorder.is_due(name, now);

@@ -48,7 +48,11 @@ impl Agent {
         let steered = self.is_steered(watched);
         let now = clock::moment();
         let hold = self.holding.left(&watched.service.name, &now);
-        let mut service = describe(watched, self.view(watched).as_ref(), steered);
+        let view = self.view(watched);
+        let mut service = describe(watched, view.as_ref(), steered);
+        if let Some(why) = view.as_ref().and_then(|view| watched.why_proxied(view)) {
+            service.detail = format!("{}; {why}", service.detail);
+        }
         if let Some(stranger) = strangers::present(watched) {
             service.detail = format!("{}; {stranger}", service.detail);
         }

@@ -35,6 +35,10 @@ const FASTEST_POLL: Duration = Duration::from_millis(50);
 pub enum Complaint {
     /// Its use is unknown.
     Unknown(Reason),
+    /// A program that binds ports for containers listens at its address.
+    Forwarder,
+    /// Its clients are answered, and nobody accepts connections at its listener.
+    NobodyAccepts,
     /// A stranger listens at its address.
     Stranger,
     /// Its listener cannot be steered to. It lasts as long as the service is watched.
@@ -53,6 +57,8 @@ pub struct Watched {
     pub lifecycle: Lifecycle,
     /// When to look at it again.
     pub wake: Option<Ktime>,
+    /// The same, for reasons outside of the protocol.
+    pub look_at: Option<Ktime>,
     /// Whether an event for the close of the last connection was requested.
     pub armed: bool,
     /// Use that the counters do not cover.
@@ -64,6 +70,15 @@ pub struct Watched {
     pub left: Option<(u64, u64)>,
     /// The listener of a stranger at its address, as a sentence.
     pub stranger: Option<String>,
+    /// Whether the program that listens at its address binds ports for containers.
+    pub forwarder: bool,
+    /// The run for which it was requested to be told that a connection was accepted: its begin, and
+    /// whether it is the next one.
+    pub awaits_accept: Option<(Option<Ktime>, bool)>,
+    /// Bytes that the proxy had sent to clients before this run.
+    pub sent_before: Option<u64>,
+    /// When a client had an answer although nobody had accepted a connection of the listener.
+    pub answered_elsewhere: Option<Ktime>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
     pub syn_cookies: bool,
     /// Whether its front socket is up, and does not listen at all of its addresses.
@@ -97,11 +112,16 @@ impl Watched {
             slot,
             lifecycle,
             wake: None,
+            look_at: None,
             armed: false,
             uncounted: Uncounted::default(),
             ticket: 0,
             left: None,
             stranger: None,
+            forwarder: false,
+            awaits_accept: None,
+            answered_elsewhere: None,
+            sent_before: None,
             syn_cookies: false,
             is_silent: false,
             problem: None,

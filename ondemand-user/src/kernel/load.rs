@@ -218,6 +218,7 @@ fn report(no_steering: Option<&str>) -> io::Result<()> {
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let types = KernelTypes::running()?;
     let offsets = [
+        ("OFFSET_COMM", types.offset_of("task_struct", "comm")?),
         ("OFFSET_UID", types.offset_of("sock", "sk_uid")?),
         ("OFFSET_FLAGS", types.offset_of("sock_common", "skc_flags")?),
         (

@@ -70,7 +70,7 @@ const MAPS: [&str; 13] = [
 /// The programs that stay attached when the agent exits.
 const ATTACHED: [&str; 2] = ["connections", "steering"];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
-const ITERATORS: [&str; 3] = ["snapshot", "adopt", "bytes"];
+const ITERATORS: [&str; 4] = ["snapshot", "adopt", "bytes", "orphans"];
 /// The one of the attached without which the proxy serves.
 const OPTIONAL: &str = "steering";
 

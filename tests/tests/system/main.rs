@@ -11,6 +11,7 @@ mod attacks;
 mod bus;
 mod client_lists;
 mod configuration;
+mod containers;
 mod counts;
 mod elsewhere;
 mod faults;

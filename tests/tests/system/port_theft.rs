@@ -164,6 +164,7 @@ fn the_applications_own_listener_is_recognized_whoever_runs_it() {
             .run(&["systemctl", "restart", "app.service"])
             .unwrap();
         wait_state(&sandbox, "app.service", "active").unwrap();
+        assert!(!is_steered(&sandbox, front()), "{name}: the first client");
         wait_route(&sandbox, "steered");
         sandbox
             .run(&["systemctl", "restart", "ondemand.service"])

@@ -180,6 +180,8 @@ fn check_addresses(listen: &str, backend: &str, options: &str, clients: &[(&str,
         .replace("127.0.0.1:8080", backend);
     let sandbox = on_demand(&config, options).unwrap();
     sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    // Nobody is steered before a connection was accepted.
+    assert!(!is_steered(&sandbox, parse(clients[0].0)));
     wait_route(&sandbox, "steered");
     for (client, expected) in clients {
         let asked = ask_with(&sandbox, parse(client), Request::default());

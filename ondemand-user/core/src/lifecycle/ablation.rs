@@ -20,6 +20,8 @@ pub enum Protection {
     Active,
     /// The gate opens only when the lease is held.
     LeaseHeld,
+    /// The gate opens only for a listener at which connections are accepted.
+    Accepted,
     /// The last look: the counters have not moved.
     Counters,
     /// The last look: the sockets show no connection.

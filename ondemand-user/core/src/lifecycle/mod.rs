@@ -15,7 +15,9 @@
 //!    [`Step::Settling`]: wait until the backend is down. If another unit needs it, take the
 //!    lease again ([`Step::Retaking`]).
 //! 5. The gate is open only while the backend is active, the lease is held, neither has a
-//!    job and no step between 2 and 4 is in progress. After a half-open handshake it stays closed
+//!    job and no step between 2 and 4 is in progress; and only after a process was seen to accept a
+//!    connection of the listener in this run, usually the proxy's first one: nobody may accept at the
+//!    listener of a container's published port. After a half-open handshake it stays closed
 //!    until a client has connected: half-open handshakes at the backend then complete or expire, and
 //!    a scan, which continues at the front socket, cannot keep the service up.
 //!
@@ -375,6 +377,7 @@ impl Lifecycle {
         let listens = backend.state == ActiveState::Activating;
         (backend.is_settled_up() || (listens && self.leaves_out(Protection::Active)))
             && (lease.is_settled_up() || self.leaves_out(Protection::LeaseHeld))
+            && (has_accepted(view) || self.leaves_out(Protection::Accepted))
     }
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {
@@ -404,6 +407,15 @@ impl Lifecycle {
             _ => None,
         }
     }
+}
+
+/// Whether a process was seen to accept a connection of the backend's listener in this run.
+pub fn has_accepted(view: &View) -> bool {
+    let served = view.sample.and_then(|sample| sample.served);
+    let began = view.units.backend.inactive_exit;
+    served
+        .zip(began)
+        .is_some_and(|(served, began)| served >= began)
 }
 
 fn idle_since(view: &View) -> Option<Ktime> {

@@ -53,6 +53,9 @@ pub struct Sample {
     pub lookups: u64,
     /// The last of them.
     pub last_lookup: Option<Ktime>,
+    /// When a process was first seen to have accepted a connection of the backend's listener, in the last run
+    /// in which this was seen.
+    pub served: Option<Ktime>,
 }
 
 impl Sample {
@@ -112,6 +115,10 @@ pub enum KernelEvent {
     /// A socket of a user that is not known to be the application's started to listen at its address, at
     /// this moment.
     Stranger(Slot, Ktime),
+    /// A program that binds ports for containers started to listen at the backend's address, at this moment.
+    Forwarder(Slot, Ktime),
+    /// A process has accepted a connection of the backend's listener. Sent once per request.
+    Accepted(Slot),
     /// A quiet service got its first connection. Sent once per request.
     Opened(Slot),
     /// The last connection went. Sent once each time that it is requested.

@@ -22,6 +22,7 @@ fn sample() -> Sample {
         last_activity: None,
         lookups: 0,
         last_lookup: None,
+        served: None,
     }
 }
 

@@ -42,6 +42,7 @@ fn sample(accepted: u64, open: u64) -> Sample {
         last_activity: None,
         lookups: 0,
         last_lookup: None,
+        served: None,
     }
 }
 

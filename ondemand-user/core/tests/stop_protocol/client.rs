@@ -2,7 +2,10 @@
 
 use ondemand_core::policy::COOKIE_GRACE;
 
-use crate::state::{Backend, Client, Listener, State};
+use crate::{
+    model::Protocol,
+    state::{Backend, Client, Listener, State},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -19,8 +22,7 @@ pub enum Step {
     Serve,
 }
 
-/// `cookies`: the kernel sends them.
-pub fn steps(state: &State, client: &Client, cookies: bool) -> Vec<Step> {
+pub fn steps(model: &Protocol, state: &State, client: &Client) -> Vec<Step> {
     let active = state.pid1.backend == Backend::Active;
     match client {
         Client::Away => vec![Step::Syn],
@@ -31,7 +33,7 @@ pub fn steps(state: &State, client: &Client, cookies: bool) -> Vec<Step> {
             ..
         } => {
             let mut steps = vec![Step::Request { cookie: false }];
-            if cookies && state.age(*since) < COOKIE_GRACE {
+            if model.cookies && state.age(*since) < COOKIE_GRACE {
                 steps.push(Step::Request { cookie: true });
             }
             steps
@@ -42,20 +44,19 @@ pub fn steps(state: &State, client: &Client, cookies: bool) -> Vec<Step> {
         } if state.pid1.proxy && active => vec![Step::TakenByProxy],
         Client::Established {
             at: Listener::Backend,
-        }
-        | Client::Proxied
-            if active =>
-        {
-            vec![Step::Serve]
-        }
+        } if active && !model.deaf => vec![Step::Serve],
+        Client::Proxied if active => vec![Step::Serve],
         _ => vec![],
     }
 }
 
-pub fn step(state: &mut State, index: usize, step: Step) {
+pub fn step(model: &Protocol, state: &mut State, index: usize, step: Step) {
     let now = state.now;
     let client = state.clients[index];
     let kernel = &mut state.kernel;
+    if step == Step::Serve && !model.deaf {
+        kernel.served = Some(state.pid1.run);
+    }
     state.clients[index] = match (step, client) {
         (Step::Syn, _) => {
             kernel.last_lookup = Some(now);

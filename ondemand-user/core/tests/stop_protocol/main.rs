@@ -44,6 +44,7 @@ const PROTOCOL: Protocol = Protocol {
     clients: 1,
     tick: Duration::from_secs(3),
     cookies: true,
+    deaf: false,
     options: STEERED,
     idle_timeout: Some(Duration::ZERO),
     proxy_stays: false,
@@ -68,6 +69,12 @@ impl Protocol {
         Self { budgets, ..self }
     }
 }
+
+/// A container's published port: nobody accepts at the listener.
+const DEAF: Protocol = Protocol {
+    deaf: true,
+    ..PROTOCOL
+};
 
 /// Its proxy is up when the stop is requested, and would stay for long.
 const ASKED_PROXIED: Protocol = Protocol {
@@ -219,6 +226,11 @@ fn systemd_is_lost_and_its_signals_come_late() {
         ..lost
     };
     check("late signals", protocol);
+}
+
+#[test]
+fn nobody_accepts_at_the_listener() {
+    check("deaf", DEAF);
 }
 
 #[test]

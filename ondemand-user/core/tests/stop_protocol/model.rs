@@ -29,6 +29,8 @@ pub struct Protocol {
     pub tick: Duration,
     /// Whether the kernel sends SYN cookies.
     pub cookies: bool,
+    /// Nobody accepts at the listener: the proxy's connections are led elsewhere, as to a container.
+    pub deaf: bool,
     pub options: Options,
     /// `None`: it is stopped only on request.
     pub idle_timeout: Option<Duration>,
@@ -77,13 +79,14 @@ impl Model for Protocol {
             now: BEGIN,
             clients: vec![Client::Away; self.clients],
             kernel: Kernel {
-                gate_open: self.options.steer,
+                gate_open: self.options.steer && !self.deaf,
                 front: leg(FRONT),
                 steered: leg(STEERED),
                 back: leg(FRONT),
                 uses: USES,
                 last_activity: None,
                 last_lookup: None,
+                served: (!self.deaf).then_some(Ktime::from_nanos(RUN)),
             },
             pid1: Pid1 {
                 backend: Backend::Active,
@@ -107,7 +110,7 @@ impl Model for Protocol {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         for (index, client) in state.clients.iter().enumerate() {
-            let steps = client::steps(state, client, self.cookies);
+            let steps = client::steps(self, state, client);
             actions.extend(steps.into_iter().map(|step| Action::Client(index, step)));
         }
         let steps = pid1::steps(self, state);
@@ -122,7 +125,7 @@ impl Model for Protocol {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Client(index, step) => client::step(&mut state, index, step),
+            Action::Client(index, step) => client::step(self, &mut state, index, step),
             Action::Pid1(step) => pid1::step(self, &mut state, step),
             Action::Agent(step) => agent::step(self, &mut state, step),
             Action::Tick => {
@@ -160,7 +163,7 @@ impl Protocol {
     /// Whether anything can still happen without new clients and new faults.
     fn goes_on(&self, state: &State) -> bool {
         let client_goes_on = |client: &Client| {
-            let mut steps = client::steps(state, client, self.cookies).into_iter();
+            let mut steps = client::steps(self, state, client).into_iter();
             steps.any(|step| step != client::Step::Syn)
         };
         let mut pid1 = pid1::steps(self, state).into_iter();

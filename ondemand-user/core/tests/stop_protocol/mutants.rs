@@ -7,7 +7,7 @@ use ondemand_core::lifecycle::{
 };
 
 use crate::{
-    ASKED_PROXIED, CRASHES, PROTOCOL, finds,
+    ASKED_PROXIED, CRASHES, DEAF, PROTOCOL, finds,
     model::{ANSWERS, LOST, Protocol, STUCK},
     mutant,
 };
@@ -69,7 +69,15 @@ fn when_the_gate_opens() {
     // PID 1 takes the lease when the backend is active, not before.
     let calm = PROTOCOL.with(|budgets| (budgets.deaths, budgets.attempts) = (0, 1));
     let two = Protocol { clients: 2, ..calm };
-    covered(LOST, two, &[Active, LeaseHeld]);
+    // And nobody accepts before it is active.
+    covered(LOST, two, &[Active, LeaseHeld, Accepted]);
+    covered(LOST, two, &[Active, Accepted, LeaseHeld]);
+}
+
+#[test]
+fn a_listener_that_nobody_accepts_at() {
+    // A client is steered there.
+    breaks(STUCK, DEAF, &[Accepted]);
 }
 
 #[test]

@@ -132,6 +132,8 @@ pub struct Kernel {
     pub uses: u64,
     pub last_activity: Option<Ktime>,
     pub last_lookup: Option<Ktime>,
+    /// The last run in which the backend accepted a connection.
+    pub served: Option<Ktime>,
 }
 
 impl Kernel {

@@ -89,6 +89,7 @@ fn sample(state: &State) -> Sample {
         last_activity: kernel.last_activity,
         lookups: 0,
         last_lookup: kernel.last_lookup,
+        served: kernel.served,
     }
 }
 

@@ -9,8 +9,8 @@ use ondemand_core::measure::{
     sample::{KernelEvent, Slot},
 };
 use ondemand_ebpf::{
-    EVENT_ANSWERED, EVENT_CLOSED, EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED,
-    Event, SocketRecord,
+    EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER, EVENT_LISTENING, EVENT_OPENED,
+    EVENT_STRANGER, EVENT_UNLISTENED, Event, SocketRecord,
 };
 
 /// Bytes per read from an iterator: the maximum that the kernel returns (`bpf_seq_read`,
@@ -39,6 +39,8 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
     let at = Ktime::from_nanos(event.at);
     Some(match event.kind {
         EVENT_LISTENING => Message::Event(KernelEvent::Listening(slot, at)),
+        EVENT_ACCEPTED => Message::Event(KernelEvent::Accepted(slot)),
+        EVENT_FORWARDER => Message::Event(KernelEvent::Forwarder(slot, at)),
         EVENT_STRANGER => Message::Event(KernelEvent::Stranger(slot, at)),
         EVENT_OPENED => Message::Event(KernelEvent::Opened(slot)),
         EVENT_CLOSED => Message::Event(KernelEvent::Closed(slot)),

@@ -128,6 +128,7 @@ impl Sampler {
             last_activity: moment(counters.last_change),
             lookups: counters.lookups,
             last_lookup: moment(counters.last_lookup),
+            served: moment(counters.served),
         })
     }
 
@@ -270,6 +271,15 @@ impl Sampler {
     /// The map cannot be written.
     pub fn arm_closed(&mut self, slot: Slot) -> Result<()> {
         self.arm(slot, |alarm| alarm.closed = 1)
+    }
+
+    /// Requests one [`KernelEvent::Accepted`].
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn arm_accepted(&mut self, slot: Slot) -> Result<()> {
+        self.arm(slot, |alarm| alarm.accepted = 1)
     }
 
     fn arm(&mut self, slot: Slot, change: impl Fn(&mut Alarm)) -> Result<()> {

@@ -362,7 +362,8 @@ fn step_3_looks_again() {
         verdict: Verdict::Unknown(Reason::NoSample),
         ..idle()
     };
-    look(blind, clean(), "+veto:unknown say open @70000", "rest");
+    // Nor is the gate opened.
+    look(blind, clean(), "+veto:unknown say @70000", "rest");
     let clock = View {
         verdict: Verdict::Unknown(Reason::Clock),
         ..idle()

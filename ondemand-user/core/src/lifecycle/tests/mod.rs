@@ -65,6 +65,7 @@ fn sample(accepted: u64) -> Sample {
         last_activity: Some(ms(SINCE)),
         lookups: accepted,
         last_lookup: Some(ms(SINCE)),
+        served: Some(ms(START)),
     }
 }
 

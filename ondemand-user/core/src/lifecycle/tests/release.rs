@@ -196,6 +196,11 @@ fn a_lease_is_taken_again() {
     check(retaking(), released(), done(), "@62000", "unleased");
 }
 
+fn served(view: &mut View, at: Option<Ktime>) {
+    let sample = view.sample.as_mut().unwrap();
+    sample.served = at;
+}
+
 #[test]
 fn step_5_opens_the_gate() {
     let mut down = warm(STEERED);
@@ -204,6 +209,7 @@ fn step_5_opens_the_gate() {
         let view = with(busy(), |view| {
             view.units.backend.active_enter = Some(ms(NOW));
             view.units.backend.inactive_exit = Some(ms(NOW - 100));
+            served(view, Some(ms(NOW - 50)));
             change(view);
         });
         check(down.clone(), view, Input::Changed, commands, "rest");
@@ -221,6 +227,13 @@ fn step_5_opens_the_gate() {
         "+start say",
     );
     next(|v| v.units.backend.job = true, "+start say");
+    // Nobody has accepted a connection in this run, or ever, or the run's begin is unknown.
+    next(|v| served(v, Some(ms(NOW - 101))), "+start say @120000");
+    next(|v| served(v, None), "+start say @120000");
+    next(
+        |v| v.units.backend.inactive_exit = None,
+        "+start say @120000",
+    );
     next(|_| (), "+start say open @120000");
     // It closes as soon as the backend begins to stop, whatever stops it.
     let stopping = with(busy(), |v| {

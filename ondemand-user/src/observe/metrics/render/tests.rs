@@ -20,6 +20,7 @@ fn row(service: &str) -> Row {
         last_activity: None,
         lookups: 0,
         last_lookup: None,
+        served: None,
     };
     let observation = Observation {
         service: service.into(),
