@@ -117,12 +117,22 @@ fn reload(path: &Path, user: Option<&str>) -> Result<()> {
 }
 
 fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
-    let files = units::files(&config_file::load(config)?, &units::Host::here()?)?;
+    let config = config_file::load(config)?;
+    let mut files = units::files(&config, &units::Host::here()?)?;
     let Some(directory) = output else {
         let generated = Path::new("/run/systemd/generator");
         return units::print(&files, generated, &mut io::stdout().lock())
             .context("print the units");
     };
+    for service in block_on(settle::unheld(&config))? {
+        units::leave_out_stop(service, &mut files);
+        eprintln!(
+            "ondemand: {unit} runs, and nothing holds it: StopWhenUnneeded=yes, which would stop it, is left out. Then: \
+             systemctl daemon-reload && systemctl start {lease}; then this command again, and systemctl daemon-reload",
+            unit = service.unit,
+            lease = service.lease_unit()
+        );
+    }
     for old in units::write(&files, directory)? {
         eprintln!(
             "ondemand: {} belongs to an earlier configuration; remove it",

@@ -132,6 +132,26 @@ pub async fn run(config: &Config, record: &Record, close: bool) -> Result<Vec<St
     Ok(steps)
 }
 
+/// The services whose units PID 1 would stop at a daemon-reload with their drop-in: they run, and their lease
+/// is not held. Empty where there is no PID 1 to ask, as in an image that is being built.
+///
+/// # Errors
+///
+/// PID 1 does not answer.
+pub async fn unheld(config: &Config) -> Result<Vec<&Service>> {
+    let Ok(systemd) = Systemd::connect().await else {
+        return Ok(Vec::new());
+    };
+    let mut unheld = Vec::new();
+    for service in config.services.values() {
+        let UnitNames { backend, lease, .. } = service.unit_names();
+        if !is_down(&systemd.facts(&backend).await?) && !is_active(&systemd.facts(&lease).await?) {
+            unheld.push(service);
+        }
+    }
+    Ok(unheld)
+}
+
 /// Takes the lease of an application that is up.
 async fn take_in(
     service: &Service,

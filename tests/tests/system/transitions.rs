@@ -390,3 +390,46 @@ fn a_front_socket_in_use_is_left_alone() {
     let get = || client::get(SocketAddr::from(([127, 0, 0, 1], 8001)), Request::default());
     sandbox.in_network(get).unwrap().unwrap();
 }
+
+/// Units that are written by hand, where no generator is wanted.
+#[test]
+fn units_written_by_hand_stop_nothing_that_runs() {
+    require_sandbox!();
+    let sandbox = running();
+    config(&sandbox, "test", FRONT, "");
+    sandbox
+        .run(&[
+            "rm",
+            "/usr/lib/systemd/system-generators/ondemand-generator",
+        ])
+        .unwrap();
+    let pid = sandbox.main_pid("app.service").unwrap();
+    let write = || {
+        let mut command = sandbox.command("ondemand");
+        let output = command
+            .args(["units", "--output", "/etc/systemd/system"])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        reload(&sandbox);
+        assert_eq!(sandbox.main_pid("app.service").unwrap(), pid);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = write();
+    assert!(
+        said.contains("systemctl start ondemand-test.target"),
+        "{said}"
+    );
+    assert!(!stop_when_unneeded(&sandbox));
+    sandbox
+        .run(&["systemctl", "start", "ondemand-test.target"])
+        .unwrap();
+    assert_eq!(write(), "");
+    assert!(stop_when_unneeded(&sandbox));
+    stays(
+        &sandbox,
+        "app.service",
+        "active",
+        Duration::from_millis(500),
+    );
+}

@@ -116,7 +116,7 @@ pub(crate) fn drop_in_path(service: &Service) -> String {
 }
 
 /// Makes the drop-in of `service` one with which PID 1 does not stop the unit yet ([`record`]).
-fn leave_out_stop(service: &Service, files: &mut [UnitFile]) {
+pub fn leave_out_stop(service: &Service, files: &mut [UnitFile]) {
     let path = drop_in_path(service);
     for file in files
         .iter_mut()
