@@ -53,7 +53,8 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli) -> Result<ExitCode> {
     let path = cli.config;
     match cli.command {
-        Command::Agent { dry_run } => block_on(agent::run(&path, dry_run))?,
+        Command::Agent { clean_up: true, .. } => agent::clean_up()?,
+        Command::Agent { dry_run, .. } => block_on(agent::run(&path, dry_run))?,
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::Load { user } => match load::run(&user)? {

@@ -61,7 +61,10 @@ use watched::Watched;
 use crate::{
     bus,
     host::{ablation, clock, complaints::Complaints},
-    kernel::{maps::Sampler, sockets::syn_cookies::SynCookies},
+    kernel::{
+        maps::{Sampler, end_admission_of_the_last},
+        sockets::syn_cookies::SynCookies,
+    },
     observe::metrics::Metrics,
     systemd::{Change, Link},
 };
@@ -190,6 +193,10 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         }
     }
     agent.notifier.stopping();
+    // Nobody would take it back when a service stops.
+    if let Err(error) = agent.sampler.end_admission() {
+        log::warn!("clients that may not start a service may do so: {error:#}");
+    }
     agent.recorder.finish();
     agent.leave_holds();
     if let Some(error) = agent.broken {
@@ -199,6 +206,15 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     }
     log::info!("shutting down; services keep running, and the kernel keeps counting");
     Ok(())
+}
+
+/// Takes back what an agent that was killed could not: who may start a service is decided by its list again.
+///
+/// # Errors
+///
+/// The programs are not loaded, or another agent runs.
+pub fn clean_up() -> Result<()> {
+    end_admission_of_the_last(&privilege::open_and_drop()?)
 }
 
 impl Agent {

@@ -36,6 +36,9 @@ pub enum Command {
         /// Stop nothing; log what would be stopped, and why
         #[arg(long)]
         dry_run: bool,
+        /// Only take back what an agent that was killed has left open (run by systemd after each agent)
+        #[arg(long, conflicts_with = "dry_run")]
+        clean_up: bool,
     },
     /// Check the configuration, the units and this host
     #[command(after_help = help::CHECK)]

@@ -28,7 +28,8 @@ ondemand.service runs it as the user ondemand-agent without any capability, afte
 hand it needs root: it loads the programs itself if nobody has, and then drops every capability. It
 logs one line for each decision, with the figures.
 SIGHUP reads the configuration again (systemctl reload ondemand); no count is lost.
-SIGTERM ends it; the kernel goes on counting, and no service is stopped.
+SIGTERM ends it; the kernel goes on counting, and no service is stopped. Until the next agent runs,
+clients that wake_from does not list are refused, also by a service that is up.
 
 Examples:
   systemctl enable --now ondemand                       run it as a service

@@ -172,3 +172,68 @@ fn whose_use_does_not_keep_it_up() {
     .unwrap();
     assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
 }
+
+/// No agent takes the admission back when the service stops: it is gone with the agent, however that ended.
+#[test]
+fn without_an_agent_only_those_in_the_list_are_served() {
+    require_sandbox!();
+    let config = format!("{CONFIG}wake_from = [\"127.0.0.0/8\", \"!127.0.0.3\"]");
+    let sandbox = service::installed().unwrap();
+    let place = "/etc/systemd/system/ondemand.service.d/once.conf";
+    sandbox.write(place, "[Service]\nRestart=no\n").unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    let front = "127.0.0.1:8000";
+    for end in [
+        "systemctl stop ondemand.service",
+        "systemctl kill --signal=KILL ondemand.service",
+        "systemctl kill --signal=ABRT ondemand.service",
+    ] {
+        service::start_agent(&sandbox).unwrap();
+        ask_from(&sandbox, FRIEND, front).unwrap();
+        // It is up, so it serves all.
+        wait_for("it is admitted", SOON, || {
+            ask_from(&sandbox, STRANGER, front).ok()
+        })
+        .unwrap();
+        let keep_alive = Request {
+            keep_alive: true,
+            ..Request::default()
+        };
+        let mut held = sandbox
+            .in_network(|| {
+                let mut held = client::connect_from(FRIEND.parse().unwrap(), parse(front))?;
+                client::ask(&mut held, keep_alive).map(|_| held)
+            })
+            .unwrap()
+            .unwrap();
+        sandbox.run(&["sh", "-c", end]).unwrap();
+        wait_for("the agent is gone", SOON, || {
+            let state = sandbox.property("ondemand.service", "ActiveState").ok()?;
+            matches!(&*state, "inactive" | "failed").then_some(())
+        })
+        .unwrap();
+        // Up still, without an agent: those of the list are served, and nobody else.
+        let run = sandbox.property("app.service", "InvocationID").unwrap();
+        ask_from(&sandbox, FRIEND, front).unwrap();
+        sandbox
+            .in_network(|| client::ask(&mut held, Request::default()).unwrap())
+            .unwrap();
+        let refused = Loss::Connect(ErrorKind::ConnectionRefused);
+        let loss = ask_from(&sandbox, STRANGER, front).unwrap_err();
+        assert_eq!(loss, refused, "{end}");
+        assert_eq!(
+            sandbox.property("app.service", "InvocationID").unwrap(),
+            run
+        );
+        // It stops, and only those of the list start it.
+        drop(held);
+        let stop = "systemctl stop ondemand-test.target ondemand-test.service app.service";
+        sandbox.run(&["sh", "-c", stop]).unwrap();
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+        check_refused(&sandbox, STRANGER, front);
+        ask_from(&sandbox, FRIEND, front).unwrap();
+        let _ = sandbox.run(&["systemctl", "reset-failed", "ondemand.service"]);
+    }
+}

@@ -16,9 +16,9 @@ use ondemand_core::measure::{
     sample::{KernelEvent, Leg, Sample, Slot, Snapshot},
 };
 use ondemand_ebpf::{
-    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_ENDED, GATE_OPEN, INET, INET6, KeepAlive, LEG_BACK,
-    LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner, SocketRecord,
-    listener_place,
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET, INET6,
+    KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner,
+    SocketRecord, listener_place,
 };
 use tokio::io::unix::AsyncFd;
 use watchlist::Addresses;
@@ -209,6 +209,16 @@ impl Sampler {
             .with_context(|| format!("set the admission of slot {}", slot.0))
     }
 
+    /// Takes the admission back of every service that has a list of those who may start it: with no agent
+    /// nothing else would when the service stops.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn end_admission(&mut self) -> Result<()> {
+        end_admission(&mut self.gates)
+    }
+
     /// Only the agent writes gates, so nothing can happen between the read and the write.
     fn set_gate_bits(&mut self, slot: Slot, mask: u64, bits: u64) -> Result<()> {
         let before = self.gates.get(&slot.0, 0)?;
@@ -326,6 +336,26 @@ async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message>
         }
         guard.clear_ready();
     }
+}
+
+/// The same for an agent that has ended without doing it.
+///
+/// # Errors
+///
+/// An agent runs, the programs are not loaded, or the map cannot be written.
+pub fn end_admission_of_the_last(kernel: &Kernel) -> Result<()> {
+    end_admission(&mut Array::try_from(kernel.map("GATES")?)?)
+}
+
+fn end_admission(gates: &mut Array<MapData, u64>) -> Result<()> {
+    for slot in 0..MAX_SERVICES {
+        let what = || format!("end the admission of slot {slot}");
+        let gate = gates.get(&slot, 0).with_context(what)?;
+        if gate & (GATE_WAKE | GATE_ADMIT) == GATE_WAKE | GATE_ADMIT {
+            gates.set(slot, gate & !GATE_ADMIT, 0).with_context(what)?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a map of sockets as an array of their cookies, which it is for user space; aya's own type
