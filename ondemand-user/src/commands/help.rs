@@ -38,7 +38,8 @@ Examples:
 Exit codes: 0 exited by SIGTERM or SIGINT, 1 failed, 2 wrong configuration";
 
 pub const CHECK: &str = "\
-Prints a line for each check, ok, warning or error, and what to do about it.
+Prints a line for each check, ok, warning or error, and what to do about it. Without a valid
+configuration it checks the host alone.
 
 Examples:
   ondemand check

@@ -58,6 +58,11 @@ impl UnitFiles {
         Self(names)
     }
 
+    /// All names of services.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// The unit's own name. It is `unit` where no link says otherwise.
     pub fn canonical(&self, unit: &str) -> String {
         let mut name = unit.to_owned();

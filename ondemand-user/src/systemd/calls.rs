@@ -26,6 +26,26 @@ pub(super) trait Manager {
     /// Replies when all units are loaded again.
     fn reload(&self) -> zbus::Result<()>;
 
+    /// By name: its description, load state, active state, substate, what it follows, path, job.
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<
+        Vec<(
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            OwnedObjectPath,
+            u32,
+            String,
+            OwnedObjectPath,
+        )>,
+    >;
+
     fn kill_unit(&self, unit: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 
     #[zbus(property(emits_changed_signal = "false"))]

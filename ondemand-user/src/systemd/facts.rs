@@ -54,6 +54,14 @@ pub struct Resources {
     pub slice: Option<String>,
 }
 
+#[derive(Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}")]
+struct Sockets {
+    /// Kind and address.
+    #[zbus(rename = "Listen")]
+    listen: Option<Vec<(String, String)>>,
+}
+
 impl Systemd {
     /// Reads a unit, which loads it if it is not loaded.
     ///
@@ -71,6 +79,26 @@ impl Systemd {
     /// PID 1 does not answer, or the unit has another type.
     pub async fn resources(&self, unit: &str) -> Result<Resources> {
         self.all(unit, interface_of(unit)).await
+    }
+
+    /// Returns the active socket units, each with the addresses that it listens on.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn listening_sockets(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let units = self
+            .manager
+            .list_units_by_patterns(&["active"], &["*.socket"])
+            .await
+            .context("list systemd's socket units")?;
+        let mut found = Vec::new();
+        for (unit, ..) in units {
+            let sockets: Sockets = self.all(&unit, interface_of(&unit)).await?;
+            let listen = sockets.listen.unwrap_or_default();
+            found.push((unit, listen.into_iter().map(|(_, at)| at).collect()));
+        }
+        Ok(found)
     }
 
     /// Returns systemd's version, for example `252.39-1~deb12u1`.

@@ -9,6 +9,7 @@ mod aliases;
 mod asked_race;
 mod attacks;
 mod bus;
+mod checks;
 mod client_lists;
 mod configuration;
 mod containers;

@@ -29,6 +29,7 @@ pub use keepalive::KeepAlive;
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
+pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
 
 /// Path of the configuration without `--config`.
@@ -184,7 +185,7 @@ impl Config {
     /// For a name that a service could have.
     fn no_service(&self, name: &str) -> String {
         let known: Vec<_> = self.services.keys().map(String::as_str).collect();
-        let hint = match table::nearest(name, &known) {
+        let hint = match nearest(name, &known) {
             Some(near) => format!("did you mean {near:?}?"),
             None if known.is_empty() => "the file has no [service.NAME] yet".into(),
             None if known.len() > MOST_NAMED => format!(

@@ -9,7 +9,7 @@ use super::{
     error::Problem,
     keepalive, names, networks, overlaps,
     parsed::Parsed,
-    table::{Lines, Place, Section, Value},
+    table::{Lines, Place, Section, Value, example},
     timespan,
 };
 
@@ -167,6 +167,12 @@ fn history_path(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
 }
 
 fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Parsed> {
+    if let Some(rest) = table.dotted() {
+        let example = example(&table.place.key, &rest);
+        let message = format!("a name with dots needs quotes: {example}");
+        problems.0.push(table.place.problem(message));
+        return None;
+    }
     let before = problems.0.len();
     problems.keep(names::service(name).map_err(|message| table.place.problem(message)));
     let mut section = problems.keep(Section::open(table, SERVICE_KEYS))?;

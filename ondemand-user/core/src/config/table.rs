@@ -69,6 +69,26 @@ impl<'t> Value<'t> {
         Ok(entries(self, table))
     }
 
+    /// The rest of a name with dots that was written without quotes, as `[service.wiki.example]`: the names
+    /// of tables that contain one table each. `None`: this is no table, or an empty one.
+    pub(super) fn dotted(&self) -> Option<String> {
+        let DeValue::Table(table) = self.value else {
+            return None;
+        };
+        let (name, value) = entries(self, table).pop().filter(|_| table.len() == 1)?;
+        if !matches!(value.value, DeValue::Table(_)) {
+            return None;
+        }
+        Some(match value.dotted() {
+            Some(rest) => format!("{name}.{rest}"),
+            None => name,
+        })
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     /// Returns the string.
     pub(super) fn string(&self, example: &str) -> Result<&'t str, Problem> {
         match self.value {
@@ -203,6 +223,13 @@ impl<'t> Section<'t> {
             .iter()
             .map(|(name, value)| {
                 let hint = match nearest(name, self.known) {
+                    _ if value.is_table() && self.place.key.contains('.') => {
+                        let above = &self.place.key;
+                        format!(
+                            "if it is a part of a name with dots, quote the name: {}",
+                            example(above, name)
+                        )
+                    }
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known keys: {}", self.known.join(", ")),
                 };
@@ -212,11 +239,19 @@ impl<'t> Section<'t> {
     }
 }
 
+/// `[service."wiki.example"]` for `service.wiki` and `example`.
+pub(super) fn example(above: &str, rest: &str) -> String {
+    match above.split_once('.') {
+        Some((kind, name)) => format!("[{kind}.\"{}.{rest}\"]", name.trim_matches('"')),
+        None => format!("[{above}.\"{rest}\"]"),
+    }
+}
+
 /// A longer word is not compared: the cost of a comparison is the product of the lengths.
 const LONGEST_COMPARED: usize = super::names::LONGEST_NAME;
 
 /// The entry of `known` that `word` probably means.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     if word.len() > LONGEST_COMPARED {
         return None;
     }

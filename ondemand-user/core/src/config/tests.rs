@@ -163,6 +163,26 @@ fn what_is_not_toml_names_its_line() {
 }
 
 #[test]
+fn names_with_dots_need_quotes() {
+    let table = |name: &str| wiki("").replace("[service.wiki]", &format!("[service.{name}]"));
+    check(
+        &table("wiki.example"),
+        "/etc/o.toml:1: service.wiki: a name with dots needs quotes: [service.\"wiki.example\"]",
+    );
+    check(
+        &table("wiki.example.org"),
+        "/etc/o.toml:1: service.wiki: a name with dots needs quotes: [service.\"wiki.example.org\"]",
+    );
+    assert!(parse(&table("\"wiki.example.org\"")).is_ok());
+    // Beside a service of the first part of the name.
+    check(
+        &wiki("[service.wiki.example]\nunit = \"a.service\""),
+        "/etc/o.toml:5: service.wiki.example: unknown key; if it is a part of a name with dots, quote the \
+         name: [service.\"wiki.example\"]",
+    );
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest() {
     check_key(
         "idle_timout = 5",

@@ -220,6 +220,9 @@ fn front(
     })
 }
 
+/// A socket unit whose name is not known yet ([`super::service`]).
+pub const OTHER_SOCKET: &str = "another socket unit";
+
 /// The address that `unit` needs is used by another socket.
 fn taken(
     what: &'static str,
@@ -231,13 +234,13 @@ fn taken(
     let at = listener.address;
     let (who, next) = match holder {
         Some(Holder { pid: 1, .. }) => (
-            "another socket unit".into(),
+            OTHER_SOCKET.into(),
             "`systemctl list-sockets` shows it; stop and disable it, or choose another address"
                 .into(),
         ),
         Some(holder) => (
             holder.to_string(),
-            format!("stop {}, or choose another address", holder.name),
+            format!("stop {}, or choose another address", holder.to_stop()),
         ),
         None => (
             "another program".to_owned(),
@@ -400,6 +403,7 @@ mod tests {
                 Some(Holder {
                     pid,
                     name: "x".into(),
+                    unit: None,
                 })
             }
         };

@@ -13,11 +13,23 @@ pub struct Holder {
     pub pid: u32,
     /// Its name.
     pub name: String,
+    /// The unit that it belongs to, if any.
+    pub unit: Option<String>,
+}
+
+impl Holder {
+    /// What to stop, to free what it holds.
+    pub fn to_stop(&self) -> &str {
+        self.unit.as_deref().unwrap_or(&self.name)
+    }
 }
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (process {})", self.name, self.pid)
+        match &self.unit {
+            Some(unit) => write!(f, "{} (process {} of {unit})", self.name, self.pid),
+            None => write!(f, "{} (process {})", self.name, self.pid),
+        }
     }
 }
 
@@ -39,7 +51,26 @@ pub fn holder(inode: u32) -> Option<Holder> {
     Some(Holder {
         pid,
         name: name.trim_end().to_owned(),
+        unit: fs::read_to_string(format!("/proc/{pid}/cgroup"))
+            .ok()
+            .and_then(|text| unit_of(&text)),
     })
+}
+
+/// The service or scope in a process's cgroups (cgroups(7), "/proc/[pid]/cgroup"): the innermost one of
+/// systemd's hierarchy.
+fn unit_of(cgroups: &str) -> Option<String> {
+    let path = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (hierarchy, path) = rest.split_once(':')?;
+        matches!(hierarchy, "" | "name=systemd").then(|| path.to_owned())
+    };
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let mut units = cgroups.lines().filter_map(path).filter_map(|path| {
+        let unit = path.rsplit('/').find(is_unit)?;
+        Some(unit.to_owned())
+    });
+    units.next_back()
 }
 
 /// Returns the sockets of the processes in a cgroup and below it.
@@ -98,6 +129,26 @@ mod tests {
         check("socket:[]", None);
         check("pipe:[17]", None);
         check("/dev/null", None);
+    }
+
+    #[test]
+    fn the_innermost_unit() {
+        #[track_caller]
+        fn check(cgroups: &str, expected: Option<&str>) {
+            assert_eq!(unit_of(cgroups).as_deref(), expected);
+        }
+        check("0::/system.slice/nginx.service\n", Some("nginx.service"));
+        check("0::/system.slice/a@b.service/sub\n", Some("a@b.service"));
+        check(
+            "0::/user.slice/user-0.slice/user@0.service/app.slice/x.scope\n",
+            Some("x.scope"),
+        );
+        check(
+            "4:memory:/x.service\n1:name=systemd:/system.slice/y.service\n0::/\n",
+            Some("y.service"),
+        );
+        check("0::/\n", None);
+        check("", None);
     }
 
     #[test]

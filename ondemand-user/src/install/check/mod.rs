@@ -40,27 +40,53 @@ pub use generated::generator_program;
 ///
 /// The configuration is invalid, or the output cannot be written.
 pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
-    let findings = match config_file::load(config) {
-        Ok(config) => look(&config).await,
-        Err(error) => {
-            say_meanwhile(config);
-            return Err(error);
+    match config_file::load(config) {
+        Ok(config) => {
+            let findings = look(&config).await;
+            print(&findings, json)?;
+            Ok(match finding::worst(&findings) {
+                Level::Error => ExitCode::FAILURE,
+                Level::Ok | Level::Warning => ExitCode::SUCCESS,
+            })
         }
-    };
+        Err(error) => {
+            // What does not depend on it, or only on what is in force instead.
+            let copy = last_good::find(config);
+            let older =
+                copy.map_or_else(|| config_file::parse(config, ""), |copy| Ok(copy.config))?;
+            let mut findings = look_at_host(&older, &Systemd::connect().await).await;
+            if json {
+                let next = "correct it, then systemctl daemon-reload";
+                findings.insert(0, Finding::error("config", format!("{error:#}"), next));
+            }
+            print(&findings, json)?;
+            say_meanwhile(config);
+            Err(error)
+        }
+    }
+}
+
+fn print(findings: &[Finding], json: bool) -> Result<()> {
     let output = if json {
-        serde_json::to_string_pretty(&findings)? + "\n"
+        serde_json::to_string_pretty(findings)? + "\n"
     } else {
-        printable(&finding::text(&findings))
+        printable(&finding::text(findings))
     };
     match io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe; the exit code still counts.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         result => result.context("print the findings")?,
     }
-    Ok(match finding::worst(&findings) {
-        Level::Error => ExitCode::FAILURE,
-        Level::Ok | Level::Warning => ExitCode::SUCCESS,
-    })
+    Ok(())
+}
+
+/// Looks at what does not depend on the services.
+async fn look_at_host(config: &Config, systemd: &Result<Systemd>) -> Vec<Finding> {
+    let mut found = host::kernel();
+    found.extend(host::services(systemd, config).await);
+    let host = generated::host(generator_program().as_deref());
+    found.extend(host.as_ref().ok().map(host::program));
+    found
 }
 
 /// The command that makes the units those of the configuration. `None`: they are, or it is unknown.
@@ -105,16 +131,13 @@ async fn look(config: &Config) -> Vec<Finding> {
         ),
     };
     let mut found = vec![services, metrics::look(config)];
-    found.extend(host::kernel());
     let systemd = Systemd::connect().await;
-    found.extend(host::services(&systemd, config).await);
+    found.extend(look_at_host(config, &systemd).await);
 
     let program = generator_program();
     let source = generated::Source::of(config, program.as_deref());
-    let host = generated::host(program.as_deref());
-    found.extend(host.as_ref().ok().map(host::program));
     found.extend(ports::look(config));
-    let files = host.and_then(|host| units::files(config, &host));
+    let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
     found.extend(left(config));
     for service in config.services.values() {
         let files = files.as_deref();

@@ -1,17 +1,27 @@
 //! Checks of one service: its unit, its veto program, what steering would bypass.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::Result;
-use ondemand_core::config::{Endpoint, PerUnit, Service, UnitNames};
+use ondemand_core::{
+    config::{Endpoint, PerUnit, Service, UnitNames, nearest},
+    words::on_one_line,
+};
 
 use super::{
-    addresses,
+    addresses::{self, OTHER_SOCKET},
     finding::{Finding, Level},
     generated::{self, Source},
 };
 use crate::{
+    host::unit_files::UnitFiles,
     install::units::UnitFile,
+    kernel::sockets::sock_diag::listens_by_mptcp,
     systemd::{Facts, Slices, Systemd},
 };
 
@@ -36,12 +46,15 @@ pub async fn look(
         Some(systemd) => match read(service, systemd, &mut units).await {
             Ok(read) => {
                 found.push(usable(service, &read.backend));
+                found.extend(failed(service, &read.backend));
                 facts = Some(read);
             }
             Err(error) => found.push(Finding::unknown("unit", &error)),
         },
     }
-    let loaded = found.iter().all(|finding| finding.level == Level::Ok);
+    let loaded = found
+        .first()
+        .is_some_and(|finding| finding.level == Level::Ok);
     let current = match files {
         Ok(files) => generated::look(service, files, source, facts.as_ref()),
         Err(error) => Finding::error("units", format!("cannot be made: {error:#}"), "see above"),
@@ -65,11 +78,84 @@ pub async fn look(
         found.extend(needed(service, unit, systemd).await);
     }
     found.push(current);
-    found.extend(addresses::look(service, &units));
+    let mut addresses = addresses::look(service, &units);
+    if let Some(systemd) = systemd {
+        name_sockets(&mut addresses, systemd).await;
+    }
+    found.extend(addresses);
     found.extend(service.veto.as_deref().map(veto));
     found.extend(steering(service, systemd).await);
     found.extend(lists(service));
     found
+}
+
+/// Names the socket units that hold addresses of the service.
+async fn name_sockets(found: &mut [Finding], systemd: &Systemd) {
+    let is_other = |finding: &&mut Finding| finding.message.contains(OTHER_SOCKET);
+    let mut sockets = None;
+    for finding in found.iter_mut().filter(is_other) {
+        if sockets.is_none() {
+            sockets = systemd.listening_sockets().await.ok();
+        }
+        let holds = |at: &String| finding.message.contains(&format!("listens on {at}:"));
+        let unit = sockets
+            .iter()
+            .flatten()
+            .find(|(_, at)| at.iter().any(holds));
+        if let Some((unit, _)) = unit {
+            finding.message = finding.message.replace(OTHER_SOCKET, unit);
+            finding.next = Some(format!(
+                "systemctl disable --now {unit}, or choose another address"
+            ));
+        }
+    }
+}
+
+/// The last line in the journal of a unit, if this user may read it.
+fn last_line(unit: &str) -> Option<String> {
+    let last = |of: String| {
+        let output = Command::new("journalctl")
+            .args([
+                "--quiet",
+                "--no-pager",
+                "--output=cat",
+                "--boot",
+                "--lines=1",
+            ])
+            .arg(of)
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.trim();
+        (!line.is_empty()).then(|| on_one_line(line))
+    };
+    // Its own words, or else what systemd says of it.
+    last(format!("_SYSTEMD_UNIT={unit}")).or_else(|| last(format!("--unit={unit}")))
+}
+
+/// The last run or start of the application failed.
+fn failed(service: &Service, facts: &Facts) -> Option<Finding> {
+    if facts.active_state.as_deref() != Some("failed") {
+        return None;
+    }
+    let unit = &service.unit;
+    let own = facts.id.as_deref().unwrap_or(unit);
+    let last = last_line(own).map(|line| format!(": {line}"));
+    Some(Finding::error(
+        "unit",
+        format!("{unit} has failed{}", last.unwrap_or_default()),
+        format!("journalctl -u {unit}; its next client starts it again"),
+    ))
+}
+
+/// The existing unit that `unit` probably means.
+fn near(unit: &str) -> String {
+    let files = UnitFiles::here();
+    let names: Vec<&str> = files.names().collect();
+    nearest(unit, &names)
+        .map(|near| format!("did you mean {near}? "))
+        .unwrap_or_default()
 }
 
 /// Explains the lists of clients.
@@ -130,8 +216,9 @@ fn usable(service: &Service, facts: &Facts) -> Finding {
             WHAT,
             format!("{unit} does not exist"),
             format!(
-                "create it, or correct `unit` of service.{} (`systemctl list-unit-files` shows \
+                "{}create it, or correct `unit` of service.{} (`systemctl list-unit-files` shows \
                  the existing ones); then systemctl daemon-reload",
+                near(unit),
                 service.name
             ),
         ),
@@ -292,6 +379,22 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
         }
     }
     let backend = &service.backend;
+    if let Endpoint::Tcp(address) = backend
+        && matches!(listens_by_mptcp(*address), Ok(Some(true)))
+    {
+        let unit = &service.unit;
+        return Some(Finding::warning(
+            WHAT,
+            format!(
+                "{unit} listens on {backend} with an MPTCP socket, which cannot be steered to: the proxy carries \
+                 all clients"
+            ),
+            format!(
+                "programs in Go: set GODEBUG=multipathtcp=0 in {unit}; or set steer = false for service.{}",
+                service.name
+            ),
+        ));
+    }
     let mut message = format!("clients of {} are steered to {backend}", list(&straight));
     if !proxied.is_empty() {
         message += &format!("; those of {} are proxied", list(&proxied));

@@ -27,6 +27,10 @@ const LISTEN: u8 = 10;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 /// `INET_DIAG_CGROUP_ID`, the same file; Linux 5.8 and later.
 const INET_DIAG_CGROUP_ID: u16 = 21;
+/// `INET_DIAG_ULP_INFO` and, in it, `INET_ULP_INFO_NAME`, the same file; Linux 5.5 and later. The socket of TCP
+/// below an MPTCP listener has `mptcp`.
+const INET_DIAG_ULP_INFO: u16 = 19;
+const INET_ULP_INFO_NAME: u16 = 1;
 /// The index of the loopback interface, over which the host's own connections go.
 const LOOPBACK: u32 = 1;
 /// `UNIX_DIAG_NAME`, `UNIX_DIAG_VFS` and `UNIX_DIAG_RQLEN`, include/uapi/linux/unix_diag.h. The
@@ -100,12 +104,34 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
 ///
 /// The kernel does not answer, or has no inet_diag.
 pub fn tcp_listener_at(address: SocketAddr) -> Result<Option<TcpListener>> {
+    at(address, 0, tcp_listener)
+}
+
+/// Whether the listener at `address`, if there is one, is that of an MPTCP socket.
+///
+/// # Errors
+///
+/// Like [`tcp_listener_at`].
+pub fn listens_by_mptcp(address: SocketAddr) -> Result<Option<bool>> {
+    // The kernel adds it to INET_DIAG_INFO, which is asked for by `1 << (attribute - 1)`.
+    at(address, 1 << 1, |message| {
+        let info = attribute(message.get(72..)?, INET_DIAG_ULP_INFO);
+        let name = info.and_then(|info| attribute(info, INET_ULP_INFO_NAME));
+        Some(name.is_some_and(|name| name.starts_with(b"mptcp")))
+    })
+}
+
+fn at<T>(
+    address: SocketAddr,
+    extensions: u8,
+    decode: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, extensions, 0];
     request.extend((1_u32 << LISTEN).to_ne_bytes());
     // struct inet_diag_sockid: source port, peer's port, source, peer, interface, cookie (none)
     request.extend(address.port().to_be_bytes());
@@ -117,7 +143,7 @@ pub fn tcp_listener_at(address: SocketAddr) -> Result<Option<TcpListener>> {
     request.extend([0; 16]);
     request.extend(LOOPBACK.to_ne_bytes());
     request.extend([0xff; 8]);
-    match one(&request, tcp_listener) {
+    match one(&request, decode) {
         Err(error) if is_none(&error) => Ok(None),
         found => found.with_context(|| format!("find the listener at {address}")),
     }
