@@ -61,13 +61,12 @@ use watched::Watched;
 use crate::{
     bus,
     host::{ablation, clock, complaints::Complaints},
-    kernel::{
-        maps::{Sampler, end_admission_of_the_last},
-        sockets::syn_cookies::SynCookies,
-    },
+    kernel::{maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
 };
+
+pub use privilege::clean_up;
 
 /// How long to wait for the agent's name on the bus before it is ready without it.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -206,15 +205,6 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     }
     log::info!("shutting down; services keep running, and the kernel keeps counting");
     Ok(())
-}
-
-/// Takes back what an agent that was killed could not: who may start a service is decided by its list again.
-///
-/// # Errors
-///
-/// The programs are not loaded, or another agent runs.
-pub fn clean_up() -> Result<()> {
-    end_admission_of_the_last(&privilege::open_and_drop()?)
 }
 
 impl Agent {

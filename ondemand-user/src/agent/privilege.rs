@@ -10,7 +10,7 @@ use crate::{
         capabilities::{self, Keep},
         directories, identity,
     },
-    kernel::{Kernel, requirements},
+    kernel::{Kernel, maps::end_admission_of_the_last, requirements},
 };
 
 /// Opens the programs and maps. Afterwards this process has no capability, and can get none; one that was
@@ -38,4 +38,13 @@ pub(super) fn open_and_drop() -> Result<Kernel> {
     }
     capabilities::drop_all(keep)?;
     Ok(kernel)
+}
+
+/// Takes back what an agent that was killed could not: who may start a service is decided by its list again.
+///
+/// # Errors
+///
+/// The programs are not loaded, or another agent runs.
+pub fn clean_up() -> Result<()> {
+    end_admission_of_the_last(&open_and_drop()?)
 }

@@ -69,14 +69,15 @@ impl Store {
     }
 
     /// Copies a file that could not be parsed, before it is overwritten. Returns the
-    /// copy's path.
+    /// copy's path; a link there is replaced, not followed.
     ///
     /// # Errors
     ///
     /// It cannot be copied.
     pub fn keep_copy(&self) -> Result<PathBuf> {
         let copy = self.path.with_extension("unreadable");
-        fs::copy(&self.path, &copy)
+        fs::read(&self.path)
+            .and_then(|bytes| replace(&copy, &bytes, 0o600))
             .with_context(|| format!("copy {} to {}", self.path.display(), copy.display()))?;
         Ok(copy)
     }
@@ -252,7 +253,15 @@ mod tests {
         second().unwrap();
         first().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "second\n");
-        assert!(fs::read_to_string(store.keep_copy().unwrap()).is_ok());
+        let copy = store.keep_copy().unwrap();
+        assert!(fs::read_to_string(&copy).is_ok());
+        // Another user of the directory may have put a link to a file of root's there.
+        let other = directory.path().join("other");
+        fs::write(&other, "").unwrap();
+        fs::remove_file(&copy).unwrap();
+        symlink(&other, &copy).unwrap();
+        store.keep_copy().unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let error = store.save("third\n".into())().unwrap_err();

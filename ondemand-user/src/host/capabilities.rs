@@ -58,7 +58,9 @@ pub fn drop_all(keep: Keep) -> Result<()> {
     control(libc::PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL).context("clear the ambient capabilities")?;
     let before = Sets::read()?;
     if (before.permitted | before.effective) & !keep.mask() != 0 {
-        set(before.permitted & keep.mask()).context("drop the capabilities")?;
+        set(before.permitted & keep.mask()).context(
+            "drop the capabilities (is ondemand.service of an earlier version? install that of this one)",
+        )?;
     }
     let after = Sets::read()?;
     let left = (after.permitted | after.effective | after.ambient) & !keep.mask();

@@ -159,7 +159,9 @@ fn the_agent_and_the_proxy_have_little() {
         &["/var/lib/ondemand/history.db", "sudo ondemand report"],
     );
     check(&sandbox, "ondemand report", 0, &["test"]);
-    check(&sandbox, "ondemand check", 0, &["as ondemand-agent"]);
+    let words = ["as ondemand-agent", "the agent has no capability"];
+    let script = "systemctl enable ondemand && ondemand check";
+    check(&sandbox, script, 0, &words);
     // Its database is still its own after root has read it.
     check_modes(&sandbox, &[("/var/lib/ondemand/*", "ondemand-agent 600")]);
     // Nor does the proxies' user get at what the kernel counts.
@@ -480,6 +482,9 @@ fn the_programs_are_loaded_early_and_again_when_they_are_gone() {
     let enabled = "systemctl is-enabled ondemand-load.service";
     check(&sandbox, enabled, 0, &["enabled"]);
     check(&sandbox, "ondemand load --user=ondemand-agent", 0, &[]);
+    let verify =
+        "systemd-analyze verify --man=no sockets.target multi-user.target 2>&1 | grep -i cycle";
+    check(&sandbox, verify, 1, &[]);
     // Its sandbox suffices for all of it.
     sandbox
         .run(&["systemctl", "stop", "ondemand", unit])
@@ -491,6 +496,30 @@ fn the_programs_are_loaded_early_and_again_when_they_are_gone() {
     service::start_agent(&sandbox).unwrap();
     ask(&sandbox);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
+    // Who gives the agent capabilities gives it nothing, and nothing is left of an earlier version.
+    let place = "/etc/systemd/system/ondemand.service.d/more.conf";
+    let more = "[Service]\nAmbientCapabilities=CAP_BPF CAP_NET_ADMIN\nCapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN\n";
+    sandbox.write(place, more).unwrap();
+    let restart = "chown -R ondemand-agent /sys/fs/bpf/ondemand && chmod -R u+rwX /sys/fs/bpf/ondemand && \
+                   systemctl daemon-reload && systemctl restart ondemand";
+    check(&sandbox, restart, 0, &[]);
+    service::wait_journal(&sandbox, "ondemand.service", "loaded and attached", 1).unwrap();
+    let agent = process(&sandbox, "ondemand.service");
+    for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(agent[key], NONE, "{key}");
+    }
+    let modes = [
+        ("/sys/fs/bpf/ondemand", "root 750"),
+        ("/sys/fs/bpf/ondemand/v*", "root 750"),
+    ];
+    check_modes(&sandbox, &modes);
+    // Nor where it cannot give them up.
+    sandbox
+        .write(place, format!("{more}SystemCallFilter=~capset\n"))
+        .unwrap();
+    let restart = "systemctl daemon-reload; systemctl restart ondemand";
+    check(&sandbox, restart, 1, &[]);
+    wait_journal(&sandbox, "of an earlier version");
     check(
         &sandbox,
         "runuser -u nobody -- ondemand load",

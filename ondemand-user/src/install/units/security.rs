@@ -84,7 +84,7 @@ const UNSEEN: [&str; 8] = [
     "Group=",
     "BindReadOnlyPaths=",
     "Environment=",
-    "SystemCallFilter=bpf",
+    "SystemCallFilter=bpf capset",
     "SystemCallErrorNumber=",
     "[Install]",
     "WantedBy=",

@@ -450,3 +450,20 @@ fn systemd_takes_every_line() {
         assert!(good && text.trim().is_empty(), "{text}");
     }
 }
+
+/// A unit file cannot ask for the version of the kernel.
+#[test]
+fn an_old_kernels_agent_gets_one_capability() {
+    let UnitFile { path, content } = generator::capability();
+    assert_eq!(path, Path::new("ondemand.service.d/50-ondemand.conf"));
+    let Content::Text(text) = content else {
+        panic!("{content:?}");
+    };
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let expected = [
+        "[Service]",
+        "AmbientCapabilities=CAP_BPF",
+        "CapabilityBoundingSet=CAP_BPF",
+    ];
+    assert_eq!(lines, expected);
+}
