@@ -38,6 +38,7 @@ mod privilege;
 mod prometheus;
 mod race;
 mod readiness;
+mod removal;
 mod runs;
 mod scale;
 mod scans;
