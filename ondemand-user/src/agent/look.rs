@@ -5,7 +5,7 @@ use std::time::Duration;
 use ondemand_core::{
     lifecycle::{Command, Input, View},
     measure::{sample::Leg, unit::ActiveState},
-    policy::{self, Facts, Verdict},
+    policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
 };
 
 use super::{
@@ -22,6 +22,8 @@ use crate::{
     systemd::{LEAVE, units},
 };
 
+/// How often to look whether SYN cookies are still sent, when a gate waits for their end.
+const COOKIES_EVERY: Duration = Duration::from_millis(500);
 /// Maximum share of the agent's time for periodic looks.
 const POLL_SHARE: u32 = 100;
 
@@ -92,7 +94,7 @@ impl Agent {
         let age = sample.last_activity.and_then(|at| sample.at.since(at));
         let of_proxy = units.proxy.is_settled_down()
             && is_open(&sample.front)
-            && age.is_some_and(|age| age > policy::STAMP_SLACK * 5);
+            && age.is_some_and(|age| age > STAMP_SLACK * 5);
         let has_ended = state.is_down() || state == ActiveState::Activating;
         if !has_ended || !(of_proxy || of_application.iter().any(is_open)) {
             return;
@@ -127,8 +129,8 @@ impl Agent {
             watched.uncounted.older(sample.older, now);
             // Cookies matter only after a recent look-up of the front address.
             let recent = sample.last_lookup.and_then(|at| now.since(at));
-            watched.syn_cookies = recent.is_some_and(|age| age < policy::COOKIE_GRACE)
-                && self.cookies.sent_lately(now);
+            watched.syn_cookies =
+                recent.is_some_and(|age| age < COOKIE_GRACE) && self.cookies.sent_lately(now);
         }
         let view = self.view(self.services.get(name)?)?;
         self.await_accept(name, &view);
@@ -155,6 +157,9 @@ impl Agent {
         let mut next = None;
         let mut gate_failed = false;
         for command in commands {
+            if command == Command::OpenGate && self.waits_for_cookies(name) {
+                continue;
+            }
             let watched = self.services.get_mut(name)?;
             match command {
                 Command::CloseGate | Command::OpenGate => {
@@ -206,6 +211,29 @@ impl Agent {
             }
         }
         next
+    }
+
+    /// The final ACK of a SYN cookie that the front socket has sent would reach the application's listener,
+    /// which knows nothing of it and resets the connection: the gate opens when none can be outstanding.
+    /// One that an earlier agent has opened stays open.
+    fn waits_for_cookies(&mut self, name: &str) -> bool {
+        let Some(watched) = self.services.get_mut(name) else {
+            return false;
+        };
+        let now = clock::now();
+        let is_open = self.sampler.is_gate_open(watched.slot).unwrap_or(false);
+        // A cookie's SYN was looked up; that of an ignored client leaves no stamp.
+        let looked_up = self.sampler.sample(watched.slot).map_or(true, |sample| {
+            let age = sample.last_lookup.map(|at| now.since(at));
+            age.is_some_and(|age| age.is_none_or(|age| age < COOKIE_GRACE + STAMP_SLACK))
+        });
+        let may_matter = looked_up || !watched.service.ignore_from.is_absent();
+        if is_open || !may_matter || !self.cookies.sent_lately(now) {
+            return false;
+        }
+        watched.lifecycle.gate_is_closed();
+        watched.look_at = Some(now + COOKIES_EVERY);
+        true
     }
 
     /// Requests an event for the close of the last connection. Returns true if it was requested now.

@@ -13,6 +13,7 @@ mod checks;
 mod client_lists;
 mod configuration;
 mod containers;
+mod cookies;
 mod counts;
 mod elsewhere;
 mod faults;

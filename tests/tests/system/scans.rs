@@ -32,11 +32,23 @@ const RESETS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 
 /// A TCP header with only SYN set, from an unused port, and its checksum (RFC 9293).
 pub(crate) fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, to_port: u16) -> [u8; 20] {
+    segment((from, from_port), (to, to_port), (0, 0), 0x02)
+}
+
+/// A TCP header with these numbers of sequence and acknowledgement, and these flags.
+pub(crate) fn segment(
+    (from, from_port): (Ipv4Addr, u16),
+    (to, to_port): (Ipv4Addr, u16),
+    (sequence, acknowledged): (u32, u32),
+    flags: u8,
+) -> [u8; 20] {
     let mut header = [0; 20];
     header[0..2].copy_from_slice(&from_port.to_be_bytes());
     header[2..4].copy_from_slice(&to_port.to_be_bytes());
+    header[4..8].copy_from_slice(&sequence.to_be_bytes());
+    header[8..12].copy_from_slice(&acknowledged.to_be_bytes());
     header[12] = 5 << 4; // five words long
-    header[13] = 0x02; // SYN
+    header[13] = flags;
     header[14..16].copy_from_slice(&1024_u16.to_be_bytes());
     let mut covered = Vec::from(from.octets());
     covered.extend(to.octets());

@@ -11,7 +11,7 @@ use ondemand_core::{
 use crate::{
     model::{Protocol, Without},
     pid1,
-    state::{Agent, Awaits, Client, Deed, LeaseJob, State, Told},
+    state::{Agent, Awaits, Client, Deed, LeaseJob, Listener, State, Told},
     view,
 };
 
@@ -199,6 +199,8 @@ impl Agent {
     fn carry_out(&mut self, model: &Protocol, state: &mut State) {
         match self.todo.pop_front() {
             Some(Deed::CloseGate) => state.kernel.gate_open = false,
+            // The kernel's count of cookies is read just before.
+            Some(Deed::OpenGate) if must_wait(model, state) => self.lifecycle.gate_is_closed(),
             Some(Deed::OpenGate) => state.kernel.gate_open = true,
             Some(Deed::AskVeto) => self.awaits = Awaits::Veto,
             Some(Deed::TakeSnapshot) => {
@@ -223,6 +225,22 @@ impl Agent {
             None => {}
         }
     }
+}
+
+/// Whether the front socket's cookies may be outstanding while the gate is closed.
+fn must_wait(model: &Protocol, state: &State) -> bool {
+    let is_cookie = |client: &Client| {
+        matches!(
+            client,
+            Client::Cookie {
+                at: Listener::Front,
+                ..
+            }
+        )
+    };
+    !state.kernel.gate_open
+        && model.without != Some(Without::WaitForFrontCookies)
+        && state.clients.iter().any(is_cookie)
 }
 
 /// An RCU grace period waits for the look-ups that have begun; of these only those matter that

@@ -28,12 +28,13 @@ pub fn steps(model: &Protocol, state: &State, client: &Client) -> Vec<Step> {
         Client::Away => vec![Step::Syn],
         Client::LookingUp { gate: None, .. } => vec![Step::ReadGate],
         Client::LookingUp {
-            gate: Some(_),
+            gate: gate @ Some(_),
             since,
             ..
         } => {
             let mut steps = vec![Step::Request { cookie: false }];
-            if model.cookies && state.age(*since) < COOKIE_GRACE {
+            let is_late = *gate == Some(false) && state.kernel.gate_open;
+            if model.cookies && state.age(*since) < COOKIE_GRACE && !is_late {
                 steps.push(Step::Request { cookie: true });
             }
             steps
@@ -53,6 +54,10 @@ pub fn steps(model: &Protocol, state: &State, client: &Client) -> Vec<Step> {
 pub fn step(model: &Protocol, state: &mut State, index: usize, step: Step) {
     let now = state.now;
     let client = state.clients[index];
+    let listens = !matches!(
+        state.pid1.backend,
+        Backend::Inactive | Backend::Activating { listening: false }
+    );
     let kernel = &mut state.kernel;
     if step == Step::Serve && !model.deaf {
         kernel.served = Some(state.pid1.run);
@@ -72,10 +77,6 @@ pub fn step(model: &Protocol, state: &mut State, index: usize, step: Step) {
             awaited,
         },
         (Step::Request { cookie }, Client::LookingUp { gate, since, .. }) => {
-            let listens = !matches!(
-                state.pid1.backend,
-                Backend::Inactive | Backend::Activating { listening: false }
-            );
             let at = if gate == Some(true) && listens {
                 Listener::Backend
             } else {
@@ -87,6 +88,15 @@ pub fn step(model: &Protocol, state: &mut State, index: usize, step: Step) {
                 Client::HalfOpen { at, young: true }
             }
         }
+        // It finds the listener anew, which did not send the cookie and resets the connection. (In the other
+        // direction a cookie's look-up keeps the service up.)
+        (
+            Step::FinalAck,
+            Client::Cookie {
+                at: Listener::Front,
+                ..
+            },
+        ) if kernel.gate_open && listens => Client::Lost,
         (Step::FinalAck, Client::HalfOpen { at, .. } | Client::Cookie { at, .. }) => {
             match at {
                 Listener::Front => kernel.front.accepted += 1,

@@ -251,6 +251,7 @@ fn what_is_lost_without_the_agents_own_protections() {
     }
     loses(Without::AnyAge);
     loses(Without::WaitForCookies);
+    loses(Without::WaitForFrontCookies);
     loses(Without::WaitForLookups);
     loses(Without::ProxyWants);
 }

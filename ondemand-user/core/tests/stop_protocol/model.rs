@@ -5,7 +5,7 @@
 //! Time passes in steps of one length. The steps of a moment may follow each other without time
 //! between them, and time may pass between any two. There are two assumptions about time: the final
 //! ACK of a SYN cookie comes within two seconds of its look-up or never, and look-ups take no time
-//! that matters for this. Any other handshake may outlast every timeout.
+//! that matters for this: no cookie is made by a look-up that read the gate before it opened. Any other handshake may outlast every timeout.
 
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub enum Without {
     AnyAge,
     /// A look-up keeps the service up while it may have been answered with a cookie.
     WaitForCookies,
+    /// The gate opens when no cookie of the front socket can be outstanding.
+    WaitForFrontCookies,
     /// The snapshot waits for the look-ups that read the gate when it was open.
     WaitForLookups,
     /// A proxy `Wants=` the backend, so that PID 1 does not stop it as unneeded.

@@ -199,6 +199,15 @@ impl Sampler {
             .with_context(|| format!("{what} the gate of slot {}", slot.0))
     }
 
+    /// Whether new connections to the front address are steered to the backend.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be read.
+    pub fn is_gate_open(&self, slot: Slot) -> Result<bool> {
+        Ok(self.gates.get(&slot.0, 0)? & GATE_OPEN != 0)
+    }
+
     /// Sets whether clients that may not start the service are served.
     ///
     /// # Errors
