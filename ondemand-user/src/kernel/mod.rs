@@ -102,6 +102,10 @@ impl Kernel {
             None => (BPFFS.into(), Path::new(BPFFS).join(DIRECTORY)),
         };
         requirements::kernel_version()?;
+        // There is nothing to mount where the unit binds the pins to.
+        if root == bpffs && requirements::bpf_file_system(&root).is_err() {
+            bail!("{}: {NOT_LOADED}", root.display());
+        }
         requirements::bpf_file_system(&bpffs)?;
         requirements::bpf_calls()?;
         let may_load = geteuid().is_root() && capabilities::missing().is_empty();

@@ -527,3 +527,50 @@ fn the_programs_are_loaded_early_and_again_when_they_are_gone() {
         &["sudo ondemand load"],
     );
 }
+
+/// A new program with the unit of an earlier version: `check` says what is missing.
+#[test]
+fn units_of_an_earlier_version_must_be_replaced() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "").unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{CONFIG}")).unwrap();
+    let unit = tests::source_tree().join("units/ondemand.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let three = "CAP_BPF CAP_PERFMON CAP_NET_ADMIN";
+    let earlier: String = unit
+        .lines()
+        .filter(|line| !line.contains("ondemand load") && !line.starts_with("ExecStopPost="))
+        .map(|line| match line {
+            "CapabilityBoundingSet=" => {
+                format!("AmbientCapabilities={three}\nCapabilityBoundingSet={three}\n")
+            }
+            "SystemCallFilter=bpf capset" => "SystemCallFilter=bpf\n".to_owned(),
+            line => {
+                let line = line.replace("BindReadOnlyPaths", "BindPaths");
+                let line = line.replace(" ondemand-load.service", "");
+                line.replace("/run/ondemand-bpf", "/run/ondemand/bpf") + "\n"
+            }
+        })
+        .collect();
+    let place = "/usr/lib/systemd/system";
+    let name = "ondemand.service";
+    sandbox.write(&format!("{place}/{name}"), earlier).unwrap();
+    let load = format!("{place}/ondemand-load.service");
+    sandbox.run(&["rm", &load]).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    check(&sandbox, "systemctl start ondemand", 1, &[]);
+    wait_journal(&sandbox, "programs are not loaded");
+    let words = ["ondemand-load.service is not-found", "install -m 644"];
+    check(&sandbox, "ondemand check", 1, &words);
+    // Loaded by hand, they are of no use to an agent that cannot give up what this unit gives it.
+    check(&sandbox, "ondemand load", 0, &[]);
+    wait_journal(&sandbox, "of an earlier version");
+    sandbox.run(&["systemctl", "stop", "ondemand"]).unwrap();
+    service::prepare(&sandbox).unwrap();
+    sandbox.run(&["systemctl", "enable", "ondemand"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    check(&sandbox, "ondemand check", 0, &["has no capability"]);
+}
