@@ -1,6 +1,7 @@
 //! The published port of a container: a process of the unit binds it and may never accept a connection,
 //! because the packets are led elsewhere. No client is steered there.
 
+use serde_json::Value;
 use tests::{
     built,
     client::Request,
@@ -119,4 +120,53 @@ fn an_application_that_was_started_by_hand_is_trusted_after_one_client() {
     };
     ask_with(&sandbox, front(), kept).unwrap();
     wait_route(&sandbox, "steered");
+}
+
+/// A unit with a program of this name that holds the backend's address.
+fn hold_port(sandbox: &Sandbox, unit: &str, name: &str) {
+    let holder = format!("/usr/bin/{name}");
+    sandbox
+        .install(&built("test-backend").unwrap(), &holder)
+        .unwrap();
+    let text = format!("[Service]\nType=notify\nExecStart={holder} --notify\n");
+    sandbox
+        .write(&format!("/etc/systemd/system/{unit}"), text)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox.run(&["systemctl", "start", unit]).unwrap();
+}
+
+/// What `ondemand check` finds about the backend: its level, and everything that it says.
+fn backend_finding(sandbox: &Sandbox) -> (String, String) {
+    let text = sandbox
+        .run(&["sh", "-c", "ondemand check --json || true"])
+        .unwrap();
+    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let found = all.iter().find(|it| it["what"] == "backend").unwrap();
+    let level = found["level"].as_str().unwrap().to_owned();
+    (level, format!("{} {}", found["message"], found["next"]))
+}
+
+#[test]
+fn a_container_is_not_to_be_stopped_for_its_own_service() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "--never-listen").unwrap();
+    // As docker's, whose daemon is another unit.
+    hold_port(&sandbox, "containers.service", "docker-proxy");
+    #[track_caller]
+    fn check(sandbox: &Sandbox, holder: &str, words: &str) {
+        let (level, text) = backend_finding(sandbox);
+        assert_eq!(level, "warning", "{text}");
+        assert!(text.contains(holder) && text.contains(words), "{text}");
+        assert!(!text.contains("stop "), "{text}");
+    }
+    check(&sandbox, "docker-proxy", "in the foreground");
+    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    check(&sandbox, "docker-proxy", "let it be");
+    // As podman's, in the unit itself.
+    sandbox
+        .run(&["systemctl", "stop", "containers.service", "app.service"])
+        .unwrap();
+    hold_port(&sandbox, "app.service", "conmon");
+    check(&sandbox, "conmon", "the proxy carries all clients");
 }

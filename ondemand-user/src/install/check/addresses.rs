@@ -14,6 +14,7 @@ use ondemand_core::config::{Endpoint, Service};
 use super::{
     access,
     finding::Finding,
+    forwarders::{self, Place},
     holders::{self, Holder},
 };
 use crate::kernel::{
@@ -232,6 +233,9 @@ fn taken(
     unit: &str,
 ) -> Finding {
     let at = listener.address;
+    if let Some(holder) = holder.as_ref().filter(|it| forwarders::is_forwarder(it)) {
+        return forwarders::at_front(endpoint, holder, unit);
+    }
     let (who, next) = match holder {
         Some(Holder { pid: 1, .. }) => (
             OTHER_SOCKET.into(),
@@ -283,6 +287,8 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
                 |it: &&&TcpListener| own.as_ref().is_some_and(|own| !own.contains(&it.inode));
             if !listening {
                 silent(service, elsewhere(own.as_ref(), listeners))
+            } else if let Some((holder, place)) = forwarder(&there, own.as_ref()) {
+                forwarders::at_backend(service, &holder, place)
             } else if let Some(first) = there
                 .first()
                 .filter(|_| there.iter().all(|it| stranger(&it)))
@@ -301,6 +307,9 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
                         "{unit} is started by the front socket: disable its own socket unit (`systemctl list-sockets`)"
                     ),
                 ),
+                Some(holder) if forwarders::is_forwarder(&holder) => {
+                    forwarders::at_backend(service, &holder, Place::Down)
+                }
                 holder => taken(WHAT, endpoint, first, holder, unit),
             },
             None => Finding::warning(
@@ -316,6 +325,17 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
         None if listening => Finding::ok(WHAT, format!("{endpoint} has a listener")),
         None => Finding::ok(WHAT, format!("{endpoint} is free")),
     })
+}
+
+/// The program that forwards the address to a container, if all that listens there does.
+fn forwarder(there: &[&TcpListener], own: Option<&HashSet<u32>>) -> Option<(Holder, Place)> {
+    let mut holders = there.iter().map(|it| holders::holder(it.inode));
+    let first = holders.next()??;
+    let all = forwarders::is_forwarder(&first)
+        && holders.all(|it| it.as_ref().is_some_and(forwarders::is_forwarder));
+    let is_own = own.is_none_or(|own| there.iter().any(|it| own.contains(&it.inode)));
+    let place = if is_own { Place::Own } else { Place::Elsewhere };
+    all.then_some((first, place))
 }
 
 /// The sockets of a unit's processes; `None`: unknown.

@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod finding;
+mod forwarders;
 mod generated;
 mod holders;
 mod host;
