@@ -10,7 +10,7 @@ use ondemand_core::{
 };
 
 use super::{Agent, watched::Watched};
-use crate::{host::clock, systemd::Systemd};
+use crate::{host::clock, observe::metrics::record::Record, systemd::Systemd};
 
 /// The pauses before a front socket that did not start is tried again.
 const OPEN_AGAIN: [Duration; 3] = [
@@ -104,6 +104,7 @@ impl Agent {
     /// Takes over a service that was not watched before.
     fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
         let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run, now);
+        watched.is_new = !Record::here().path(&service.name).exists();
         let counted = self
             .sampler
             .sample(slot)

@@ -255,6 +255,23 @@ impl Agent {
             }
         }
         self.find_aliases();
+        self.count_first_starts();
+    }
+
+    /// A client may come as soon as the front socket of a new service listens, before the agent has heard of
+    /// the service: the start that it causes counts.
+    fn count_first_starts(&mut self) {
+        for watched in self.services.values_mut() {
+            let known = watched.units.find(|unit| self.systemd.known(unit));
+            let Some(known) = known.filter(|_| watched.is_new) else {
+                continue;
+            };
+            watched.is_new = false;
+            let listens = known.socket.unit.state.is_up();
+            if let Some(since) = known.socket.unit.active_enter.filter(|_| listens) {
+                watched.count_since(since);
+            }
+        }
     }
 
     /// Reads all units in a separate task.

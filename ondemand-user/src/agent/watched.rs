@@ -53,6 +53,8 @@ pub struct Watched {
     pub units: UnitNames,
     /// Its slot in the maps.
     pub slot: Slot,
+    /// Whether it is watched for the first time since boot, and nothing is known of its units yet.
+    pub is_new: bool,
     /// Its step in the stop protocol.
     pub lifecycle: Lifecycle,
     /// When to look at it again.
@@ -110,6 +112,7 @@ impl Watched {
             units: service.unit_names(),
             service,
             slot,
+            is_new: false,
             lifecycle,
             wake: None,
             look_at: None,
@@ -153,6 +156,13 @@ impl Watched {
         self.units = service.unit_names();
         self.service = service;
         self.slot = slot;
+    }
+
+    /// Before its first look: what happens to its unit counts from this moment on.
+    pub fn count_since(&mut self, moment: Ktime) {
+        let options = options(&self.service, self.may_steer(), self.dry_run);
+        self.lifecycle =
+            std::mem::replace(&mut self.lifecycle, Lifecycle::new(options)).since(moment);
     }
 
     /// Resets everything: its unit is another one.

@@ -124,3 +124,58 @@ fn status_and_metrics_agree() {
     app("restart");
     check(found, [1.0, 0.0, 0.0, 1.0, 0.0], true);
 }
+
+/// Whoever counts, and however early the client of a new service is.
+#[test]
+fn the_first_start_of_a_new_service_is_counted_by_all() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let agent =
+        "[agent]\nmetrics = \"127.0.0.1:9464\"\nhistory = \"/var/lib/ondemand/history.db\"\n";
+    let mut config = agent.to_owned();
+    let file = "/etc/ondemand/ondemand.toml";
+    let run = |script: &str| sandbox.run(&["sh", "-c", script]).unwrap();
+    for index in 0..6_u16 {
+        let (name, unit) = (format!("new{index}"), format!("new{index}.service"));
+        let (front, back) = (8100 + index, 8200 + index);
+        service::write_backend(&sandbox, &unit, &format!("--listen 127.0.0.1:{back}")).unwrap();
+        let service = CONFIG
+            .replace("8000", &front.to_string())
+            .replace("8080", &back.to_string())
+            .replace("app.service", &unit)
+            .replace("300ms", "1h");
+        config += &format!("[service.{name}]\n{service}\n");
+        sandbox.write(file, &config).unwrap();
+        // The first is there before the agent. Of the others some are read by it before and some after the
+        // client, whose front socket is not waited for by the agent.
+        let last = match index {
+            0 => "",
+            _ if index % 2 == 1 => "ondemand reload;",
+            _ => "",
+        };
+        run(&format!(
+            "systemctl daemon-reload; {last} systemctl start ondemand-{name}.socket"
+        ));
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], front));
+        sandbox
+            .in_network(|| tests::client::get(address, tests::client::Request::default()))
+            .unwrap()
+            .unwrap();
+        if index == 0 {
+            service::start_agent(&sandbox).unwrap();
+        }
+        let metric = format!("ondemand_starts_total{{service=\"{name}\"}}");
+        let counted = || {
+            let status = service::status(&sandbox, &name).ok()?["starts"].as_f64();
+            let metric = scrape(&sandbox).ok()?.get(&metric).copied();
+            let report = run("ondemand report --json");
+            let report: Value = serde_json::from_str(&report).ok()?;
+            let services = report["services"].as_array()?;
+            let of = services.iter().find(|service| service["name"] == *name)?;
+            Some([status, metric, of["activations"].as_f64()])
+        };
+        let agree = || (counted()? == [Some(1.0); 3]).then_some(());
+        wait_for("all count one start", SOON, agree)
+            .unwrap_or_else(|error| panic!("{error}: {name}: {:?}", counted()));
+    }
+}
