@@ -134,7 +134,8 @@ fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
             lease = service.lease_unit()
         );
     }
-    for old in units::write(&files, directory)? {
+    units::write(&files, directory)?;
+    for old in units::left_behind(&files, directory) {
         eprintln!(
             "ondemand: {} belongs to an earlier configuration; remove it",
             printable(&old.display().to_string())

@@ -131,7 +131,6 @@ fn keep_all(record: &Record, directory: &Path) -> Result<()> {
 fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
     install::write(files, directory)
         .inspect_err(|_| install::remove(files, directory))
-        .map(drop)
         .context("generate units")
 }
 

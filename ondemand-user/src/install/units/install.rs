@@ -1,6 +1,7 @@
 //! Writes unit files to a directory, each atomically.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -12,17 +13,15 @@ use crate::host::atomic_file;
 
 /// Writes `files` below `directory`. Each is renamed into place, so that no reader sees a partial file.
 ///
-/// Returns the files there that belong to an earlier configuration.
-///
 /// # Errors
 ///
 /// Names the file that could not be written. The files before it were written.
-pub fn write(files: &[UnitFile], directory: &Path) -> Result<Vec<PathBuf>> {
+pub fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
     for file in files {
         let path = directory.join(&file.path);
         put(&path, &file.content).with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(left_behind(files, directory))
+    Ok(())
 }
 
 fn put(path: &Path, content: &Content) -> io::Result<()> {
@@ -45,7 +44,11 @@ pub(super) fn remove(files: &[UnitFile], directory: &Path) {
 }
 
 /// Files in `directory` that this program wrote for a service that is not among `files`.
-fn left_behind(files: &[UnitFile], directory: &Path) -> Vec<PathBuf> {
+pub fn left_behind(files: &[UnitFile], directory: &Path) -> Vec<PathBuf> {
+    let present: HashSet<PathBuf> = files
+        .iter()
+        .map(|file| directory.join(&file.path))
+        .collect();
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut old: Vec<_> = entries
         .map(|entry| entry.path())
@@ -56,7 +59,7 @@ fn left_behind(files: &[UnitFile], directory: &Path) -> Vec<PathBuf> {
         .filter(|path| {
             path.is_file() && fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
         })
-        .filter(|path| !files.iter().any(|file| directory.join(&file.path) == *path))
+        .filter(|path| !present.contains(path))
         .collect();
     old.sort();
     old

@@ -24,7 +24,7 @@ mod tests;
 mod text;
 
 pub use host::Host;
-pub use install::write;
+pub use install::{left_behind, write};
 pub use program::{Unreachable, unreachable};
 pub use record::{Entry, Record};
 pub(crate) use text::entering;
