@@ -1,7 +1,7 @@
 //! A unit that is configured by another of its names.
 
 use tests::{
-    client::{self, Request},
+    client::{self, Kept, Request},
     sandbox::Sandbox,
     service::{self, CONFIG, SOON, front, number, start_agent, status, stays, wait_state},
     wait_for,
@@ -32,8 +32,9 @@ fn detail(sandbox: &Sandbox, name: &str) -> String {
 fn check_works(sandbox: &Sandbox, unit: &str, own: &str) {
     let stops = number(sandbox, "test", "stops").unwrap();
     for round in 1..=2 {
-        ask(sandbox);
+        let kept = sandbox.in_network(|| Kept::connect(front())).unwrap();
         assert_eq!(status(sandbox, "test").unwrap()["state"], "active");
+        drop(kept.unwrap());
         wait_state(sandbox, own, "inactive").unwrap();
         wait_for("the agent has heard of the stop", SOON, || {
             let status = status(sandbox, "test").ok()?;
@@ -42,8 +43,8 @@ fn check_works(sandbox: &Sandbox, unit: &str, own: &str) {
         })
         .unwrap();
     }
-    check(sandbox, "ondemand start test", 0, &["started"]);
     check(sandbox, "timeout 20 ondemand hold test", 0, &[]);
+    check(sandbox, "ondemand start test", 0, &["started"]);
     assert_eq!(status(sandbox, "test").unwrap()["state"], "active");
     check(sandbox, "ondemand release test", 0, &[]);
     check(sandbox, "timeout 20 ondemand stop test", 0, &["test:"]);
