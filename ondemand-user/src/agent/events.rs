@@ -9,7 +9,7 @@ use ondemand_core::{
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
-use super::Agent;
+use super::{Agent, loops::Failing};
 use crate::{
     bus,
     host::{clock, veto},
@@ -56,6 +56,12 @@ pub(super) enum Message {
     Renewed(Option<String>, Option<bus::Reply<()>>),
     /// PID 1's answers about permissions.
     Permission(Answers),
+    /// How a unit of a service failed.
+    Failed {
+        service: String,
+        of: Failing,
+        why: String,
+    },
     /// The look-ups that the last looks of these services waited for are over, if known.
     LookupsOver { services: Vec<Ticket>, known: bool },
     /// Whose processes a service's application runs, for listeners of users that are not known.

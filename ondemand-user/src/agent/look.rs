@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ondemand_core::{
-    lifecycle::{Command, Input, View},
+    lifecycle::{Command, Counter, EndLoop, Input, View},
     measure::{sample::Leg, unit::ActiveState},
     policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
 };
@@ -11,6 +11,7 @@ use ondemand_core::{
 use super::{
     Agent,
     events::Message,
+    loops::Failing,
     timing::timed,
     watched::{Complaint, Watched},
 };
@@ -69,6 +70,7 @@ impl Agent {
                 watched.look_at = None;
             }
             let commands = watched.lifecycle.step(&view, next);
+            watched.forget_ends(&view.units);
             self.record(name, &view);
             input = self.carry_out(name, commands);
             if input.is_none() && self.arm(name, &view) {
@@ -198,12 +200,22 @@ impl Agent {
                     ablation::reached(Moment::Retaking);
                     self.run_job(name, true);
                 }
+                Command::EndLoop(end) => {
+                    watched.gave_up |= matches!(end, EndLoop::Backend { often: true, .. });
+                    self.end_loop(name, end);
+                }
+                Command::ForgetStarts => self.forget_starts(name),
                 Command::StopProxy => self.stop_proxy(name),
                 Command::DismissProxy => self.dismiss_proxy(name),
                 Command::Run(event) => self.happened(name, &event),
                 Command::Count(counter) => {
                     watched.tally.add(counter);
                     self.metrics.count(name, counter);
+                    match counter {
+                        Counter::ProxyFailed => self.ask_end(name, Failing::Proxy),
+                        Counter::Restarted => self.ask_end(name, Failing::Backend),
+                        Counter::Veto(_) | Counter::Drift => {}
+                    }
                 }
                 Command::Answer(reply) => self.answer_stop(name, &reply),
                 Command::Say(note) => log::log!(note.level(), "{name}: {note}"),

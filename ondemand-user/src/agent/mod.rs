@@ -14,6 +14,7 @@ mod holding;
 mod kernel_events;
 mod last_look;
 mod look;
+mod loops;
 mod may_stop;
 mod notify;
 mod observe;
@@ -264,7 +265,7 @@ impl Agent {
         match event {
             Event::Kernel(event) => self.kernel_event(event),
             Event::Systemd(Some(Change::Unit { unit, reading })) => {
-                self.systemd.take([(unit.clone(), reading)]);
+                self.systemd.take([(unit.clone(), *reading)]);
                 for name in self.users_of(&unit) {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
@@ -321,6 +322,7 @@ impl Agent {
             Message::Renewed(refused, answer) => self.renewed(refused, answer),
             Message::Permission(answers) => self.take_permission(answers),
             Message::Owner { service, owner, at } => self.judge_listeners(&service, &owner, at),
+            Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
                 service,
@@ -407,6 +409,10 @@ impl Agent {
             .values()
             .filter(|watched| watched.problem.is_some())
             .count();
+        let failing = self.services.values();
+        let failing = failing
+            .filter(|watched| watched.problem.is_none() && self.trouble(watched).is_some())
+            .count();
         let mut text = self
             .source
             .trouble()
@@ -418,6 +424,9 @@ impl Agent {
         );
         if problems > 0 {
             text += &format!(", {problems} not managed");
+        }
+        if failing > 0 {
+            text += &format!(", {failing} failing");
         }
         if !self.systemd.is_connected() {
             text += "; systemd does not answer";

@@ -16,6 +16,7 @@ use super::{Agent, connection, strangers, watched::Watched};
 use crate::{
     bus::report::{Report, Service},
     host::clock,
+    systemd::Known,
 };
 
 impl Agent {
@@ -72,7 +73,52 @@ impl Agent {
                 None => format!("{}; {hold}", service.detail),
             };
         }
+        service.problem = self.trouble(watched);
+        if let Some(problem) = service
+            .problem
+            .as_ref()
+            .filter(|_| watched.problem.is_none())
+        {
+            service.detail = format!("{problem}; {}", service.detail);
+        }
         service
+    }
+
+    /// What does not work.
+    pub(super) fn trouble(&self, watched: &Watched) -> Option<String> {
+        if let Some(problem) = &watched.problem {
+            return Some(format!("not managed: {problem}"));
+        }
+        let end = |end: &Option<String>| {
+            end.as_ref()
+                .map(|end| format!(" ({end})"))
+                .unwrap_or_default()
+        };
+        let names = &watched.units;
+        let (proxy, backend) = (&names.proxy, &names.backend);
+        let failures = watched.lifecycle.proxy_failures();
+        if failures > 0 {
+            return Some(format!(
+                "its proxy cannot run{}, {} in a row: `journalctl -u {proxy}`",
+                end(&watched.proxy_end),
+                counted(failures.into(), "failure")
+            ));
+        }
+        if self.systemd.known(proxy).is_some_and(Known::is_skipped) {
+            return Some(format!(
+                "its proxy is not started, a condition of {proxy} is not met: `systemctl status {proxy}`"
+            ));
+        }
+        let restarts = watched.lifecycle.restarts(clock::now());
+        let what = match (watched.gave_up, restarts) {
+            (true, _) => "was stopped, because it kept failing".to_owned(),
+            (false, 2..) => format!("keeps failing, {}", counted(restarts.into(), "restart")),
+            _ => return None,
+        };
+        Some(format!(
+            "{backend} {what}{}: `journalctl -u {backend}`",
+            end(&watched.backend_end)
+        ))
     }
 
     /// Whether new connections are steered to the backend.
@@ -149,6 +195,9 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         refused_connections: sample.map_or(0, |sample| sample.refused),
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,
+        proxy_failures: tally.proxy_failures,
+        restarts: tally.restarts,
+        problem: None,
         memory_bytes: None,
         held: false,
         held_until: None,

@@ -89,6 +89,12 @@ pub struct Watched {
     pub problem: Option<String>,
     /// The problems that were logged, and still last.
     pub complaints: Complaints<Complaint>,
+    /// How its proxy failed last.
+    pub proxy_end: Option<String>,
+    /// How its application failed last, before systemd restarted it.
+    pub backend_end: Option<String>,
+    /// Whether its application was stopped because systemd had restarted it again and again.
+    pub gave_up: bool,
     /// The counts.
     pub tally: Tally,
     /// Proxies that wait for its listener.
@@ -129,6 +135,9 @@ impl Watched {
             is_silent: false,
             problem: None,
             complaints: Complaints::default(),
+            proxy_end: None,
+            backend_end: None,
+            gave_up: false,
             tally: Tally::default(),
             waiting: Vec::new(),
             asked: Vec::new(),
@@ -230,10 +239,19 @@ impl Watched {
         })
     }
 
+    /// Forgets how a proxy failed that runs again, and that an application was given up that somebody has started
+    /// again.
+    pub fn forget_ends(&mut self, units: &Units) {
+        self.gave_up &= units.backend.state.is_down() || self.lifecycle.is_restarted();
+        if self.lifecycle.proxy_failures() == 0 && self.proxy_end.take().is_some() {
+            log::info!("{}: its proxy runs again", self.service.name);
+        }
+    }
+
     /// The policy's input besides the counters.
     pub fn facts(&self, units: &Units) -> Facts {
         Facts {
-            started: units.backend.active_enter,
+            started: self.lifecycle.used_since(&units.backend),
             uncounted: self.uncounted.open,
             uncounted_until: self.uncounted.until.max(self.proxied_until(&units.proxy)),
             syn_cookies: self.syn_cookies,
@@ -313,8 +331,15 @@ pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
         ));
     }
     // Nothing would start it again, and its front address may belong to another program.
-    (!known.socket.unit.state.is_up()).then(|| {
+    let socket = &known.socket.unit;
+    (!socket.state.is_up() && !socket.job).then(|| {
         let socket = &names.socket;
+        if known.proxy.is_skipped() {
+            let proxy = &names.proxy;
+            return format!(
+                "a condition of {proxy} is not met, see `systemctl status {proxy}`; {socket} listens again in a moment"
+            );
+        }
         format!("{socket} does not listen; run `systemctl start {socket}`")
     })
 }
@@ -373,6 +398,10 @@ pub struct Tally {
     pub vetoes: BTreeMap<VetoReason, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,
+    /// Failures of the proxy.
+    pub proxy_failures: u64,
+    /// Restarts of the backend by systemd itself.
+    pub restarts: u64,
     /// How long the last start took, as far as known.
     pub last_start: Option<Duration>,
 }
@@ -383,6 +412,8 @@ impl Tally {
         match counter {
             Counter::Veto(reason) => *self.vetoes.entry(reason).or_default() += 1,
             Counter::Drift => self.drift += 1,
+            Counter::ProxyFailed => self.proxy_failures += 1,
+            Counter::Restarted => self.restarts += 1,
         }
     }
 

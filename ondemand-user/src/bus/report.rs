@@ -126,6 +126,12 @@ pub struct Service {
     pub held: bool,
     /// End of the hold (RFC 3339); null: until it is released, or it is not held.
     pub held_until: Option<String>,
+    /// Failures of its proxy since the agent began to watch it.
+    pub proxy_failures: u64,
+    /// Restarts of its unit by systemd itself since then.
+    pub restarts: u64,
+    /// What does not work; null: nothing is known. `detail` begins with it.
+    pub problem: Option<String>,
     /// Why it is up, or what happens next: one sentence.
     pub detail: String,
 }

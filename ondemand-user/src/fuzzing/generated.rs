@@ -31,6 +31,7 @@ pub(super) fn host(new: bool) -> Host {
         ondemand: "/usr/bin/ondemand".into(),
         user: new.then(|| "ondemand".into()),
         systemd: new.then_some(255),
+        unit_directories: Vec::new(),
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) trait Manager {
 
     /// Replies when all units are loaded again.
     fn reload(&self) -> zbus::Result<()>;
+    fn reset_failed_unit(&self, unit: &str) -> zbus::Result<()>;
 
     /// By name: its description, load state, active state, substate, what it follows, path, job.
     fn list_units_by_patterns(

@@ -19,6 +19,12 @@ pub struct Facts {
     pub active_state: Option<String>,
     /// `enabled`, `disabled`, `static`, ...; empty without a file.
     pub unit_file_state: Option<String>,
+    /// `ConditionResult` of its last start.
+    pub condition_result: Option<bool>,
+    /// `AssertResult` of its last start.
+    pub assert_result: Option<bool>,
+    /// When the conditions were last looked at; 0: never.
+    pub condition_timestamp_monotonic: Option<u64>,
     /// The file that it was loaded from.
     pub fragment_path: Option<String>,
     /// Whether files are newer than what PID 1 has loaded.
@@ -60,6 +66,14 @@ struct Sockets {
     /// Kind and address.
     #[zbus(rename = "Listen")]
     listen: Option<Vec<(String, String)>>,
+}
+
+impl Facts {
+    /// Whether systemd has skipped its last start, because a condition or an assertion is not met.
+    pub fn is_skipped(&self) -> bool {
+        let tried = self.condition_timestamp_monotonic.is_some_and(|at| at > 0);
+        tried && [self.condition_result, self.assert_result].contains(&Some(false))
+    }
 }
 
 impl Systemd {

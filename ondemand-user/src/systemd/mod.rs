@@ -2,6 +2,7 @@
 
 mod address_rules;
 mod calls;
+mod ending;
 mod facts;
 mod names;
 mod owner;
@@ -78,7 +79,7 @@ pub enum Change {
         /// Its name.
         unit: String,
         /// The change.
-        reading: Reading,
+        reading: Box<Reading>,
     },
     /// The unit files were reloaded: read the units again.
     Reloaded,
@@ -246,6 +247,26 @@ impl Systemd {
     /// PID 1 does not answer, or refuses.
     pub async fn daemon_reload(&self) -> Result<()> {
         self.manager.reload().await.context("daemon-reload")
+    }
+
+    /// Stops a unit whatever is queued for it, and waits for its job's end.
+    pub async fn stop_at_once(&self, unit: &str) -> JobEnd {
+        self.job(Verb::Stop, unit, "replace").await
+    }
+
+    /// Restarts a unit, whatever is queued for it, and waits for its job's end.
+    pub async fn restart_at_once(&self, unit: &str) -> JobEnd {
+        self.job(Verb::Restart, unit, "replace").await
+    }
+
+    /// Forgets a unit's starts, which count towards its start limit.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 refuses.
+    pub async fn forget_starts(&self, unit: &str) -> Result<()> {
+        let done = self.manager.reset_failed_unit(unit).await;
+        done.map_err(|error| anyhow!(explain("ResetFailedUnit", unit, &error)))
     }
 
     /// Sends a signal to a service's main process.
@@ -447,7 +468,7 @@ fn unit_changes(message: &Message, watched: &Mutex<Names>) -> Vec<Change> {
             };
             let change = |unit: &String| Change::Unit {
                 unit: unit.clone(),
-                reading: reading.clone(),
+                reading: Box::new(reading.clone()),
             };
             units.iter().map(change).collect()
         }

@@ -12,12 +12,17 @@ use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
 pub struct Properties {
     id: Option<String>,
     active_state: Option<String>,
+    sub_state: Option<String>,
     job: Option<(u32, OwnedObjectPath)>,
     active_enter_timestamp_monotonic: Option<u64>,
     inactive_exit_timestamp_monotonic: Option<u64>,
     inactive_enter_timestamp_monotonic: Option<u64>,
     load_state: Option<String>,
     stop_when_unneeded: Option<bool>,
+    condition_result: Option<bool>,
+    assert_result: Option<bool>,
+    condition_timestamp_monotonic: Option<u64>,
+    start_limit_interval_u_sec: Option<u64>,
 }
 
 /// Properties, and their position in the bus's stream of messages. A reply and a signal are
@@ -74,6 +79,17 @@ pub struct Known {
     pub load_state: String,
     /// Whether PID 1 stops it when no unit needs it any more.
     pub stop_when_unneeded: bool,
+    /// `ConditionResult` and `AssertResult`: of the last start.
+    conditions: [bool; 2],
+    /// Whether a start was ever tried.
+    tried: bool,
+}
+
+impl Known {
+    /// Whether systemd has skipped its last start, because a condition or an assertion is not met.
+    pub fn is_skipped(&self) -> bool {
+        self.tried && self.conditions.contains(&false)
+    }
 }
 
 impl Known {
@@ -87,6 +103,10 @@ impl Known {
         let unit = &mut self.unit;
         if let Some(state) = &properties.active_state {
             unit.state = ActiveState::parse(state);
+        }
+        if let Some(state) = &properties.sub_state {
+            // `auto-restart`, and `auto-restart-queued` since systemd 254.
+            unit.restarting = state.starts_with("auto-restart");
         }
         if let Some((id, _)) = properties.job {
             unit.job = id != 0;
@@ -113,6 +133,16 @@ impl Known {
         }
         if let Some(id) = &properties.id {
             self.id.clone_from(id);
+        }
+        let met = [properties.condition_result, properties.assert_result];
+        for (known, met) in self.conditions.iter_mut().zip(met) {
+            *known = met.unwrap_or(*known);
+        }
+        if let Some(at) = properties.condition_timestamp_monotonic {
+            self.tried = at > 0;
+        }
+        if let Some(interval) = properties.start_limit_interval_u_sec {
+            unit.start_limited = interval > 0;
         }
         if let Some(load_state) = &properties.load_state {
             self.load_state.clone_from(load_state);

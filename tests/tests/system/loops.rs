@@ -1,15 +1,18 @@
 //! What cannot run is not started again and again while a client waits.
 
 use std::{
+    io::Read as _,
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tests::{
     client::{self, Request},
-    pause::observe_for,
+    pause::{idle_for, observe_for},
     sandbox::Sandbox,
-    service::{self, wait_state},
+    service::{self, SOON, number, status, stays, wait_journal, wait_state},
+    wait_for,
 };
 
 use crate::require_sandbox;
@@ -115,5 +118,266 @@ fn a_proxy_that_cannot_run_is_not_started_for_ever() {
         answer
             .unwrap()
             .unwrap_or_else(|loss| panic!("{name}: {loss}"));
+    }
+}
+
+#[test]
+fn clients_of_a_proxy_that_cannot_run_are_let_go() {
+    require_sandbox!();
+    let sandbox = broken_proxies();
+    service::start_agent(&sandbox).unwrap();
+    let names = || PROXIES.iter().chain([&UNIX]).map(|(name, _)| *name);
+    let begin = Instant::now();
+    let mut waiting: Vec<TcpStream> = names().map(|name| connect(&sandbox, name)).collect();
+    for (name, client) in names().zip(&mut waiting) {
+        client.set_read_timeout(Some(client::patience())).unwrap();
+        let end = client.read(&mut [0]);
+        let took = begin.elapsed();
+        println!("{name}: {end:?} after {took:?}");
+        assert!(!matches!(end, Ok(1..)), "{name}");
+        let (started, skipped) = attempts(&sandbox, name);
+        let most = 4 + took.as_secs() as usize / 7;
+        assert!(
+            started <= most && skipped <= 20,
+            "{name}: {started} starts, {skipped} skipped"
+        );
+        let problem = |status: &Value| status["problem"].as_str().map(str::to_owned);
+        let found = wait_for("it is reported", SOON, || {
+            problem(&status(&sandbox, name).ok()?)
+        });
+        let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let expected = match name {
+            "condition" | "assert" => "a condition of",
+            _ => "its proxy cannot run (",
+        };
+        assert!(found.contains(expected), "{name}: {found}");
+    }
+    for name in names() {
+        let level = checked(&sandbox, name);
+        assert_eq!(level.as_deref(), Some("error"), "{name}");
+    }
+    let journal = sandbox.journal("ondemand.service");
+    let report = sandbox.run(&["ondemand", "status"]).unwrap();
+    println!("{report}\n{journal}");
+    assert!(
+        report.contains("exit status 217, its user does not exist"),
+        "{report}"
+    );
+    assert_eq!(
+        journal.matches("closing the waiting connections").count(),
+        7,
+        "{journal}"
+    );
+    // Nobody waits: nothing is started any more, and no application stays up.
+    let before: Vec<_> = names().map(|name| attempts(&sandbox, name)).collect();
+    for name in names() {
+        wait_state(&sandbox, &format!("{name}.service"), "inactive").unwrap();
+    }
+    let after: Vec<_> = names().map(|name| attempts(&sandbox, name)).collect();
+    assert_eq!(before, after);
+    // It is repaired.
+    for name in names() {
+        std::fs::remove_file(sandbox.path(&drop_in(name))).unwrap();
+    }
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    for name in names() {
+        wait_state(&sandbox, &format!("ondemand-{name}.socket"), "active").unwrap();
+        let answer = sandbox.in_network(|| client::get(address(name), Request::default()));
+        answer
+            .unwrap()
+            .unwrap_or_else(|loss| panic!("{name}: {loss}"));
+        wait_for("it is forgiven", SOON, || {
+            status(&sandbox, name).ok()?["problem"]
+                .is_null()
+                .then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(checked(&sandbox, name), None, "{name}");
+    }
+}
+
+/// What `ondemand check` finds about the proxy of a service.
+fn checked(sandbox: &Sandbox, name: &str) -> Option<String> {
+    let command = "ondemand check --json || true"; // there are errors
+    let text = sandbox.run(&["sh", "-c", command]).unwrap();
+    let found: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let is_it = |finding: &&Value| finding["what"] == "proxy" && finding["service"] == name;
+    let finding = found.iter().find(is_it)?;
+    println!("{finding}");
+    finding["level"].as_str().map(str::to_owned)
+}
+
+/// Name, and the section [Service] of its unit: it cannot run, and systemd restarts it.
+const APPLICATIONS: [(&str, &str); 8] = [
+    (
+        "zero",
+        "ExecStart=/bin/true\nRestart=always\nRestartSec=100ms\n",
+    ),
+    (
+        "status",
+        "ExecStart=/bin/false\nRestart=always\nRestartSec=0\n",
+    ),
+    (
+        "signal",
+        "ExecStart=/bin/sh -c 'kill -SEGV $$$$'\nRestart=on-failure\nRestartSec=0\n",
+    ),
+    (
+        "silent",
+        "Type=notify\nExecStart=/bin/sleep 100\nTimeoutStartSec=300ms\nRestart=on-failure\nRestartSec=100ms\n",
+    ),
+    (
+        "later",
+        "ExecStart=/bin/sh -c 'sleep 1; exit 3'\nRestart=always\nRestartSec=100ms\n",
+    ),
+    (
+        "before",
+        "ExecStartPre=/bin/false\nExecStart=/bin/sleep 100\nRestart=always\nRestartSec=100ms\n",
+    ),
+    (
+        "oneshot",
+        "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/false\nRestart=on-failure\nRestartSec=100ms\n",
+    ),
+    (
+        "watchdog",
+        "Type=notify\nExecStart=/usr/bin/test-backend --listen 127.0.0.1:9000 --notify\n\
+         WatchdogSec=300ms\nWatchdogSignal=KILL\nRestart=always\nRestartSec=100ms\n",
+    ),
+];
+
+fn failing_address(name: &str) -> SocketAddr {
+    let index = APPLICATIONS.iter().position(|(known, _)| *known == name);
+    SocketAddr::from(([127, 0, 0, 1], 8200 + index.unwrap() as u16))
+}
+
+/// A system with a service for each kind. No application can run.
+fn failing_applications() -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    let mut config = String::new();
+    for (index, (name, section)) in APPLICATIONS.iter().enumerate() {
+        let unit = format!("/etc/systemd/system/{name}.service");
+        sandbox
+            .write(&unit, format!("[Service]\n{section}"))
+            .unwrap();
+        config += &format!(
+            "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"127.0.0.1:{}\"\nunit = \"{name}.service\"\n\
+             idle_timeout = \"1h\"\nmin_uptime = \"0s\"\nstart_timeout = \"60s\"\nsteer = true\n\n",
+            failing_address(name),
+            8300 + index,
+        );
+    }
+    service::write_config(&sandbox, &config).unwrap();
+    let names = APPLICATIONS.map(|(name, _)| name);
+    service::reload(&sandbox, &names).unwrap();
+    sandbox
+}
+
+/// How often systemd has begun to start a unit.
+fn starts(sandbox: &Sandbox, unit: &str) -> usize {
+    let journal = sandbox.journal(unit);
+    let count = |word: &str| {
+        journal
+            .lines()
+            .filter(|line| line.starts_with(word))
+            .count()
+    };
+    count("Started ").max(count("Starting "))
+}
+
+/// Waits until a unit is down for good, by the agent or by systemd's limit.
+fn wait_down(sandbox: &Sandbox, unit: &str) {
+    // Between two attempts it is down for a moment, too.
+    let mut looks = 0;
+    let is_down = || {
+        let state = sandbox.property(unit, "SubState").ok()?;
+        looks = match state.as_str() {
+            "dead" | "failed" => looks + 1,
+            _ => 0,
+        };
+        (looks > 20).then_some(())
+    };
+    wait_for(&format!("{unit} is down"), SOON, is_down).unwrap();
+}
+
+fn start_all(sandbox: &Sandbox) {
+    for (name, _) in APPLICATIONS {
+        let unit = format!("{name}.service");
+        sandbox
+            .run(&["systemctl", "start", "--no-block", &unit])
+            .unwrap();
+    }
+}
+
+#[test]
+fn an_application_that_cannot_run_is_not_restarted_for_ever() {
+    require_sandbox!();
+    let sandbox = failing_applications();
+    service::start_agent(&sandbox).unwrap();
+    start_all(&sandbox);
+    for (name, _) in APPLICATIONS {
+        let unit = format!("{name}.service");
+        wait_journal(
+            &sandbox,
+            "ondemand.service",
+            &format!("{name}: {unit} keeps failing ("),
+            1,
+        )
+        .unwrap();
+        wait_down(&sandbox, &unit);
+        let count = starts(&sandbox, &unit);
+        println!("{name}: {count} starts");
+        // Some more than five where there is no pause between them; systemd's limit is the last.
+        assert!((2..=9).contains(&count), "{name}: {count} starts");
+        let problem = &status(&sandbox, name).unwrap()["problem"];
+        let text = problem.as_str().unwrap_or_default();
+        assert!(text.contains("kept failing ("), "{name}: {text}");
+        assert!(number(&sandbox, name, "restarts").unwrap() >= 5, "{name}");
+    }
+    let stay_down = || {
+        for (name, _) in APPLICATIONS {
+            let unit = format!("{name}.service");
+            let state = sandbox.property(&unit, "ActiveState").unwrap();
+            stays(&sandbox, &unit, &state, Duration::from_millis(300));
+        }
+    };
+    stay_down();
+    // The start counters of the first loops are forgotten.
+    idle_for(Duration::from_secs(4));
+    let before = APPLICATIONS.map(|(name, _)| starts(&sandbox, &format!("{name}.service")));
+    // A client that waits is told, and the loop ends with it.
+    let mut waiting: Vec<TcpStream> = APPLICATIONS
+        .iter()
+        .map(|(name, _)| {
+            let stream = sandbox.in_network(|| client::connect(failing_address(name)));
+            stream.unwrap().unwrap()
+        })
+        .collect();
+    for (((name, _), client), before) in APPLICATIONS.iter().zip(&mut waiting).zip(before) {
+        let unit = format!("{name}.service");
+        client.set_read_timeout(Some(client::patience())).unwrap();
+        let end = client.read(&mut [0]);
+        assert!(!matches!(end, Ok(1..)), "{name}: {end:?}");
+        wait_down(&sandbox, &unit);
+        let count = starts(&sandbox, &unit) - before;
+        let proxies = starts(&sandbox, &format!("ondemand-{name}.service"));
+        println!("{name}: {end:?}, {count} starts, {proxies} of its proxy");
+        assert!(
+            (1..=9).contains(&count) && proxies <= 10,
+            "{name}: {count} starts, {proxies} of its proxy"
+        );
+    }
+    stay_down();
+}
+
+#[test]
+fn without_an_agent_systemd_limits_the_restarts() {
+    require_sandbox!();
+    let sandbox = failing_applications();
+    start_all(&sandbox);
+    for (name, _) in APPLICATIONS {
+        let unit = format!("{name}.service");
+        wait_state(&sandbox, &unit, "failed").unwrap();
+        let count = starts(&sandbox, &unit);
+        println!("{name}: {count} starts");
+        assert!(count <= 9, "{name}: {count} starts");
     }
 }

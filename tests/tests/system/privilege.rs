@@ -201,7 +201,7 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         ("KillUnit", "ssi other.service all 9"),
         ("ResetFailedUnit", "s other.service"),
         // What the agent never does with its own.
-        ("StopUnit", "ss app.service replace"),
+        ("RestartUnit", "ss app.service replace"),
         ("StopUnit", "ss ondemand-test.socket replace"),
         ("StartUnit", "ss ondemand-test.service replace"),
         ("StopUnit", "ss ondemand-permit.service replace"),
@@ -269,6 +269,9 @@ fn systemd_does_what_the_rule_says_and_no_more() {
         ("StartUnit", "ss ondemand-test.target fail"),
         ("StopUnit", "ss ondemand-test.target fail"),
         ("StopUnit", "ss ondemand-test.service fail"),
+        ("ResetFailedUnit", "s app.service"),
+        ("StopUnit", "ss app.service replace"),
+        ("RestartUnit", "ss ondemand-test.socket replace"),
     ] {
         check(&sandbox, &call("ondemand-agent", method, words), 0, &[]);
     }

@@ -46,6 +46,8 @@ pub enum Protection {
     Dismissal,
     /// A requested stop is refused when it takes too long.
     Patience,
+    /// systemd's own restarts are no use.
+    Restarts,
     /// A request is answered by the end of its run, whatever caused the end.
     RunEnded,
 }

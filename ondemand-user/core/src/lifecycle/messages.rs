@@ -132,6 +132,10 @@ pub enum Command {
     ReleaseLease,
     /// Start the lease's unit, answer with [`Input::Job`].
     TakeLease,
+    /// End what systemd starts again and again; no input follows.
+    EndLoop(EndLoop),
+    /// The backend's starts up to now do not count towards its start limit; no input follows.
+    ForgetStarts,
     /// Stop the proxy's unit; no input follows.
     StopProxy,
     /// Signal the proxy to exit if it has no connection; no input follows.
@@ -149,6 +153,26 @@ pub enum Command {
     WaitUntil(Ktime),
 }
 
+/// The end of what systemd starts again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndLoop {
+    /// The proxy cannot run: restart the front socket, which closes the waiting clients' connections, then stop
+    /// the proxy.
+    Proxy {
+        /// Failures in a row.
+        times: u32,
+    },
+    /// The application is about to be restarted, and nobody waits for it any more: stop its unit.
+    Backend {
+        /// Restarts since it was started otherwise.
+        times: u32,
+        /// It was restarted too often. False: it is unused, and a job that is queued by now has precedence.
+        often: bool,
+        /// Clients wait: restart the front socket before.
+        waiting: bool,
+    },
+}
+
 /// A counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -156,6 +180,10 @@ pub enum Counter {
     Veto(VetoReason),
     /// The counters and the socket tables differed.
     Drift,
+    /// The proxy failed, and systemd starts it again.
+    ProxyFailed,
+    /// systemd restarts the application by itself.
+    Restarted,
 }
 
 /// The result of a requested stop.

@@ -26,6 +26,7 @@
 
 pub mod ablation;
 mod look;
+pub mod loops;
 mod messages;
 pub mod note;
 pub mod pause;
@@ -37,8 +38,9 @@ mod tests;
 use std::time::Duration;
 
 use ablation::Protection;
+use loops::{ProxyFailures, Restarts, Starts};
 pub use messages::{
-    Answer, Command, Counter, Input, JobEnd, Options, PATIENCE, Refusal, Reply, View,
+    Answer, Command, Counter, EndLoop, Input, JobEnd, Options, PATIENCE, Refusal, Reply, View,
 };
 use note::{Cause, Note, VetoReason};
 use pause::Pause;
@@ -125,6 +127,12 @@ pub struct Lifecycle {
     request: Option<Request>,
     /// Since when the proxy has been up without its backend.
     orphaned: Option<Ktime>,
+    /// systemd's own restarts of the backend.
+    restarts: Restarts,
+    /// The backend's starts that count towards its limit.
+    starts: Starts,
+    /// Failures of the proxy.
+    proxy_failures: ProxyFailures,
 }
 
 impl Lifecycle {
@@ -141,6 +149,9 @@ impl Lifecycle {
             runs: Runs::default(),
             request: None,
             orphaned: None,
+            restarts: Restarts::default(),
+            starts: Starts::default(),
+            proxy_failures: ProxyFailures::default(),
         }
     }
 
@@ -220,11 +231,15 @@ impl Lifecycle {
     /// One step.
     pub fn step(&mut self, view: &View, input: Input) -> Vec<Command> {
         let events = self.follow(view.now, &view.units.backend, view.sample.as_ref());
+        let is_start =
+            |event: &RunEvent| matches!(event, RunEvent::Began { .. } | RunEvent::Started(_));
+        let starts = events.iter().any(is_start);
         let mut commands: Vec<_> = events.into_iter().map(Command::Run).collect();
         self.pause.end_with_clients(view);
         if view.units.backend.is_settled_down() {
             self.pause = Pause::default();
         }
+        self.end_loops(view, starts, &mut commands);
         let asked_now = input == Input::Stop;
         if asked_now {
             self.take_request(view, &mut commands);
@@ -383,7 +398,8 @@ impl Lifecycle {
     fn wake_at(&self, view: &View) -> Option<Ktime> {
         let until = self.request.map(|request| request.until);
         let until = until.filter(|until| *until > view.now);
-        self.next_change(view).into_iter().chain(until).min()
+        let next = self.next_change(view).into_iter().chain(until);
+        next.chain(self.next_of_loops(view)).min()
     }
 
     fn next_change(&self, view: &View) -> Option<Ktime> {

@@ -34,7 +34,7 @@ impl Lifecycle {
 
     /// Takes a request. It asks for the next step at once, whose view has the right verdict.
     pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
-        if view.units.backend.is_settled_down() {
+        if view.units.backend.is_settled_down() && !self.restarts.goes_on() {
             // An earlier request may have stopped it just now. All requests get the same answer.
             let reply = match self.request.take() {
                 Some(_) => Reply::Stopped,
@@ -59,8 +59,14 @@ impl Lifecycle {
         };
         // A request during a start is about the run that follows.
         request.run = request.run.or(self.runs.started());
+        let restarted = self.restarts.goes_on();
+        if restarted {
+            // The next run is systemd's own.
+            request.run = self.runs.started();
+        }
         let request = *request;
-        let ended = self.runs.started() != request.run || view.units.backend.is_settled_down();
+        let down = view.units.backend.is_settled_down() && !restarted;
+        let ended = self.runs.started() != request.run || down;
         if ended && !self.leaves_out(Protection::RunEnded) {
             // The next client may have started it again.
             self.answer(Reply::Stopped, commands);
@@ -113,6 +119,8 @@ impl Lifecycle {
     fn refusal(&self, view: &View) -> Option<Refusal> {
         let units = &view.units;
         match units.backend.state {
+            // An attempt of systemd's own ends soon, or in a run.
+            ActiveState::Activating if self.restarts.goes_on() => {}
             ActiveState::Activating => return Some(Refusal::Starting),
             ActiveState::Unknown => {
                 return Some(Refusal::Unknown("its state is unknown".into()));

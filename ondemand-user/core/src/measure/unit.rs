@@ -67,6 +67,10 @@ pub struct Unit {
     pub state: ActiveState,
     /// Whether a job is queued or running for it.
     pub job: bool,
+    /// Whether it has ended and systemd is about to restart it (`SubState` `auto-restart`).
+    pub restarting: bool,
+    /// Whether its starts are limited (`StartLimitIntervalUSec`).
+    pub start_limited: bool,
     /// When it last became active (`ActiveEnterTimestampMonotonic`).
     pub active_enter: Option<Ktime>,
     /// When it last began to start (`InactiveExitTimestampMonotonic`).

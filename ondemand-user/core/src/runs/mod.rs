@@ -284,6 +284,11 @@ impl Runs {
         self.current.map(|run| run.up)
     }
 
+    /// The last start: when it became active, or when one that failed began.
+    pub fn last_start(&self) -> Option<Ktime> {
+        self.stamps.and_then(|stamps| stamps.up).max(self.reported)
+    }
+
     /// The kernel's counts since the start of the present run.
     pub fn so_far(&self, now: Ktime, sample: Option<&Sample>) -> Run {
         let Some(run) = self.current else {

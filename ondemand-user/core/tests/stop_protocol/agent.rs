@@ -280,6 +280,8 @@ fn deed(command: &Command) -> Option<Deed> {
         Command::Answer(Reply::Kept(_)) => Deed::Answer(Told::Kept),
         // Looks may happen at any time here. No client of the model is on the lists of those that may start it.
         Command::WaitUntil(_) | Command::Admit(_) => return None,
+        // The model has no unit that systemd starts again by itself.
+        Command::EndLoop(_) | Command::ForgetStarts => return None,
         // For observers.
         Command::Run(_) | Command::Count(_) | Command::Say(_) => return None,
     })

@@ -140,6 +140,11 @@ fn draw_head(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         counted(open.sum(), "connection"),
         model.order.as_str()
     );
+    let failing = model.rows.iter();
+    let failing = failing.filter(|row| row.service.problem.is_some()).count();
+    if failing > 0 {
+        text += &format!("; {}", counted(failing as u64, "problem"));
+    }
     if model.dry_run {
         text += "; dry run, nothing is stopped";
     }
@@ -224,7 +229,10 @@ fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
             service.name, service.unit, service.route
         ))
         .bold(),
-        Line::from(service.detail.clone()),
+        Line::from(service.detail.clone()).style(match service.problem {
+            Some(_) => Style::new().red(),
+            None => Style::new(),
+        }),
         Line::from(format!(
             "{}, {} in, {} out; {}, {}, {}",
             counted(service.accepted_connections, "connection"),

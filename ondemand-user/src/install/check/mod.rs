@@ -11,9 +11,11 @@ mod metrics;
 mod permission;
 mod ports;
 mod programs;
+mod proxy;
 mod service;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
@@ -140,9 +142,15 @@ async fn look(config: &Config) -> Vec<Finding> {
     found.extend(ports::look(config));
     let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
     found.extend(left(config));
+    let systemd = systemd.as_ref().ok();
+    let seen = match systemd {
+        Some(systemd) => proxy::seen_by_agent(systemd).await,
+        None => BTreeMap::new(),
+    };
     for service in config.services.values() {
         let files = files.as_deref();
-        let about = service::look(service, files, &source, systemd.as_ref().ok()).await;
+        let seen = seen.get(&service.name);
+        let about = service::look(service, files, &source, systemd, seen).await;
         found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
     }
     found

@@ -17,6 +17,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     finding::{Finding, Level},
     generated::{self, Source},
+    proxy,
 };
 use crate::{
     host::unit_files::UnitFiles,
@@ -34,6 +35,7 @@ pub async fn look(
     files: Result<&[UnitFile], &anyhow::Error>,
     source: &Source,
     systemd: Option<&Systemd>,
+    seen: Option<&String>,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut units = addresses::Units::default();
@@ -76,6 +78,10 @@ pub async fn look(
             ));
         }
         found.extend(needed(service, unit, systemd).await);
+    }
+    if let (Some(systemd), Some(facts)) = (systemd, &facts) {
+        let proxy = proxy::look(service, &facts.proxy, systemd).await;
+        found.extend(proxy.or(seen.map(|problem| proxy::seen(problem))));
     }
     found.push(current);
     let mut addresses = addresses::look(service, &units);

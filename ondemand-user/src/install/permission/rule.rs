@@ -22,7 +22,9 @@ pub const UNIT: &str = "ondemand-permit.service";
 /// The agent's requests to PID 1, as `verb unit`: when the configuration has changed this rule is renewed,
 /// and the front sockets of new services are started; the lease is taken and released, a proxy that
 /// outlives its backend is stopped, one without a connection is signalled to exit (`ondemand
-/// stop`; polkit does not see which signal), and `ondemand start` starts the application.
+/// stop`; polkit does not see which signal), and `ondemand start` starts the application. What systemd starts
+/// again and again is ended: the front socket is restarted, which closes its waiting clients, and the
+/// application stopped. The start of an application is no failed one (`reset-failed`).
 fn allowed(config: &Config) -> BTreeSet<String> {
     let of = |service: &Service| {
         let UnitNames {
@@ -38,13 +40,19 @@ fn allowed(config: &Config) -> BTreeSet<String> {
             format!("stop {proxy}"),
             format!("kill {proxy}"),
             format!("start {backend}"),
+            format!("stop {backend}"),
+            format!("reset-failed {backend}"),
+            format!("restart {socket}"),
         ]
     };
     let own = format!("start {UNIT}");
     // PID 1 resolves an alias before it asks polkit.
     let files = UnitFiles::here();
     let units = config.services.values().map(|service| &service.unit);
-    let canonical = units.map(|unit| format!("start {}", files.canonical(unit)));
+    let canonical = units.flat_map(|unit| {
+        let unit = files.canonical(unit);
+        ["start", "stop", "reset-failed"].map(|verb| format!("{verb} {unit}"))
+    });
     let named = config.services.values().flat_map(of);
     named.chain(canonical).chain([own]).collect()
 }
@@ -147,6 +155,10 @@ mod tests {
     var allowed = [
         "kill ondemand-b.service",
         "kill ondemand-wiki.service",
+        "reset-failed a@x\\x2dy.service",
+        "reset-failed wiki.service",
+        "restart ondemand-b.socket",
+        "restart ondemand-wiki.socket",
         "start a@x\\x2dy.service",
         "start ondemand-b.socket",
         "start ondemand-b.target",
@@ -154,10 +166,12 @@ mod tests {
         "start ondemand-wiki.socket",
         "start ondemand-wiki.target",
         "start wiki.service",
+        "stop a@x\\x2dy.service",
         "stop ondemand-b.service",
         "stop ondemand-b.target",
         "stop ondemand-wiki.service",
-        "stop ondemand-wiki.target"
+        "stop ondemand-wiki.target",
+        "stop wiki.service"
     ];
     polkit.addRule(function(action, subject) {
         if (action.id != "org.freedesktop.systemd1.manage-units" || subject.user != "ondemand-agent")

@@ -1,6 +1,6 @@
 //! The properties of the machine that its unit files depend on.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -24,6 +24,8 @@ pub struct Host {
     pub user: Option<String>,
     /// The major version of systemd; `None`: unknown, so only directives of all versions are used.
     pub systemd: Option<u32>,
+    /// Where its unit files are.
+    pub unit_directories: Vec<PathBuf>,
 }
 
 impl Host {
@@ -43,6 +45,7 @@ impl Host {
             user: has_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
                 .then(|| USER.to_owned()),
             systemd: systemd_version(),
+            unit_directories: super::restart::directories(),
         })
     }
 }

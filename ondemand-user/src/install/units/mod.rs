@@ -17,6 +17,7 @@ pub mod last_good;
 pub mod pacing;
 mod program;
 mod record;
+mod restart;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
@@ -106,7 +107,7 @@ fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[Uni
         text(proxy, text::proxy(service, host, header)?),
         text(lease, text::lease(service, header)),
         text(service.timer_unit(), pacing::timer(service, header)?),
-        text(drop_in_path(service), text::drop_in(service, header)),
+        text(drop_in_path(service), text::drop_in(service, host, header)),
     ])
 }
 

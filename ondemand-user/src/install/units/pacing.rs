@@ -42,6 +42,14 @@ pub(super) const TRIGGER_LIMIT: &str = "TriggerLimitIntervalSec=200ms\nTriggerLi
 /// How long a failed front socket stays down.
 const SOCKET_PAUSE: &str = "10s";
 
+/// Of an application that systemd restarts by itself (`Restart=`). Its restarts are limited; the agent takes the
+/// starts by clients out of the count (`ResetFailedUnit`).
+pub(super) const START_LIMIT: &str = "\
+# Restart= is limited. The agent takes starts by clients out of the count.
+StartLimitIntervalSec=60
+StartLimitBurst=9
+";
+
 /// Directives of the proxy's section `[Service]`.
 pub(super) fn proxy(backend: &Endpoint, host: &Host) -> String {
     let again = match backend {

@@ -77,6 +77,7 @@ mod tests {
                 ondemand: ondemand.into(),
                 user: Some("ondemand".into()),
                 systemd: None,
+                unit_directories: Vec::new(),
             };
             assert_eq!(unreachable(&host), expected.map(Unreachable::Hidden));
         }

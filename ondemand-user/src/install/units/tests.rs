@@ -11,6 +11,7 @@ pub(super) fn machine() -> Host {
         ondemand: "/usr/bin/ondemand".into(),
         user: None,
         systemd: Some(252),
+        unit_directories: Vec::new(),
     }
 }
 
@@ -130,8 +131,9 @@ RemainAfterElapse=no
 [Unit]
 StopWhenUnneeded=yes
 Wants=ondemand-wiki.target
-# Starts by clients are not failures, however many there are.
-StartLimitIntervalSec=0
+# Restart= is limited. The agent takes starts by clients out of the count.
+StartLimitIntervalSec=60
+StartLimitBurst=9
 ",
         hardening = hardening::proxy(&wiki("").services["wiki"].backend, "/usr/bin/ondemand", None)
     );

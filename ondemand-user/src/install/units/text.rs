@@ -8,7 +8,7 @@ use ondemand_core::{
     proxy_stay::exit_idle_time,
 };
 
-use super::{Header, Host, escape, hardening, pacing};
+use super::{Header, Host, escape, hardening, pacing, restart};
 
 /// The proxy takes two descriptors per connection, for [`crate::proxy`]'s maximum.
 const DESCRIPTORS: u32 = 65_536;
@@ -185,11 +185,16 @@ pub(crate) fn entering(drop_in: &str) -> String {
 }
 
 /// The drop-in of the application's own unit.
-pub(super) fn drop_in(service: &Service, header: &Header) -> String {
+pub(super) fn drop_in(service: &Service, host: &Host, header: &Header) -> String {
+    let limit = match restart::may_restart(&service.unit, &host.unit_directories) {
+        true => pacing::START_LIMIT,
+        false => {
+            "# Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n"
+        }
+    };
     // No SourcePath=: it would apply to the whole unit.
     format!(
-        "{}\n\n[Unit]\n{STOPS}Wants={}\n\
-         # Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n",
+        "{}\n\n[Unit]\n{STOPS}Wants={}\n{limit}",
         header.comment,
         service.lease_unit()
     )

@@ -30,6 +30,12 @@ pub struct Ledger {
     pub vetoes: BTreeMap<String, u64>,
     /// Differences between the counters and the socket tables.
     pub drift: u64,
+    /// Failures of the proxy.
+    #[serde(default)]
+    pub proxy_failures: u64,
+    /// Restarts of the backend by systemd itself.
+    #[serde(default)]
+    pub restarts: u64,
     /// How long it ran, and how long it did not.
     pub times: Times,
     /// Whether the unit was seen before.
@@ -76,6 +82,8 @@ impl Ledger {
                 self.end = None;
             }
             Counter::Drift => add_one(&mut self.drift),
+            Counter::ProxyFailed => add_one(&mut self.proxy_failures),
+            Counter::Restarted => add_one(&mut self.restarts),
         }
     }
 

@@ -241,6 +241,18 @@ impl Collector for All {
         )?
         .counters(|_, ledger| Some(ledger.drift))?;
         let configuration = &self.configuration;
+        all.counter(
+            "ondemand_proxy_failures",
+            None,
+            "Ends of the proxy after which systemd starts it again: it cannot run, or it crashed.",
+        )?
+        .counters(|_, ledger| Some(ledger.proxy_failures))?;
+        all.counter(
+            "ondemand_restarts",
+            None,
+            "Restarts of the service by systemd itself (Restart=), which are no use of it.",
+        )?
+        .counters(|_, ledger| Some(ledger.restarts))?;
         encoder
             .encode_descriptor(
                 "ondemand_config_last_reload_successful",

@@ -1,6 +1,7 @@
 //! One row for each transition of the protocol. This file has the states that they start in.
 
 mod look;
+mod loops;
 mod release;
 mod request;
 mod runs;
@@ -210,6 +211,10 @@ fn words(command: &Command) -> String {
         Command::TakeLease => "take".into(),
         Command::StopProxy => "stop-proxy".into(),
         Command::DismissProxy => "dismiss-proxy".into(),
+        Command::ForgetStarts => String::new(),
+        Command::EndLoop(EndLoop::Proxy { .. }) => "let-go".into(),
+        Command::EndLoop(EndLoop::Backend { waiting: true, .. }) => "let-go stop".into(),
+        Command::EndLoop(EndLoop::Backend { .. }) => "stop".into(),
         // Each is counted and logged.
         Command::Run(RunEvent::Started(_)) => "+start say".into(),
         Command::Run(RunEvent::Ended { reason, .. }) => format!("+stop:{} say", reason.as_str()),
@@ -217,6 +222,8 @@ fn words(command: &Command) -> String {
         Command::Run(_) => String::new(),
         Command::Count(Counter::Veto(reason)) => format!("+veto:{}", reason.as_str()),
         Command::Count(Counter::Drift) => "+drift".into(),
+        Command::Count(Counter::ProxyFailed) => "+proxy-failed".into(),
+        Command::Count(Counter::Restarted) => "+restart".into(),
         Command::Say(_) => "say".into(),
         Command::Answer(Reply::Stopped) => "=stopped".into(),
         Command::Answer(Reply::NotRunning) => "=down".into(),

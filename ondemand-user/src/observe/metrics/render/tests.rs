@@ -237,7 +237,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 20);
+    assert_eq!(helps.count(), 22);
 }
 
 #[test]
