@@ -34,7 +34,8 @@ fn ask(sandbox: &Sandbox) -> Result<(), Loss> {
 #[test]
 fn a_process_of_another_user_gets_no_client() {
     require_sandbox!();
-    let config = CONFIG.replace("10s", "1s");
+    // Longer than the proxy waits before it tries an address at which it finds no listener.
+    let config = CONFIG.replace("10s", "4s");
     // It is up and does not listen, as an application that tries to bind its port again and again.
     let sandbox = on_demand(&config, "--never-listen").unwrap();
     steal(&sandbox, "127.0.0.1:8080");

@@ -153,19 +153,23 @@ async fn watch(
         // is being stopped must not be taken for that of the next one.
         let mut listening = listening::is_listening(backend)
             .with_context(|| format!("look for a listener at {backend}"))?;
-        if listening && let Err(error) = guard.look().await {
-            listening = false;
-            if stranger.is_none() {
-                log::warn!("{name}: {error}");
+        if listening {
+            let before = stranger.take();
+            if let Err(error) = guard.look().await {
+                listening = false;
+                if before.is_none() {
+                    log::warn!("{name}: {error}");
+                }
+                stranger = Some(error);
             }
-            stranger = Some(error);
         }
         if !listening && first_try.may_look_again() && listening::is_out_of_sight(backend)? {
             first_try.look_again();
             bail!(OutOfSight);
         }
         let state = bus.unit(name, unit).await;
-        if !listening && elsewhere.answers(state.as_ref()).await {
+        let nobody_is_there = !listening && stranger.is_none();
+        if nobody_is_there && elsewhere.answers(state.as_ref()).await {
             log::info!("{name}: nobody of this host listens on {backend}, which answers");
             listening = true;
         }
