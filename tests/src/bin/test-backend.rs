@@ -279,6 +279,11 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
     if reuse_port {
         setsockopt(&socket, sockopt::ReusePort, &true).expect("SO_REUSEPORT");
     }
+    let keepalive: u32 = option("--keepalive-s", 0);
+    if keepalive > 0 {
+        setsockopt(&socket, sockopt::KeepAlive, &true).expect("SO_KEEPALIVE");
+        setsockopt(&socket, sockopt::TcpKeepIdle, &keepalive).expect("TCP_KEEPIDLE");
+    }
     let defer: i32 = option("--defer-accept", 0);
     if defer > 0 {
         // SAFETY: an integer of the size that is given.

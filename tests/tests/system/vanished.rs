@@ -12,7 +12,7 @@ use tests::{
 
 use crate::{
     require_sandbox,
-    steering::{is_steered, parse, wait_route},
+    steering::{CONFIG, is_steered, parse, wait_route, warm},
     stranger::{add_neighbour, outside},
 };
 
@@ -93,6 +93,39 @@ fn a_client_that_vanished_is_found_on_every_way_to_the_application() {
     // The kernel's own times are hours.
     service::stays(&sandbox, "off.service", "active", Duration::from_secs(1));
     assert_eq!(number(&sandbox, "off", "open_connections").unwrap(), 3);
+}
+
+/// The time until a steered client is asked whether it is there, as `ss` has it, where the application's
+/// listener has this option.
+#[track_caller]
+fn keepalive_with(options: &str) -> String {
+    let sandbox = warm(CONFIG, options);
+    let kept = Request {
+        keep_alive: true,
+        ..Request::default()
+    };
+    let mut stream = sandbox
+        .in_network(|| client::connect(front()).unwrap())
+        .unwrap();
+    client::ask(&mut stream, kept).unwrap();
+    let timers = sandbox.run(&["ss", "-Htno", "sport = :8000"]).unwrap();
+    let timer = timers.split("keepalive,").nth(1).expect(&timers);
+    timer.split(',').next().unwrap().to_owned()
+}
+
+#[test]
+fn the_default_is_two_minutes_and_a_shorter_time_of_the_application_stays() {
+    require_sandbox!();
+    for (options, expected) in [
+        ("", ["1min", "2min"]),
+        ("--keepalive-s 600", ["1min", "2min"]),
+        // Seconds, which `ss` prints with a fraction or rounded.
+        ("--keepalive-s 7", ["6", "7"]),
+    ] {
+        let timer = keepalive_with(options);
+        let found = expected.iter().any(|start| timer.starts_with(start));
+        assert!(found, "{options}: {timer}");
+    }
 }
 
 #[test]
