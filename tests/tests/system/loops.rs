@@ -11,7 +11,7 @@ use tests::{
     client::{self, Request},
     pause::{idle_for, observe_for},
     sandbox::Sandbox,
-    service::{self, SOON, number, status, stays, wait_journal, wait_state},
+    service::{self, SOON, front, number, status, stays, wait_journal, wait_state},
     wait_for,
 };
 
@@ -380,4 +380,56 @@ fn without_an_agent_systemd_limits_the_restarts() {
         println!("{name}: {count} starts");
         assert!(count <= 9, "{name}: {count} starts");
     }
+}
+
+/// One that was used, crashes once, and is restarted; and one that waits to be restarted.
+#[test]
+fn a_crash_is_no_use_and_no_obstacle_to_a_stop() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let config = service::CONFIG.replace("300ms", "1h");
+    let unit = "/etc/systemd/system/app.service";
+    let section = "[Service]\nExecStart=/usr/bin/test-backend --listen 127.0.0.1:8080\n";
+    let restart = |pause: &str| format!("{section}Restart=always\nRestartSec={pause}\n");
+    sandbox.write(unit, restart("100ms")).unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let ask = || {
+        let answer = sandbox.in_network(|| client::get(front(), Request::default()));
+        answer.unwrap().unwrap();
+        Instant::now()
+    };
+    let crash = || sandbox.run(&["systemctl", "kill", "--signal=KILL", "app.service"]);
+    let used = ask();
+    idle_for(Duration::from_secs(1));
+    crash().unwrap();
+    wait_for("it is restarted", SOON, || {
+        let status = status(&sandbox, "test").ok()?;
+        (status["starts"] == 2 && status["state"] == "active").then_some(())
+    })
+    .unwrap();
+    let status = status(&sandbox, "test").unwrap();
+    assert_eq!(status["restarts"], 1, "{status}");
+    assert!(status["problem"].is_null(), "{status}");
+    let idle = status["idle_seconds"].as_f64().unwrap();
+    let least = Duration::from_secs(1);
+    assert!(
+        idle >= least.as_secs_f64() && idle <= used.elapsed().as_secs_f64(),
+        "{status}"
+    );
+    ask();
+    // It would be restarted in an hour.
+    sandbox.write(unit, restart("1h")).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    crash().unwrap();
+    wait_for("it waits for its restart", SOON, || {
+        let state = sandbox.property("app.service", "SubState").ok()?;
+        (state == "auto-restart").then_some(())
+    })
+    .unwrap();
+    sandbox.run(&["ondemand", "stop", "test"]).unwrap();
+    wait_down(&sandbox, "app.service");
+    // And the next client starts it.
+    ask();
 }

@@ -133,6 +133,8 @@ impl Lifecycle {
             Verdict::Busy { open } => Some(Refusal::Open(open)),
             Verdict::Held { .. } => Some(Refusal::Held),
             Verdict::Unknown(reason) => Some(Refusal::Unknown(reason.to_string())),
+            // Between two attempts a proxy has nothing to carry.
+            Verdict::Quiet { .. } | Verdict::Idle { .. } if units.backend.restarting => None,
             Verdict::Quiet { .. } | Verdict::Idle { .. } => {
                 let stays = self.options.proxy_stays;
                 let comes = units.proxy.state == ActiveState::Activating || units.proxy.job;
