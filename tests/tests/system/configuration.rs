@@ -237,3 +237,29 @@ fn a_daemon_reload_is_enough() {
         read
     );
 }
+
+/// As after a crash, or a reboot, with a mistake that nobody has seen yet.
+#[test]
+fn an_agent_that_is_killed_with_a_wrong_configuration_comes_back() {
+    require_sandbox!();
+    let sandbox = set_up();
+    works(&sandbox);
+    let wrong = good().replace("steer = false", "stear = false");
+    sandbox.write(FILE, wrong).unwrap();
+    for _ in 0..2 {
+        let before = sandbox.main_pid("ondemand.service").unwrap();
+        let kill = "systemctl kill --kill-who=main --signal=KILL ondemand.service";
+        check(&sandbox, kill, 0, &[]);
+        wait_for("the next agent", SOON, || {
+            let next = sandbox.main_pid("ondemand.service").ok()?;
+            let state = sandbox.property("ondemand.service", "ActiveState").ok()?;
+            (next != before && state == "active").then_some(())
+        })
+        .unwrap();
+        is_said(&sandbox, Some("stear"));
+        works(&sandbox);
+    }
+    sandbox.write(FILE, good()).unwrap();
+    check(&sandbox, "systemctl reload ondemand.service", 0, &[]);
+    is_said(&sandbox, None);
+}
