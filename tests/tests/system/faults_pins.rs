@@ -180,6 +180,8 @@ fn a_second_agent_one_that_is_elsewhere_and_no_bpf_file_system() {
     assert_eq!(run_of_app(&sandbox), app, "it was stopped while in use");
     kept.ask().unwrap();
     service::start_agent(&sandbox).unwrap();
+    // The programs were loaded anew: they must see that somebody accepts at the application's listener.
+    ask(&sandbox);
     wait_route(&sandbox, "steered");
     assert!(is_steered(&sandbox, front()));
 
