@@ -74,6 +74,7 @@ fn listening(ctx: &SockOpsContext) {
         leg: LEG_LISTENER,
         port,
         address,
+        keepalive: keepalive::of_listener(ctx, slot),
         ..Tag::default()
     };
     // SAFETY: a socket of the context, checked against null.
@@ -176,7 +177,7 @@ fn established(ctx: &SockOpsContext) {
     }
     tag.leg = leg;
     count(counters, leg, true);
-    keepalive::switch_on(ctx, slot);
+    keepalive::of_connection(ctx, slot, tag.keepalive);
     if leg == LEG_IGNORED {
         return;
     }

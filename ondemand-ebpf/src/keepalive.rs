@@ -1,6 +1,6 @@
 //! A client that has vanished sends nothing, not even an end, and its connection would keep the service up
 //! for ever. An accepted connection has the options of its listener, which is the application's own where
-//! clients are steered: so TCP's keep-alive is switched on here, when the connection is established.
+//! clients are steered: so TCP's keep-alive is switched on here, for the listener.
 //!
 //! What the application sets after accept(2) comes later, and wins. `TCP_USER_TIMEOUT` is left alone: it
 //! would also end the connection of a client that is there and has stopped reading (`tcp_probe_timer`,
@@ -12,6 +12,8 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
+use ondemand_ebpf::KeepAlive;
+
 use crate::maps::KEEPALIVES;
 
 // include/uapi/linux/tcp.h; the level is `IPPROTO_TCP`.
@@ -20,22 +22,47 @@ const TCP_KEEPIDLE: i32 = 4;
 const TCP_KEEPINTVL: i32 = 5;
 const TCP_KEEPCNT: i32 = 6;
 
-/// Switches it on, unless the application's listener has it with a shorter time.
+/// Switches it on for a listener, whose connections inherit it: so it costs them nothing. Returns the
+/// silence that was set; zero: none, because the application's listener has it with a shorter time.
 #[inline(always)]
-pub fn switch_on(ctx: &SockOpsContext, slot: u32) {
+pub fn of_listener(ctx: &SockOpsContext, slot: u32) -> u32 {
+    let Some(times) = KEEPALIVES.get(slot) else {
+        return 0;
+    };
+    if times.idle == 0 || is_on(ctx, times.idle) {
+        return 0;
+    }
+    set_all(ctx, times);
+    times.idle
+}
+
+/// Sets it for a connection whose listener has another time than the configuration has now, or was older
+/// than the programs. `inherited`: what was set on its listener.
+#[inline(always)]
+pub fn of_connection(ctx: &SockOpsContext, slot: u32, inherited: u32) {
     let Some(times) = KEEPALIVES.get(slot) else {
         return;
     };
+    if times.idle == inherited || (inherited == 0 && is_on(ctx, times.idle)) {
+        return;
+    }
     if times.idle == 0 {
-        return;
+        set(ctx, SOL_SOCKET as i32, SO_KEEPALIVE as i32, 0);
+    } else {
+        set_all(ctx, times);
     }
-    // Kernels before 6.1 do not answer the first question.
-    if get(ctx, SOL_SOCKET as i32, SO_KEEPALIVE as i32) == Some(1)
-        && get(ctx, SOL_TCP, TCP_KEEPIDLE).is_some_and(|idle| idle <= times.idle)
-    {
-        return;
-    }
-    // The last one starts the timer.
+}
+
+/// Whether it is on, after this silence or less. Kernels before 6.1 do not answer the first question.
+#[inline(always)]
+fn is_on(ctx: &SockOpsContext, idle: u32) -> bool {
+    get(ctx, SOL_SOCKET as i32, SO_KEEPALIVE as i32) == Some(1)
+        && get(ctx, SOL_TCP, TCP_KEEPIDLE).is_some_and(|known| known <= idle)
+}
+
+#[inline(always)]
+fn set_all(ctx: &SockOpsContext, times: &KeepAlive) {
+    // The last one starts a connection's timer.
     set(ctx, SOL_TCP, TCP_KEEPIDLE, times.idle);
     set(ctx, SOL_TCP, TCP_KEEPINTVL, times.interval);
     set(ctx, SOL_TCP, TCP_KEEPCNT, times.probes);

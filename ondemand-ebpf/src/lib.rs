@@ -156,8 +156,12 @@ pub struct Tag {
     pub received: u64,
     /// Bytes acknowledged by the peer that were added to [`Counters`].
     pub sent: u64,
+    /// [`KeepAlive::idle`] that was set on the listener, which its connections inherit; zero: none.
+    pub keepalive: u32,
+    /// Always zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Tag>() == 48);
+const _: () = assert!(size_of::<Tag>() == 56);
 
 /// The counters of one service. Shared by all CPUs, changed by atomic additions only.
 #[repr(C)]

@@ -114,14 +114,17 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             return 0;
         }
         let before = tag(tcp.cast());
-        let forwarder =
-            role == ROLE_BACKEND && !before.is_null() && (*before).role == ROLE_FORWARDER;
+        let before = before
+            .as_ref()
+            .map_or((0, 0), |tag| (tag.role, tag.keepalive));
+        let forwarder = role == ROLE_BACKEND && before.0 == ROLE_FORWARDER;
         let value = Tag {
             slot,
             role: if forwarder { ROLE_FORWARDER } else { role },
             leg: LEG_LISTENER,
             port: record.port,
             address: record.address,
+            keepalive: before.1,
             ..Tag::default()
         };
         set_tag(tcp.cast(), value);

@@ -95,11 +95,8 @@ fn a_client_that_vanished_is_found_on_every_way_to_the_application() {
     assert_eq!(number(&sandbox, "off", "open_connections").unwrap(), 3);
 }
 
-/// The time until a steered client is asked whether it is there, as `ss` has it, where the application's
-/// listener has this option.
-#[track_caller]
-fn keepalive_with(options: &str) -> String {
-    let sandbox = warm(CONFIG, options);
+/// The time until a new steered client is asked whether it is there, as `ss` has it.
+fn keepalive(sandbox: &Sandbox) -> Option<String> {
     let kept = Request {
         keep_alive: true,
         ..Request::default()
@@ -109,8 +106,8 @@ fn keepalive_with(options: &str) -> String {
         .unwrap();
     client::ask(&mut stream, kept).unwrap();
     let timers = sandbox.run(&["ss", "-Htno", "sport = :8000"]).unwrap();
-    let timer = timers.split("keepalive,").nth(1).expect(&timers);
-    timer.split(',').next().unwrap().to_owned()
+    let timer = timers.split("keepalive,").nth(1)?;
+    timer.split(',').next().map(str::to_owned)
 }
 
 #[test]
@@ -122,9 +119,30 @@ fn the_default_is_two_minutes_and_a_shorter_time_of_the_application_stays() {
         // Seconds, which `ss` prints with a fraction or rounded.
         ("--keepalive-s 7", ["6", "7"]),
     ] {
-        let timer = keepalive_with(options);
+        let timer = keepalive(&warm(CONFIG, options)).unwrap();
         let found = expected.iter().any(|start| timer.starts_with(start));
         assert!(found, "{options}: {timer}");
+    }
+}
+
+#[test]
+fn another_time_is_that_of_the_next_connection() {
+    require_sandbox!();
+    let sandbox = warm(CONFIG, "");
+    for (value, expected) in [
+        ("5min", vec!["4min", "5min"]),
+        ("30s", vec!["29", "30"]),
+        ("off", vec![]),
+        ("2min", vec!["1min", "2min"]),
+    ] {
+        let config = format!("[service.test]\n{CONFIG}keepalive = \"{value}\"\n");
+        service::write_config(&sandbox, &config).unwrap();
+        sandbox.run(&["ondemand", "reload"]).unwrap();
+        let timer = keepalive(&sandbox);
+        let found = timer.as_ref().map_or(expected.is_empty(), |timer| {
+            expected.iter().any(|start| timer.starts_with(start))
+        });
+        assert!(found, "{value}: {timer:?}");
     }
 }
 
