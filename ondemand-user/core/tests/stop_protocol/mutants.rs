@@ -1,9 +1,16 @@
 //! What is lost when the real protocol leaves out a protection. If nothing is lost, another
 //! protection covers it: this is shown by leaving out both.
 
-use ondemand_core::lifecycle::{
-    Options,
-    ablation::Protection::{self, *},
+use ondemand_core::{
+    lifecycle::{
+        Input, Lifecycle, Options, View,
+        ablation::Protection::{self, *},
+    },
+    measure::{
+        Ktime,
+        unit::{ActiveState, Unit, Units},
+    },
+    policy::Verdict,
 };
 
 use crate::{
@@ -107,4 +114,42 @@ fn a_stop_that_somebody_asks_for() {
     breaks(ANSWERS, asked, &[RunEnded]);
     covered(STUCK, ASKED_PROXIED, &[Dismissal, Patience]);
     covered(STUCK, ASKED_PROXIED, &[Patience, Dismissal]);
+}
+
+/// The model has no unit that systemd restarts by itself: this shows what the idle clock would start from.
+#[test]
+fn systemds_own_restarts() {
+    #[track_caller]
+    fn check(leaves_out: &'static [Protection], expected: u64) {
+        let options = without(PROTOCOL, leaves_out).options;
+        let mut lifecycle = Lifecycle::new(options);
+        let mut look = |state, restarting, active_enter| {
+            let backend = Unit {
+                state,
+                restarting,
+                active_enter: Some(Ktime::from_nanos(active_enter)),
+                ..Unit::default()
+            };
+            let view = View {
+                now: Ktime::from_nanos(10),
+                sample: None,
+                verdict: Verdict::Quiet {
+                    since: Ktime::default(),
+                    idle_at: None,
+                },
+                units: Units {
+                    backend,
+                    ..Units::default()
+                },
+            };
+            lifecycle.step(&view, Input::Changed);
+            lifecycle.used_since(&backend)
+        };
+        look(ActiveState::Active, false, 1);
+        look(ActiveState::Activating, true, 1);
+        let since = look(ActiveState::Active, false, 5);
+        assert_eq!(since, Some(Ktime::from_nanos(expected)), "{leaves_out:?}");
+    }
+    check(&[], 1);
+    check(&[Restarts], 5);
 }
