@@ -433,3 +433,30 @@ fn a_crash_is_no_use_and_no_obstacle_to_a_stop() {
     // And the next client starts it.
     ask();
 }
+
+/// Far more starts than systemd's limit allows.
+#[test]
+fn starts_by_clients_run_into_no_limit() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let section = "[Service]\nExecStart=/usr/bin/test-backend --listen 127.0.0.1:8080\n\
+                   Restart=always\nRestartSec=100ms\n";
+    sandbox
+        .write("/etc/systemd/system/app.service", section)
+        .unwrap();
+    let config = service::CONFIG.replace("300ms", "100ms");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    let burst = sandbox.property("app.service", "StartLimitBurst").unwrap();
+    assert_eq!(burst, "9");
+    service::start_agent(&sandbox).unwrap();
+    for round in 1..=25 {
+        let answer = sandbox.in_network(|| client::get(front(), Request::default()));
+        answer
+            .unwrap()
+            .unwrap_or_else(|loss| panic!("round {round}: {loss}"));
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+    }
+    assert_eq!(number(&sandbox, "test", "starts").unwrap(), 25);
+    assert_eq!(number(&sandbox, "test", "restarts").unwrap(), 0);
+}

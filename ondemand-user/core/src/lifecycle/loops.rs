@@ -168,8 +168,8 @@ impl Starts {
         }
         let mut forget = false;
         if starts {
-            // The one before has ended just now.
-            forget = self.since.is_some() && self.down.is_some() && now >= self.not_before;
+            // No restart has followed the one before. That it was down may have been missed.
+            forget = self.since.is_some() && now >= self.not_before;
             self.since = Some(now);
         }
         self.down = self.down.or(Some(now)).filter(|_| unit.is_settled_down());

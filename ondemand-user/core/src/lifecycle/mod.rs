@@ -231,8 +231,7 @@ impl Lifecycle {
     /// One step.
     pub fn step(&mut self, view: &View, input: Input) -> Vec<Command> {
         let events = self.follow(view.now, &view.units.backend, view.sample.as_ref());
-        let is_start =
-            |event: &RunEvent| matches!(event, RunEvent::Began { .. } | RunEvent::Started(_));
+        let is_start = |event: &RunEvent| matches!(event, RunEvent::Began { .. });
         let starts = events.iter().any(is_start);
         let mut commands: Vec<_> = events.into_iter().map(Command::Run).collect();
         self.pause.end_with_clients(view);

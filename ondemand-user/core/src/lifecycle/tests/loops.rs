@@ -78,6 +78,9 @@ impl World {
     fn start(&mut self) {
         let now = Some(self.view.now);
         let backend = &mut self.view.units.backend;
+        if backend.state.is_down() {
+            backend.inactive_exit = now;
+        }
         (backend.state, backend.active_enter, backend.job) = (ActiveState::Active, now, false);
         self.look(0);
     }
@@ -344,6 +347,15 @@ fn starts_by_clients_are_taken_out_of_the_limit() {
         }
     };
     check(true, often, 9);
+    // The same where no look finds it down.
+    let unseen = |world: &mut World| {
+        for _ in 0..10 {
+            world.view.units.backend.inactive_exit = Some(world.view.now);
+            world.start();
+            world.look(10);
+        }
+    };
+    check(true, unseen, 9);
     // systemd's own count, but for those after a new client.
     let crashes = |world: &mut World| {
         world.start();
