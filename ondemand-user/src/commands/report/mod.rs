@@ -1,6 +1,7 @@
 //! `ondemand report`: the measurements, and the effect of other idle timeouts.
 
 pub mod drawing;
+mod evidence;
 mod measured;
 mod model;
 mod page;

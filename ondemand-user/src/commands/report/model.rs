@@ -8,7 +8,7 @@ use ondemand_core::{
 };
 use serde::{Serialize, Serializer};
 
-use super::Terms;
+use super::{Terms, evidence::Evidence};
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
@@ -169,43 +169,6 @@ pub struct Recommended {
     pub reason: String,
 }
 
-/// The gaps before which there is no recommendation: with fewer, one client more would change it.
-const GAPS_NEEDED: u64 = 10;
-/// The same of the time, in cold starts' cost: in a shorter time nothing that is compared differs by much more
-/// than one cold start.
-const COSTS_NEEDED: f64 = 10.0;
-
-/// What there is to judge timeouts by, and how much of it a recommendation needs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Evidence {
-    /// Gaps between two uses.
-    pub gaps: u64,
-    /// See `gaps`.
-    pub gaps_needed: u64,
-    /// How long it was watched.
-    pub seconds: f64,
-    /// See `seconds`.
-    pub seconds_needed: f64,
-}
-
-impl Evidence {
-    /// What is missing, in words. `None`: nothing.
-    pub fn missing(&self) -> Option<String> {
-        let gaps = self.gaps_needed.saturating_sub(self.gaps);
-        let watched = self.seconds_needed - self.seconds;
-        let gaps = (gaps > 0).then(|| {
-            let seen = counted(self.gaps, "gap");
-            format!("{seen} between clients, of {}", self.gaps_needed)
-        });
-        let watched = (watched > 0.0).then(|| {
-            let [seen, needed] = [self.seconds, self.seconds_needed].map(|it| Span(span(it)));
-            format!("{seen} watched, of {needed}")
-        });
-        let missing: Vec<String> = [gaps, watched].into_iter().flatten().collect();
-        (!missing.is_empty()).then(|| missing.join("; "))
-    }
-}
-
 /// Converts microseconds to seconds.
 pub fn seconds(micros: u128) -> f64 {
     // Exact for whole microseconds up to 285 years.
@@ -284,12 +247,9 @@ impl Service {
 
     fn conclude(&mut self, watched: f64) {
         self.busiest_hours = busiest(&self.week);
-        self.evidence = Evidence {
-            gaps: self.gaps.iter().map(|gaps| gaps.count).sum(),
-            gaps_needed: GAPS_NEEDED,
-            seconds: watched,
-            seconds_needed: COSTS_NEEDED * seconds(self.what_if.cold_start_cost.into()),
-        };
+        let gaps = self.gaps.iter().map(|gaps| gaps.count).sum();
+        let cost = seconds(self.what_if.cold_start_cost.into());
+        self.evidence = Evidence::new(gaps, watched, cost);
         self.recommended = match self.evidence.missing() {
             None => recommend(&self.what_if),
             Some(_) => None,
@@ -412,31 +372,6 @@ mod tests {
             (1..=100).rev().collect(),
             [Some(0.05), Some(0.095), Some(0.1)],
         );
-    }
-
-    #[test]
-    fn without_evidence_there_is_no_recommendation() {
-        #[track_caller]
-        fn check(gaps: u64, watched: f64, missing: Option<&str>) {
-            let spans = [1, 60].map(std::time::Duration::from_secs);
-            let timeouts = Timeouts::new(&spans).unwrap();
-            let mut replay = Replay::new(&timeouts);
-            replay.first();
-            for _ in 0..gaps {
-                replay.gap(&timeouts, 30_000_000);
-            }
-            let cost = 600_000_000;
-            let service = Service::new("wiki", &replay, &[0; 168], watched, &timeouts, cost);
-            assert_eq!(service.evidence.missing().as_deref(), missing);
-            assert_eq!(service.recommended.is_some(), missing.is_none());
-            let total = Service::total(&[service], cost);
-            assert_eq!(total.recommended.is_some(), missing.is_none());
-        }
-        let all = "0 gaps between clients, of 10; 3 min watched, of 1 h 40 min";
-        check(0, 180.0, Some(all));
-        check(1, 1e6, Some("1 gap between clients, of 10"));
-        check(10, 5_999.0, Some("1 h 39 min watched, of 1 h 40 min"));
-        check(10, 6_000.0, None);
     }
 
     #[test]

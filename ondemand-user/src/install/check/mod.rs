@@ -13,6 +13,7 @@ mod ports;
 mod programs;
 mod proxy;
 mod service;
+mod unit;
 
 use std::{
     collections::BTreeMap,
