@@ -13,9 +13,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::kernel::sockets::listening::is_listening;
+
 /// How long an application of this host is left to listen, after its unit is active, before its address is
 /// tried: the connection would be one more for the application.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Maximum time of an attempt.
 const ATTEMPT: Duration = Duration::from_secs(1);
 /// The pause between two attempts.
@@ -62,6 +64,10 @@ impl Elsewhere {
             Duration::ZERO
         };
         if now < *self.next.get_or_insert(now + patience) {
+            return false;
+        }
+        // One that listens by now is found at the next look, without a connection.
+        if self.is_here && is_listening(&Endpoint::Tcp(address)).unwrap_or(true) {
             return false;
         }
         let attempt = timeout(ATTEMPT, TcpStream::connect(address)).await;
