@@ -360,8 +360,9 @@ fn an_application_that_cannot_run_is_not_restarted_for_ever() {
         let count = starts(&sandbox, &unit) - before;
         let proxies = starts(&sandbox, &format!("ondemand-{name}.service"));
         println!("{name}: {end:?}, {count} starts, {proxies} of its proxy");
+        // The first is the client's, and one may follow from the restart of the socket.
         assert!(
-            (1..=9).contains(&count) && proxies <= 10,
+            (1..=9).contains(&count) && proxies <= 11,
             "{name}: {count} starts, {proxies} of its proxy"
         );
     }
