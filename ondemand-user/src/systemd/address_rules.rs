@@ -48,6 +48,7 @@ impl Systemd {
 
     /// Whether a unit filters, and its slice.
     async fn rules_of(&self, unit: &str) -> Result<(bool, Option<String>)> {
+        let _turn = Self::turn(&self.reads).await;
         let read = async {
             let cgroup = self.cgroup(unit).await?;
             let deny = if_known(cgroup.ip_address_deny().await)?;

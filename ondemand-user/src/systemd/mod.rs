@@ -29,7 +29,10 @@ use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
 use signals::{Streams, forward};
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, mpsc},
+    task::AbortHandle,
+};
 use zbus::{
     Connection, Message, MessageStream, OwnedObjectPath, connection::Builder,
     proxy::CacheProperties,
@@ -86,7 +89,15 @@ pub struct Systemd {
     connection: Connection,
     manager: ManagerProxy<'static>,
     watched: Arc<Mutex<Names>>,
+    /// For calls that read. The bus lets a connection wait for 128 replies (`max_replies_per_connection` of
+    /// dbus-daemon) and then refuses, which would be taken for a systemd that does not answer.
+    reads: Arc<Semaphore>,
+    /// For calls that act, for which PID 1 asks polkit: reads do not wait for that.
+    acts: Arc<Semaphore>,
 }
+
+/// Maximum number of calls that wait for a reply, of each kind.
+const AT_ONCE: usize = 48;
 
 /// A connection and its changes.
 #[derive(Debug)]
@@ -157,7 +168,14 @@ impl Systemd {
             connection,
             manager,
             watched: Arc::default(),
+            reads: Arc::new(Semaphore::new(AT_ONCE)),
+            acts: Arc::new(Semaphore::new(AT_ONCE)),
         })
+    }
+
+    /// Waits for the turn of a call, which ends when the result is dropped. The semaphores are never closed.
+    async fn turn(of: &Semaphore) -> Option<SemaphorePermit<'_>> {
+        of.acquire().await.ok()
     }
 
     /// The connection, for calls to other services.
@@ -206,6 +224,7 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn memory(&self, unit: &str) -> Result<Option<u64>> {
+        let _turn = Self::turn(&self.reads).await;
         let read = async { self.cgroup(unit).await?.memory_current().await };
         let bytes = read.await;
         let bytes = bytes.with_context(|| format!("query the memory of {unit} from systemd"))?;
@@ -258,6 +277,7 @@ impl Systemd {
     ///
     /// PID 1 refuses.
     pub async fn forget_starts(&self, unit: &str) -> Result<()> {
+        let _turn = Self::turn(&self.acts).await;
         let done = self.manager.reset_failed_unit(unit).await;
         done.map_err(|error| anyhow!(explain("ResetFailedUnit", unit, &error)))
     }
@@ -268,6 +288,7 @@ impl Systemd {
     ///
     /// PID 1 refuses: the service is down, for example.
     pub async fn signal(&self, unit: &str, signal: Signal) -> Result<()> {
+        let _turn = Self::turn(&self.acts).await;
         let sent = self.manager.kill_unit(unit, "main", signal as i32).await;
         sent.map_err(|error| anyhow!(explain("KillUnit", unit, &error)))
     }
@@ -292,11 +313,14 @@ impl Systemd {
     async fn run_job(&self, verb: Verb, unit: &str, mode: &str) -> zbus::Result<String> {
         let mut ends =
             MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
+        let turn = Self::turn(&self.acts).await;
         let job = match verb {
             Verb::Start => self.manager.start_unit(unit, mode).await?,
             Verb::Stop => self.manager.stop_unit(unit, mode).await?,
             Verb::Restart => self.manager.restart_unit(unit, mode).await?,
         };
+        // Its end may take minutes.
+        drop(turn);
         match verb {
             Verb::Start => ablation::reached(Moment::RetakeQueued),
             Verb::Stop => ablation::reached(Moment::ReleaseQueued),
@@ -328,6 +352,7 @@ impl Systemd {
     /// to a map and does not expose the reply's position in the stream of messages.
     async fn all_properties(&self, unit: &str, interface: &str) -> Result<Message> {
         let path = unit_path::of(unit);
+        let _turn = Self::turn(&self.reads).await;
         self.connection
             .call_method(
                 Some(NAME),

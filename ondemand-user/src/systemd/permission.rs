@@ -42,6 +42,7 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn may_stop(&self, unit: &str) -> Result<bool> {
+        let _turn = Self::turn(&self.acts).await;
         match self.manager.stop_unit(unit, "isolate").await {
             Err(zbus::Error::FDO(error)) if matches!(*error, fdo::Error::InvalidArgs(_)) => {
                 Ok(true)

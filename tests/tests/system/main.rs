@@ -28,6 +28,7 @@ mod history;
 mod hostile;
 mod idle_stop;
 mod loops;
+mod many_at_once;
 mod many_connections;
 mod metrics;
 mod metrics_clients;
