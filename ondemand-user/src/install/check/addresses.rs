@@ -15,13 +15,13 @@ use super::{
     access,
     finding::Finding,
     forwarders::{self, Place},
-    holders::{self, Holder},
+    holders::{self, Holder, Sockets},
 };
 use crate::kernel::{
     requirements::cgroup_root,
     sockets::{
         listening::{covers, is_listening},
-        sock_diag::{TcpListener, tcp_listeners},
+        sock_diag::TcpListener,
     },
 };
 
@@ -37,16 +37,15 @@ pub struct Units {
 }
 
 /// Checks the front addresses and the backend's.
-pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
-    let listeners = match tcp_listeners(0) {
-        Ok(listeners) => listeners,
-        Err(error) => return vec![Finding::unknown("listen", &error)],
-    };
+pub fn look(service: &Service, units: &Units, sockets: &Sockets) -> Vec<Finding> {
+    if let Err(error) = &sockets.listeners {
+        return vec![Finding::unknown("listen", error)];
+    }
     let mut found: Vec<_> = service
         .listen
         .iter()
         .map(|endpoint| {
-            front(endpoint, service, units.front.as_deref(), &listeners)
+            front(endpoint, service, units.front.as_deref(), sockets)
                 .unwrap_or_else(|error| Finding::unknown("listen", &error))
         })
         .collect();
@@ -54,7 +53,7 @@ pub fn look(service: &Service, units: &Units) -> Vec<Finding> {
     found.extend(access::link(service));
     found.extend(access::owners(service));
     found.push(
-        backend(service, units, &listeners)
+        backend(service, units, sockets)
             .unwrap_or_else(|error| Finding::unknown("backend", &error)),
     );
     found
@@ -157,7 +156,7 @@ fn front(
     endpoint: &Endpoint,
     service: &Service,
     state: Option<&str>,
-    listeners: &[TcpListener],
+    sockets: &Sockets,
 ) -> Result<Finding> {
     const WHAT: &str = "listen";
     let unit = service.socket_unit();
@@ -182,7 +181,9 @@ fn front(
                 }
                 None => {}
             }
-            judge(address, active, listeners, holders::holder)
+            judge(address, active, sockets.listeners(), |inode| {
+                sockets.holder(inode)
+            })
         }
         Endpoint::Unix(path) => match (active, is_listening(endpoint)?) {
             (Some(false), true) => {
@@ -256,8 +257,9 @@ fn taken(
     Finding::error(what, message, next)
 }
 
-fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Result<Finding> {
+fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Finding> {
     const WHAT: &str = "backend";
+    let listeners = sockets.listeners();
     let (endpoint, unit) = (&service.backend, &service.unit);
     if let Endpoint::Tcp(address) = endpoint
         && let Some(why) = unusable(address.ip())
@@ -287,19 +289,19 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
                 |it: &&&TcpListener| own.as_ref().is_some_and(|own| !own.contains(&it.inode));
             if !listening {
                 silent(service, elsewhere(own.as_ref(), listeners))
-            } else if let Some((holder, place)) = forwarder(&there, own.as_ref()) {
+            } else if let Some((holder, place)) = forwarder(&there, own.as_ref(), sockets) {
                 forwarders::at_backend(service, &holder, place)
             } else if let Some(first) = there
                 .first()
                 .filter(|_| there.iter().all(|it| stranger(&it)))
             {
-                taken(WHAT, endpoint, first, holders::holder(first.inode), unit)
+                taken(WHAT, endpoint, first, sockets.holder(first.inode), unit)
             } else {
                 Finding::ok(WHAT, format!("{unit} is active and listens on {endpoint}"))
             }
         }
         Some("inactive" | "failed") if listening => match there.first() {
-            Some(first) => match holders::holder(first.inode) {
+            Some(first) => match sockets.holder(first.inode) {
                 Some(Holder { pid: 1, .. }) => Finding::warning(
                     WHAT,
                     format!("a socket unit of systemd holds {endpoint} while {unit} is down"),
@@ -328,8 +330,12 @@ fn backend(service: &Service, units: &Units, listeners: &[TcpListener]) -> Resul
 }
 
 /// The program that forwards the address to a container, if all that listens there does.
-fn forwarder(there: &[&TcpListener], own: Option<&HashSet<u32>>) -> Option<(Holder, Place)> {
-    let mut holders = there.iter().map(|it| holders::holder(it.inode));
+fn forwarder(
+    there: &[&TcpListener],
+    own: Option<&HashSet<u32>>,
+    sockets: &Sockets,
+) -> Option<(Holder, Place)> {
+    let mut holders = there.iter().map(|it| sockets.holder(it.inode));
     let first = holders.next()??;
     let all = forwarders::is_forwarder(&first)
         && holders.all(|it| it.as_ref().is_some_and(forwarders::is_forwarder));

@@ -1,10 +1,15 @@
 //! Finds the program that holds a socket, and the sockets of a unit's processes (proc(5)).
 
 use std::{
-    collections::HashSet,
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
+
+use anyhow::Result;
+
+use crate::kernel::sockets::sock_diag::{TcpListener, tcp_listeners};
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,28 +38,56 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Returns the process with the lowest id that holds a socket: PID 1 first, for sockets that it
-/// passes on.
-///
-/// `None`: this process has no permission to see it.
-pub fn holder(inode: u32) -> Option<Holder> {
-    let mut pids: Vec<u32> = fs::read_dir("/proc")
-        .ok()?
-        .flatten()
+/// The sockets that listen and who holds them, looked at once for all services: a look at every descriptor of
+/// every process takes as long for one socket as for all.
+pub struct Sockets {
+    /// The TCP sockets that listen.
+    pub listeners: Result<Vec<TcpListener>>,
+    /// By inode, the process with the lowest id: PID 1 first, for sockets that it passes on.
+    holders: OnceCell<HashMap<u32, u32>>,
+}
+
+impl Sockets {
+    /// Looks at those that listen now; at their holders when one is asked for.
+    pub fn look() -> Self {
+        Self {
+            listeners: tcp_listeners(0),
+            holders: OnceCell::new(),
+        }
+    }
+
+    /// The TCP sockets that listen; none if they cannot be looked at.
+    pub fn listeners(&self) -> &[TcpListener] {
+        self.listeners.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the process that holds a socket. `None`: this process has no permission to see it.
+    pub fn holder(&self, inode: u32) -> Option<Holder> {
+        let pid = *self.holders.get_or_init(all_holders).get(&inode)?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some(Holder {
+            pid,
+            name: name.trim_end().to_owned(),
+            unit: fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .ok()
+                .and_then(|text| unit_of(&text)),
+        })
+    }
+}
+
+fn all_holders() -> HashMap<u32, u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> = entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     pids.sort_unstable();
-    let pid = pids
-        .into_iter()
-        .find(|pid| sockets(*pid).any(|it| it == inode))?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(Holder {
-        pid,
-        name: name.trim_end().to_owned(),
-        unit: fs::read_to_string(format!("/proc/{pid}/cgroup"))
-            .ok()
-            .and_then(|text| unit_of(&text)),
-    })
+    let mut holders = HashMap::new();
+    for pid in pids {
+        for inode in sockets(pid) {
+            holders.entry(inode).or_insert(pid);
+        }
+    }
+    holders
 }
 
 /// The service or scope in a process's cgroups (cgroups(7), "/proc/[pid]/cgroup"): the innermost one of
@@ -156,11 +189,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
         let inode = inode(link.to_str().unwrap()).unwrap();
-        let listeners =
-            crate::kernel::sockets::sock_diag::tcp_listeners(listener.local_addr().unwrap().port())
-                .unwrap();
+        let listeners = tcp_listeners(listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(listeners[0].inode, inode);
-        assert_eq!(holder(inode).map(|holder| holder.pid), Some(process::id()));
-        assert_eq!(holder(0), None);
+        let sockets = Sockets::look();
+        let holder = sockets.holder(inode);
+        assert_eq!(holder.map(|holder| holder.pid), Some(process::id()));
+        assert_eq!(sockets.holder(0), None);
     }
 }

@@ -23,6 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use holders::Sockets;
 use ondemand_core::{
     config::{Config, DEFAULT_PATH},
     words::printable,
@@ -148,10 +149,11 @@ async fn look(config: &Config) -> Vec<Finding> {
         Some(systemd) => proxy::seen_by_agent(systemd).await,
         None => BTreeMap::new(),
     };
+    let sockets = Sockets::look();
     for service in config.services.values() {
         let files = files.as_deref();
         let seen = seen.get(&service.name);
-        let about = service::look(service, files, &source, systemd, seen).await;
+        let about = service::look(service, files, &source, systemd, seen, &sockets).await;
         found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
     }
     found

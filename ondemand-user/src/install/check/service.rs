@@ -9,6 +9,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     finding::{Finding, Level},
     generated::{self, Source},
+    holders::Sockets,
     proxy,
     unit::{failed, needed, usable},
 };
@@ -28,6 +29,7 @@ pub async fn look(
     source: &Source,
     systemd: Option<&Systemd>,
     seen: Option<&String>,
+    sockets: &Sockets,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut units = addresses::Units::default();
@@ -76,7 +78,7 @@ pub async fn look(
         found.extend(proxy.or(seen.map(|problem| proxy::seen(problem))));
     }
     found.push(current);
-    let mut addresses = addresses::look(service, &units);
+    let mut addresses = addresses::look(service, &units, sockets);
     if let Some(systemd) = systemd {
         name_sockets(&mut addresses, systemd).await;
     }
