@@ -86,9 +86,9 @@ fn an_mptcp_listener_is_reported() {
     }
     let steered = CONFIG.replace("steer = false", "steer = true");
     let sandbox = on_demand(&steered, "").unwrap();
-    let python = "import socket, time\\ns = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\\n\
+    let python = "import signal, socket\\ns = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\\n\
                   s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\\n\
-                  s.bind((\"127.0.0.1\", 8080))\\ns.listen(64)\\ntime.sleep(1000)\\n";
+                  s.bind((\"127.0.0.1\", 8080))\\ns.listen(64)\\nsignal.pause()\\n";
     let install = format!("printf '{python}' >/usr/bin/mptcp.py");
     check(&sandbox, &install, 0, &[]);
     let unit = "[Service]\nExecStart=/usr/bin/python3 /usr/bin/mptcp.py\n";
