@@ -60,9 +60,18 @@ fn looked_up(sandbox: &Sandbox, command: &str) -> BTreeSet<String> {
     let text = sandbox.run(&["cat", trace]).unwrap();
     assert!(text.contains("execve("), "{command}: {text}");
     // Each string that is a path, and each descriptor's path: `openat(3</run>, "name", ...)`.
-    let words = text.lines().flat_map(|line| line.split(['"', '<', '>']));
+    let lines = text.lines().map(without_target);
+    let words = lines.flat_map(|line| line.split(['"', '<', '>']));
     let paths = words.filter(|word| word.starts_with('/'));
     paths.map(str::to_owned).collect()
+}
+
+/// Without what a link was found to lead to, such as another process's descriptor: it is read, not looked up.
+fn without_target(line: &str) -> &str {
+    let is_read = line.contains("readlink(") || line.contains("readlinkat(");
+    let is_link = is_read && !line.contains(") = -1");
+    let target = line.rfind(", \"").filter(|_| is_link);
+    target.map_or(line, |at| &line[..at])
 }
 
 /// Whether it is in one of these directories, or one of these files.
