@@ -193,7 +193,15 @@ fn one(
     let mut found = Vec::new();
     let all = || members.iter().chain([stopped]);
     watch(sandbox, all(), true)?;
-    wait_for("connections are steered", service::SOON, || {
+    // Nobody is steered before a connection of the run was accepted.
+    let proxied = |member: &Member| {
+        let mut stream = TcpStream::connect(("127.0.0.1", member.front))?;
+        stream.set_read_timeout(Some(service::SOON))?;
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])
+    };
+    sandbox.in_network(|| all().try_for_each(proxied))??;
+    wait_for("connections are steered", DEADLINE, || {
         let status = service::statuses(sandbox).ok()?;
         let steered = |service: &Value| service["route"] == "steered";
         status.values().all(steered).then_some(())
