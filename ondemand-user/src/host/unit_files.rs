@@ -38,7 +38,8 @@ impl UnitFiles {
         Self::of(DIRECTORIES)
     }
 
-    fn of(directories: impl IntoIterator<Item = impl AsRef<Path>>) -> Self {
+    /// Those in these directories, of which the first counts.
+    pub fn of(directories: impl IntoIterator<Item = impl AsRef<Path>>) -> Self {
         let mut names = HashMap::new();
         for directory in directories {
             let Ok(entries) = fs::read_dir(directory) else {

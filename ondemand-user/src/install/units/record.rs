@@ -19,7 +19,10 @@ use std::{
 use ondemand_core::config::{Config, Endpoint, Service};
 
 use super::{Content, UnitFile};
-use crate::{host::atomic_file, kernel::sockets::listening::is_listening};
+use crate::{
+    host::{atomic_file, unit_files::UnitFiles},
+    kernel::sockets::listening::is_listening,
+};
 
 /// Its usual place. Only root can write there.
 const DIRECTORY: &str = "/run/ondemand-generator/services";
@@ -27,15 +30,6 @@ const DIRECTORY: &str = "/run/ondemand-generator/services";
 /// Where PID 1 has a link for each unit that has run a program and is not inactive
 /// (`unit_export_invocation_id`, src/core/unit.c), by its `Id`.
 const RUNNING: &str = "/run/systemd/units";
-
-/// The directories in which a unit can be a link to another, which makes it an alias (systemd.unit(5)).
-const LINKS: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
 
 /// The unit of the service, and when it came into the configuration.
 const ENTRY: &str = "unit";
@@ -150,8 +144,9 @@ impl Record {
         files: &mut [UnitFile],
     ) -> Vec<(String, io::Error)> {
         let mut errors = Vec::new();
+        let names = UnitFiles::here();
         for service in config.services.values() {
-            let held = self.admit(service).unwrap_or_else(|error| {
+            let held = self.admit(service, &names).unwrap_or_else(|error| {
                 errors.push((service.name.clone(), error));
                 false
             });
@@ -162,7 +157,7 @@ impl Record {
         errors
     }
 
-    fn admit(&self, service: &Service) -> io::Result<bool> {
+    fn admit(&self, service: &Service, files: &UnitFiles) -> io::Result<bool> {
         let Service { name, unit, .. } = service;
         if self.entry(name).is_none_or(|entry| entry.unit != *unit) {
             self.write_entry(name, unit)?;
@@ -170,7 +165,7 @@ impl Record {
         if self.is_held(name, unit) {
             return Ok(true);
         }
-        let runs = self.runs(unit);
+        let runs = self.runs(unit, files);
         if let (false, Some(entry)) = (runs, self.entry(name)) {
             // Whoever starts it from now on takes the lease.
             self.hold(name, &entry)?;
@@ -180,15 +175,12 @@ impl Record {
 
     /// Whether PID 1 has started a program of this unit that is not inactive. A generator cannot ask PID 1,
     /// which waits for it.
-    fn runs(&self, unit: &str) -> bool {
+    fn runs(&self, unit: &str, files: &UnitFiles) -> bool {
         let has = |name: &str| {
             let link = self.running.join(format!("invocation:{name}"));
             link.symlink_metadata().is_ok()
         };
-        has(unit)
-            || aliases(unit, &LINKS.map(Path::new))
-                .iter()
-                .any(|name| has(name))
+        has(unit) || has(&files.canonical(unit))
     }
 
     /// Keeps a copy of the units that were generated, and returns those of services that have left the
@@ -276,26 +268,6 @@ impl Record {
             .create(&directory)?;
         atomic_file::replace(&path, text.as_bytes(), 0o600)
     }
-}
-
-/// The names that links give to `unit`: `mariadb.service` for `mysql.service` where that is a link to it.
-fn aliases(unit: &str, directories: &[&Path]) -> Vec<String> {
-    let mut names: Vec<String> = vec![unit.to_owned()];
-    let mut next = 0;
-    while let Some(name) = names.get(next).cloned() {
-        let targets = directories
-            .iter()
-            .filter_map(|directory| fs::read_link(directory.join(&name)).ok())
-            .filter_map(|target| Some(target.file_name()?.to_str()?.to_owned()));
-        for target in targets {
-            if !names.contains(&target) {
-                names.push(target);
-            }
-        }
-        next += 1;
-    }
-    names.remove(0);
-    names
 }
 
 #[cfg(test)]
@@ -407,18 +379,31 @@ mod tests {
     }
 
     #[test]
-    fn links_give_names() {
+    fn a_unit_runs_under_its_own_name() {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
+        let record = Record::below(at);
+        let running = at.join("running");
+        fs::create_dir(&running).unwrap();
+        for own in ["mariadb.service", "app@one.service"] {
+            symlink("0", running.join(format!("invocation:{own}"))).unwrap();
+        }
         fs::write(at.join("mariadb.service"), "").unwrap();
         symlink("mariadb.service", at.join("mysqld.service")).unwrap();
         symlink("/x/mysqld.service", at.join("mysql.service")).unwrap();
-        assert_eq!(
-            aliases("mysql.service", &[at]),
-            ["mysqld.service", "mariadb.service"]
-        );
-        assert!(aliases("mariadb.service", &[at]).is_empty());
+        // A template that is an alias of another is one for each instance.
+        fs::write(at.join("app@.service"), "").unwrap();
+        symlink("app@.service", at.join("web@.service")).unwrap();
         symlink("loop.service", at.join("loop.service")).unwrap();
-        assert!(aliases("loop.service", &[at]).is_empty());
+        let files = UnitFiles::of([at]);
+        let check = |unit: &str, expected: bool| {
+            assert_eq!(record.runs(unit, &files), expected, "{unit}");
+        };
+        check("mysql.service", true);
+        check("mysqld.service", true);
+        check("mariadb.service", true);
+        check("web@one.service", true);
+        check("web@two.service", false);
+        check("loop.service", false);
     }
 }
