@@ -187,8 +187,12 @@ fn info_of(id: u32) -> Result<PathBuf> {
         fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
-        // The directory's own descriptor is closed by then.
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // Another thread has closed it since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
         if field(&text, "link_id") == Some(u64::from(id)) {
             return Ok(path);
         }
