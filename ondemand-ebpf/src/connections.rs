@@ -273,7 +273,9 @@ pub fn count(counters: *mut Counters, leg: u32, opened: bool) {
 
 fn state_changed(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
-    let by_application = new == FIN_WAIT1 || new == LAST_ACK;
+    // Looked at only where that is requested: its tag was last used by another CPU, and 300 ns away.
+    let by_application =
+        (new == FIN_WAIT1 || new == LAST_ACK) && ctx.cb_flags() & BPF_SOCK_OPS_RTT_CB_FLAG != 0;
     if new != CLOSE && !by_application {
         return;
     }
