@@ -26,7 +26,10 @@ use crate::{
     },
     install::{
         permission::rule,
-        units::last_good::{self, Copy},
+        units::{
+            generator,
+            last_good::{self, Copy},
+        },
     },
     observe::metrics::Configuration,
 };
@@ -72,6 +75,8 @@ pub(super) struct Source {
     copy: Option<String>,
     /// Why the file is not in force.
     wrong: Option<String>,
+    /// What systemd's generator has made the units of instead of the file.
+    units: Option<String>,
     applied: Store,
     /// Held while the permissions are renewed: the next renewal reads what this one may have missed.
     renewing: Arc<Mutex<()>>,
@@ -91,9 +96,11 @@ impl Source {
             read_at: SystemTime::now(),
             copy: None,
             wrong: None,
+            units: None,
             applied: Store::new(atomic_file::path().with_file_name(APPLIED)),
             renewing: Arc::default(),
         };
+        source.look_at_units();
         let config = source
             .read()
             .or_else(|error| source.fall_back(error.into()))?;
@@ -108,9 +115,23 @@ impl Source {
         config_file::parse_here(&self.path, text)
     }
 
+    /// Looks at what the generator reports of its last run.
+    pub fn look_at_units(&mut self) {
+        self.units = match self.path == Path::new(DEFAULT_PATH) {
+            true => generator::reported(),
+            false => None,
+        };
+    }
+
     /// Whether the file has to be read again: its text is another one, or it was wrong.
-    pub fn has_changed(&self) -> bool {
-        self.wrong.is_some() || config_file::text(&self.path).ok() != self.seen
+    pub fn has_changed(&mut self) -> bool {
+        let identity = Identity::of(&self.path);
+        if self.wrong.is_some() || config_file::text(&self.path).ok() != self.seen {
+            return true;
+        }
+        // Another file, or one that was written again, with the same text.
+        self.identity = identity;
+        false
     }
 
     /// Returns the last valid configuration instead of one that is wrong, or the error.
@@ -119,7 +140,7 @@ impl Source {
             return Err(error);
         };
         log::error!(
-            "an OLDER configuration is in force, {}, because the present one is wrong: {error:#}",
+            "an OLDER configuration is in force, {}, because the present one cannot be used: {error:#}",
             copy.words()
         );
         self.copy = Some(copy.words());
@@ -185,9 +206,10 @@ impl Source {
         let read_at = Timestamp::try_from(self.read_at).ok();
         report::Configuration {
             path: self.path.display().to_string(),
-            last_reload_successful: self.wrong.is_none(),
+            last_reload_successful: self.is_in_force(),
             last_reload_success: read_at.map(|at| at.to_string()),
             error: self.wrong.clone(),
+            units_error: self.units.clone(),
             changed: Identity::of(&self.path) != self.identity,
             copy: self.copy.clone(),
         }
@@ -197,9 +219,14 @@ impl Source {
     pub fn observe(&self) -> Configuration {
         let read_at = self.read_at.duration_since(UNIX_EPOCH).ok();
         Configuration {
-            last_reload_successful: self.wrong.is_none(),
+            last_reload_successful: self.is_in_force(),
             last_reload_success: read_at.map(|at| at.as_secs_f64()),
         }
+    }
+
+    /// Whether the file is what the agent and systemd's units follow.
+    fn is_in_force(&self) -> bool {
+        self.wrong.is_none() && self.units.is_none()
     }
 }
 
@@ -228,9 +255,12 @@ impl Agent {
     }
 
     /// systemd has read its units again, so the generator has read the configuration.
-    pub(super) fn renew_if_changed(&self) {
-        if self.source.has_changed() {
-            self.renew(None);
+    pub(super) fn renew_if_changed(&mut self) {
+        self.source.look_at_units();
+        match self.source.has_changed() {
+            true => self.renew(None),
+            // The generator may have another report.
+            false => self.announcer.configuration(self.source.trouble()),
         }
     }
 

@@ -27,12 +27,16 @@ pub struct Report {
 pub struct Configuration {
     /// The file.
     pub path: String,
-    /// Whether the last reading of the file succeeded, so that it is in force.
+    /// Whether the last reading of the file succeeded, by the agent and by systemd's generator, so that it is in
+    /// force.
     pub last_reload_successful: bool,
     /// When what is in force was read (RFC 3339); of a copy, when it was written.
     pub last_reload_success: Option<String>,
     /// Why the file is not in force, one line for each problem; null: it is.
     pub error: Option<String>,
+    /// What systemd's generator did instead of making the units of the file, when it ran last; null: it has made
+    /// them.
+    pub units_error: Option<String>,
     /// Whether the file has changed since it was read last.
     pub changed: bool,
     /// The copy of an older file that is in force instead, since the agent's start; null: none.
@@ -51,7 +55,13 @@ impl Configuration {
 
     /// Why the file is not in force, and what is, on one line. `None`: it is.
     pub fn trouble(&self) -> Option<String> {
-        let error = self.error.as_ref()?;
+        let Some(error) = &self.error else {
+            let units = self.units_error.as_ref()?;
+            return Some(format!(
+                "CONFIGURATION NOT IN FORCE in systemd: when its generators ran, {units}; the file is correct now: run \
+                 `systemctl daemon-reload`"
+            ));
+        };
         let mut problems = error.lines();
         let first = problems.next().unwrap_or_default();
         let more = match problems.count() {

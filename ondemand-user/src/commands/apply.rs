@@ -125,7 +125,7 @@ async fn tell_agent() -> Result<bool> {
     let client = Client::connect().await?;
     match client.act("Reload", &(), false).await {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.downcast_ref(), Some(client::Error::NoAgent)) => Ok(false),
+        Err(error) if matches!(error.downcast_ref(), Some(client::Error::NoAgent(_))) => Ok(false),
         Err(error) => Err(error).context("make the agent read the configuration"),
     }
 }

@@ -10,7 +10,7 @@ use zbus::{
     message::{Flags, Type},
 };
 
-use crate::bus::names;
+use crate::{bus::names, install::check::agent, systemd::Systemd};
 
 /// Maximum time of the agent for a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,8 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The agent's name has no owner on the bus.
-    NoAgent,
+    /// The agent's name has no owner on the bus: why, and what to do.
+    NoAgent(String),
     /// The agent exited before it replied.
     Ended,
     /// It did not reply in time.
@@ -39,9 +39,7 @@ impl std::error::Error for Error {}
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAgent => {
-                f.write_str("no agent is running; start it with `systemctl start ondemand.service`")
-            }
+            Self::NoAgent(why) => write!(f, "no agent is running: {why}"),
             Self::Ended => f.write_str(
                 "the agent exited before it replied; see `journalctl -u ondemand.service`",
             ),
@@ -140,12 +138,25 @@ impl Client {
                 continue;
             }
             if reply.message_type() == Type::Error {
-                return Err(explain(&reply).into());
+                return Err(match explain(&reply) {
+                    Error::NoAgent(_) => Error::NoAgent(no_agent().await),
+                    error => error,
+                }
+                .into());
             }
             let answer = reply.body().deserialize();
             return answer.context("parse the agent's reply (is its version different?)");
         }
         Err(Error::Ended).context("the bus closed the connection")
+    }
+}
+
+/// Why there is none, as far as systemd tells.
+async fn no_agent() -> String {
+    let found = async { agent::absence(&Systemd::connect().await?).await };
+    match tokio::time::timeout(TIMEOUT, found).await {
+        Ok(Ok(agent::Absence { why, next })) => format!("{why}; {next}"),
+        _ => format!("start it with `systemctl start {}`", agent::UNIT),
     }
 }
 
@@ -159,7 +170,7 @@ fn explain(reply: &Message) -> Error {
         .is_some_and(|sender| sender.as_str() == "org.freedesktop.DBus");
     match name {
         "org.freedesktop.DBus.Error.ServiceUnknown"
-        | "org.freedesktop.DBus.Error.NameHasNoOwner" => Error::NoAgent,
+        | "org.freedesktop.DBus.Error.NameHasNoOwner" => Error::NoAgent(String::new()),
         "org.freedesktop.DBus.Error.NoReply" => Error::Ended,
         names::ACCESS_DENIED if by_bus => Error::Policy,
         names::ACCESS_DENIED | names::NOT_AUTHENTICATED => Error::Denied(text),

@@ -227,7 +227,8 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "error",
                 "last_reload_success",
                 "last_reload_successful",
-                "path"
+                "path",
+                "units_error"
             ]
         );
         assert_eq!(

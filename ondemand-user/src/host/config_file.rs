@@ -143,7 +143,8 @@ pub fn text(path: &Path) -> Result<String, Error> {
 fn unreadable(path: &Path, err: &io::Error) -> String {
     let hint = match err.kind() {
         io::ErrorKind::NotFound => {
-            "create it (`ondemand --help` shows an example), or use another with --config FILE"
+            "create it (`ondemand --help` shows an example; an empty file: no service is wanted), or use another \
+             with --config FILE"
                 .into()
         }
         io::ErrorKind::PermissionDenied => {

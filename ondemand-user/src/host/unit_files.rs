@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The search path of the system's manager, in its order (systemd.unit(5), "Unit File Load Path").
-const DIRECTORIES: [&str; 13] = [
+pub const DIRECTORIES: [&str; 13] = [
     "/etc/systemd/system.control",
     "/run/systemd/system.control",
     "/run/systemd/transient",

@@ -9,6 +9,7 @@ mod owner;
 mod permission;
 mod reading;
 mod signals;
+mod standing;
 pub mod unit_path;
 pub mod units;
 mod usage;
@@ -29,6 +30,7 @@ use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
 use signals::{Streams, forward};
+pub use standing::Standing;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc},
     task::AbortHandle,

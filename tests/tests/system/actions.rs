@@ -382,7 +382,10 @@ fn names_configurations_and_agents_that_are_wrong() {
             &sandbox,
             &format!("ondemand {verb}"),
             1,
-            &["no agent is running", "systemctl start ondemand.service"],
+            &[
+                "no agent is running",
+                "systemctl enable --now ondemand.service",
+            ],
         );
     }
     check(

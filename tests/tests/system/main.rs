@@ -27,6 +27,7 @@ mod faults_systemd;
 mod history;
 mod hostile;
 mod idle_stop;
+mod late_configuration;
 mod loops;
 mod many_at_once;
 mod many_connections;

@@ -279,7 +279,7 @@ fn a_wrong_configuration_leaves_the_units_as_they_were() {
     check(generator, &[&line, "OLDER configuration", kept]);
     check(
         "ondemand check",
-        &[&line, "the units of an older one", kept],
+        &[&line, "those of an OLDER configuration", kept],
     );
     check("ondemand check --json", &[&line]);
     // At the next boot there is the copy of `ondemand permit`; its front socket is not there for show.
@@ -302,14 +302,14 @@ fn a_wrong_configuration_leaves_the_units_as_they_were() {
         .run(&["rm", "/var/lib/ondemand-generator/last-good.toml"])
         .unwrap();
     check(generator, &[&line, "no service is on demand"]);
-    // A configuration that is taken away takes its units along when they are down, and is not brought back.
+    // A service that is not wanted any more takes its units along when they are down, and is not brought back.
     sandbox.write(file, &right).unwrap();
     reload();
     are("loaded");
     sandbox
         .run(&["systemctl", "stop", units[0], units[1], units[2]])
         .unwrap();
-    sandbox.run(&["rm", file]).unwrap();
+    sandbox.write(file, "").unwrap();
     reload();
     are("not-found");
     sandbox.write(file, wrong).unwrap();

@@ -5,11 +5,9 @@ use std::{fs, path::Path};
 use aya::programs::ProgramType;
 use nix::unistd::geteuid;
 use ondemand_core::config::Config;
-use zbus::fdo::DBusProxy;
 
-use super::{finding::Finding, permission, programs};
+use super::{agent, finding::Finding, permission, programs};
 use crate::{
-    bus::names,
     install::units::{Host, unreachable},
     kernel::{BPFFS, requirements},
     systemd::Systemd,
@@ -114,24 +112,8 @@ pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec
         Ok(version) => Finding::ok("systemd", format!("version {version}, answers over D-Bus")),
         Err(error) => Finding::error("systemd", format!("{error:#}"), next),
     };
-    let mut found = vec![version, agent(systemd).await];
+    let mut found = vec![version, agent::look(systemd).await];
     found.extend(programs::look(systemd, config).await);
     found.extend(permission::look(systemd, config).await);
     found
-}
-
-async fn agent(systemd: &Systemd) -> Finding {
-    let running = async {
-        let bus = DBusProxy::new(systemd.connection()).await?;
-        anyhow::Ok(bus.name_has_owner(names::NAME.try_into()?).await?)
-    };
-    match running.await {
-        Ok(true) => Finding::ok("agent", "running"),
-        Ok(false) => Finding::warning(
-            "agent",
-            "not running: clients start services, but none is stopped",
-            "systemctl enable --now ondemand.service",
-        ),
-        Err(error) => Finding::unknown("agent", &error),
-    }
 }

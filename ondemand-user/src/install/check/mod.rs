@@ -2,12 +2,14 @@
 
 mod access;
 mod addresses;
+pub mod agent;
 mod finding;
 mod forwarders;
 mod generated;
 mod holders;
 mod host;
 mod metrics;
+mod mounts;
 mod permission;
 mod ports;
 mod programs;
@@ -31,7 +33,7 @@ use ondemand_core::{
 
 use crate::{
     host::config_file,
-    install::units::{self, last_good},
+    install::units::{self, generator, last_good},
     systemd::Systemd,
 };
 
@@ -60,6 +62,7 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
             let older =
                 copy.map_or_else(|| config_file::parse(config, ""), |copy| Ok(copy.config))?;
             let mut findings = look_at_host(&older, &Systemd::connect().await).await;
+            findings.extend(mounts::look(&older));
             if json {
                 let next = "correct it, then systemctl daemon-reload";
                 findings.insert(0, Finding::error("config", format!("{error:#}"), next));
@@ -107,16 +110,35 @@ pub fn what_makes_units(config: &Path) -> Option<String> {
     looks.find(|next| next == source.next())
 }
 
-/// Reports which configuration systemd uses while this one is invalid.
+/// Reports which units systemd has while this configuration cannot be used.
 fn say_meanwhile(config: &Path) {
-    let is_systemds = config == Path::new(DEFAULT_PATH);
-    if let Some(copy) = last_good::find(config).filter(|_| is_systemds) {
-        eprintln!(
-            "ondemand: until {} is corrected, systemd uses the units of an older one, {}",
+    if config != Path::new(DEFAULT_PATH) {
+        return;
+    }
+    let words = match (generator::reported(), last_good::find(config)) {
+        (Some(report), _) => format!("when systemd ran its generators, {report}"),
+        // It has read the file while it was correct.
+        (None, Some(copy)) => format!(
+            "until {} is corrected, systemd uses the units of an older one, {}",
             config.display(),
             copy.words()
-        );
+        ),
+        (None, None) => return,
+    };
+    eprintln!("ondemand: {}", printable(&words));
+}
+
+/// Whether the generator could use the file when it ran last.
+fn generated_from(config: &Config) -> Option<Finding> {
+    if config.path != Path::new(DEFAULT_PATH) {
+        return None;
     }
+    let report = generator::reported()?;
+    Some(Finding::warning(
+        "generator",
+        format!("when systemd ran its generators, {report}"),
+        "systemctl daemon-reload: the file is correct now",
+    ))
 }
 
 async fn look(config: &Config) -> Vec<Finding> {
@@ -136,6 +158,8 @@ async fn look(config: &Config) -> Vec<Finding> {
         ),
     };
     let mut found = vec![services, metrics::look(config)];
+    found.extend(generated_from(config));
+    found.extend(mounts::look(config));
     let systemd = Systemd::connect().await;
     found.extend(look_at_host(config, &systemd).await);
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The last line in the journal of a unit, if this user may read it.
-fn last_line(unit: &str) -> Option<String> {
+pub(super) fn last_line(unit: &str) -> Option<String> {
     let last = |of: String| {
         let output = Command::new("journalctl")
             .args([

@@ -14,36 +14,92 @@ use ondemand_core::{
 };
 
 use super::{Content, Host, MARK, Record, UnitFile, files, install, last_good, unreachable};
-use crate::{host::config_file, kernel::requirements};
+use crate::{
+    host::{atomic_file, config_file, directories},
+    kernel::requirements,
+};
 
 /// The program's name as a generator.
 pub const NAME: &str = "ondemand-generator";
+/// Where systemd has the units of generators.
+pub const DIRECTORY: &str = "/run/systemd/generator";
+
+/// The name of the report in the directory of the units. PID 1 skips names that are no unit's, and empties the
+/// directory before each run, so the report is about the units beside it.
+pub const REPORT: &str = "ondemand-generator.report";
 
 /// Writes the units of the configuration at its usual place to `directory`.
 ///
-/// A missing configuration is not an error: the package is installed, and nothing is on demand yet.
-/// An invalid one is replaced by the last valid one ([`last_good`]).
+/// A configuration that has never been there is not an error: the package is installed, and nothing is on
+/// demand yet. One that is invalid, or gone, is replaced by the last valid one ([`last_good`]): its file
+/// system may be mounted later than generators run. `directory` then has a [`REPORT`].
 ///
 /// # Errors
 ///
-/// The configuration is invalid, whether it was replaced or not, or a file cannot be written. In the
-/// latter case nothing is left in `directory`.
+/// The configuration is invalid or gone, whether it was replaced or not, or a file cannot be written. In the
+/// latter case no unit is left in `directory`.
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
     let path = Path::new(DEFAULT_PATH);
-    if path.exists() && requirements::demands_capability() {
+    if requirements::demands_capability() {
         install::write(&[capability()], directory).context("give the agent CAP_BPF")?;
     }
-    run_for(path, copies, &Record::here(), directory)?;
+    let is_absent = is_absent(path) && last_good::find_in(copies, path).is_none();
+    let done = match is_absent {
+        true => nothing_yet(path, copies, &Record::here(), directory),
+        false => run_for(path, copies, &Record::here(), directory),
+    };
+    if let Err(error) = &done {
+        report(&format!("{error:#}"), directory);
+    }
+    done?;
     // The units are written all the same: the front sockets hold the clients until it is corrected.
-    if path.exists()
-        && let Some(why) = unreachable(&Host::here()?)
-    {
+    if !is_absent && let Some(why) = unreachable(&Host::here()?) {
         complain(&anyhow!(
             "no proxy can run, so no client is served: {why}; `ondemand check` says what to do"
         ));
     }
     Ok(())
+}
+
+/// Leaves what was done instead for `ondemand check` and the agent.
+fn report(words: &str, directory: &Path) {
+    let text = printable(words).replace('\n', "; ") + "\n";
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| atomic_file::replace(&directory.join(REPORT), text.as_bytes(), 0o644));
+    if let Err(error) = written {
+        complain(&anyhow!("write {REPORT}: {error}"));
+    }
+}
+
+/// What the last run did instead of generating the units of the configuration's file; `None`: it has
+/// generated them, or has not run.
+pub fn reported() -> Option<String> {
+    let text = std::fs::read_to_string(Path::new(DIRECTORY).join(REPORT)).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Whether there is no file, and no link to one: that it was never installed, was removed, or is on a file
+/// system that is not mounted looks the same.
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
+}
+
+/// There is no configuration, and no copy of one. Logged once in a boot.
+fn nothing_yet(path: &Path, copies: [&Path; 2], record: &Record, directory: &Path) -> Result<()> {
+    let [run, _] = copies;
+    let words = format!(
+        "no service is on demand, because {} does not exist, nor a copy of an earlier one; if its file system is \
+         mounted later, `systemctl daemon-reload` after that",
+        path.display()
+    );
+    if !run.exists() && directories::create(run, 0o700).is_ok() {
+        log(LOG_NOTICE, &words);
+    }
+    report(&words, directory);
+    keep_all(record, directory)
 }
 
 /// The drop-in of the agent's unit for kernels on which it cannot open pins without `CAP_BPF`.
@@ -65,13 +121,6 @@ pub(super) fn run_for(
     directory: &Path,
 ) -> Result<()> {
     let [run, _] = copies;
-    if path
-        .symlink_metadata()
-        .is_err_and(|err| err.kind() == io::ErrorKind::NotFound)
-    {
-        let _: [(); 2] = copies.map(last_good::forget);
-        return keep_all(record, directory);
-    }
     let read =
         config_file::text(path).and_then(|text| Ok((config_file::parse_here(path, &text)?, text)));
     let (config, text) = match read {
@@ -93,8 +142,17 @@ fn fall_back(
     record: &Record,
     directory: &Path,
 ) -> anyhow::Error {
+    let why = match is_absent(path) {
+        true => {
+            "is gone (an empty file means that no service is wanted; if its file system is mounted later, \
+             `systemctl daemon-reload` after that)"
+        }
+        false => "is invalid",
+    };
     let Some(copy) = last_good::find_in(copies, path) else {
-        let error = error.context("no service is on demand, because the configuration is invalid");
+        let error = error.context(format!(
+            "no service is on demand, because the configuration {why}"
+        ));
         return match keep_all(record, directory) {
             Ok(()) => error,
             Err(failed) => error.context(format!("{failed:#}")),
@@ -102,7 +160,7 @@ fn fall_back(
     };
     match generate(&copy.config, record, directory) {
         Ok(()) => error.context(format!(
-            "the units are those of an OLDER configuration, {}, because the present one is invalid",
+            "the units are those of an OLDER configuration, {}, because the present one {why}",
             copy.words()
         )),
         Err(failed) => error.context(format!("{}: {failed:#}", copy.file.display())),
@@ -134,16 +192,23 @@ fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
         .context("generate units")
 }
 
-/// Logs an error. Early at boot only the kernel's log can take it; the journal collects it from
-/// there.
+/// `<3>` and `<5>` are LOG_ERR and LOG_NOTICE (sd-daemon(3)).
+const LOG_ERR: u8 = 3;
+const LOG_NOTICE: u8 = 5;
+
+/// Logs an error.
 pub fn complain(error: &anyhow::Error) {
-    // `<3>` is LOG_ERR (sd-daemon(3)).
-    let line = format!(
-        "<3>{NAME}: {}",
-        printable(&format!("{error:#}")).replace('\n', "; ")
-    );
+    log(LOG_ERR, &format!("{error:#}"));
+}
+
+/// Logs a line. Early at boot only the kernel's log can take it; the journal collects it from there.
+fn log(level: u8, words: &str) {
+    let line = format!("{NAME}: {}", printable(words).replace('\n', "; "));
     let log = OpenOptions::new().write(true).open("/dev/kmsg");
-    if log.and_then(|mut log| writeln!(log, "{line}")).is_err() {
-        eprintln!("{}", &line[3..]);
+    if log
+        .and_then(|mut log| writeln!(log, "<{level}>{line}"))
+        .is_err()
+    {
+        eprintln!("{line}");
     }
 }

@@ -1,5 +1,5 @@
-//! The last valid configuration. A generator that finds an invalid one generates its units from this:
-//! without units systemd would know no front socket any more, and a client of one that it still
+//! The last valid configuration. A generator that finds an invalid one, or none where one was, generates its
+//! units from this: without units systemd would know no front socket any more, and a client of one that it still
 //! holds would be closed, since there is nothing to start.
 //!
 //! There are two copies, both root's: the generator's own in /run, and for the next boot that of
@@ -86,12 +86,6 @@ fn keep_with(directory: &Path, text: &str, directory_mode: u32, mode: u32) -> io
     }
     directories::create(directory, directory_mode)?;
     atomic_file::replace(&file, text.as_bytes(), mode)
-}
-
-/// Removes the copy: the configuration was removed, which is not an error.
-pub(super) fn forget(directory: &Path) {
-    // Usually there is none.
-    let _ = fs::remove_file(directory.join(FILE));
 }
 
 /// Returns the latest copy that is valid. Its path is `original`, which it replaces.

@@ -389,10 +389,35 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     assert!(error.contains(&copy.display().to_string()), "{error}");
     assert!(error.contains("wiki.toml:"), "{error}");
     assert_eq!(texts, before);
-    fs::remove_file(&path).unwrap();
-    let _ = fs::remove_dir_all(&units);
-    generate().unwrap();
-    assert!(!copy.exists(), "nothing is wanted");
+    // One that is gone is no other: its file system may not be mounted yet. So is a link to nowhere.
+    let missing = |link: bool, expected: &Path| {
+        let _ = fs::remove_file(&path);
+        if link {
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        }
+        let _ = fs::remove_dir_all(&units);
+        let error = format!("{:#}", generate().unwrap_err());
+        let words = match link {
+            true => "the present one is invalid",
+            false => "the present one is gone",
+        };
+        assert!(error.contains(words), "{error}");
+        assert!(error.contains(&expected.display().to_string()), "{error}");
+        let texts = walk(&units).into_iter();
+        let texts: Vec<_> = texts
+            .map(|file| fs::read_to_string(file).unwrap_or_default())
+            .collect();
+        assert_eq!(texts, before);
+    };
+    missing(false, &copy);
+    missing(true, &copy);
+    // The next boot.
+    last_good::keep(&state, good).unwrap();
+    fs::remove_dir_all(&kept).unwrap();
+    missing(false, &state.join(last_good::FILE));
+    // An empty file says that nothing is wanted.
+    let (result, _) = run("");
+    result.unwrap();
     let own = ["service", "socket", "target", "timer"]
         .map(|kind| units.join(format!("ondemand-wiki.{kind}")));
     let mut left = walk(&units);
