@@ -4,13 +4,14 @@
 use clap::{Args, value_parser};
 
 /// The benches, in the order in which they run.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     "data-path",
     "counting",
     "cold-start",
     "detection",
     "stop-race",
     "scale",
+    "growth",
     "soak",
 ];
 

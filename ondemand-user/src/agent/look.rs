@@ -20,7 +20,7 @@ use crate::{
         ablation::{self, Moment},
         clock, veto,
     },
-    systemd::{LEAVE, units},
+    systemd::LEAVE,
 };
 
 /// How often to look whether SYN cookies are still sent, when a gate waits for their end.
@@ -352,7 +352,7 @@ impl Agent {
             } else {
                 Moment::Released
             });
-            let readings = units::read(&systemd, names.each()).await;
+            let readings = systemd.read(&names.each().map(String::clone)).await;
             // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Job {
                 service,

@@ -1,7 +1,10 @@
 //! Address rules, which systemd enforces at a unit's own sockets: a steered connection bypasses the
 //! rules of its front socket, and is subject to those of the backend with the client's own address.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -12,7 +15,19 @@ const SLICES: usize = 16;
 
 /// A cache of the slices: many units are in the same one.
 #[derive(Debug, Default)]
-pub struct Slices(HashMap<String, (bool, Option<String>)>);
+pub struct Slices(Mutex<HashMap<String, (bool, Option<String>)>>);
+
+impl Slices {
+    fn known(&self, unit: &str) -> Option<(bool, Option<String>)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(unit).cloned()
+    }
+
+    fn remember(&self, unit: &str, read: &(bool, Option<String>)) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(unit.to_owned(), read.clone());
+    }
+}
 
 impl Systemd {
     /// Returns the unit, or a slice that contains it, that filters its traffic by `IPAddressDeny=`.
@@ -22,15 +37,15 @@ impl Systemd {
     /// # Errors
     ///
     /// PID 1 does not answer.
-    pub async fn address_rules(&self, unit: &str, slices: &mut Slices) -> Result<Option<String>> {
+    pub async fn address_rules(&self, unit: &str, slices: &Slices) -> Result<Option<String>> {
         let mut unit = unit.to_owned();
         for _ in 0..SLICES {
-            let (filters, slice) = match slices.0.get(&unit) {
-                Some(known) => known.clone(),
+            let (filters, slice) = match slices.known(&unit) {
+                Some(known) => known,
                 None => {
                     let read = self.rules_of(&unit).await?;
                     if unit.ends_with(".slice") {
-                        slices.0.insert(unit.clone(), read.clone());
+                        slices.remember(&unit, &read);
                     }
                     read
                 }

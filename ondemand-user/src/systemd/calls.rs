@@ -6,6 +6,21 @@ use zbus::{OwnedObjectPath, fdo, proxy};
 /// An address as family, bytes, and length of its prefix.
 pub(super) type Prefix = (i32, Vec<u8>, u32);
 
+/// A unit's own name, description, load state, active state, substate, what it follows, path, and the number,
+/// kind and path of its job.
+pub(super) type Row = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",
@@ -27,25 +42,7 @@ pub(super) trait Manager {
     fn reload(&self) -> zbus::Result<()>;
     fn reset_failed_unit(&self, unit: &str) -> zbus::Result<()>;
 
-    /// By name: its description, load state, active state, substate, what it follows, path, job.
-    fn list_units_by_patterns(
-        &self,
-        states: &[&str],
-        patterns: &[&str],
-    ) -> zbus::Result<
-        Vec<(
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-            OwnedObjectPath,
-            u32,
-            String,
-            OwnedObjectPath,
-        )>,
-    >;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
 
     fn kill_unit(&self, unit: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 

@@ -7,6 +7,7 @@ mod facts;
 mod names;
 mod owner;
 mod permission;
+mod query;
 mod reading;
 mod signals;
 mod standing;
@@ -192,32 +193,6 @@ impl Systemd {
 
     fn names(&self) -> MutexGuard<'_, Names> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads a unit, which loads it if it is not loaded.
-    ///
-    /// # Errors
-    ///
-    /// PID 1 does not answer. A missing unit is not an error: its `LoadState` shows it.
-    pub async fn read(&self, unit: &str) -> Result<Reading> {
-        let reading = self.read_once(unit).await?;
-        match reading.id() {
-            // It is another unit than was known: what has changed since the reply was not reported.
-            Some(id) if self.names().is_new(unit, id) => self.read_once(unit).await,
-            _ => Ok(reading),
-        }
-    }
-
-    async fn read_once(&self, unit: &str) -> Result<Reading> {
-        let reply = self.all_properties(unit, UNIT).await?;
-        let properties = reply
-            .body()
-            .deserialize()
-            .with_context(|| format!("parse systemd's reply about {unit}"))?;
-        Ok(Reading {
-            position: reply.recv_position(),
-            properties,
-        })
     }
 
     /// A service's memory in bytes. `None`: it is not accounted, or the service is down.

@@ -1,5 +1,6 @@
 //! A unit's properties as received over the bus, and the state that follows from them.
 
+use super::calls::Row;
 use ondemand_core::measure::{
     Ktime,
     unit::{ActiveState, Unit},
@@ -10,19 +11,38 @@ use zbus::{DeserializeDict, OwnedObjectPath, Type, message::Sequence};
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}", rename_all = "PascalCase")]
 pub struct Properties {
-    id: Option<String>,
-    active_state: Option<String>,
-    sub_state: Option<String>,
-    job: Option<(u32, OwnedObjectPath)>,
-    active_enter_timestamp_monotonic: Option<u64>,
-    inactive_exit_timestamp_monotonic: Option<u64>,
-    inactive_enter_timestamp_monotonic: Option<u64>,
-    load_state: Option<String>,
-    stop_when_unneeded: Option<bool>,
-    condition_result: Option<bool>,
-    assert_result: Option<bool>,
-    condition_timestamp_monotonic: Option<u64>,
-    start_limit_interval_u_sec: Option<u64>,
+    pub(super) id: Option<String>,
+    pub(super) active_state: Option<String>,
+    pub(super) sub_state: Option<String>,
+    pub(super) job: Option<(u32, OwnedObjectPath)>,
+    pub(super) active_enter_timestamp_monotonic: Option<u64>,
+    pub(super) inactive_exit_timestamp_monotonic: Option<u64>,
+    pub(super) inactive_enter_timestamp_monotonic: Option<u64>,
+    pub(super) load_state: Option<String>,
+    pub(super) stop_when_unneeded: Option<bool>,
+    pub(super) condition_result: Option<bool>,
+    pub(super) assert_result: Option<bool>,
+    pub(super) condition_timestamp_monotonic: Option<u64>,
+    pub(super) start_limit_interval_u_sec: Option<u64>,
+}
+
+impl Properties {
+    /// What a list of units tells.
+    pub(super) fn of(row: Row) -> Self {
+        let (id, _, load_state, active_state, sub_state, _, _, job, _, job_path) = row;
+        Self {
+            id: Some(id),
+            load_state: Some(load_state),
+            active_state: Some(active_state),
+            sub_state: Some(sub_state),
+            job: Some((job, job_path)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.active_state.as_deref(), Some("inactive" | "failed"))
+    }
 }
 
 /// Properties, and their position in the bus's stream of messages. A reply and a signal are
@@ -34,11 +54,6 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The unit's own name: it may have been read by an alias.
-    pub(super) fn id(&self) -> Option<&str> {
-        self.properties.id.as_deref()
-    }
-
     /// Whether it has all properties, not only the changed ones.
     pub fn is_whole(&self) -> bool {
         self.properties.load_state.is_some() && self.properties.stop_when_unneeded.is_some()

@@ -4,37 +4,10 @@ use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ondemand_core::config::UnitNames;
 
-use super::{Reading, Slices, Systemd};
+use super::{Reading, Slices, Systemd, query::LISTED};
 
-/// Maximum number of concurrent calls to systemd: one after the other takes much longer on a busy
-/// machine; with all at once, the replies take memory.
+/// Maximum number of concurrent questions about address rules.
 const AT_ONCE: usize = 16;
-/// The number of units that are read between two signs of progress.
-const BETWEEN_SIGNS: usize = 128;
-
-/// The units' states, in their order.
-///
-/// # Errors
-///
-/// PID 1 does not answer.
-pub async fn read(
-    systemd: &Systemd,
-    units: impl IntoIterator<Item = &String>,
-) -> Result<Vec<(String, Reading)>> {
-    let read = |unit: &String| {
-        let (systemd, unit) = (systemd.clone(), unit.clone());
-        async move {
-            let reading = systemd.read(&unit).await?;
-            Ok((unit, reading))
-        }
-    };
-    // Collected, because a stream that borrows the names would not be `Send`.
-    let questions: Vec<_> = units.into_iter().map(read).collect();
-    stream::iter(questions)
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-}
 
 /// Everything that is read of the units.
 #[derive(Debug, Default)]
@@ -62,21 +35,27 @@ impl Wanted {
     /// PID 1 does not answer.
     pub async fn read(&self, systemd: &Systemd, going_on: impl Fn()) -> Result<Readings> {
         let mut units = Vec::with_capacity(self.units.len());
-        for some in self.units.chunks(BETWEEN_SIGNS) {
+        for some in self.units.chunks(LISTED) {
             going_on();
-            units.extend(read(systemd, some).await?);
+            units.extend(systemd.read(some).await?);
         }
         let mut rules = Vec::with_capacity(self.steered.len());
-        let mut slices = Slices::default();
-        for (at, (name, names)) in self.steered.iter().enumerate() {
-            if at.is_multiple_of(BETWEEN_SIGNS) {
-                going_on();
-            }
-            let mut place = systemd.address_rules(&names.socket, &mut slices).await?;
-            if place.is_none() {
-                place = systemd.address_rules(&names.backend, &mut slices).await?;
-            }
-            rules.push((name.clone(), place));
+        let slices = Slices::default();
+        for some in self.steered.chunks(LISTED) {
+            going_on();
+            let read = |(name, names): (String, UnitNames)| {
+                let slices = &slices;
+                async move {
+                    let mut place = systemd.address_rules(&names.socket, slices).await?;
+                    if place.is_none() {
+                        place = systemd.address_rules(&names.backend, slices).await?;
+                    }
+                    Ok::<_, anyhow::Error>((name, place))
+                }
+            };
+            let questions: Vec<_> = some.iter().cloned().map(read).collect();
+            let answers = stream::iter(questions).buffered(AT_ONCE);
+            rules.extend(answers.try_collect::<Vec<_>>().await?);
         }
         Ok(Readings { units, rules })
     }

@@ -121,14 +121,23 @@ pub fn systemctl(
 ///
 /// It does not start; its journal is in the message.
 pub fn watch<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member>) -> Result<()> {
-    let tables: String = members.into_iter().map(Member::table).collect();
-    let address = tests::metrics::address();
-    let agent = format!("[agent]\nmetrics = \"{address}\"\nhistory = \"\"\n\n");
-    sandbox.write(WATCHED, format!("{agent}{tables}"))?;
+    write(sandbox, members)?;
     sandbox
         .run(&["systemctl", "restart", "ondemand.service"])
         .with_context(|| sandbox.journal("ondemand.service"))?;
     Ok(())
+}
+
+/// Writes the configuration with these services, which the agent reads at its start and at a reload.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn write<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member>) -> Result<()> {
+    let tables: String = members.into_iter().map(Member::table).collect();
+    let address = tests::metrics::address();
+    let agent = format!("[agent]\nmetrics = \"{address}\"\nhistory = \"\"\n\n");
+    sandbox.write(WATCHED, format!("{agent}{tables}"))
 }
 
 /// CPU time that the agent has used since its start, in microseconds.

@@ -8,6 +8,7 @@ mod data_path;
 mod detection;
 mod document;
 mod fleet;
+mod growth;
 mod holders;
 mod load;
 mod machine;
@@ -84,6 +85,13 @@ const BENCHES: [Bench; NAMES.len()] = [
         name: "scale",
         measure: scale::measure,
         plots: scale::plots,
+        checks: targets,
+        margin: ABSURD,
+    },
+    Bench {
+        name: "growth",
+        measure: growth::measure,
+        plots: growth::plots,
         checks: targets,
         margin: ABSURD,
     },

@@ -221,9 +221,9 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
         ));
     }
     if let Some(systemd) = systemd {
-        let mut slices = Slices::default();
+        let slices = Slices::default();
         for unit in [&service.socket_unit(), &service.unit] {
-            match systemd.address_rules(unit, &mut slices).await {
+            match systemd.address_rules(unit, &slices).await {
                 Ok(None) => {}
                 Ok(Some(place)) => {
                     let what = if *unit == service.unit {

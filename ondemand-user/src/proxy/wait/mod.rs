@@ -291,7 +291,7 @@ impl Bus {
             None => self.systemd.insert(Systemd::connect().await?),
         };
         let mut known = Known::default();
-        known.apply(&systemd.read(unit).await?);
+        known.apply(&systemd.state(unit).await?);
         Ok(known)
     }
 }

@@ -1,0 +1,193 @@
+//! Asks PID 1 for the state of units, at a cost that is small for PID 1: its answer to `GetAll` has
+//! `UnitFileState`, for which it reads the directories of unit files the first time, some 2.5 ms a unit with
+//! a few hundred of them (`unit_get_unit_file_state()`, src/core/unit.c).
+
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::try_join;
+use zbus::{OwnedObjectPath, OwnedVariant, message::Sequence};
+
+use super::{
+    NAME, PROPERTIES, Systemd, UNIT,
+    calls::Row,
+    reading::{Properties, Reading},
+};
+
+/// Maximum number of units that are asked about at once: one after the other takes much longer on a busy
+/// machine; with all at once, the replies take memory.
+const UNITS_AT_ONCE: usize = 16;
+/// Maximum number of names in one list.
+pub(super) const LISTED: usize = 128;
+
+impl Systemd {
+    /// Reads units, which loads them if they are not loaded.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer. A missing unit is not an error: its `LoadState` shows it.
+    pub async fn read(&self, units: &[String]) -> Result<Vec<(String, Reading)>> {
+        let mut readings = Vec::with_capacity(units.len());
+        for units in units.chunks(LISTED) {
+            readings.extend(self.read_some(units).await?);
+        }
+        Ok(readings)
+    }
+
+    async fn read_some(&self, units: &[String]) -> Result<Vec<(String, Reading)>> {
+        let (position, rows) = self.list(units).await?;
+        let read = |(unit, row): (String, Row)| {
+            let systemd = self.clone();
+            async move {
+                let reading = Reading {
+                    position,
+                    properties: systemd.properties(row).await?,
+                };
+                Ok::<_, anyhow::Error>((unit, reading))
+            }
+        };
+        // Collected, because a stream that borrows the names would not be `Send`.
+        let questions: Vec<_> = units.iter().cloned().zip(rows.clone()).map(read).collect();
+        let mut readings: Vec<(String, Reading)> = stream::iter(questions)
+            .buffered(UNITS_AT_ONCE)
+            .try_collect()
+            .await?;
+        // What was read one after the other is one state only if nothing has happened meanwhile. And a unit
+        // that is another one than was known: what has changed since the reply was not reported.
+        let (_, again) = self.list(units).await?;
+        for (((unit, reading), before), after) in readings.iter_mut().zip(rows).zip(again) {
+            let is_new = self.names().is_new(unit, &after.0);
+            if is_new || before != after {
+                *reading = self.read_at_once(unit).await?;
+            }
+        }
+        Ok(readings)
+    }
+
+    /// A row for each of the names, and the position of the reply in the bus's stream of messages.
+    async fn list(&self, units: &[String]) -> Result<(Sequence, Vec<Row>)> {
+        let _turn = Self::turn(&self.reads).await;
+        let call = self.connection.call_method(
+            Some(NAME),
+            "/org/freedesktop/systemd1",
+            Some("org.freedesktop.systemd1.Manager"),
+            "ListUnitsByNames",
+            &units,
+        );
+        let reply = call.await.context("list units from systemd")?;
+        let rows: Vec<Row> = reply
+            .body()
+            .deserialize()
+            .context("parse systemd's list of units")?;
+        match rows.len() == units.len() {
+            true => Ok((reply.recv_position(), rows)),
+            false => Err(anyhow!(
+                "systemd has listed other units than were asked for"
+            )),
+        }
+    }
+
+    /// A unit's state, job and last start: all that a client waits for.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn state(&self, unit: &str) -> Result<Reading> {
+        let (position, rows) = self.list(&[unit.to_owned()]).await?;
+        let row = rows.into_iter().next().context("systemd lists no unit")?;
+        let path = row.6.clone();
+        let mut properties = Properties::of(row);
+        self.ask_last_start(&path, &mut properties).await?;
+        Ok(Reading {
+            position,
+            properties,
+        })
+    }
+
+    /// What is needed of a unit beside its row.
+    async fn properties(&self, row: Row) -> Result<Properties> {
+        let path = row.6.clone();
+        let kind = row.0.rsplit_once('.').map(|(_, kind)| kind.to_owned());
+        let mut properties = Properties::of(row);
+        let is_there = properties.load_state.as_deref() == Some("loaded") || !properties.is_down();
+        properties.stop_when_unneeded = Some(false);
+        match kind.as_deref() {
+            Some("service") if is_there => self.ask_of_service(&path, &mut properties).await?,
+            Some("socket") => self.ask_last_start(&path, &mut properties).await?,
+            // Nobody looks at when it came up.
+            _ => {}
+        }
+        Ok(properties)
+    }
+
+    async fn ask_last_start(&self, path: &OwnedObjectPath, found: &mut Properties) -> Result<()> {
+        if !found.is_down() {
+            let enter = self.property(path, "ActiveEnterTimestampMonotonic");
+            found.active_enter_timestamp_monotonic = Some(enter.await?);
+        }
+        Ok(())
+    }
+
+    async fn ask_of_service(&self, path: &OwnedObjectPath, found: &mut Properties) -> Result<()> {
+        let number = |property| self.property::<u64>(path, property);
+        let flag = |property| self.property::<bool>(path, property);
+        let (stops, interval, tried, exit) = try_join!(
+            flag("StopWhenUnneeded"),
+            number("StartLimitIntervalUSec"),
+            number("ConditionTimestampMonotonic"),
+            number("InactiveExitTimestampMonotonic"),
+        )?;
+        found.stop_when_unneeded = Some(stops);
+        found.start_limit_interval_u_sec = Some(interval);
+        found.condition_timestamp_monotonic = Some(tried);
+        found.inactive_exit_timestamp_monotonic = Some(exit);
+        if tried > 0 {
+            let (met, asserted) = try_join!(flag("ConditionResult"), flag("AssertResult"))?;
+            found.condition_result = Some(met);
+            found.assert_result = Some(asserted);
+        }
+        if exit > 0 {
+            let (up, down) = try_join!(
+                number("ActiveEnterTimestampMonotonic"),
+                number("InactiveEnterTimestampMonotonic"),
+            )?;
+            found.active_enter_timestamp_monotonic = Some(up);
+            found.inactive_enter_timestamp_monotonic = Some(down);
+        }
+        Ok(())
+    }
+
+    async fn property<T>(&self, path: &OwnedObjectPath, property: &str) -> Result<T>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
+        let _turn = Self::turn(&self.reads).await;
+        let read = async {
+            let question = (UNIT, property);
+            let call = self.connection.call_method(
+                Some(NAME),
+                path.as_str(),
+                Some(PROPERTIES),
+                "Get",
+                &question,
+            );
+            let value: OwnedVariant = call.await?.body().deserialize()?;
+            T::try_from(value).map_err(Into::into)
+        };
+        let read: zbus::Result<T> = read.await;
+        read.with_context(|| format!("query {property} of {} from systemd", path.as_str()))
+    }
+
+    /// All properties, as they were in one moment.
+    async fn read_at_once(&self, unit: &str) -> Result<Reading> {
+        let reply = self.all_properties(unit, UNIT).await?;
+        let properties = reply
+            .body()
+            .deserialize()
+            .with_context(|| format!("parse systemd's reply about {unit}"))?;
+        Ok(Reading {
+            position: reply.recv_position(),
+            properties,
+        })
+    }
+}
