@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use ondemand::observe::history::{Record, What, Writer};
+use ondemand::observe::history::{Moment, Record, What, Writer};
 use ondemand_core::runs::StopReason;
 use serde_json::Value;
 use tests::{require, skip};
@@ -52,20 +52,26 @@ const result = {
 top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
 </script>"##;
 
+/// The end of that week, in which the host was booted.
+fn end() -> Moment {
+    Moment {
+        boot: "another host's".to_owned(),
+        monotonic: 7 * 24 * HOUR,
+        wall: BEGIN + 7 * 24 * HOUR,
+    }
+}
+
 /// A week in which each service is used every day at 8, 9 and 14 o'clock; memory and CPU time as
 /// systemd accounts them for each of its runs, if it does.
 fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
     let path = directory.join("history.db");
-    let mut writer = Writer::start(&path).unwrap();
+    let mut writer = Writer::start_by(&path, end).unwrap();
     let services = SERVICES.map(str::to_owned).to_vec();
-    writer.write(Record::Watched {
-        services,
-        at: BEGIN,
-    });
+    writer.write(Record::Watched { services, at: 0 });
     let mut last = None;
     for day in 0..7 {
         for hour in [8, 9, 14] {
-            let at = BEGIN + (day * 24 + hour) * HOUR;
+            let at = (day * 24 + hour) * HOUR;
             for name in SERVICES {
                 for what in [
                     What::Arrived {
@@ -95,9 +101,7 @@ fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
             last = Some(at + 60_000);
         }
     }
-    writer.write(Record::Ended {
-        at: BEGIN + 7 * 24 * HOUR,
-    });
+    writer.write(Record::Ended { at: 7 * 24 * HOUR });
     writer.finish();
     path
 }

@@ -29,8 +29,7 @@ impl Holding {
     /// Reads the file, and logs what cannot be read. `services` are the configured ones.
     pub fn open<'a>(services: impl Iterator<Item = &'a str> + Clone) -> Self {
         // Without an ID each boot is a different one: the wall clock decides.
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim().to_owned();
+        let boot = clock::boot_id();
         let store = Store::new(atomic_file::path());
         let now = clock::moment();
         let file = store.path().display();

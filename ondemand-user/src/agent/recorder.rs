@@ -10,8 +10,8 @@ use ondemand_core::{
 
 use super::{Agent, watched::Watched};
 use crate::{
-    host::clock::{self, wall},
-    observe::history::{Record, Usage, What, Writer},
+    host::clock,
+    observe::history::{Record, Usage, What, Writer, monotonic},
     systemd::Systemd,
 };
 
@@ -49,7 +49,7 @@ impl Recorder {
             self.services.entry(name.clone()).or_default();
         }
         if let Some(writer) = &mut self.writer {
-            let at = wall(clock::now());
+            let at = monotonic(clock::now());
             writer.write(Record::Watched { services, at });
         }
         is_other
@@ -58,7 +58,7 @@ impl Recorder {
     /// The agent exits.
     pub fn finish(&mut self) {
         if let Some(mut writer) = self.writer.take() {
-            let at = wall(clock::now());
+            let at = monotonic(clock::now());
             writer.write(Record::Ended { at });
             writer.finish();
         }
@@ -88,7 +88,7 @@ impl Recorder {
         let started = self.services.get(name)?.run?;
         Some(Probe {
             name: name.to_owned(),
-            started: wall(started),
+            started: monotonic(started),
             records: self.writer.as_ref()?.sender(),
         })
     }

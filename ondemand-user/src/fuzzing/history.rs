@@ -6,9 +6,8 @@ use ondemand_core::replay::Timeouts;
 use rusqlite::{Connection, MAIN_DB, params};
 
 use super::Numbers;
-use crate::observe::history::read::read_open;
+use crate::observe::history::{Moment, open, read::read_open};
 
-const SCHEMA: &str = include_str!("../observe/history/schema.sql");
 /// The start of a database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -21,11 +20,20 @@ thread_local! {
 }
 
 fn empty() -> Connection {
-    let db = Connection::open_in_memory().expect("a database in memory");
-    db.execute_batch(SCHEMA).expect("the schema");
-    db.execute_batch("PRAGMA application_id = 0x6f6e646d; PRAGMA user_version = 1")
-        .expect("the marks");
+    let mut db = Connection::open_in_memory().expect("a database in memory");
+    open::migrate(&mut db, 0, &now()).expect("the tables");
+    // Without it nothing is read.
+    let clock = "INSERT INTO clock VALUES (1750000000000, '', 0, 1750000000000, 1800000000000)";
+    db.execute(clock, []).expect("a clock");
     db
+}
+
+fn now() -> Moment {
+    Moment {
+        boot: "boot".into(),
+        monotonic: 1_000_000,
+        wall: 1_800_000_000_000,
+    }
 }
 
 /// Takes the bytes of a database; or the period and then rows, each with a byte for its table and
@@ -51,10 +59,14 @@ pub fn history(data: &[u8]) {
 
 fn whole(db: &mut Connection, data: &[u8]) {
     if db
-        .deserialize_read_exact(MAIN_DB, data, data.len(), true)
+        .deserialize_read_exact(MAIN_DB, data, data.len(), false)
         .is_err()
     {
         return;
+    }
+    // One of the version before is mended first.
+    if let Ok(1) = db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)) {
+        let _ = open::migrate(db, 1, &now());
     }
     look(db, None, 1_800_000_000_000);
     look(db, Some(1_799_000_000_000), 1_799_500_000_000);
@@ -63,7 +75,7 @@ fn whole(db: &mut Connection, data: &[u8]) {
 fn look(db: &Connection, from: Option<i64>, until: i64) {
     let timeouts = Timeouts::default();
     let path = Path::new("/var/lib/ondemand/history.db");
-    let Ok((period, services)) = read_open(path, db, from, until, &timeouts) else {
+    let Ok((period, services)) = read_open(path, db, from, until, &timeouts, &now()) else {
         return;
     };
     assert!(period.from <= period.until);
@@ -80,7 +92,7 @@ fn insert(db: &Connection, numbers: &mut Numbers<'_>) -> rusqlite::Result<usize>
     let (a, b, c) = (numbers.i64(), numbers.i64(), numbers.i64());
     let known = |value: i64| (value != 0).then_some(value);
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values);
-    match table % 5 {
+    match table % 6 {
         0 => run(
             "INSERT INTO service VALUES (?1, ?2, ?3)",
             params![service, format!("service {service}"), known(a)],
@@ -97,7 +109,7 @@ fn insert(db: &Connection, numbers: &mut Numbers<'_>) -> rusqlite::Result<usize>
             "INSERT INTO gap VALUES (?1, ?2, ?3)",
             params![a, b, known(c)],
         ),
-        _ => run(
+        4 => run(
             "INSERT INTO activation VALUES (?1, ?2, ?5, ?6, ?3, ?7, ?8, ?9, ?10, ?4, ?11)",
             params![
                 a,
@@ -112,6 +124,10 @@ fn insert(db: &Connection, numbers: &mut Numbers<'_>) -> rusqlite::Result<usize>
                 numbers.i64(),
                 numbers.i64()
             ],
+        ),
+        _ => run(
+            "INSERT INTO clock VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![a, ["", "boot"][service as usize % 2], b, c, numbers.i64()],
         ),
     }
 }

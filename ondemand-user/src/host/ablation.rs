@@ -1,6 +1,6 @@
 //! What only tests do to the stop protocol: leave out a protection, to show what is lost without
-//! it, and kill the agent at a step, to show that nothing is lost by that; and places that fail as no
-//! place should.
+//! it, and kill the agent at a step, to show that nothing is lost by that; a wall clock that is wrong; and places that
+//! fail as no place should.
 //!
 //! Only a program that was built with the cargo feature `ablation` can.
 
@@ -97,6 +97,17 @@ pub fn reached(moment: Moment) {
         // This does not return.
         let _ = kill(Pid::this(), Signal::SIGKILL);
     }
+}
+
+/// How far the wall clock is ahead of the host's: the milliseconds in the file that `ONDEMAND_WALL_AHEAD`
+/// names. No namespace has a wall clock of its own (time_namespaces(7)).
+pub fn wall_ahead() -> i64 {
+    if !cfg!(feature = "ablation") {
+        return 0;
+    }
+    let file = env::var("ONDEMAND_WALL_AHEAD").ok();
+    let text = file.and_then(|path| fs::read_to_string(path).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Panics if `ONDEMAND_PANICS_IN` names this place.

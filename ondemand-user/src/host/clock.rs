@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 use ondemand_core::{holds::Moment, measure::Ktime};
 
+use super::ablation;
+
 /// The present, on the clock of the kernel's programs and of systemd.
 pub fn now() -> Ktime {
     let now =
@@ -13,15 +15,17 @@ pub fn now() -> Ktime {
     Ktime::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
-/// Milliseconds since 1970 for a moment on the kernel's clock.
-pub fn wall(at: Ktime) -> i64 {
-    let (here, now) = (now(), SystemTime::now());
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let moment = match here.since(at) {
-        Some(ago) => now.saturating_sub(ago),
-        None => now + at.since(here).unwrap_or_default(),
-    };
-    i64::try_from(moment.as_millis()).unwrap_or(i64::MAX)
+/// The wall clock. Milliseconds since 1970.
+pub fn wall() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+    now.saturating_add(ablation::wall_ahead())
+}
+
+/// The kernel's id of this boot (random(4)); empty if it cannot be read.
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().to_owned()
 }
 
 /// The present on both clocks of holds.

@@ -13,10 +13,10 @@ use tests::{
 
 use crate::{faults::agent_pid, require_sandbox};
 
-const HISTORY: &str = "/var/lib/ondemand/history.db";
+pub(crate) const HISTORY: &str = "/var/lib/ondemand/history.db";
 
 /// A sandbox with one service whose agent writes a history, not yet started.
-fn prepared(history: &str, timeout: &str) -> Sandbox {
+pub(crate) fn prepared(history: &str, timeout: &str) -> Sandbox {
     let sandbox = Sandbox::boot_with(Cgroups::Accounted).unwrap();
     service::prepare(&sandbox).unwrap();
     service::write_backend(&sandbox, "app.service", "").unwrap();
@@ -31,7 +31,7 @@ fn prepared(history: &str, timeout: &str) -> Sandbox {
 }
 
 /// One request: bytes to and from the server, and when it began and ended.
-fn ask(sandbox: &Sandbox) -> (u64, u64, Instant, Instant) {
+pub(crate) fn ask(sandbox: &Sandbox) -> (u64, u64, Instant, Instant) {
     let begin = Instant::now();
     let answer = sandbox
         .in_network(|| client::get(front(), Request::default()))
@@ -151,13 +151,16 @@ fn a_killed_agent_loses_nothing() {
     ask(&sandbox);
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     report_with_stops(&sandbox, 1, &[]);
-    ask(&sandbox);
+    // Up until the start is on disk.
+    let kept = sandbox.in_network(|| client::Kept::connect(front()));
+    let kept = kept.unwrap().unwrap();
     wait_for("the second start is in the history", SOON, || {
         (report(&sandbox, &[])["total"]["activations"] == 2).then_some(())
     })
     .unwrap();
     let pid = agent_pid(&sandbox).to_string();
     sandbox.run(&["kill", "-9", &pid]).unwrap();
+    drop(kept);
     wait_state(&sandbox, "app.service", "inactive").unwrap(); // by the agent that follows
     let after = report_with_stops(&sandbox, 2, &[]);
     assert_eq!(after["total"]["activations"], 2, "{after}");

@@ -25,6 +25,7 @@ mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
 mod history;
+mod history_clock;
 mod hostile;
 mod idle_stop;
 mod late_configuration;

@@ -17,7 +17,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
 use model::{Report, Service};
 use ondemand_core::{
     replay::{MOST_TIMEOUTS, Timeouts},
@@ -146,8 +145,8 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
         let text = "--timeouts: the history has no gaps shorter than one second; start with 1s";
         return Err(Usage(text.into()).into());
     }
-    let now = Timestamp::now().as_millisecond();
-    let until = options.until.unwrap_or(now).min(now);
+    let now = history::Moment::now();
+    let until = options.until.unwrap_or(now.wall).min(now.wall);
     let before = |span: Duration| until - i64::try_from(span.as_millis()).unwrap_or(until);
     let since = options.since.or(options.last.map(before));
     if since.is_some_and(|since| since >= until) {
@@ -155,7 +154,7 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
         return Err(Usage(text.into()).into());
     }
     // The agent's user can write there.
-    let read = || history::read(&path, since, until, &terms.timeouts);
+    let read = || history::read(&path, since, until, &terms.timeouts, &now);
     let (period, loaded) = identity::as_owner(&path, read)
         .with_context(|| format!("read {} as its owner", path.display()))??;
     let known = loaded.iter().map(|service| service.name.as_str());

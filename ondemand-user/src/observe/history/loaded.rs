@@ -11,7 +11,7 @@ use super::Known;
 /// The number of equal parts of a period in the plot of states.
 pub const TIMELINE: usize = 240;
 
-/// A period. Milliseconds since 1970.
+/// A period. Milliseconds of the history's clock, or since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period {
     /// The first moment.

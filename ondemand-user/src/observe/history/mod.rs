@@ -3,10 +3,12 @@
 //! The agent passes records to a separate thread and never waits for it. The database keeps
 //! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: older records are deleted.
 
+mod calendar;
 mod hours;
 mod known;
 mod loaded;
-mod open;
+mod mend;
+pub(crate) mod open;
 pub(crate) mod read;
 mod store;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod tests;
 mod usage;
 mod writer;
 
+pub use calendar::{Moment, monotonic};
 pub use known::Known;
 pub use loaded::{Loaded, Period, TIMELINE};
 use ondemand_core::runs::StopReason;
@@ -21,14 +24,15 @@ pub use read::read;
 pub use usage::Usage;
 pub use writer::Writer;
 
-/// How many days are kept: a year, and a month for comparison.
+/// How many days are kept: a year, and a month for comparison. Days on which the host runs, since a wall clock
+/// that is years ahead must not delete anything.
 pub const KEPT_DAYS: i64 = 400;
 /// Maximum size of the database; the oldest records are deleted earlier to stay below it. Bytes.
 pub const LARGEST: i64 = 448 << 20;
 
 const MILLIS_A_DAY: i64 = 86_400_000;
 
-/// An event. Times are milliseconds since 1970, spans milliseconds.
+/// An event. Times are milliseconds of `CLOCK_MONOTONIC` ([`monotonic`]), spans milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// From now on these services are watched, and no others.

@@ -3,18 +3,19 @@
 use std::{io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use super::LARGEST;
+use super::{LARGEST, Moment, calendar::Segment, mend};
 
 /// The version of the tables, `PRAGMA user_version`.
-const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 /// Size of the writer's cache, in pages of 4 KiB.
 const CACHE_PAGES: i64 = 64;
 /// Identifies databases of ondemand, `PRAGMA application_id`: "ondm".
-const APPLICATION: i64 = 0x6f6e_646d;
+pub const APPLICATION: i64 = 0x6f6e_646d;
 /// Each takes a database from the version of its index to the next.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; VERSION as usize] =
+    [include_str!("schema.sql"), include_str!("clock.sql")];
 
 /// How long to wait for a lock of another program.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// It cannot be used: the message says why, and what to do.
-pub fn to_write(path: &Path) -> Result<Connection> {
+pub fn to_write(path: &Path, now: &Moment) -> Result<Connection> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("create the directory {}", directory.display()))?;
@@ -44,7 +45,7 @@ pub fn to_write(path: &Path) -> Result<Connection> {
             db.pragma_update(None, "synchronous", "NORMAL")?;
             // Records are appended: the default of 2 MB would fill with pages that are not read again.
             db.pragma_update(None, "cache_size", CACHE_PAGES)?;
-            migrate(&mut db, version)?;
+            migrate(&mut db, version, now)?;
         }
         Ok(db)
     };
@@ -61,15 +62,48 @@ fn is_usable(db: &Connection, version: i64) -> rusqlite::Result<bool> {
 }
 
 /// Each step is atomic.
-fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
+pub fn migrate(db: &mut Connection, version: i64, now: &Moment) -> rusqlite::Result<()> {
     for (next, step) in (1..).zip(MIGRATIONS).skip(version as usize) {
         let transaction = db.transaction()?;
         transaction.execute_batch(step)?;
+        if next == 2 {
+            mend::mend(&transaction, now)?;
+        }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", next)?;
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// All segments of its clock, in their order.
+pub fn segments(db: &Connection) -> rusqlite::Result<Vec<Segment>> {
+    let sql = "SELECT since, boot, monotonic, wall, until FROM clock ORDER BY since";
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok(Segment {
+            since: row.get(0)?,
+            boot: row.get(1)?,
+            monotonic: row.get(2)?,
+            wall: row.get(3)?,
+            until: row.get(4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// Adds a segment, or that it lasts.
+pub fn save(db: &Connection, segment: &Segment) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO clock VALUES (?, ?, ?, ?, ?)";
+    let Segment {
+        since,
+        boot,
+        monotonic,
+        wall,
+        until,
+    } = segment;
+    let values = params![since, boot, monotonic, wall, until];
+    db.prepare_cached(sql)?.execute(values).map(drop)
 }
 
 /// Opens it for reading; nothing is changed.

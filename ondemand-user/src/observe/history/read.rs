@@ -11,13 +11,16 @@ use ondemand_core::{
 use rusqlite::{Connection, Row, types::ValueRef};
 
 use super::{
+    Moment,
+    calendar::Calendar,
     hours::Hours,
     loaded::{Loaded, Period, Week},
     open,
 };
 
-/// Reads the database at `path`, from its first record if `from` is `None` or before that.
-/// Returns the period, which ends at `until`, and all services by name.
+/// Reads the database at `path`, from its first record if `from` is `None` or before that, as seen from
+/// `now`. Returns the period, which ends at `until`, and all services by name. All of these times are
+/// milliseconds since 1970.
 ///
 /// # Errors
 ///
@@ -27,19 +30,20 @@ pub fn read(
     from: Option<i64>,
     until: i64,
     timeouts: &Timeouts,
+    now: &Moment,
 ) -> Result<(Period, Vec<Loaded>)> {
     let mut db = open::to_read(path)?;
     let explain = |error| open::explain(path, error);
     // One consistent state, while the agent keeps writing.
     let db = db.transaction().map_err(explain)?;
-    let mut reader = Reader::begin(path, &db, from, until, timeouts)?;
+    let mut reader = Reader::begin(path, &db, from, until, timeouts, now)?;
     // The two large tables are read in parallel.
-    let period = reader.period;
+    let (period, calendar) = (reader.period, reader.calendar.clone());
     let known = reader.known();
     let gaps = thread::scope(|scope| {
         let gaps = scope.spawn(|| {
             let db = open::to_read(path)?;
-            gaps(&db, period, timeouts, &known).map_err(explain)
+            gaps(&db, period, &calendar, timeouts, &known).map_err(explain)
         });
         reader.watches(&db).map_err(explain)?;
         reader.activations(&db).map_err(explain)?;
@@ -59,13 +63,15 @@ pub(crate) fn read_open(
     from: Option<i64>,
     until: i64,
     timeouts: &Timeouts,
+    now: &Moment,
 ) -> Result<(Period, Vec<Loaded>)> {
     let explain = |error| open::explain(path, error);
     open::check(path, db)?;
-    let mut reader = Reader::begin(path, db, from, until, timeouts)?;
+    let mut reader = Reader::begin(path, db, from, until, timeouts, now)?;
     reader.watches(db).map_err(explain)?;
     reader.activations(db).map_err(explain)?;
-    let gaps = gaps(db, reader.period, timeouts, &reader.known()).map_err(explain)?;
+    let (period, known) = (reader.period, reader.known());
+    let gaps = gaps(db, period, &reader.calendar, timeouts, &known).map_err(explain)?;
     reader.finish(path, db, gaps)
 }
 
@@ -90,10 +96,14 @@ fn begin(db: &Connection) -> rusqlite::Result<Option<i64>> {
 const MOST_SERVICES: usize = 1 << 16;
 
 struct Reader {
+    calendar: Calendar,
+    /// On the history's clock, as all that follows.
     period: Period,
-    /// The requested start, which may be before the first record.
+    /// The period by the wall clock.
+    dates: Period,
+    /// The requested start, which may be before the first record. By the wall clock.
     asked: i64,
-    /// The first record.
+    /// The first record. By the wall clock.
     begin: i64,
     /// By their numbers in the database.
     services: Vec<Option<Box<Loaded>>>,
@@ -121,22 +131,33 @@ impl Reader {
         from: Option<i64>,
         until: i64,
         timeouts: &Timeouts,
+        now: &Moment,
     ) -> Result<Self> {
         let explain = |error| open::explain(path, error);
-        let Some(begin) = begin(db).map_err(explain)? else {
+        let segments = open::segments(db).map_err(explain)?;
+        let begin = begin(db).map_err(explain)?;
+        let Some((calendar, begin)) = Calendar::new(segments, now).zip(begin) else {
             bail!(
                 "the history {} is empty: the agent has not run yet",
                 path.display()
             );
         };
+        let begin = calendar.wall(begin);
         let asked = from.unwrap_or(begin).min(until);
-        let period = Period {
+        let dates = Period {
             // What was before is unknown.
             from: asked.max(begin).min(until),
             until,
         };
+        let end = calendar.at(dates.until).min(calendar.end());
+        let period = Period {
+            from: calendar.at(dates.from).min(end),
+            until: end,
+        };
         let mut reader = Self {
+            calendar,
             period,
+            dates,
             asked,
             begin,
             services: Vec::new(),
@@ -154,10 +175,11 @@ impl Reader {
         }
         self.end(db).map_err(|error| open::explain(path, error))?;
         let Self {
-            period,
+            dates,
             asked,
             begin,
             services,
+            ..
         } = self;
         let services: Vec<Loaded> = services.into_iter().flatten().map(|it| *it).collect();
         if !services.iter().any(Loaded::is_known) {
@@ -166,11 +188,11 @@ impl Reader {
                 "the history {} has no data from {} to {}; it starts at {}",
                 path.display(),
                 shown(asked),
-                shown(period.until),
+                shown(dates.until),
                 shown(begin)
             );
         }
-        Ok((period, services))
+        Ok((dates, services))
     }
 
     /// Which numbers belong to a service.
@@ -280,8 +302,10 @@ impl Reader {
 
     /// Handles a run of a service, in ascending order.
     fn run(&mut self, id: i64, run: &Run) {
-        let period = self.period;
-        let Some(service) = self.of(id) else {
+        let (period, dates) = (self.period, self.dates);
+        let place = usize::try_from(id).ok();
+        let service = place.and_then(|place| self.services.get_mut(place)?.as_deref_mut());
+        let Some(service) = service else {
             return;
         };
         if let Some((since, memory)) = service.down.take() {
@@ -293,7 +317,9 @@ impl Reader {
         service.active = service
             .active
             .saturating_add(period.part(run.started, until));
-        service.draw(period, run.started, until);
+        for (from, until) in self.calendar.pieces(run.started, until) {
+            service.draw(dates, from, until);
+        }
         service.memory = run.memory.or(service.memory);
         if run.ended.is_some() {
             service.down = Some((until, service.memory));
@@ -347,6 +373,7 @@ type Gaps = Vec<Option<(Replay, Week)>>;
 fn gaps(
     db: &Connection,
     period: Period,
+    calendar: &Calendar,
     timeouts: &Timeouts,
     known: &[bool],
 ) -> rusqlite::Result<Gaps> {
@@ -358,7 +385,7 @@ fn gaps(
     )?;
     let mut rows = statement.query([period.from, period.until])?;
     while let Some(row) = rows.next()? {
-        let hour = hours.of(row.get(0)?);
+        let hour = hours.of(calendar.wall(row.get(0)?));
         let service = services.get_mut(row.get::<_, u32>(1)? as usize);
         let Some((replay, week)) = service.and_then(Option::as_mut) else {
             continue;

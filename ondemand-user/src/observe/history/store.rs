@@ -9,10 +9,14 @@ use anyhow::Result;
 use ondemand_core::runs::StopReason;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::{KEPT_DAYS, LARGEST, MILLIS_A_DAY, Record, What, open};
+use super::{
+    KEPT_DAYS, LARGEST, MILLIS_A_DAY, Moment, Record, What,
+    calendar::{Segment, Turn},
+    open,
+};
 
-/// Starts closer than this are the same start: the host's clock is set occasionally, and a start
-/// is dated by another clock. Milliseconds.
+/// Starts closer than this are the same start: version 1 of the tables had the wall clock's times, which
+/// was set occasionally. Milliseconds.
 const SAME_START: i64 = 2_000;
 /// The number of records between two checks for old ones.
 const BETWEEN_PRUNINGS: u64 = 5_000;
@@ -23,6 +27,8 @@ pub struct Store {
     db: Connection,
     largest: i64,
     ids: HashMap<String, i64>,
+    /// The last one that is written.
+    segment: Option<Segment>,
     written: u64,
 }
 
@@ -32,18 +38,20 @@ impl Store {
     /// # Errors
     ///
     /// It cannot be used: the message says why, and what to do.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, now: &Moment) -> Result<Self> {
         let mut store = Self {
             path: path.to_owned(),
-            db: open::to_write(path)?,
+            db: open::to_write(path, now)?,
             largest: LARGEST,
             ids: HashMap::new(),
+            segment: None,
             written: BETWEEN_PRUNINGS, // the first check is with the first records
         };
         store.db.set_prepared_statement_cache_capacity(32);
         let explain = |error| open::explain(path, error);
         store.set_limit(LARGEST).map_err(explain)?;
         store.read_ids().map_err(explain)?;
+        store.segment = open::segments(&store.db).map_err(explain)?.pop();
         Ok(store)
     }
 
@@ -66,13 +74,13 @@ impl Store {
         Ok(())
     }
 
-    /// Writes all of them or, on an error, none.
+    /// Writes all of them, and that the host lives; or, on an error, nothing.
     ///
     /// # Errors
     ///
     /// The disk is full, or the database damaged, locked, or read-only.
-    pub fn write(&mut self, records: &[Record]) -> Result<()> {
-        let written = self.try_write(records);
+    pub fn write(&mut self, records: &[Record], now: &Moment) -> Result<()> {
+        let written = self.try_write(records, now);
         if written.is_err() {
             // The new ids do not exist.
             self.ids.clear();
@@ -82,42 +90,54 @@ impl Store {
         written.map_err(|error| open::explain(&self.path, error))
     }
 
-    fn try_write(&mut self, records: &[Record]) -> rusqlite::Result<()> {
+    fn try_write(&mut self, records: &[Record], now: &Moment) -> rusqlite::Result<()> {
         let transaction = self.db.transaction()?;
-        let mut latest = None;
+        let (segment, turn) = Segment::follow(self.segment.as_ref(), now);
+        if let (Turn::Boot, Some(last)) = (turn, &self.segment) {
+            end_boot(&transaction, last.until)?;
+        }
+        open::save(&transaction, &segment)?;
         for record in records {
-            let at = write_record(&transaction, &mut self.ids, record)?;
-            latest = latest.max(at);
+            write_record(&transaction, &mut self.ids, &segment, record)?;
         }
         self.written += records.len() as u64;
-        if let Some(now) = latest
-            && self.written >= BETWEEN_PRUNINGS
-        {
+        if self.written >= BETWEEN_PRUNINGS {
             self.written = 0;
-            prune(&transaction, now, self.largest)?;
+            prune(&transaction, segment.until, self.largest)?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        self.segment = Some(segment);
+        Ok(())
     }
 }
 
-/// Returns its time, if it has one.
+/// The host was off: what was open ended with the last sign of life.
+fn end_boot(db: &Connection, alive: i64) -> rusqlite::Result<()> {
+    db.execute(
+        "UPDATE activation SET ended = max(0, ?1 - started), reason = ?2 WHERE ended IS NULL",
+        params![alive, StopReason::Unseen.code()],
+    )?;
+    db.execute("UPDATE service SET quiet_since = NULL", [])?;
+    Ok(())
+}
+
 fn write_record(
     db: &Transaction<'_>,
     ids: &mut HashMap<String, i64>,
+    clock: &Segment,
     record: &Record,
-) -> rusqlite::Result<Option<i64>> {
+) -> rusqlite::Result<()> {
     match record {
-        Record::Watched { services, at } => watch(db, ids, services, *at).map(|()| Some(*at)),
-        Record::Ended { at } => {
-            db.execute(
+        Record::Watched { services, at } => watch(db, ids, services, clock.at(*at)),
+        Record::Ended { at } => db
+            .execute(
                 "UPDATE watch SET ended = max(began, ?) WHERE ended IS NULL",
-                [at],
-            )?;
-            Ok(Some(*at))
-        }
+                [clock.at(*at)],
+            )
+            .map(drop),
         Record::Service { name, what } => {
             let id = id(db, ids, name)?;
-            write_what(db, id, what)
+            write_what(db, id, clock, what)
         }
     }
 }
@@ -160,42 +180,39 @@ fn watch(
     Ok(())
 }
 
-fn write_what(db: &Connection, service: i64, what: &What) -> rusqlite::Result<Option<i64>> {
+fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> rusqlite::Result<()> {
     let execute = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         db.prepare_cached(sql)?.execute(values).map(drop)
     };
     match what {
-        What::Up { started } => {
-            up(db, service, *started)?;
-            return Ok(Some(*started));
-        }
-        What::Down { since } => {
-            end(db, service, *since, StopReason::Unseen)?;
-            return Ok(Some(*since));
-        }
+        What::Up { started } => up(db, service, clock.at(*started)),
+        What::Down { since } => end(db, service, clock.at(*since), StopReason::Unseen),
         What::Listening { after } => execute(
             "UPDATE activation SET listening = ?1 WHERE service = ?2 AND ended IS NULL",
             params![after, service],
-        )?,
+        ),
         What::FirstByte { after } => execute(
             "UPDATE activation SET first_byte = ?1 WHERE service = ?2 AND ended IS NULL",
             params![after, service],
-        )?,
+        ),
         What::Usage {
             started,
             memory,
             cpu,
-        } => execute(
-            "UPDATE activation SET memory = coalesce(?1, memory), cpu = coalesce(?2, cpu)
-             WHERE service = ?3 AND started BETWEEN ?4 AND ?5",
-            params![
-                memory,
-                cpu,
-                service,
-                started - SAME_START,
-                started + SAME_START
-            ],
-        )?,
+        } => {
+            let started = clock.at(*started);
+            execute(
+                "UPDATE activation SET memory = coalesce(?1, memory), cpu = coalesce(?2, cpu)
+                 WHERE service = ?3 AND started BETWEEN ?4 AND ?5",
+                params![
+                    memory,
+                    cpu,
+                    service,
+                    started - SAME_START,
+                    started + SAME_START
+                ],
+            )
+        }
         What::Stopped {
             at,
             reason,
@@ -208,29 +225,23 @@ fn write_what(db: &Connection, service: i64, what: &What) -> rusqlite::Result<Op
                  WHERE service = ?4 AND ended IS NULL",
                 params![connections, received, sent, service],
             )?;
-            end(db, service, *at, *reason)?;
-            return Ok(Some(*at));
+            end(db, service, clock.at(*at), *reason)
         }
-        What::Quiet { since } => {
-            execute(
-                "UPDATE service SET quiet_since = ?1 WHERE id = ?2",
-                params![since, service],
-            )?;
-            return Ok(Some(*since));
-        }
+        What::Quiet { since } => execute(
+            "UPDATE service SET quiet_since = ?1 WHERE id = ?2",
+            params![clock.at(*since), service],
+        ),
         What::Arrived { at, gap } => {
             execute(
                 "INSERT OR REPLACE INTO gap (ended, service, length) VALUES (?1, ?2, ?3)",
-                params![at, service, gap],
+                params![clock.at(*at), service, gap],
             )?;
             execute(
                 "UPDATE service SET quiet_since = NULL WHERE id = ?1",
                 params![service],
-            )?;
-            return Ok(Some(*at));
+            )
         }
     }
-    Ok(None)
 }
 
 fn up(db: &Connection, service: i64, started: i64) -> rusqlite::Result<()> {
@@ -278,6 +289,7 @@ fn prune(db: &Connection, now: i64, largest: i64) -> rusqlite::Result<()> {
         "DELETE FROM activation WHERE started < ? AND ended IS NOT NULL",
         "DELETE FROM gap WHERE ended < ?",
         "DELETE FROM watch WHERE ended < ?",
+        "DELETE FROM clock WHERE since < (SELECT max(since) FROM clock WHERE since <= ?)",
     ] {
         db.execute(sql, [before])?;
     }

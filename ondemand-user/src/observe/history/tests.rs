@@ -1,5 +1,7 @@
 //! Records are read as they were written; an unusable database is explained.
 
+mod days;
+mod old;
 mod year;
 
 use std::{fs, path::Path};
@@ -11,6 +13,17 @@ use tempfile::TempDir;
 use super::{store::Store, *};
 
 const MINUTE: i64 = 60_000;
+/// The wall clock at the boot: 2026-03-02, a Monday.
+const BASE: i64 = 1_772_409_600_000;
+
+/// The clocks at a time after the boot.
+fn moment(monotonic: i64) -> Moment {
+    Moment {
+        boot: "boot".to_owned(),
+        monotonic,
+        wall: BASE + monotonic,
+    }
+}
 
 fn place() -> (TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -71,13 +84,23 @@ fn two_runs() -> Vec<Record> {
 }
 
 fn written(path: &Path, records: &[Record]) -> Store {
-    let mut store = Store::open(path).unwrap();
-    store.write(records).unwrap();
+    written_at(path, records, 0)
+}
+
+fn written_at(path: &Path, records: &[Record], now: i64) -> Store {
+    let mut store = Store::open(path, &moment(now)).unwrap();
+    store.write(records, &moment(now)).unwrap();
     store
 }
 
+/// Reads a period, at its end. Milliseconds after the boot.
+fn read_at(path: &Path, from: Option<i64>, until: i64) -> anyhow::Result<(Period, Vec<Loaded>)> {
+    let (from, now) = (from.map(|from| BASE + from), moment(until));
+    read(path, from, BASE + until, &Timeouts::default(), &now)
+}
+
 fn load(path: &Path, from: i64, until: i64) -> Loaded {
-    let (_, mut services) = read(path, Some(from), until, &Timeouts::default()).unwrap();
+    let (_, mut services) = read_at(path, Some(from), until).unwrap();
     assert_eq!(services.len(), 1);
     services.remove(0)
 }
@@ -127,14 +150,14 @@ fn a_period_begins_with_what_is_known() {
     records.splice(..2, [watched(10 * MINUTE)]);
     let _store = written(&path, &records);
     let from = |asked, until| {
-        let read = read(&path, asked, until * MINUTE, &Timeouts::default());
-        read.map(|(period, _)| period.from / MINUTE)
+        let read = read_at(&path, asked, until * MINUTE);
+        read.map(|(period, _)| (period.from - BASE) / MINUTE)
     };
     assert_eq!(from(None, 40).unwrap(), 10);
     assert_eq!(from(Some(-1_000_000 * MINUTE), 40).unwrap(), 10);
     assert_eq!(from(Some(20 * MINUTE), 40).unwrap(), 20);
     let error = from(Some(0), 5).unwrap_err().to_string();
-    assert!(error.contains("has no data from 1970-01-01"), "{error}");
+    assert!(error.contains("has no data from 2026-03-0"), "{error}");
 }
 
 #[test]
@@ -159,10 +182,15 @@ fn the_quiet_at_the_end_of_a_period_counts() {
     warm(20, 5); // within the gap from 15 to 30
     warm(35, 15); // in use
     store
-        .write(&[of("wiki", What::Quiet { since: 33 * MINUTE })])
+        .write(
+            &[of("wiki", What::Quiet { since: 33 * MINUTE })],
+            &moment(0),
+        )
         .unwrap();
     warm(35, 17);
-    store.write(&[Record::Ended { at: 36 * MINUTE }]).unwrap();
+    store
+        .write(&[Record::Ended { at: 36 * MINUTE }], &moment(0))
+        .unwrap();
     warm(60, 18); // it was not watched after that
 }
 
@@ -246,12 +274,12 @@ fn what_is_too_old_is_forgotten() {
     let mut store = written(&path, &two_runs());
     let wiki = |what| of("wiki", what);
     store
-        .write(&[wiki(stopped(40 * MINUTE, StopReason::Idle))])
+        .write(&[wiki(stopped(40 * MINUTE, StopReason::Idle))], &moment(0))
         .unwrap();
     // The first records of a process trigger a check for old ones.
     drop(store);
     let late = day(KEPT_DAYS) + 25 * MINUTE;
-    let _store = written(&path, &[watched(late)]);
+    let _store = written_at(&path, &[watched(late)], late);
     let found = load(&path, 0, late);
     assert_eq!((found.activations, found.replay.arrivals()), (1, 1));
 }
@@ -259,7 +287,7 @@ fn what_is_too_old_is_forgotten() {
 #[test]
 fn its_size_is_bounded() {
     let (_directory, path) = place();
-    let mut store = Store::open(&path).unwrap();
+    let mut store = Store::open(&path, &moment(0)).unwrap();
     store.limit(1 << 20);
     let size = || fs::metadata(&path).unwrap().len();
     for batch in 0..40_i64 {
@@ -272,7 +300,8 @@ fn its_size_is_bounded() {
             .map(|what| of("wiki", what))
         };
         let records: Vec<Record> = (0..1000).flat_map(run).collect();
-        store.write(&records).unwrap();
+        let now = moment((batch + 1) * 1000 * MINUTE);
+        store.write(&records, &now).unwrap();
     }
     let kept: i64 = store
         .db()
@@ -298,20 +327,20 @@ fn a_full_disk_loses_what_finds_no_room_and_nothing_else() {
     let names: Vec<Record> = (0..5000)
         .map(|number| of(&format!("service {number}"), What::Down { since: 0 }))
         .collect();
-    let error = format!("{:#}", store.write(&names).unwrap_err());
+    let error = format!("{:#}", store.write(&names, &moment(0)).unwrap_err());
     assert!(error.contains("the disk is full"), "{error}");
     store
         .db()
         .execute_batch("PRAGMA max_page_count = 100000")
         .unwrap();
-    store.write(&names[..3]).unwrap();
-    let (_, services) = read(&path, None, 40 * MINUTE, &Timeouts::default()).unwrap();
+    store.write(&names[..3], &moment(0)).unwrap();
+    let (_, services) = read_at(&path, None, 40 * MINUTE).unwrap();
     assert_eq!(services.len(), 4);
 }
 
 #[track_caller]
 fn unreadable(path: &Path, expected: &str) {
-    let error = read(path, None, 40 * MINUTE, &Timeouts::default()).unwrap_err();
+    let error = read_at(path, None, 40 * MINUTE).unwrap_err();
     let error = format!("{error:#}");
     assert!(error.contains(expected), "{error}");
     assert!(error.contains(path.to_str().unwrap()), "{error}");
@@ -327,14 +356,16 @@ fn what_is_no_history_says_so() {
     unreadable(&path, "is a database, but not a history");
     fs::write(&path, "garbage ".repeat(1000)).unwrap();
     unreadable(&path, "no SQLite database");
-    assert!(Store::open(&path).is_err_and(|error| error.to_string().contains("no SQLite")));
+    assert!(
+        Store::open(&path, &moment(0)).is_err_and(|error| error.to_string().contains("no SQLite"))
+    );
     fs::remove_file(&path).unwrap();
     let other = Connection::open(&path).unwrap();
     other
         .execute_batch("CREATE TABLE x (y); PRAGMA user_version = 1")
         .unwrap();
     unreadable(&path, "not a history of ondemand");
-    let error = Store::open(&path).err().unwrap().to_string();
+    let error = Store::open(&path, &moment(0)).err().unwrap().to_string();
     assert!(error.contains("not a history of ondemand"), "{error}");
 }
 
@@ -343,13 +374,13 @@ fn a_newer_version_is_left_alone() {
     let (_directory, path) = place();
     drop(written(&path, &two_runs()));
     let newer = Connection::open(&path).unwrap();
-    newer.execute_batch("PRAGMA user_version = 2").unwrap();
+    newer.execute_batch("PRAGMA user_version = 3").unwrap();
     drop(newer);
     unreadable(
         &path,
-        "was written by a newer ondemand (version 2 of its tables, this one supports 1)",
+        "was written by a newer ondemand (version 3 of its tables, this one supports 2)",
     );
-    let error = Store::open(&path).err().unwrap().to_string();
+    let error = Store::open(&path, &moment(0)).err().unwrap().to_string();
     assert!(error.contains("newer ondemand"), "{error}");
 }
 
@@ -381,10 +412,10 @@ fn a_locked_one_says_so() {
 #[test]
 fn a_period_of_which_nothing_is_known() {
     let (_directory, path) = place();
-    drop(Store::open(&path).unwrap());
+    drop(Store::open(&path, &moment(0)).unwrap());
     unreadable(&path, "is empty: the agent has not run yet");
     drop(written(&path, &two_runs()));
-    let error = read(&path, Some(-100), 0, &Timeouts::default()).unwrap_err();
+    let error = read_at(&path, Some(-100), 0).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("has no data from"), "{error}");
     let ended = vec![
@@ -392,6 +423,6 @@ fn a_period_of_which_nothing_is_known() {
         Record::Ended { at: 40 * MINUTE },
     ];
     drop(written(&path, &ended));
-    let after = read(&path, Some(41 * MINUTE), 42 * MINUTE, &Timeouts::default());
+    let after = read_at(&path, Some(41 * MINUTE), 42 * MINUTE);
     assert!(after.unwrap_err().to_string().contains("has no data from"));
 }

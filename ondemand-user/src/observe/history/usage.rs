@@ -12,8 +12,7 @@ use ondemand_core::{
     runs::{Run, RunEvent, StopReason},
 };
 
-use super::What;
-use crate::host::clock::wall;
+use super::{What, monotonic};
 
 /// How long a service must be unused before the event of the next connection is requested.
 const QUIET: Duration = Duration::from_secs(1);
@@ -50,7 +49,7 @@ impl Usage {
             // The result of a start or a stop in progress is not known yet.
             RunEvent::Found(found) if found.running => self.up(found.began.or(found.up)),
             RunEvent::Found(found) if !found.active => {
-                let since = wall(found.down.unwrap_or(now));
+                let since = monotonic(found.down.unwrap_or(now));
                 self.told.push(What::Down { since });
             }
             RunEvent::Started(start) => self.up(start.began.or(start.up)),
@@ -76,7 +75,7 @@ impl Usage {
     fn stopped(&mut self, at: Ktime, reason: StopReason, run: Run) {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.told.push(What::Stopped {
-            at: wall(at),
+            at: monotonic(at),
             reason,
             connections: number(run.connections),
             received: number(run.received_bytes),
@@ -88,7 +87,7 @@ impl Usage {
         if let Some(began) = began {
             self.run = Some(began);
             self.told.push(What::Up {
-                started: wall(began),
+                started: monotonic(began),
             });
         }
     }
@@ -106,7 +105,10 @@ impl Usage {
             // Of a client that has closed again, only the last activity is known.
             let at = if open > 0 { now } else { last.unwrap_or(now) };
             let gap = since.and_then(|since| at.since(since)).map(millis);
-            self.told.push(What::Arrived { at: wall(at), gap });
+            self.told.push(What::Arrived {
+                at: monotonic(at),
+                gap,
+            });
             self.state = State::Used;
         }
         if open > 0 {
@@ -123,7 +125,9 @@ impl Usage {
         }
         self.state = State::Quiet(last);
         if let Some(last) = last {
-            self.told.push(What::Quiet { since: wall(last) });
+            self.told.push(What::Quiet {
+                since: monotonic(last),
+            });
         }
         true
     }

@@ -9,12 +9,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Record, store::Store};
+use super::{Moment, Record, store::Store};
 
 /// Maximum number of records that wait for the disk.
 const WAITING: usize = 4096;
-/// Maximum number of records per write.
-const BATCH: usize = 1024;
+/// Maximum number of records per write: a few megabytes.
+const BATCH: usize = 1 << 16;
+/// How long records are gathered before they are written: what a kill may lose.
+const GATHERED: Duration = Duration::from_secs(5);
+/// How often a sign of life is written if nothing happens: what was open at a power cut ended with the last.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(300);
 /// The pause before another attempt to open the database, and how long no record may be lost
 /// before this is logged.
 const RETRY: Duration = Duration::from_secs(60);
@@ -39,10 +43,20 @@ impl Writer {
     ///
     /// No thread can be created.
     pub fn start(path: &Path) -> Result<Self> {
+        Self::start_by(path, Moment::now)
+    }
+
+    /// Like [`Writer::start`], by these clocks.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_by(path: &Path, clocks: fn() -> Moment) -> Result<Self> {
         let (records, source) = sync_channel(WAITING);
         let (end, done) = sync_channel(0);
         let mut thread = Thread {
             path: path.to_owned(),
+            clocks,
             store: None,
             tried: None,
             lost: 0,
@@ -104,6 +118,7 @@ impl Writer {
 
 struct Thread {
     path: PathBuf,
+    clocks: fn() -> Moment,
     store: Option<Store>,
     tried: Option<Instant>,
     /// Records that could not be written.
@@ -116,9 +131,16 @@ struct Thread {
 
 impl Thread {
     fn run(&mut self, source: &Receiver<Record>) {
-        while let Ok(first) = source.recv() {
-            let mut batch = vec![first];
-            batch.extend(source.try_iter().take(BATCH - 1));
+        loop {
+            let mut batch = match source.recv_timeout(SIGN_OF_LIFE) {
+                Ok(first) => vec![first],
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            // The first one shows at once whether it can be written, and closes what an older boot left open.
+            if self.tried.is_some() {
+                gather(source, &mut batch);
+            }
             for record in &batch {
                 if let Record::Watched { services, .. } = record {
                     self.watched.clone_from(services);
@@ -126,7 +148,7 @@ impl Thread {
             }
             if self.lost > 0 {
                 let services = self.watched.clone();
-                let at = jiff::Timestamp::now().as_millisecond();
+                let at = (self.clocks)().monotonic;
                 batch.insert(0, Record::Watched { services, at });
             }
             match self.write(&batch) {
@@ -153,6 +175,7 @@ impl Thread {
 
     /// Returns false if it is not yet time for another attempt.
     fn write(&mut self, batch: &[Record]) -> Result<bool> {
+        let now = (self.clocks)();
         let store = match &mut self.store {
             Some(store) => store,
             None => {
@@ -160,10 +183,22 @@ impl Thread {
                     return Ok(false);
                 }
                 self.tried = Some(Instant::now());
-                self.store.insert(Store::open(&self.path)?)
+                self.store.insert(Store::open(&self.path, &now)?)
             }
         };
-        store.write(batch)?;
+        store.write(batch, &now)?;
         Ok(true)
+    }
+}
+
+/// Takes what comes soon after the first record, and all that is there when the agent exits: each write
+/// takes whole pages of the database, however small it is.
+fn gather(source: &Receiver<Record>, batch: &mut Vec<Record>) {
+    let end = Instant::now() + GATHERED;
+    while (1..BATCH).contains(&batch.len()) {
+        match source.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(record) => batch.push(record),
+            Err(_) => break,
+        }
     }
 }

@@ -9,13 +9,16 @@ use super::*;
 #[ignore = "writes 22 million records, which takes minutes"]
 fn a_year_of_a_hundred_services_is_small_and_soon_read() {
     let (_directory, path) = place();
-    let mut store = Store::open(&path).unwrap();
+    let mut store = Store::open(&path, &moment(0)).unwrap();
     let services: Vec<String> = (0..100).map(|number| format!("service-{number}")).collect();
     store
-        .write(&[Record::Watched {
-            services: services.clone(),
-            at: 0,
-        }])
+        .write(
+            &[Record::Watched {
+                services: services.clone(),
+                at: 0,
+            }],
+            &moment(0),
+        )
         .unwrap();
     let day = |day: i64| day * MILLIS_A_DAY;
     let step = MILLIS_A_DAY / 100;
@@ -72,7 +75,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
                 ],
             );
         }
-        store.write(&records).unwrap();
+        store.write(&records, &moment(number * step)).unwrap();
     }
     store
         .db()
@@ -80,7 +83,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
         .unwrap();
     let size = fs::metadata(&path).unwrap().len();
     let begin = std::time::Instant::now();
-    let (_, services) = read(&path, None, day(365), &Timeouts::default()).unwrap();
+    let (_, services) = read_at(&path, None, day(365)).unwrap();
     let took = begin.elapsed();
     eprintln!("{size} bytes, read in {took:?}");
     assert_eq!(
