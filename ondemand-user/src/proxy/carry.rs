@@ -2,12 +2,10 @@
 
 use std::io;
 
-use tokio::task::coop::consume_budget;
-
 use super::{
     backend::Backend,
-    buffers::{Buffer, LARGEST, SMALLEST},
     first::{self, Opened},
+    one_way::one_way,
     source::Ends,
     stream::Stream,
 };
@@ -16,15 +14,16 @@ use super::{
 pub async fn carry(client: Stream, ends: Option<Ends>, backend: &Backend) {
     client.send_at_once();
     let carried = async {
-        let opened = if backend.is_starting() {
-            first::open(&client, ends, backend).await?
-        } else {
-            Opened::new(backend.connect(ends).await?)
-        };
-        let server = opened.server;
+        // Connecting takes more memory than carrying, which may go on for days.
+        let opened = Box::pin(open(&client, ends, backend)).await?;
+        let Opened {
+            server,
+            rest,
+            ended,
+        } = opened;
         let to_server = async {
-            server.write_all(&mut opened.rest.as_slice()).await?;
-            if opened.ended {
+            server.write_all(rest).await?;
+            if ended {
                 server.end()
             } else {
                 one_way(&client, &server).await
@@ -40,27 +39,11 @@ pub async fn carry(client: Stream, ends: Option<Ends>, backend: &Backend) {
     }
 }
 
-/// Carries bytes until `from` ends, and then ends `to` in this direction.
-async fn one_way(from: &Stream, to: &Stream) -> io::Result<()> {
-    let mut size = SMALLEST;
-    loop {
-        from.readable().await?;
-        let mut buffer = Buffer::take(size);
-        loop {
-            match from.try_read(&mut buffer) {
-                Ok(0) => return to.end(),
-                Ok(read) if read == buffer.size() => size = (size * 2).min(LARGEST),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-            to.write_all(&mut buffer.bytes).await?;
-            // A connection with much data must not block the others.
-            consume_budget().await;
-            if buffer.size() < size {
-                buffer = Buffer::take(size);
-            }
-        }
+async fn open(client: &Stream, ends: Option<Ends>, backend: &Backend) -> io::Result<Opened> {
+    if backend.is_starting() {
+        first::open(client, ends, backend).await
+    } else {
+        Ok(Opened::new(backend.connect(ends).await?))
     }
 }
 

@@ -132,7 +132,7 @@ async fn converse(client: &Stream, server: &Stream, kept: &mut Kept) -> io::Resu
         let done = tokio::select! {
             // What the application does decides, whatever the client has sent meanwhile.
             biased;
-            readable = server.readable() => match readable.and_then(|()| server.peek()) {
+            readable = server.readable() => match readable.and_then(|()| server.try_peek(&mut [0])) {
                 Ok(0) if end_passed => return Ok(Seen::Enough),
                 Ok(0) => return Ok(Seen::Closed),
                 Ok(_) => return Ok(Seen::Answer),

@@ -11,18 +11,21 @@ mod buffers;
 mod carry;
 mod first;
 mod listener;
+mod memory;
+mod one_way;
 mod seldom;
 mod source;
 mod stranger;
 mod stream;
 pub mod wait;
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, future, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
+use memory::Memory;
 use ondemand_core::{config::Endpoint, words::counted};
 use seldom::Seldom;
 use stranger::Guard;
@@ -140,6 +143,8 @@ async fn serve(
     ));
     let mut accept_failed = Seldom::default();
     let mut connections = JoinSet::new();
+    buffers::begin();
+    let mut memory = Memory::default();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
         tokio::select! {
@@ -162,6 +167,9 @@ async fn serve(
             Some(_) = connections.join_next() => {
                 idle_at = Instant::now() + options.exit_idle_time;
             }
+            () = until(memory.due()) => {
+                memory.give_back(Instant::now());
+            }
             () = tokio::time::sleep_until(idle_at), if connections.is_empty() => return Ok(()),
             // Clients that connected meanwhile are served, here or by the next proxy.
             _ = leave.recv() => if connections.is_empty() {
@@ -169,6 +177,7 @@ async fn serve(
             },
             _ = terminate.recv() => break,
         }
+        memory.follow(connections.len(), Instant::now());
     }
     // New clients wait for the next proxy.
     drop(listeners);
@@ -182,6 +191,14 @@ async fn serve(
     }
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Completes at that moment. `None`: never.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => future::pending().await,
+    }
 }
 
 /// Whether the error means that nothing listens at the backend's path or address.

@@ -5,14 +5,11 @@ use std::{
     os::fd::{AsRawFd as _, RawFd},
 };
 
-use bytes::{Buf, BufMut as _};
-use nix::sys::socket;
+use nix::sys::socket::{self, MsgFlags};
 use tokio::{
     io::Interest,
     net::{TcpStream, UnixStream},
 };
-
-use super::buffers::Buffer;
 
 /// A connection of either kind.
 pub enum Stream {
@@ -31,18 +28,6 @@ impl Stream {
         }
     }
 
-    /// Reads into an empty buffer, up to its capacity. Zero: the end.
-    pub fn try_read(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        let room = buffer.size();
-        // Reclaims the written part at its front.
-        buffer.bytes.reserve(room);
-        let mut bytes = (&mut buffer.bytes).limit(room);
-        match self {
-            Self::Tcp(stream) => stream.try_read_buf(&mut bytes),
-            Self::Unix(stream) => stream.try_read_buf(&mut bytes),
-        }
-    }
-
     /// Reads what fits. Zero: the end.
     pub fn try_read_bytes(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -51,15 +36,33 @@ impl Stream {
         }
     }
 
-    /// How much there is to read, at most one byte, which stays. Zero: the end.
-    pub fn peek(&self) -> io::Result<usize> {
-        let peek = || {
-            let peeked = socket::recv(self.descriptor(), &mut [0], socket::MsgFlags::MSG_PEEK);
-            Ok(peeked?)
+    /// Reads what fits, and leaves it there to be read again. Zero: the end.
+    pub fn try_peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.try_receive(bytes, MsgFlags::MSG_PEEK)
+    }
+
+    /// Reads as many bytes as that, which are there. `scratch`: has room for them.
+    pub fn discard(&self, count: usize, scratch: &mut [u8]) -> io::Result<()> {
+        // TCP does not copy them then (tcp(7)); a Unix socket does.
+        let flags = match self {
+            Self::Tcp(_) => MsgFlags::MSG_TRUNC,
+            Self::Unix(_) => MsgFlags::empty(),
         };
+        let mut left = count;
+        while left > 0 {
+            match self.try_receive(&mut scratch[..left], flags)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                discarded => left -= discarded,
+            }
+        }
+        Ok(())
+    }
+
+    fn try_receive(&self, bytes: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
+        let receive = || Ok(socket::recv(self.descriptor(), bytes, flags)?);
         match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, receive),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, receive),
         }
     }
 
@@ -79,16 +82,30 @@ impl Stream {
         }
     }
 
-    /// Writes all of the buffer, which is empty then.
-    pub async fn write_all(&self, buffer: &mut impl Buf) -> io::Result<()> {
-        while buffer.has_remaining() {
-            match self.try_write(buffer.chunk()) {
-                Ok(written) => buffer.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+    /// Writes what fits, even if that takes several calls.
+    pub fn try_write_all(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.try_write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(written)
+    }
+
+    /// Writes all of it, and drops it.
+    pub async fn write_all(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        let bytes = bytes.as_ref();
+        let mut written = 0;
+        loop {
+            written += self.try_write_all(&bytes[written..])?;
+            if written == bytes.len() {
+                return Ok(());
+            }
+            self.writable().await?;
+        }
     }
 
     fn descriptor(&self) -> RawFd {

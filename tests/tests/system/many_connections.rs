@@ -1,7 +1,7 @@
 //! The proxy under many connections: its memory is bounded, and so is what it logs.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -21,7 +21,17 @@ const PROXY: &str = "ondemand-test.service";
 /// Clients that request much and read nothing.
 const STALLED: usize = 2_000;
 /// What the proxy may take for them, in KiB.
-const MOST: u64 = 150 * 1024;
+const MOST: u64 = 50 * 1024;
+
+/// Clients that stay connected after an answer.
+const IDLE: usize = 2_000;
+/// Clients that download at the same time, and how much.
+const DOWNLOADS: usize = 60;
+const DOWNLOAD: usize = 8_000_000;
+/// What the proxy may take for each client that carries nothing, in KiB.
+const MOST_EACH: f64 = 8.0;
+/// What it may have more than at its start when they are gone, in KiB. Some of it is shared: buffers for the next ones.
+const LEFT: u64 = 4 * 1024;
 
 /// Resident memory of the proxy, in KiB.
 fn resident(sandbox: &Sandbox) -> u64 {
@@ -38,11 +48,107 @@ fn resident(sandbox: &Sandbox) -> u64 {
         .unwrap()
 }
 
+/// The same, when it changes no more.
+fn settled(sandbox: &Sandbox) -> u64 {
+    let mut last = 0;
+    wait_for("the proxy's memory stays as it is", SOON, || {
+        idle_for(Duration::from_millis(300));
+        let now = resident(sandbox);
+        let is_still = now == last;
+        last = now;
+        is_still.then_some(now)
+    })
+    .unwrap()
+}
+
+/// As many descriptors as this process may have.
+fn many_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
+fn wait_open(sandbox: &Sandbox, connections: u64) {
+    wait_for("the clients are counted", SOON, || {
+        let open = number(sandbox, "test", "open_connections").ok()?;
+        (open == connections).then_some(())
+    })
+    .unwrap();
+}
+
+/// Requests an answer of this size on a connection that stays.
+fn request(stream: &mut TcpStream, bytes: usize) {
+    let request = format!("GET /?bytes={bytes} HTTP/1.1\r\nHost: test\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+}
+
+/// Reads an answer with a body of this size.
+fn receive(stream: &mut TcpStream, bytes: usize) {
+    let mut buffer = vec![0; 65_536];
+    let (mut received, mut head) = (0, None);
+    while head.is_none_or(|head| received < head + bytes) {
+        let count = stream.read(&mut buffer).unwrap();
+        assert_ne!(count, 0, "the answer breaks off");
+        let end = buffer[..count]
+            .windows(4)
+            .position(|end| end == b"\r\n\r\n");
+        head = head.or(end.map(|at| received + at + 4));
+        received += count;
+    }
+}
+
+#[test]
+fn connections_that_carry_nothing_take_no_buffers_and_leave_no_memory() {
+    require_sandbox!();
+    many_descriptors();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    let connect = |count: usize| -> Vec<TcpStream> {
+        let connect = || (0..count).map(|_| client::connect(front()).unwrap());
+        sandbox.in_network(|| connect().collect()).unwrap()
+    };
+    let exchange = |stream: &mut TcpStream| {
+        request(stream, 1000);
+        receive(stream, 1000);
+    };
+    exchange(&mut connect(1)[0]);
+    let before = settled(&sandbox);
+    // Each fills the kernel's buffers and one of the proxy's.
+    let mut downloads = connect(DOWNLOADS);
+    for stream in &mut downloads {
+        request(stream, DOWNLOAD);
+    }
+    let loaded = settled(&sandbox);
+    for stream in &mut downloads {
+        receive(stream, DOWNLOAD);
+    }
+    let afterwards = settled(&sandbox);
+    let mut idle = connect(IDLE);
+    idle.iter_mut().for_each(exchange);
+    wait_open(&sandbox, (DOWNLOADS + IDLE) as u64);
+    let many = settled(&sandbox);
+    // They still work.
+    exchange(&mut downloads[0]);
+    idle.iter_mut().step_by(100).for_each(exchange);
+    drop((downloads, idle));
+    wait_open(&sandbox, 0);
+    idle_for(Duration::from_secs(1)); // it returns memory once a second at most
+    let last = settled(&sandbox);
+    println!(
+        "{before} KiB, with {DOWNLOADS} stalled downloads {loaded}, when they are read {afterwards}, with {IDLE} \
+         idle clients {many}, without clients {last}"
+    );
+    let each = (many - before) as f64 / (DOWNLOADS + IDLE) as f64;
+    assert!(each < MOST_EACH, "{each:.1} KiB for each connection");
+    assert!(
+        afterwards < before + LEFT,
+        "{afterwards} KiB after downloads"
+    );
+    assert!(last < before + LEFT, "{last} KiB without connections");
+}
+
 #[test]
 fn clients_that_do_not_read_take_little_memory() {
     require_sandbox!();
-    let limits = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, limits.1, limits.1).unwrap();
+    many_descriptors();
     let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
     let ask = || {
         sandbox
@@ -56,28 +162,15 @@ fn clients_that_do_not_read_take_little_memory() {
         .in_network(|| {
             let stall = |_| {
                 let mut stream = client::connect(front()).unwrap();
-                let request = "GET /?bytes=20000000 HTTP/1.1\r\nHost: test\r\n\r\n";
-                stream.write_all(request.as_bytes()).unwrap();
+                request(&mut stream, 20_000_000);
                 stream
             };
             (0..STALLED).map(stall).collect()
         })
         .unwrap();
-    wait_for("all clients are connected", SOON, || {
-        let open = number(&sandbox, "test", "open_connections").ok()?;
-        (open == STALLED as u64).then_some(())
-    })
-    .unwrap();
+    wait_open(&sandbox, STALLED as u64);
     // It has read for each of them what it will.
-    let mut last = 0;
-    wait_for("the proxy takes no more memory", SOON, || {
-        idle_for(Duration::from_millis(300));
-        let now = resident(&sandbox);
-        let is_still = now == last;
-        last = now;
-        is_still.then_some(())
-    })
-    .unwrap();
+    let last = settled(&sandbox);
     println!("{before} KiB, with {STALLED} stalled clients {last} KiB");
     assert!(last < MOST, "{last} KiB");
     // One that reads is served meanwhile.

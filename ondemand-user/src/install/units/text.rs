@@ -14,9 +14,9 @@ use super::{Header, Host, escape, hardening, pacing, restart};
 const DESCRIPTORS: u32 = 65_536;
 
 /// The proxy's memory, in user space and the kernel, from which on it is slowed down. For the maximum of 30,000
-/// connections it has 75 MB of its own (17 MB, and 1.9 kB for each: measured with 9,000), at most 512 MiB of
-/// buffers if none of the clients reads ([`crate::proxy`]), and some 240 MB for the kernel's 60,000 sockets.
-/// The rest is for what the sockets hold. Not `MemoryMax=`: its end would be that of all connections.
+/// connections it has 120 MB of its own (21 MB, and 3.4 kB for each in a debug build: measured with 5,000), at most
+/// 240 MB if each has a small message that its client does not read, and some 240 MB for the kernel's 60,000
+/// sockets. The rest is for what the sockets hold. Not `MemoryMax=`: its end would be that of all connections.
 const MEMORY: &str = "2G";
 
 /// The proxy has one thread.
