@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
-    config::{Config, Service},
+    config::{Config, PerUnit, Service},
     lifecycle::JobEnd,
     measure::{Ktime, sample::Slot},
 };
 
 use super::{Agent, watched::Watched};
-use crate::{host::clock, observe::metrics::record::Record, systemd::Systemd};
+use crate::{
+    host::clock,
+    observe::metrics::record::Record,
+    systemd::{Known, Systemd},
+};
 
 /// The pauses before a front socket that did not start is tried again.
 const OPEN_AGAIN: [Duration; 3] = [
@@ -88,17 +92,31 @@ impl Agent {
             let Some(watched) = services.get(name) else {
                 return false;
             };
-            let socket = watched.units.socket.clone();
-            match known.known(&socket) {
-                Some(known) if known.load_state == "loaded" => {
-                    if !known.unit.state.is_up() {
-                        tokio::spawn(open_front(systemd.clone(), name.clone(), socket));
-                    }
-                    false
-                }
-                _ => true,
+            let Some(units) = watched.units.find(|unit| known.known(unit)) else {
+                return true;
+            };
+            if !is_generated(&units) && !units.backend.unit.state.is_up() {
+                return true;
             }
+            let is_loaded = units.socket.is_loaded();
+            if is_loaded && !units.socket.unit.state.is_up() {
+                let socket = watched.units.socket.clone();
+                tokio::spawn(open_front(systemd.clone(), name.clone(), socket));
+            }
+            !is_loaded
         });
+    }
+
+    /// Services whose units systemd does not have are new to it when it has them: their front sockets were not
+    /// started with the others at boot.
+    pub(super) fn find_unopened(&mut self) {
+        for (name, watched) in &self.services {
+            let units = watched.units.find(|unit| self.systemd.known(unit));
+            if units.is_some_and(|units| !is_generated(&units) && !units.socket.unit.state.is_up())
+            {
+                self.unopened.insert(name.clone());
+            }
+        }
     }
 
     /// Takes over a service that was not watched before.
@@ -122,6 +140,11 @@ impl Agent {
         }
         watched
     }
+}
+
+/// Whether systemd has loaded the units of a service, and the drop-in of its application.
+fn is_generated(units: &PerUnit<&Known>) -> bool {
+    units.each().iter().all(|known| known.is_loaded()) && units.backend.stop_when_unneeded
 }
 
 /// Tries it a few times: polkitd may not have read the renewed rule yet.

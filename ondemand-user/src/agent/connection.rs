@@ -4,16 +4,18 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
-use ondemand_core::measure::unit::Units;
+use ondemand_core::measure::{Ktime, unit::Units};
 use tokio::sync::oneshot;
 
 use super::{
     Agent,
     events::Message,
+    transitions::Transitions,
     watched::{self, Complaint, Watched},
 };
 use crate::{
     bus::report::Report,
+    host::clock,
     systemd::{
         Change, Known, Link, Reading, Systemd,
         units::{Readings, Wanted},
@@ -37,6 +39,8 @@ pub struct Connection {
     /// Changes of units whose first reading is in progress: they may be newer than the reading.
     early: HashMap<String, Vec<Reading>>,
     changes: u64,
+    /// When the units' files may have changed last.
+    reloaded: Option<Ktime>,
 }
 
 impl Connection {
@@ -103,6 +107,7 @@ impl Connection {
                 None if reading.is_whole() => {
                     let early = self.early.remove(&unit).unwrap_or_default();
                     let known = self.known.entry(unit).or_default();
+                    known.reloaded = self.reloaded;
                     known.apply(&reading);
                     for reading in &early {
                         known.apply(reading);
@@ -110,6 +115,14 @@ impl Connection {
                 }
                 None => self.early.entry(unit).or_default().push(reading),
             }
+        }
+    }
+
+    /// PID 1 has loaded the units' files again: what failed with the earlier ones may work.
+    pub fn reloaded(&mut self, now: Ktime) {
+        self.reloaded = Some(now);
+        for known in self.known.values_mut() {
+            known.reloaded = Some(now);
         }
     }
 
@@ -255,6 +268,7 @@ impl Agent {
             }
         }
         self.find_aliases();
+        self.find_unopened();
         self.count_first_starts();
     }
 
@@ -322,9 +336,43 @@ impl Agent {
     pub(super) fn connected(&mut self, link: Link) {
         log::info!("systemd answers again");
         self.systemd.connect(link);
+        // It may have re-executed itself, which loads the files, too.
+        self.look_again();
+    }
+
+    /// PID 1 has loaded the units' files again: everything that was complained about because of them is looked at.
+    pub(super) fn look_again(&mut self) {
+        self.systemd.reloaded(clock::now());
+        self.transitions = Transitions::default();
         self.read_units();
         self.renew_if_changed();
         self.ask_permission();
+    }
+
+    /// A unit without files that changes may have got some without a daemon-reload: PID 1 looks for them again when
+    /// it is to be started. No signal has what is in them.
+    pub(super) fn read_if_unloaded(&self, unit: &str) {
+        // (Reading one that is down loads it in PID 1, which drops it again.)
+        let has_started = |known: &Known| !known.is_loaded() && !known.unit.state.is_down();
+        if !self.systemd.known(unit).is_some_and(has_started) {
+            return;
+        }
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let (connection, messages) = (self.systemd.number(), self.messages.clone());
+        let unit = unit.to_owned();
+        tokio::spawn(async move {
+            let readings = systemd.read(&[unit]).await.map(|units| Readings {
+                units,
+                rules: Vec::new(),
+            });
+            // The receiver is gone if the agent has exited.
+            let _ = messages.send(Message::Units {
+                connection,
+                readings,
+            });
+        });
     }
 }
 

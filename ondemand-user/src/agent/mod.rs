@@ -266,16 +266,14 @@ impl Agent {
             Event::Kernel(event) => self.kernel_event(event),
             Event::Systemd(Some(Change::Unit { unit, reading })) => {
                 self.systemd.take([(unit.clone(), *reading)]);
+                self.read_if_unloaded(&unit);
+                self.hear_socket(&unit);
                 for name in self.users_of(&unit) {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
                 }
             }
-            Event::Systemd(Some(Change::Reloaded)) => {
-                self.transitions = Transitions::default();
-                self.read_units();
-                self.renew_if_changed();
-            }
+            Event::Systemd(Some(Change::Reloaded)) => self.look_again(),
             Event::Systemd(Some(Change::Lost(why))) => self.disconnected(&why),
             Event::Systemd(None) => self.disconnected("its signals ended"),
             Event::Message(message) => self.message(message),

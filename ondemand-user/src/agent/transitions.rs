@@ -86,6 +86,15 @@ impl Agent {
         }
     }
 
+    /// A front socket that did not listen at all of its addresses may do so once it has changed: a person has
+    /// started it again.
+    pub(super) fn hear_socket(&mut self, unit: &str) {
+        let mut services = self.services.values();
+        if services.any(|watched| watched.is_silent && watched.units.socket == unit) {
+            self.find_transitions();
+        }
+    }
+
     /// Asks root when it is time.
     pub(super) fn pass_transitions(&mut self, now: Ktime) {
         if self.transitions.next.is_none_or(|at| at > now) {

@@ -86,6 +86,8 @@ impl Reading {
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     position: Sequence,
+    /// The position of the last whole reading.
+    loaded_at: Sequence,
     /// The state for the protocol.
     pub unit: Unit,
     /// Its own name, which is not the one that it was read by if that is an alias.
@@ -96,25 +98,62 @@ pub struct Known {
     pub stop_when_unneeded: bool,
     /// `ConditionResult` and `AssertResult`: of the last start.
     conditions: [bool; 2],
-    /// Whether a start was ever tried.
-    tried: bool,
+    /// When they were looked at.
+    tried: Option<Ktime>,
+    /// When its files may have changed last.
+    pub reloaded: Option<Ktime>,
 }
 
 impl Known {
-    /// Whether systemd has skipped its last start, because a condition or an assertion is not met.
+    /// Whether systemd has skipped its last start, because a condition or an assertion is not met; as far as it has
+    /// the same files as then.
     pub fn is_skipped(&self) -> bool {
-        self.tried && self.conditions.contains(&false)
+        self.tried > self.reloaded && self.conditions.contains(&false)
+    }
+
+    /// Whether it has files, so that PID 1 can start it.
+    pub fn is_loaded(&self) -> bool {
+        self.load_state == "loaded"
     }
 }
 
 impl Known {
-    /// Takes over `reading`, unless a newer one is known.
+    /// Takes over `reading`, as far as nothing newer is known.
+    ///
+    /// PID 1 signals what changes while a unit is loaded. What it takes from the files is in none of its signals
+    /// (`SD_BUS_VTABLE_PROPERTY_CONST`, src/core/dbus-unit.c): only a whole reading has that, also if a signal that
+    /// followed its reply is known already, as after each daemon-reload.
     pub fn apply(&mut self, reading: &Reading) {
-        if reading.position < self.position {
-            return;
+        let is_newer = reading.position >= self.position;
+        if is_newer || (reading.is_whole() && reading.position >= self.loaded_at) {
+            self.apply_loaded(&reading.properties);
         }
-        self.position = reading.position;
-        let properties = &reading.properties;
+        if reading.is_whole() {
+            self.loaded_at = self.loaded_at.max(reading.position);
+        }
+        if is_newer {
+            self.position = reading.position;
+            self.apply_changes(&reading.properties);
+        }
+    }
+
+    /// What follows from the unit's files.
+    fn apply_loaded(&mut self, properties: &Properties) {
+        if let Some(id) = &properties.id {
+            self.id.clone_from(id);
+        }
+        if let Some(interval) = properties.start_limit_interval_u_sec {
+            self.unit.start_limited = interval > 0;
+        }
+        if let Some(load_state) = &properties.load_state {
+            self.load_state.clone_from(load_state);
+        }
+        if let Some(stop_when_unneeded) = properties.stop_when_unneeded {
+            self.stop_when_unneeded = stop_when_unneeded;
+        }
+    }
+
+    fn apply_changes(&mut self, properties: &Properties) {
         let unit = &mut self.unit;
         if let Some(state) = &properties.active_state {
             unit.state = ActiveState::parse(state);
@@ -146,24 +185,12 @@ impl Known {
                 *place = (micros > 0).then(|| Ktime::from_micros(micros));
             }
         }
-        if let Some(id) = &properties.id {
-            self.id.clone_from(id);
-        }
         let met = [properties.condition_result, properties.assert_result];
         for (known, met) in self.conditions.iter_mut().zip(met) {
             *known = met.unwrap_or(*known);
         }
         if let Some(at) = properties.condition_timestamp_monotonic {
-            self.tried = at > 0;
-        }
-        if let Some(interval) = properties.start_limit_interval_u_sec {
-            unit.start_limited = interval > 0;
-        }
-        if let Some(load_state) = &properties.load_state {
-            self.load_state.clone_from(load_state);
-        }
-        if let Some(stop_when_unneeded) = properties.stop_when_unneeded {
-            self.stop_when_unneeded = stop_when_unneeded;
+            self.tried = (at > 0).then(|| Ktime::from_micros(at));
         }
     }
 }

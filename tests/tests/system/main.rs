@@ -29,6 +29,7 @@ mod history_clock;
 mod hostile;
 mod idle_stop;
 mod late_configuration;
+mod looked_at_again;
 mod loops;
 mod many_at_once;
 mod many_connections;
