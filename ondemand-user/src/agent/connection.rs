@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// An application may start this long before the proxy that the same client starts.
+const WITH_ITS_PROXY: Duration = Duration::from_secs(1);
+
 /// The connection, and the states that it reported.
 #[derive(Default)]
 pub struct Connection {
@@ -273,7 +276,8 @@ impl Agent {
     }
 
     /// A client may come as soon as the front socket of a new service listens, before the agent has heard of
-    /// the service: the start that it causes counts.
+    /// the service: the start that it causes counts. The socket may have been restarted since; the proxy's
+    /// start shows the client, too.
     fn count_first_starts(&mut self) {
         for watched in self.services.values_mut() {
             let known = watched.units.find(|unit| self.systemd.known(unit));
@@ -282,7 +286,17 @@ impl Agent {
             };
             watched.is_new = false;
             let listens = known.socket.unit.state.is_up();
-            if let Some(since) = known.socket.unit.active_enter.filter(|_| listens) {
+            let opened = known.socket.unit.active_enter.filter(|_| listens);
+            let earlier = |at: Ktime| {
+                at.as_nanos()
+                    .saturating_sub(WITH_ITS_PROXY.as_nanos() as u64)
+            };
+            let proxied = known.proxy.unit.inactive_exit.map(earlier);
+            let since = opened
+                .into_iter()
+                .chain(proxied.map(Ktime::from_nanos))
+                .min();
+            if let Some(since) = since {
                 watched.count_since(since);
             }
         }

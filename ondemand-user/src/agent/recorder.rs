@@ -141,6 +141,12 @@ impl Agent {
             return;
         };
         let (open, last) = activity(watched, view.sample.as_ref());
+        if let Some(sample) = view.sample.filter(|_| used.is_new()) {
+            // Before the programs ran, only the proxy's start shows a client.
+            let proxied = view.units.proxy.inactive_exit;
+            let counted = sample.last_activity;
+            used.found(view.units.backend.inactive_exit, counted.max(proxied));
+        }
         let arm = used.look(view.now, open, last, view.units.backend.state.is_up());
         send(writer, name, used.told());
         if arm {

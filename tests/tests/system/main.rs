@@ -8,6 +8,7 @@ mod actions;
 mod aliases;
 mod asked_race;
 mod attacks;
+mod before_the_agent;
 mod bus;
 mod checks;
 mod client_lists;

@@ -69,6 +69,18 @@ pub enum What {
         /// Since when.
         since: i64,
     },
+    /// The run before the present one is over, which no agent saw.
+    Before {
+        /// When it ended.
+        ended: i64,
+    },
+    /// It is down after a run of which an agent may have seen nothing.
+    Ran {
+        /// When its start began.
+        started: i64,
+        /// When it ended.
+        ended: i64,
+    },
     /// The application listens.
     Listening {
         /// Time since its start.
@@ -105,6 +117,14 @@ pub enum What {
     Quiet {
         /// Since when.
         since: i64,
+    },
+    /// What the first look of an agent finds. If it was used since an agent last saw it, a client connected
+    /// meanwhile.
+    Found {
+        /// When its last start in this boot began.
+        started: Option<i64>,
+        /// When it was last used.
+        used: i64,
     },
     /// A client connected.
     Arrived {

@@ -18,6 +18,8 @@ use super::{
 /// Starts closer than this are the same start: version 1 of the tables had the wall clock's times, which
 /// was set occasionally. Milliseconds.
 const SAME_START: i64 = 2_000;
+/// A use this long after the last one is the same one. Milliseconds.
+const SAME_USE: i64 = 1_000;
 /// The number of records between two checks for old ones.
 const BETWEEN_PRUNINGS: u64 = 5_000;
 
@@ -187,6 +189,15 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
     match what {
         What::Up { started } => up(db, service, clock.at(*started)),
         What::Down { since } => end(db, service, clock.at(*since), StopReason::Unseen),
+        What::Before { ended } => {
+            let ended = clock.at(*ended);
+            let running = running(db, service)?;
+            match running.is_some_and(|started| started < ended) {
+                true => end(db, service, ended, StopReason::Unseen),
+                false => Ok(()),
+            }
+        }
+        What::Ran { started, ended } => ran(db, service, clock.at(*started), clock.at(*ended)),
         What::Listening { after } => execute(
             "UPDATE activation SET listening = ?1 WHERE service = ?2 AND ended IS NULL",
             params![after, service],
@@ -231,25 +242,68 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             "UPDATE service SET quiet_since = ?1 WHERE id = ?2",
             params![clock.at(*since), service],
         ),
-        What::Arrived { at, gap } => {
-            execute(
-                "INSERT OR REPLACE INTO gap (ended, service, length) VALUES (?1, ?2, ?3)",
-                params![clock.at(*at), service, gap],
-            )?;
-            execute(
-                "UPDATE service SET quiet_since = NULL WHERE id = ?1",
-                params![service],
-            )
+        What::Found { started, used } => {
+            let started = started.map(|at| clock.at(at));
+            found(db, service, started, clock.at(*used))
         }
+        What::Arrived { at, gap } => arrived(db, service, clock.at(*at), *gap),
     }
 }
 
-fn up(db: &Connection, service: i64, started: i64) -> rusqlite::Result<()> {
-    let running = "SELECT started FROM activation WHERE service = ? AND ended IS NULL";
-    let running: Option<i64> = db
-        .prepare_cached(running)?
+fn arrived(db: &Connection, service: i64, at: i64, gap: Option<i64>) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO gap (ended, service, length) VALUES (?, ?, ?)")?
+        .execute(params![at, service, gap])?;
+    db.prepare_cached("UPDATE service SET quiet_since = NULL WHERE id = ?")?
+        .execute([service])?;
+    Ok(())
+}
+
+/// A client that no agent saw: it began a run, or used one that an agent saw quiet.
+fn found(db: &Connection, service: i64, started: Option<i64>, used: i64) -> rusqlite::Result<()> {
+    let quiet: Option<i64> = db
+        .prepare_cached("SELECT quiet_since FROM service WHERE id = ?")?
+        .query_row([service], |row| row.get(0))?;
+    // A client connects just before the start that it causes.
+    let started = started.filter(|started| used >= started - SAME_START);
+    let at = match (started, quiet) {
+        (Some(started), Some(quiet)) if started > quiet => started,
+        (_, Some(quiet)) if used > quiet + SAME_USE => used,
+        (Some(started), None) => started,
+        _ => return Ok(()),
+    };
+    let seen: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM gap WHERE service = ? AND ended >= ?)")?
+        .query_row([service, at - SAME_START], |row| row.get(0))?;
+    if seen {
+        return Ok(());
+    }
+    arrived(db, service, at, quiet.map(|quiet| at - quiet))
+}
+
+/// When its run began that has not ended.
+fn running(db: &Connection, service: i64) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT started FROM activation WHERE service = ? AND ended IS NULL")?
         .query_row([service], |row| row.get(0))
-        .optional()?;
+        .optional()
+}
+
+/// A run that is over: it is new if no agent saw its start, and one watched the service before.
+fn ran(db: &Connection, service: i64, started: i64, ended: i64) -> rusqlite::Result<()> {
+    let is_new: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM watch WHERE service = ?1 AND began <= ?2)
+                AND NOT EXISTS (SELECT 1 FROM activation
+                    WHERE service = ?1 AND started BETWEEN ?2 - ?3 AND ?2 + ?3)",
+        )?
+        .query_row([service, started, SAME_START], |row| row.get(0))?;
+    if is_new {
+        up(db, service, started)?;
+    }
+    end(db, service, ended, StopReason::Unseen)
+}
+
+fn up(db: &Connection, service: i64, started: i64) -> rusqlite::Result<()> {
+    let running = running(db, service)?;
     if running.is_some_and(|running| (running - started).abs() <= SAME_START) {
         return Ok(());
     }

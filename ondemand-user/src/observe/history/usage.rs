@@ -47,10 +47,23 @@ impl Usage {
     pub fn happened(&mut self, event: &RunEvent, now: Ktime) {
         match *event {
             // The result of a start or a stop in progress is not known yet.
-            RunEvent::Found(found) if found.running => self.up(found.began.or(found.up)),
+            RunEvent::Found(found) if found.running => {
+                if let Some(ended) = found.down.filter(|down| Some(*down) <= found.began) {
+                    let ended = monotonic(ended);
+                    self.told.push(What::Before { ended });
+                }
+                self.up(found.began.or(found.up));
+            }
             RunEvent::Found(found) if !found.active => {
                 let since = monotonic(found.down.unwrap_or(now));
-                self.told.push(What::Down { since });
+                let was_up = found.began <= found.up && found.up <= found.down;
+                self.told.push(match found.began.filter(|_| was_up) {
+                    Some(began) => What::Ran {
+                        started: monotonic(began),
+                        ended: since,
+                    },
+                    None => What::Down { since },
+                });
             }
             RunEvent::Started(start) => self.up(start.began.or(start.up)),
             RunEvent::Listening { after, .. } => {
@@ -90,6 +103,20 @@ impl Usage {
                 started: monotonic(began),
             });
         }
+    }
+
+    /// Whether no look has shown its use yet.
+    pub fn is_new(&self) -> bool {
+        self.state == State::Unknown
+    }
+
+    /// Takes what happened before the first look: when its last start began, and its last use.
+    pub fn found(&mut self, started: Option<Ktime>, used: Option<Ktime>) {
+        let Some(used) = used.map(monotonic) else {
+            return;
+        };
+        let started = started.map(monotonic);
+        self.told.push(What::Found { started, used });
     }
 
     /// Takes a look at the connections. Returns true if the event of the next one must be requested.
