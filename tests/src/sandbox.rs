@@ -259,6 +259,10 @@ impl Sandbox {
                 "sysusers.d/ondemand.conf",
                 "/usr/lib/sysusers.d/ondemand.conf",
             ),
+            (
+                "modules-load.d/ondemand.conf",
+                "/usr/lib/modules-load.d/ondemand.conf",
+            ),
         ] {
             let from = units.join(file);
             let text = fs::read(&from).with_context(|| format!("read {}", from.display()))?;

@@ -110,7 +110,10 @@ pub async fn run(config: &Config, record: &Record, close: bool) -> Result<Vec<St
         .filter(|(service, entry)| service.unit == entry.unit)
         .collect();
     let left = record.left(config);
-    let silent = silent(config)?;
+    let silent = silent(config).unwrap_or_else(|error| {
+        log::warn!("whether the front sockets listen is unknown: {error:#}");
+        Vec::new()
+    });
     if entering.is_empty() && left.is_empty() && silent.is_empty() {
         return Ok(Vec::new());
     }

@@ -38,6 +38,7 @@ mod metrics;
 mod metrics_clients;
 mod metrics_cost;
 mod neighbours;
+mod no_sock_diag;
 mod no_steering;
 mod port_theft;
 mod privilege;

@@ -9,7 +9,10 @@ use ondemand_core::config::Config;
 use super::{agent, finding::Finding, permission, programs};
 use crate::{
     install::units::{Host, unreachable},
-    kernel::{BPFFS, requirements},
+    kernel::{
+        BPFFS, requirements,
+        sockets::sock_diag::{tcp_listeners, unix_sockets},
+    },
     systemd::Systemd,
 };
 
@@ -39,6 +42,7 @@ pub fn kernel() -> Vec<Finding> {
             requirements::netns_cookie().map(|_| "the network namespace has a cookie".into()),
         ),
     ];
+    found.push(sock_diag());
     found.push(if geteuid().is_root() {
         requirement(
             "privilege",
@@ -56,6 +60,25 @@ pub fn kernel() -> Vec<Finding> {
         found.push(steering());
     }
     found
+}
+
+/// Checks whether the kernel tells who listens.
+fn sock_diag() -> Finding {
+    const WHAT: &str = "sock_diag";
+    let looked = tcp_listeners(0).and_then(|_| unix_sockets(true));
+    match looked {
+        Ok(_) => Finding::ok(WHAT, "the kernel tells who listens"),
+        Err(error) => Finding::error(
+            WHAT,
+            format!(
+                "the kernel does not tell who listens: a service counts as ready when it is active and can be \
+                 connected to, no other user's listener is recognised, and one with Unix sockets is not \
+                 stopped: {error:#}"
+            ),
+            "install -m 644 units/modules-load.d/ondemand.conf /usr/lib/modules-load.d/ and systemctl restart \
+             systemd-modules-load; after an upgrade of the kernel, or with kernel.modules_disabled=1, reboot",
+        ),
+    }
 }
 
 /// Checks whether this kernel can steer connections.

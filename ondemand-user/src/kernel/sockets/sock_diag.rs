@@ -40,6 +40,8 @@ const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
 /// The kernel's largest part of a dump is 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
 const BUFFER: usize = 32 * 1024;
+/// What loads it, where it is not a part of the kernel.
+const HINT: &str = "modprobe tcp_diag unix_diag";
 /// How often a dump is retried that the kernel marks as inconsistent.
 const ATTEMPTS: u32 = 3;
 
@@ -298,7 +300,10 @@ fn ask(request: &[u8], flags: libc::c_int) -> Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkSockDiag,
     )
-    .context("open a sock_diag socket")?;
+    .with_context(|| {
+        // Those of a kernel without it, and of a filter (`RestrictAddressFamilies=`).
+        format!("open a socket of sock_diag ({HINT}, and AF_NETLINK must be allowed)")
+    })?;
     let mut packet = Vec::with_capacity(HEADER + request.len());
     packet.extend(((HEADER + request.len()) as u32).to_ne_bytes());
     packet.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -364,9 +369,9 @@ fn refusal(body: &[u8]) -> anyhow::Error {
     let errno = array(body, 0).and_then(|bytes| i32::from_ne_bytes(bytes).checked_neg());
     let errno = errno.unwrap_or(libc::EBADMSG);
     let hint = if errno == libc::ENOENT {
-        ": the kernel lacks sock_diag (modprobe tcp_diag unix_diag)"
+        format!(": the kernel lacks sock_diag ({HINT})")
     } else {
-        ""
+        String::new()
     };
     anyhow::Error::new(io::Error::from_raw_os_error(errno))
         .context(format!("the kernel refused{hint}"))

@@ -8,6 +8,7 @@
 mod clients;
 mod elsewhere;
 mod first_try;
+mod unseen;
 
 use std::{
     ffi::OsString,
@@ -27,10 +28,11 @@ use ondemand_core::{
     measure::{Ktime, unit::Unit},
     readiness::{Decision, Seen, decide},
 };
+use unseen::Unseen;
 
 use crate::{
     bus::names::AgentProxy,
-    host::clock,
+    host::{clock, complaints::Complaints},
     kernel::sockets::listening,
     proxy::stranger::Guard,
     systemd::{Known, Systemd},
@@ -147,12 +149,14 @@ async fn watch(
     let mut told = bus.tells_of_listening(name).await;
     let mut was_silent = false;
     let mut elsewhere = Elsewhere::new(backend);
+    let mut unseen = Unseen::default();
+    let mut complaints = Complaints::default();
     let mut stranger = None;
     let taken = loop {
         // The unit's state is read after the listener was found: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
-        let mut listening = listening::is_listening(backend)
-            .with_context(|| format!("look for a listener at {backend}"))?;
+        let mut looked = listening::is_listening(backend);
+        let mut listening = matches!(looked, Ok(true));
         if listening {
             let before = stranger.take();
             if let Err(error) = guard.look().await {
@@ -163,13 +167,29 @@ async fn watch(
                 stranger = Some(error);
             }
         }
-        if !listening && first_try.may_look_again() && listening::is_out_of_sight(backend)? {
-            first_try.look_again();
-            bail!(OutOfSight);
+        if !listening && first_try.may_look_again() {
+            let is_out_of_sight = listening::is_out_of_sight(backend).unwrap_or_else(|error| {
+                looked = Err(error);
+                unseen.may_be_out_of_sight()
+            });
+            if is_out_of_sight {
+                first_try.look_again();
+                bail!(OutOfSight);
+            }
         }
         let state = bus.unit(name, unit).await;
-        let nobody_is_there = !listening && stranger.is_none();
-        if nobody_is_there && elsewhere.answers(state.as_ref()).await {
+        let mut was_tried = true;
+        if let Some(error) = complaints.follow((), &looked) {
+            log::warn!(
+                "{name}: {unit} counts as ready when it is active and {backend} can be connected to, because \
+                 whether that listens is unknown: {error:#}"
+            );
+        }
+        if looked.is_err() {
+            let answer = unseen.answers(backend, state.as_ref()).await;
+            was_tried = answer.is_some();
+            listening = answer == Some(true);
+        } else if !listening && stranger.is_none() && elsewhere.answers(state.as_ref()).await {
             log::info!("{name}: nobody of this host listens on {backend}, which answers");
             listening = true;
         }
@@ -180,19 +200,24 @@ async fn watch(
             blind: bus.blind(),
             waited: first_try.elapsed(),
         };
-        was_silent |= !listening;
+        was_silent |= was_tried && !listening;
         match decide(&seen, start_timeout) {
             Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
             Decision::GiveUp(why) => {
                 let stranger = stranger.map_or_else(String::new, |error| format!("; {error}"));
+                let unknown = looked.map_or_else(
+                    |error| format!("; whether it listens is unknown, and it cannot be connected to: {error:#}"),
+                    |_| String::new(),
+                );
                 bail!(
-                    "{name}: the backend did not become ready: {}{stranger}; see journalctl -u {unit}",
+                    "{name}: the backend did not become ready: {}{stranger}{unknown}; see journalctl -u {unit}",
                     why.text(unit, backend, start_timeout)
                 )
             }
         }
-        let longest = if told.is_some() {
+        // Without the kernel's answer the agent does not know of a listener that is older than the question.
+        let longest = if told.is_some() && looked.is_ok() {
             TOLD_PAUSE
         } else {
             LONGEST_PAUSE
