@@ -27,6 +27,7 @@ mod faults_resources;
 mod faults_systemd;
 mod history;
 mod history_clock;
+mod history_writes;
 mod hostile;
 mod idle_stop;
 mod late_configuration;

@@ -163,7 +163,8 @@ impl RunEvent {
         )
     }
 
-    /// The level of the log line. `None`: it is not logged.
+    /// The level of the log line. `None`: it is not logged. The end of a run is its one line: systemd logs
+    /// its start.
     pub fn level(&self) -> Option<Level> {
         match self {
             Self::StartFailed { .. } => Some(Level::Warn),
@@ -171,7 +172,8 @@ impl RunEvent {
                 reason: StopReason::Failed,
                 ..
             } => Some(Level::Warn),
-            Self::Started(_) | Self::Listening { .. } | Self::Ended { .. } => Some(Level::Info),
+            Self::Ended { .. } => Some(Level::Info),
+            Self::Started(_) | Self::Listening { .. } => Some(Level::Debug),
             _ => None,
         }
     }
@@ -240,15 +242,15 @@ mod tests {
                 up,
             })
         };
-        check(started(Some(ms(1_840))), Level::Info, "started in 840 ms");
-        check(started(Some(ms(1_004))), Level::Info, "started");
-        check(started(None), Level::Info, "started");
+        check(started(Some(ms(1_840))), Level::Debug, "started in 840 ms");
+        check(started(Some(ms(1_004))), Level::Debug, "started");
+        check(started(None), Level::Debug, "started");
         let listening = RunEvent::Listening {
             at: ms(1_300),
             after: Duration::from_millis(300),
         };
         let listens = "listening 300 ms after its start";
-        check(listening, Level::Info, listens);
+        check(listening, Level::Debug, listens);
         let run = Run {
             connections: 12,
             received_bytes: 0,

@@ -9,8 +9,12 @@ use super::{LARGEST, Moment, calendar::Segment, mend};
 
 /// The version of the tables, `PRAGMA user_version`.
 pub const VERSION: i64 = 2;
-/// Size of the writer's cache, in pages of 4 KiB.
-const CACHE_PAGES: i64 = 64;
+/// Size of a page: each write takes whole ones, and changes a few bytes in four to nine. Bytes.
+const PAGE: i64 = 1024;
+/// Size of the writer's cache. KiB.
+const CACHE: i64 = 256;
+/// Size of the log from which on it is merged into the database. Bytes.
+const LOG: i64 = 4 << 20;
 /// Identifies databases of ondemand, `PRAGMA application_id`: "ondm".
 pub const APPLICATION: i64 = 0x6f6e_646d;
 /// Each takes a database from the version of its index to the next.
@@ -40,11 +44,15 @@ pub fn to_write(path: &Path, now: &Moment) -> Result<Connection> {
         db.busy_timeout(PATIENCE)?;
         let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if is_usable(&db, version)? {
+            // One that exists keeps its own.
+            db.pragma_update(None, "page_size", PAGE)?;
             db.pragma_update(None, "journal_mode", "WAL")?;
             // A killed agent loses nothing; a power cut may lose the last records, but no more.
             db.pragma_update(None, "synchronous", "NORMAL")?;
             // Records are appended: the default of 2 MB would fill with pages that are not read again.
-            db.pragma_update(None, "cache_size", CACHE_PAGES)?;
+            db.pragma_update(None, "cache_size", -CACHE)?;
+            let page: i64 = db.pragma_query_value(None, "page_size", |row| row.get(0))?;
+            db.pragma_update_and_check(None, "wal_autocheckpoint", LOG / page, |_| Ok(()))?;
             migrate(&mut db, version, now)?;
         }
         Ok(db)
