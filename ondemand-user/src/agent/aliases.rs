@@ -27,7 +27,7 @@ impl Agent {
     pub(super) fn find_aliases(&mut self) {
         let mut found = Aliases::default();
         let mut users: HashMap<&str, &str> = HashMap::new();
-        for (name, watched) in &self.services {
+        for (name, watched) in self.services.iter() {
             let unit = &watched.service.unit;
             let Some(known) = self.systemd.known(unit) else {
                 continue;

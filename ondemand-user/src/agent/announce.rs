@@ -24,8 +24,6 @@ pub struct Announcer {
     news: Option<mpsc::UnboundedSender<News>>,
     /// By service: its state, and the end of its hold.
     told: BTreeMap<String, (&'static str, Option<u64>)>,
-    /// The connection's count of changes at that time.
-    seen: u64,
     /// Why it is not on the bus.
     off_bus: Option<String>,
 }
@@ -94,14 +92,13 @@ fn is_same(before: Option<u64>, now: Option<u64>) -> bool {
 }
 
 impl Agent {
-    /// Publishes services whose state or hold has changed.
-    pub(super) fn announce(&mut self) {
-        let changes = self.systemd.changes() + self.holding.changes();
-        if std::mem::replace(&mut self.announcer.seen, changes) == changes {
-            return;
-        }
+    /// Publishes those of these services whose state or hold has changed.
+    pub(super) fn announce(&mut self, changed: &BTreeSet<String>) {
         let now = clock::moment();
-        for (name, watched) in &self.services {
+        for name in changed {
+            let Some(watched) = self.services.get(name) else {
+                continue;
+            };
             let units = self.units_of(watched);
             let state = units.unwrap_or_default().backend.state.as_str();
             let left = self.holding.left(name, &now);

@@ -1,6 +1,6 @@
 //! The watched services: what a configuration means for them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
@@ -27,7 +27,7 @@ impl Agent {
     /// Applies `config`. Services that were configured before keep their counters.
     pub(super) fn apply(&mut self, config: Config) -> Result<()> {
         let wanted: Vec<_> = config.services.values().collect();
-        for (name, watched) in &self.services {
+        for (name, watched) in self.services.iter() {
             if !config.services.contains_key(name) {
                 // Otherwise it would stay open when the backend stops.
                 self.sampler.set_gate(watched.slot, false)?;
@@ -47,7 +47,8 @@ impl Agent {
         };
         let steerable = self.sampler.no_steering().is_none();
         let now = clock::now();
-        let mut before = std::mem::take(&mut self.services);
+        let mut before = self.services.take();
+        let mut watching = BTreeMap::new();
         for (name, service) in &config.services {
             let Some(slot) = slots.get(name).copied() else {
                 continue;
@@ -65,8 +66,9 @@ impl Agent {
                     self.adopt(service, slot, steerable, now)
                 }
             };
-            self.services.insert(name.clone(), watched);
+            watching.insert(name.clone(), watched);
         }
+        self.services = watching.into_iter().collect();
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         let history = config.agent.history.as_deref();
         if self.recorder.watch(history, config.services.keys()) {
@@ -110,7 +112,7 @@ impl Agent {
     /// Services whose units systemd does not have are new to it when it has them: their front sockets were not
     /// started with the others at boot.
     pub(super) fn find_unopened(&mut self) {
-        for (name, watched) in &self.services {
+        for (name, watched) in self.services.iter() {
             let units = watched.units.find(|unit| self.systemd.known(unit));
             if units.is_some_and(|units| !is_generated(&units) && !units.socket.unit.state.is_up())
             {

@@ -1,7 +1,10 @@
 //! The agent's connection to systemd: the known states of the units, and what happens when the
 //! connection is lost.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::Result;
 use ondemand_core::measure::{Ktime, unit::Units};
@@ -41,7 +44,6 @@ pub struct Connection {
     known: HashMap<String, Known>,
     /// Changes of units whose first reading is in progress: they may be newer than the reading.
     early: HashMap<String, Vec<Reading>>,
-    changes: u64,
     /// When the units' files may have changed last.
     reloaded: Option<Ktime>,
 }
@@ -52,11 +54,6 @@ impl Connection {
             link: Some(link),
             ..Self::default()
         }
-    }
-
-    /// Increases with each reported change of a unit.
-    pub fn changes(&self) -> u64 {
-        self.changes
     }
 
     pub fn number(&self) -> u64 {
@@ -81,8 +78,9 @@ impl Connection {
                 wanted.steered.push((name.clone(), watched.units.clone()));
             }
         }
-        self.known.retain(|unit, _| wanted.units.contains(unit));
-        self.early.retain(|unit, _| wanted.units.contains(unit));
+        let units: HashSet<&String> = wanted.units.iter().collect();
+        self.known.retain(|unit, _| units.contains(unit));
+        self.early.retain(|unit, _| units.contains(unit));
         self.wanted = wanted;
         if let Some(link) = &self.link {
             link.systemd.watch(self.names());
@@ -103,7 +101,6 @@ impl Connection {
 
     /// Takes over readings and changes.
     pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
-        self.changes += 1;
         for (unit, reading) in readings {
             match self.known.get_mut(&unit) {
                 Some(known) => known.apply(&reading),
@@ -149,7 +146,6 @@ impl Connection {
 
     fn disconnect(&mut self) -> bool {
         self.number += 1;
-        self.changes += 1;
         self.known.clear();
         self.early.clear();
         self.link.take().is_some()
@@ -190,13 +186,6 @@ impl Agent {
             proxy: self.systemd.known(&names.proxy)?.unit,
             lease: self.systemd.known(&names.lease)?.unit,
         })
-    }
-
-    /// The services that a unit belongs to.
-    pub(super) fn users_of(&self, unit: &str) -> Vec<String> {
-        let uses = |watched: &Watched| watched.units.each().iter().any(|used| *used == unit);
-        let users = self.services.iter().filter(|(_, watched)| uses(watched));
-        users.map(|(name, _)| name.clone()).collect()
     }
 
     /// Determines whether a service cannot be managed; logs each change once.
@@ -279,7 +268,7 @@ impl Agent {
     /// the service: the start that it causes counts. The socket may have been restarted since; the proxy's
     /// start shows the client, too.
     fn count_first_starts(&mut self) {
-        for watched in self.services.values_mut() {
+        for (_, watched) in &mut self.services {
             let known = watched.units.find(|unit| self.systemd.known(unit));
             let Some(known) = known.filter(|_| watched.is_new) else {
                 continue;
@@ -326,7 +315,7 @@ impl Agent {
             return;
         }
         log::warn!("systemd does not answer, nothing is stopped until it does: {why}");
-        for watched in self.services.values_mut() {
+        for (_, watched) in &mut self.services {
             watched.interrupt();
         }
         let messages = self.messages.clone();

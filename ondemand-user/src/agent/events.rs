@@ -105,16 +105,14 @@ pub(super) struct Sources {
 impl Agent {
     /// Waits for the next event.
     pub(super) async fn next_event(&mut self, sources: &mut Sources) -> Result<Event> {
-        let wakes = self.services.values();
-        let wakes = wakes.flat_map(|watched| watched.wake.into_iter().chain(watched.look_at));
-        let others = [
+        let next = [
+            self.services.first_due(),
             self.next_poll,
             self.notifier.due(),
             self.holding.wake(),
-            self.recorder.due(),
             self.transitions.due(),
         ];
-        let next = wakes.chain(others.into_iter().flatten()).min();
+        let next = next.into_iter().flatten().min();
         let event = tokio::select! {
             _ = sources.terminate.recv() => Event::Terminate,
             _ = sources.interrupt.recv() => Event::Terminate,

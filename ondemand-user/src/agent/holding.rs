@@ -22,7 +22,6 @@ pub struct Holding {
     store: Store,
     /// The ID of the host's present boot.
     boot: String,
-    changes: u64,
 }
 
 impl Holding {
@@ -61,12 +60,7 @@ impl Holding {
                 holds
             }
         };
-        Self {
-            holds,
-            store,
-            boot,
-            changes: 0,
-        }
+        Self { holds, store, boot }
     }
 
     /// The rest of a service's hold.
@@ -85,19 +79,12 @@ impl Holding {
 
     /// Holds a service.
     pub fn set(&mut self, service: &str, span: Option<Duration>, now: &Moment) -> Left {
-        self.changes += 1;
         self.holds.set(service, span, now)
     }
 
     /// Ends a hold. Returns false if there was none.
     pub fn release(&mut self, service: &str) -> bool {
-        self.changes += 1;
         self.holds.release(service)
-    }
-
-    /// Increases with each change.
-    pub fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// When the next hold expires.
@@ -122,7 +109,6 @@ impl Agent {
     /// Looks again at services whose hold has expired.
     pub(super) fn end_holds(&mut self) {
         let ended = self.holding.holds.expire(&clock::moment());
-        self.holding.changes += ended.len() as u64;
         for name in ended {
             log::info!("{name}: its hold has expired");
             self.look(&name, Input::Changed);

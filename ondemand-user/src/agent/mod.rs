@@ -22,6 +22,7 @@ mod polls;
 mod privilege;
 mod recorder;
 mod requests;
+mod services;
 mod source;
 mod status;
 mod strangers;
@@ -51,13 +52,13 @@ use ondemand_core::{
     words::counted,
 };
 use recorder::Recorder;
+use services::Services;
 use source::Source;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 use transitions::Transitions;
-use watched::Watched;
 
 use crate::{
     bus,
@@ -77,7 +78,7 @@ struct Agent {
     dry_run: bool,
     config: Config,
     sampler: Sampler,
-    services: BTreeMap<String, Watched>,
+    services: Services,
     slots: HashMap<Slot, String>,
     systemd: Connection,
     messages: mpsc::UnboundedSender<Message>,
@@ -157,7 +158,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
             ..config.clone()
         },
         sampler,
-        services: BTreeMap::new(),
+        services: Services::default(),
         slots: HashMap::new(),
         systemd: Connection::new(link),
         messages,
@@ -268,7 +269,7 @@ impl Agent {
                 self.systemd.take([(unit.clone(), *reading)]);
                 self.read_if_unloaded(&unit);
                 self.hear_socket(&unit);
-                for name in self.users_of(&unit) {
+                for name in self.services.of_unit(&unit).to_vec() {
                     self.find_problem(&name);
                     self.look(&name, Input::Changed);
                 }
@@ -357,22 +358,18 @@ impl Agent {
         if self.next_poll.is_some_and(|at| at <= now) {
             self.poll();
         }
-        let is_over = |at: Option<Ktime>| at.is_some_and(|at| at <= now);
-        let due = |watched: &Watched| is_over(watched.wake) || is_over(watched.look_at);
-        let recorder = &self.recorder;
-        let due =
-            |(name, watched): &(&String, &Watched)| due(watched) || recorder.is_due(name, now);
-        let due = self.services.iter().filter(due);
-        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
-        for name in due {
+        let mut changed = self.sum_up();
+        for name in self.services.due(now) {
             self.look(&name, Input::Changed);
         }
         self.pass_transitions(now);
         self.end_holds();
-        self.announce();
         if self.notifier.alive(now) {
             self.still_counts();
+            self.services.mark_failing();
         }
+        changed.extend(self.sum_up());
+        self.announce(&changed);
         self.notifier.status(self.summary());
     }
 
@@ -397,34 +394,22 @@ impl Agent {
 
     /// The agent's state for the status line.
     fn summary(&self) -> String {
-        let known = self.services.values().map(|watched| self.units_of(watched));
-        let up = known
-            .flatten()
-            .filter(|units| units.backend.state.is_up())
-            .count();
-        let problems = self
-            .services
-            .values()
-            .filter(|watched| watched.problem.is_some())
-            .count();
-        let failing = self.services.values();
-        let failing = failing
-            .filter(|watched| watched.problem.is_none() && self.trouble(watched).is_some())
-            .count();
+        let totals = self.services.totals();
         let mut text = self
             .source
             .trouble()
             .map(|why| why + "; ")
             .unwrap_or_default();
         text += &format!(
-            "{}, {up} active",
-            counted(self.services.len() as u64, "service")
+            "{}, {} active",
+            counted(self.services.len() as u64, "service"),
+            totals.up
         );
-        if problems > 0 {
-            text += &format!(", {problems} not managed");
+        if totals.unmanaged > 0 {
+            text += &format!(", {} not managed", totals.unmanaged);
         }
-        if failing > 0 {
-            text += &format!(", {failing} failing");
+        if totals.failing > 0 {
+            text += &format!(", {} failing", totals.failing);
         }
         if !self.systemd.is_connected() {
             text += "; systemd does not answer";

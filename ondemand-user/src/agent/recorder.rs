@@ -64,15 +64,9 @@ impl Recorder {
         }
     }
 
-    /// The next moment at which a service is due.
-    pub fn due(&self) -> Option<Ktime> {
-        self.services.values().filter_map(|used| used.wake).min()
-    }
-
-    /// Whether this service is due.
-    pub fn is_due(&self, name: &str, now: Ktime) -> bool {
-        let used = self.services.get(name);
-        used.and_then(|used| used.wake).is_some_and(|at| at <= now)
+    /// When this service is to be looked at for the history.
+    pub fn due(&self, name: &str) -> Option<Ktime> {
+        self.services.get(name)?.wake
     }
 
     /// Takes an event of the application.

@@ -89,8 +89,11 @@ impl Agent {
     /// A front socket that did not listen at all of its addresses may do so once it has changed: a person has
     /// started it again.
     pub(super) fn hear_socket(&mut self, unit: &str) {
-        let mut services = self.services.values();
-        if services.any(|watched| watched.is_silent && watched.units.socket == unit) {
+        let is_silent = |name: &String| {
+            let watched = self.services.get(name);
+            watched.is_some_and(|watched| watched.is_silent && watched.units.socket == unit)
+        };
+        if self.services.of_unit(unit).iter().any(is_silent) {
             self.find_transitions();
         }
     }

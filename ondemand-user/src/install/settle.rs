@@ -8,7 +8,7 @@
 //! - A service that was removed or renamed: its front socket goes on until another needs its address, or
 //!   its application is down.
 
-use std::{fmt, fs, path::Path, time::Duration};
+use std::{collections::HashSet, fmt, fs, path::Path, time::Duration};
 
 use anyhow::Result;
 use nix::unistd::geteuid;
@@ -145,14 +145,18 @@ pub async fn unheld(config: &Config) -> Result<Vec<&Service>> {
     let Ok(systemd) = Systemd::connect().await else {
         return Ok(Vec::new());
     };
-    let mut unheld = Vec::new();
-    for service in config.services.values() {
-        let UnitNames { backend, lease, .. } = service.unit_names();
-        if !is_down(&systemd.facts(&backend).await?) && !is_active(&systemd.facts(&lease).await?) {
-            unheld.push(service);
-        }
-    }
-    Ok(unheld)
+    let services: Vec<_> = config.services.values().collect();
+    let names = services.iter().map(|service| service.unit_names());
+    let (backends, leases): (Vec<_>, Vec<_>) =
+        names.map(|names| (names.backend, names.lease)).unzip();
+    let backends = systemd.states(&backends).await?;
+    let leases = systemd.states(&leases).await?;
+    let states = backends.into_iter().zip(leases);
+    let unheld = services
+        .into_iter()
+        .zip(states)
+        .filter(|(_, (backend, lease))| !backend.is_down() && !lease.is_up());
+    Ok(unheld.map(|(service, _)| service).collect())
 }
 
 /// Takes the lease of an application that is up.
@@ -230,13 +234,13 @@ pub fn silent(config: &Config) -> Result<Vec<&Service>> {
     if elsewhere() {
         return Ok(Vec::new());
     }
-    let listeners = tcp_listeners(0)?;
+    let listeners: HashSet<_> = tcp_listeners(0)?.iter().map(|it| it.address).collect();
     let mut silent = Vec::new();
     for service in config.services.values() {
         let mut listens = true;
         for endpoint in &service.listen {
             listens &= match endpoint {
-                Endpoint::Tcp(address) => listeners.iter().any(|it| it.address == *address),
+                Endpoint::Tcp(address) => listeners.contains(address),
                 Endpoint::Unix(_) => is_listening(endpoint)?,
             };
         }

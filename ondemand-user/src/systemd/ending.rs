@@ -2,18 +2,10 @@
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use zbus::{DeserializeDict, Type};
+use tokio::try_join;
+use zbus::OwnedObjectPath;
 
-use super::{SERVICE, Systemd};
-
-/// Properties of `org.freedesktop.systemd1.Service`.
-#[derive(Clone, Debug, Default, DeserializeDict, Type)]
-#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
-struct Ending {
-    result: Option<String>,
-    exec_main_code: Option<i32>,
-    exec_main_status: Option<i32>,
-}
+use super::{SERVICE, Systemd, unit_path};
 
 impl Systemd {
     /// How a service ended last; `None`: it has not, or it is running again.
@@ -31,14 +23,16 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn last_failure(&self, unit: &str, intended: &[i32]) -> Result<Option<String>> {
-        let ending: Ending = self.all(unit, SERVICE).await?;
-        let code = ending.exec_main_code.unwrap_or(0);
-        let status = ending.exec_main_status.unwrap_or(0);
+        let path = OwnedObjectPath::try_from(unit_path::of(unit))?;
+        let (result, code, status) = try_join!(
+            self.property_of::<String>(&path, SERVICE, "Result"),
+            self.property_of::<i32>(&path, SERVICE, "ExecMainCode"),
+            self.property_of::<i32>(&path, SERVICE, "ExecMainStatus"),
+        )?;
         if code == EXITED && intended.contains(&status) {
             return Ok(None);
         }
-        let result = ending.result.as_deref().unwrap_or("success");
-        Ok(words(result, code, status))
+        Ok(words(&result, code, status))
     }
 }
 

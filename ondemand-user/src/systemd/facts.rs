@@ -1,9 +1,12 @@
 //! Properties of units that only `ondemand check` needs.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use futures_util::future::try_join_all;
+use ondemand_core::measure::unit::ActiveState;
+use tokio::try_join;
 use zbus::{DeserializeDict, OwnedObjectPath, Type};
 
-use super::{Systemd, UNIT, interface_of};
+use super::{Systemd, UNIT, interface_of, query::LISTED, unit_path};
 
 /// A unit's properties in PID 1. A property that a version of systemd lacks is empty.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
@@ -84,6 +87,100 @@ impl Systemd {
     /// PID 1 does not answer. A missing unit is not an error: its `load_state` shows it.
     pub async fn facts(&self, unit: &str) -> Result<Facts> {
         self.all(unit, UNIT).await
+    }
+
+    /// The facts of units, without `unit_file_state`, for which PID 1 searches through directories, and without
+    /// what they want. What needs them is read of the first unit only.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn facts_of<const N: usize>(&self, units: [&String; N]) -> Result<[Facts; N]> {
+        let (_, rows) = self.list(&units.map(String::clone)).await?;
+        let facts = rows.into_iter().enumerate().map(|(place, row)| async move {
+            let mut facts = Facts::default();
+            let path = row.6.clone();
+            let is_service = row.0.ends_with(".service");
+            facts.id = Some(row.0);
+            facts.active_state = Some(row.3);
+            facts.job = Some((row.7, row.9));
+            let is_loaded = row.2 == "loaded";
+            let is_missing = row.2 == "not-found";
+            facts.load_state = Some(row.2);
+            if is_missing {
+                return Ok(facts);
+            }
+            if !is_loaded {
+                facts.load_error = Some(self.property_of(&path, UNIT, "LoadError").await?);
+                facts.fragment_path = Some(self.property_of(&path, UNIT, "FragmentPath").await?);
+            }
+            let old = self.property_of(&path, UNIT, "NeedDaemonReload");
+            if !is_service {
+                facts.need_daemon_reload = Some(old.await?);
+                return Ok(facts);
+            }
+            let (old, stops, tried) = try_join!(
+                old,
+                self.property_of(&path, UNIT, "StopWhenUnneeded"),
+                self.property_of(&path, UNIT, "ConditionTimestampMonotonic"),
+            )?;
+            facts.need_daemon_reload = Some(old);
+            facts.stop_when_unneeded = Some(stops);
+            facts.condition_timestamp_monotonic = Some(tried);
+            if tried > 0 {
+                let (met, asserted) = try_join!(
+                    self.property_of(&path, UNIT, "ConditionResult"),
+                    self.property_of(&path, UNIT, "AssertResult"),
+                )?;
+                facts.condition_result = Some(met);
+                facts.assert_result = Some(asserted);
+            }
+            if place == 0 {
+                let needs = |property| self.property_of::<Vec<String>>(&path, UNIT, property);
+                let (wanted, required, requisite, bound) = try_join!(
+                    needs("WantedBy"),
+                    needs("RequiredBy"),
+                    needs("RequisiteOf"),
+                    needs("BoundBy"),
+                )?;
+                facts.wanted_by = Some(wanted);
+                facts.required_by = Some(required);
+                facts.requisite_of = Some(requisite);
+                facts.bound_by = Some(bound);
+                // Older versions have none.
+                facts.upheld_by = needs("UpheldBy").await.ok();
+            }
+            anyhow::Ok(facts)
+        });
+        let facts = try_join_all(facts).await?;
+        facts
+            .try_into()
+            .map_err(|_| anyhow!("systemd has listed other units than were asked for"))
+    }
+
+    /// The states of units, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn states(&self, units: &[String]) -> Result<Vec<ActiveState>> {
+        let mut states = Vec::with_capacity(units.len());
+        for units in units.chunks(LISTED) {
+            let (_, rows) = self.list(units).await?;
+            states.extend(rows.iter().map(|row| ActiveState::parse(&row.3)));
+        }
+        Ok(states)
+    }
+
+    /// A service's cgroup, relative to the root of the hierarchy; empty if it has none now.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer, or the unit has another type.
+    pub async fn control_group(&self, unit: &str) -> Result<String> {
+        let path = OwnedObjectPath::try_from(unit_path::of(unit))?;
+        self.property_of(&path, interface_of(unit), "ControlGroup")
+            .await
     }
 
     /// Reads the properties of a service's, socket's or slice's cgroup.

@@ -64,7 +64,7 @@ impl Systemd {
     }
 
     /// A row for each of the names, and the position of the reply in the bus's stream of messages.
-    async fn list(&self, units: &[String]) -> Result<(Sequence, Vec<Row>)> {
+    pub(super) async fn list(&self, units: &[String]) -> Result<(Sequence, Vec<Row>)> {
         let _turn = Self::turn(&self.reads).await;
         let call = self.connection.call_method(
             Some(NAME),
@@ -161,9 +161,23 @@ impl Systemd {
         T: TryFrom<OwnedVariant>,
         T::Error: Into<zbus::Error>,
     {
+        self.property_of(path, UNIT, property).await
+    }
+
+    /// One property of one of a unit's interfaces.
+    pub(super) async fn property_of<T>(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        property: &str,
+    ) -> Result<T>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
         let _turn = Self::turn(&self.reads).await;
         let read = async {
-            let question = (UNIT, property);
+            let question = (interface, property);
             let call = self.connection.call_method(
                 Some(NAME),
                 path.as_str(),

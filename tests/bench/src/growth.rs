@@ -116,7 +116,7 @@ type Values = BTreeMap<(Kind, u16), Series>;
 pub fn measure(settings: &Settings) -> Result<Measured> {
     let rounds = settings.rounds.unwrap_or(ROUNDS);
     let sizes = if settings.is_short() { SHORT } else { SIZES };
-    let mut progress = Progress::new("growth", 2 * rounds * sizes.len() as u32);
+    let mut progress = Progress::new("growth", (1 + 2 * rounds) * sizes.len() as u32);
     let mut values = Values::new();
     let mut machine = None;
     for size in sizes {
@@ -234,13 +234,20 @@ fn together(sandbox: &Sandbox, members: &mut [Member]) -> Result<Vec<(Kind, f64)
     let before = init_cpu(sandbox)?;
     fleet::watch(sandbox, &*members)?;
     let begin = Instant::now();
+    // By their cgroups, which costs nobody but this process anything.
+    let groups: Vec<_> = members
+        .iter()
+        .map(|member| sandbox.path(&format!("/sys/fs/cgroup/system.slice/{}", member.unit())))
+        .collect();
+    let ended = || groups.iter().all(|group| !group.exists()).then_some(());
+    wait_for("all services are stopped", DEADLINE, ended)?;
+    let late = begin.elapsed().saturating_sub(TIMEOUT);
     let down = || {
         let all = service::statuses(sandbox).ok()?;
         let is_down = |of: &Value| of["state"] == "inactive";
         all.values().all(is_down).then_some(all)
     };
-    let all = wait_for("all services are stopped", DEADLINE, down)?;
-    let late = begin.elapsed().saturating_sub(TIMEOUT);
+    let all = wait_for("the agent knows that", DEADLINE, down)?;
     let init = init_cpu(sandbox)? - before;
     let cpu = agent_cpu(sandbox)?;
     let mut others = 0;

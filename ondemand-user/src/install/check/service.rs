@@ -136,15 +136,17 @@ async fn read(
     units: &mut addresses::Units,
 ) -> Result<PerUnit<Facts>> {
     let names = service.unit_names();
+    let order = [&names.backend, &names.socket, &names.proxy, &names.lease];
+    let [backend, socket, proxy, lease] = systemd.facts_of(order).await?;
     let facts = PerUnit {
-        backend: systemd.facts(&names.backend).await?,
-        socket: systemd.facts(&names.socket).await?,
-        proxy: systemd.facts(&names.proxy).await?,
-        lease: systemd.facts(&names.lease).await?,
+        backend,
+        socket,
+        proxy,
+        lease,
     };
     units.backend.clone_from(&facts.backend.active_state);
     units.front.clone_from(&facts.socket.active_state);
-    units.cgroup = systemd.resources(&names.backend).await?.control_group;
+    units.cgroup = Some(systemd.control_group(&names.backend).await?);
     Ok(facts)
 }
 

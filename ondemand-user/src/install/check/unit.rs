@@ -131,8 +131,8 @@ pub(super) fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
 pub(super) async fn needed(service: &Service, facts: &Facts, systemd: &Systemd) -> Option<Finding> {
     let mut active = Vec::new();
     for unit in pins(service, facts) {
-        let state = systemd.facts(unit).await.ok()?.active_state;
-        if !matches!(state.as_deref(), Some("inactive" | "failed")) {
+        let states = systemd.states(&[unit.to_owned()]).await.ok()?;
+        if !states.first()?.is_down() {
             active.push(unit);
         }
     }
