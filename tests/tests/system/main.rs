@@ -25,6 +25,7 @@ mod faults_long;
 mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
+mod first_start;
 mod history;
 mod history_clock;
 mod history_writes;

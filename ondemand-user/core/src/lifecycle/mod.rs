@@ -398,7 +398,8 @@ impl Lifecycle {
         let until = self.request.map(|request| request.until);
         let until = until.filter(|until| *until > view.now);
         let next = self.next_change(view).into_iter().chain(until);
-        next.chain(self.next_of_loops(view)).min()
+        let heard = self.runs.due();
+        next.chain(self.next_of_loops(view)).chain(heard).min()
     }
 
     fn next_change(&self, view: &View) -> Option<Ktime> {

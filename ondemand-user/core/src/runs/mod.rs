@@ -28,6 +28,9 @@ use crate::measure::{Ktime, sample::Sample, unit::Unit};
 
 /// Maximum delay of systemd's stamp of a start.
 const STAMPED_LATE: Duration = Duration::from_secs(1);
+/// Maximum delay of systemd's signals. The kernel tells of a new listener at once: when it is known, the end of
+/// the run before may not be, nor the start that the listener belongs to.
+const NEWS: Duration = Duration::from_secs(2);
 /// A run without a client for this long after its listener appeared was not caused by a client.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
@@ -164,7 +167,7 @@ impl Runs {
                 Change::Began => events.push(RunEvent::Began { at: stamps.began }),
                 Change::Up => {
                     self.end(look, None, false, released.take(), &mut events);
-                    self.start(&stamps, look.announced, &mut events);
+                    self.start(&stamps, look, &mut events);
                 }
                 Change::Down | Change::Failed => {
                     let (at, failed) = (stamps.down, change == Change::Failed);
@@ -179,7 +182,7 @@ impl Runs {
             }
         }
         self.stamps = Some(stamps);
-        self.hear(&mut events);
+        self.hear(&stamps, look.now, &mut events);
         if let Some(current) = &mut self.current {
             let nobody = look.sample.and_then(Sample::open) == Some(0);
             let waited = current.unanswered.and_then(|at| look.now.since(at));
@@ -206,28 +209,38 @@ impl Runs {
         before
     }
 
-    fn start(&mut self, stamps: &Stamps, announced: bool, events: &mut Vec<RunEvent>) {
+    fn start(&mut self, stamps: &Stamps, look: &Look<'_>, events: &mut Vec<RunEvent>) {
         let (start, mut current) = (stamps.start(), Current::new(stamps, true));
         events.push(RunEvent::Started(start));
         self.reported = stamps.began;
         current.took = start.took();
         // If the start is older than the watch, the listener may be, too.
-        let awaited = announced && start.began > self.since;
+        let awaited = look.announced && start.began > self.since;
         if let Some(took) = current.took.take_if(|_| !awaited) {
             events.push(RunEvent::Ready { took });
         }
         self.current = Some(current);
-        self.hear(events);
+        self.hear(stamps, look.now, events);
     }
 
-    /// Takes the kernel's reports for the present run, if they belong to it.
-    fn hear(&mut self, events: &mut Vec<RunEvent>) {
+    /// When it is decided whether a listener that is known belongs to the present run.
+    pub fn due(&self) -> Option<Ktime> {
+        let current = self.current.as_ref().filter(|run| !run.listened)?;
+        let at = self.listens?;
+        current.since_begin(at).map(|_| at + NEWS)
+    }
+
+    /// Takes the kernel's reports for the present run, if they belong to it. A listener that appears long after the
+    /// start may be that of the next run, of which systemd has not told yet.
+    fn hear(&mut self, stamps: &Stamps, now: Ktime, events: &mut Vec<RunEvent>) {
+        let is_told = |at: Ktime| stamps.latest() >= Some(at) || now >= at + NEWS;
         let Some(current) = &mut self.current else {
             return;
         };
         if !current.listened
             && let Some(at) = self.listens
             && let Some(after) = current.since_begin(at)
+            && (after <= STAMPED_LATE || is_told(at))
         {
             current.listened = true;
             current.unanswered = Some(at);

@@ -97,6 +97,11 @@ impl Stamps {
         }
     }
 
+    /// The last of these stamps.
+    pub fn latest(&self) -> Option<Ktime> {
+        self.began.max(self.up).max(self.down)
+    }
+
     /// The start in these stamps.
     pub fn start(&self) -> Start {
         let is_before_up = |began: &Ktime| self.up.is_none_or(|up| *began <= up);

@@ -77,6 +77,49 @@ fn a_listener_belongs_to_one_start() {
     assert_eq!(see(Some(123), 120, 110), "listening:3000 ready:3000");
 }
 
+/// On a busy host the kernel's report is known long before systemd's signals.
+#[test]
+fn a_listener_waits_for_systemds_signals() {
+    let ms = |ms: u64| Ktime::from_nanos(ms * 1_000_000);
+    let old = unit("active", 100, 0);
+    let running = || {
+        let mut runs = Runs::since(at(50));
+        // Its listener was older than the agent.
+        assert_eq!(look(&mut runs, at(147), &old, None), "started");
+        assert_eq!(runs.due(), None);
+        runs.listens(ms(200_500));
+        assert_eq!(look(&mut runs, ms(200_500), &old, None), "");
+        assert_eq!(runs.due(), Some(ms(202_500)));
+        runs
+    };
+    // It was that of the next run.
+    let mut runs = running();
+    let next = unit("active", 200, 199);
+    let all = "ready:1000 external started listening:500 ready:1000";
+    assert_eq!(look(&mut runs, at(202), &next, None), all);
+    assert_eq!(runs.due(), None);
+    // The first signal is that of the end.
+    let mut runs = running();
+    let down = unit("inactive", 100, 199);
+    assert_eq!(look(&mut runs, at(201), &down, None), "ready:1000 external");
+    assert_eq!(runs.due(), None);
+    let all = "started listening:500 ready:1000";
+    assert_eq!(look(&mut runs, at(202), &next, None), all);
+    // It is slow indeed: nothing is heard of systemd.
+    let mut runs = running();
+    let all = "listening:100500 ready:100500";
+    assert_eq!(look(&mut runs, ms(202_500), &old, None), all);
+    assert_eq!(runs.due(), None);
+    // Systemd is notified by it, later.
+    let mut runs = Runs::since(at(50));
+    look(&mut runs, at(100), &unit("inactive", 0, 0), None);
+    runs.listens(at(140));
+    let mut slow = unit("active", 101, 0);
+    slow.active_enter = Some(at(141));
+    let all = "started listening:39000 ready:40000";
+    assert_eq!(look(&mut runs, at(141), &slow, None), all);
+}
+
 #[test]
 fn what_belongs_to_a_start() {
     #[track_caller]
