@@ -15,6 +15,9 @@ pub const DOWN_GRACE: Duration = Duration::from_millis(100);
 /// that is being stopped: it is trusted only after this time. A bus that was killed is back much
 /// sooner.
 pub const BLIND_GRACE: Duration = Duration::from_secs(3);
+/// The same while a reply is outstanding: a bus that hangs, or a PID 1 that is busy, may not be back for long, and
+/// no client waits more than two seconds for it.
+pub const HANG_GRACE: Duration = Duration::from_millis(1800);
 
 /// The observations.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,8 @@ pub struct Seen {
     pub was_silent: bool,
     /// How long systemd has not answered.
     pub blind: Duration,
+    /// It may still answer.
+    pub hangs: bool,
     /// The backend's unit; `None` if systemd does not answer.
     pub unit: Option<Unit>,
     /// The time since the proxy began to wait.
@@ -88,7 +93,8 @@ impl Why {
 pub fn decide(seen: &Seen, start_timeout: Duration) -> Decision {
     let late = seen.waited >= start_timeout;
     let Some(unit) = seen.unit else {
-        let trusted = seen.was_silent || seen.blind >= BLIND_GRACE || late;
+        let grace = if seen.hangs { HANG_GRACE } else { BLIND_GRACE };
+        let trusted = seen.was_silent || seen.blind >= grace || late;
         return match seen.listening {
             true if trusted => Decision::Go,
             false if late => Decision::GiveUp(Why::Unknown),
@@ -134,6 +140,7 @@ mod tests {
             listening,
             was_silent: false,
             blind: Duration::ZERO,
+            hangs: false,
             unit,
             waited: Duration::from_secs_f64(seconds),
         };
@@ -146,6 +153,7 @@ mod tests {
             listening: true,
             was_silent: false,
             blind: BLIND_GRACE / 2,
+            hangs: false,
             unit: None,
             waited: BLIND_GRACE * 2,
         };
@@ -160,6 +168,13 @@ mod tests {
             ..seen
         };
         assert_eq!(decide(&long, TIMEOUT), Decision::Go);
+        let hangs = |blind| Seen {
+            blind,
+            hangs: true,
+            ..seen
+        };
+        assert_eq!(decide(&hangs(HANG_GRACE / 2), TIMEOUT), Decision::Wait);
+        assert_eq!(decide(&hangs(HANG_GRACE), TIMEOUT), Decision::Go);
         let late = Seen {
             waited: TIMEOUT,
             ..seen

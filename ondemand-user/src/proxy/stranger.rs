@@ -8,19 +8,26 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ondemand_core::{config::Endpoint, measure::unit::Owner};
+use tokio::time::{Instant, timeout};
 
 use super::source;
 use crate::{
     kernel::sockets::{
-        owner::{Whose, whose, words},
+        owner::{Whose, owner_by_place, whose, words},
         sock_diag::tcp_listener_at,
     },
     systemd::Systemd,
 };
+
+/// How long a client waits for systemd's reply, which usually takes some milliseconds.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How long systemd is not asked after it has not answered.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Watches who listens at the application's address.
 pub struct Guard {
@@ -29,7 +36,7 @@ pub struct Guard {
     address: Option<SocketAddr>,
     /// The user whose listener was the application's. Root's always is.
     user: AtomicU32,
-    systemd: Mutex<Option<Systemd>>,
+    bus: Mutex<Bus>,
 }
 
 impl Guard {
@@ -43,7 +50,7 @@ impl Guard {
             unit: unit.to_owned(),
             address: address.filter(|address| source::is_of_this_host(*address)),
             user: AtomicU32::new(0),
-            systemd: Mutex::new(None),
+            bus: Mutex::default(),
         }
     }
 
@@ -73,7 +80,10 @@ impl Guard {
             Ok(owner) => owner,
             Err(error) => {
                 log::debug!("whose listener {address} is: {error:#}");
-                return Ok(());
+                match owner_by_place(&self.unit) {
+                    Some(owner) => owner,
+                    None => return Ok(()),
+                }
             }
         };
         if whose(&listener, &owner) == Whose::Stranger {
@@ -87,22 +97,41 @@ impl Guard {
         Ok(())
     }
 
+    /// Asks systemd, if it has answered before within the last seconds, or was not asked.
     async fn owner(&self) -> Result<Owner> {
-        let known = self
-            .systemd
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let systemd = match known {
-            Some(systemd) => systemd,
-            None => Systemd::connect().await?,
+        let (known, silent_since) = {
+            let bus = self.bus.lock().unwrap_or_else(PoisonError::into_inner);
+            (bus.systemd.clone(), bus.silent_since)
         };
-        let owner = systemd.owner(&self.unit).await;
+        ensure!(
+            silent_since.is_none_or(|since| since.elapsed() >= SILENCE),
+            "systemd did not answer"
+        );
+        let ask = async {
+            let systemd = match known {
+                Some(systemd) => systemd,
+                None => Systemd::connect().await?,
+            };
+            let owner = systemd.owner(&self.unit).await?;
+            anyhow::Ok((systemd, owner))
+        };
+        let answer = timeout(PATIENCE, ask).await;
+        let answer = answer.map_err(anyhow::Error::from).flatten();
+        let mut bus = self.bus.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection that has failed is not used again.
-        *self.systemd.lock().unwrap_or_else(PoisonError::into_inner) =
-            owner.is_ok().then_some(systemd);
-        owner
+        *bus = Bus {
+            systemd: answer.as_ref().ok().map(|(systemd, _)| systemd.clone()),
+            silent_since: answer.is_err().then(Instant::now),
+        };
+        answer.map(|(_, owner)| owner)
     }
+}
+
+/// The connection to systemd.
+#[derive(Default)]
+struct Bus {
+    systemd: Option<Systemd>,
+    silent_since: Option<Instant>,
 }
 
 /// Whether the connection was not made because a stranger would have accepted it.

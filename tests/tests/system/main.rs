@@ -26,6 +26,7 @@ mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
 mod first_start;
+mod hanging_bus;
 mod history;
 mod history_clock;
 mod history_writes;

@@ -42,6 +42,17 @@ pub fn whose(listener: &TcpListener, unit: &Owner) -> Whose {
     }
 }
 
+/// What is known of a unit without asking systemd: its cgroup, if it is in the slice where systemd puts services
+/// by default (systemd.resource-control(5), `Slice=`), which no user can write to. `None`: it is not there.
+pub fn owner_by_place(unit: &str) -> Option<Owner> {
+    let control_group = format!("/system.slice/{unit}");
+    let place = cgroup_root().ok()?.join(&control_group[1..]);
+    place.is_dir().then_some(Owner {
+        control_group,
+        user: None,
+    })
+}
+
 /// Describes a stranger's listener, and what to do.
 pub fn words(listener: &TcpListener, address: SocketAddr, unit: &str) -> String {
     format!(

@@ -5,6 +5,7 @@
 //! closed: otherwise PID 1 would find them at the socket and restart the proxy as fast as it
 //! can.
 
+mod bus;
 mod clients;
 mod elsewhere;
 mod first_try;
@@ -14,28 +15,26 @@ use std::{
     ffi::OsString,
     fmt,
     os::unix::process::CommandExt as _,
-    pin::Pin,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use bus::Bus;
 pub use clients::Clients;
 use elsewhere::Elsewhere;
 use first_try::FirstTry;
 use ondemand_core::{
     config::Endpoint,
-    measure::{Ktime, unit::Unit},
+    measure::Ktime,
     readiness::{Decision, Seen, decide},
 };
 use unseen::Unseen;
 
 use crate::{
-    bus::names::AgentProxy,
     host::{clock, complaints::Complaints},
     kernel::sockets::listening,
     proxy::stranger::Guard,
-    systemd::{Known, Systemd},
 };
 
 /// The first and the longest pause between two looks.
@@ -46,9 +45,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const TOLD_PAUSE: Duration = Duration::from_millis(250);
 /// A wait longer than this is logged.
 const WORTH_SAYING: Duration = Duration::from_secs(1);
-/// The pause between two attempts to reach the bus.
-const BUS_PAUSE: Duration = Duration::from_millis(500);
-
 /// The backend's socket listens in a directory that is hidden from this process, because systemd made
 /// the process's view of the file system before the directory. The clients keep waiting: the next
 /// process sees it.
@@ -144,9 +140,9 @@ async fn watch(
     guard: &Guard,
 ) -> Result<Duration> {
     let start = Instant::now();
-    let mut bus = Bus::default();
+    let mut bus = Bus::new(name, unit);
     let mut pause = FIRST_PAUSE;
-    let mut told = bus.tells_of_listening(name).await;
+    let (mut told, mut may_be_told) = (None, true);
     let mut was_silent = false;
     let mut elsewhere = Elsewhere::new(backend);
     let mut unseen = Unseen::default();
@@ -157,6 +153,7 @@ async fn watch(
         // is being stopped must not be taken for that of the next one.
         let mut looked = listening::is_listening(backend);
         let mut listening = matches!(looked, Ok(true));
+        bus.look();
         if listening {
             let before = stranger.take();
             if let Err(error) = guard.look().await {
@@ -177,7 +174,10 @@ async fn watch(
                 bail!(OutOfSight);
             }
         }
-        let state = bus.unit(name, unit).await;
+        let state = bus.unit().await;
+        if may_be_told && let Some(future) = bus.tells_of_listening() {
+            (told, may_be_told) = (Some(future), false);
+        }
         let mut was_tried = true;
         if let Some(error) = complaints.follow((), &looked) {
             log::warn!(
@@ -198,6 +198,7 @@ async fn watch(
             was_silent,
             unit: state,
             blind: bus.blind(),
+            hangs: bus.hangs(),
             waited: first_try.elapsed(),
         };
         was_silent |= was_tried && !listening;
@@ -251,79 +252,9 @@ fn taken(seen: &Seen, now: Ktime) -> Duration {
     seen.waited.max(active.unwrap_or_default())
 }
 
-/// Completes when the backend listens, or with the reason why the agent cannot report it.
-type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
-
-/// The connection to systemd, if there is one.
-#[derive(Default)]
-struct Bus {
-    systemd: Option<Systemd>,
-    /// The last failure.
-    failed: Option<Instant>,
-    /// The first failure since the last reply.
-    blind_since: Option<Instant>,
-}
-
-impl Bus {
-    /// The unit's state; `None` if systemd does not answer.
-    async fn unit(&mut self, name: &str, unit: &str) -> Option<Unit> {
-        if self.failed.is_some_and(|at| at.elapsed() < BUS_PAUSE) {
-            return None;
-        }
-        match self.ask(unit).await {
-            Ok(known) => {
-                self.blind_since = None;
-                Some(known.unit)
-            }
-            Err(error) => {
-                if self.failed.is_none() {
-                    log::warn!(
-                        "{name}: systemd does not answer, relying on the listener alone: {error:#}"
-                    );
-                }
-                let now = Instant::now();
-                self.systemd = None;
-                self.failed = Some(now);
-                self.blind_since.get_or_insert(now);
-                None
-            }
-        }
-    }
-
-    /// How long systemd has not answered.
-    fn blind(&self) -> Duration {
-        self.blind_since
-            .map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    /// The agent's report that the backend listens, which comes with the kernel's event.
-    /// `None`: there is no bus.
-    async fn tells_of_listening(&mut self, name: &str) -> Option<Told> {
-        let systemd = match &self.systemd {
-            Some(systemd) => systemd,
-            None => self.systemd.insert(Systemd::connect().await.ok()?),
-        };
-        let (connection, name) = (systemd.connection().clone(), name.to_owned());
-        Some(Box::pin(async move {
-            let agent = AgentProxy::new(&connection).await?;
-            agent.wait_listening(&name).await
-        }))
-    }
-
-    async fn ask(&mut self, unit: &str) -> Result<Known> {
-        let systemd = match &self.systemd {
-            Some(systemd) => systemd,
-            None => self.systemd.insert(Systemd::connect().await?),
-        };
-        let mut known = Known::default();
-        known.apply(&systemd.state(unit).await?);
-        Ok(known)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use ondemand_core::measure::unit::ActiveState;
+    use ondemand_core::measure::unit::{ActiveState, Unit};
 
     use super::*;
 
@@ -340,6 +271,7 @@ mod tests {
             listening: true,
             was_silent: false,
             blind: Duration::ZERO,
+            hangs: false,
             unit,
             waited,
         };
