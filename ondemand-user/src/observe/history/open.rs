@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
 
 use super::{LARGEST, Moment, calendar::Segment, mend};
 
@@ -114,12 +114,12 @@ pub fn save(db: &Connection, segment: &Segment) -> rusqlite::Result<()> {
     db.prepare_cached(sql)?.execute(values).map(drop)
 }
 
-/// Opens it for reading; nothing is changed.
+/// Opens it for reading; nothing is changed. One of an older version is migrated in memory, as at `now`.
 ///
 /// # Errors
 ///
 /// Like [`to_write`], or it does not exist.
-pub fn to_read(path: &Path) -> Result<Connection> {
+pub fn to_read(path: &Path, now: &Moment) -> Result<Connection> {
     let data = std::fs::metadata(path).map_err(|error| {
         let next = match error.kind() {
             ErrorKind::PermissionDenied => {
@@ -141,7 +141,7 @@ pub fn to_read(path: &Path) -> Result<Connection> {
         db.pragma_query_value(None, "application_id", |_| Ok(()))?;
         Ok(db)
     });
-    let db = match ordinary {
+    let mut db = match ordinary {
         Err(error) if is(&error, &[ErrorCode::CannotOpen, ErrorCode::ReadOnly]) => {
             // On a read-only file system. Without a log the database is complete.
             let mut log = path.as_os_str().to_owned();
@@ -158,8 +158,31 @@ pub fn to_read(path: &Path) -> Result<Connection> {
         }
         result => result.map_err(|error| explain(path, error))?,
     };
+    let older = |db: &Connection| -> rusqlite::Result<Option<i64>> {
+        let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        Ok(Some(version).filter(|version| (1..VERSION).contains(version)))
+    };
+    let db = match older(&db) {
+        Ok(Some(version)) if is_usable(&db, version).unwrap_or(false) => {
+            migrated(&mut db, version, now).map_err(|error| explain(path, error))?
+        }
+        _ => db,
+    };
     check(path, &db)?;
     Ok(db)
+}
+
+/// A copy in memory, of the present version.
+fn migrated(db: &mut Connection, version: i64, now: &Moment) -> rusqlite::Result<Connection> {
+    let mut bytes = db.serialize(MAIN_DB)?.to_vec();
+    // A database in memory has no log (https://sqlite.org/fileformat2.html, offsets 18 and 19).
+    if let Some(modes) = bytes.get_mut(18..20) {
+        modes.fill(1);
+    }
+    let mut copy = Connection::open_in_memory()?;
+    copy.deserialize_read_exact(MAIN_DB, &bytes[..], bytes.len(), false)?;
+    migrate(&mut copy, version, now)?;
+    Ok(copy)
 }
 
 fn reader(path: &Path, more: &str) -> rusqlite::Result<Connection> {

@@ -32,7 +32,7 @@ pub fn read(
     timeouts: &Timeouts,
     now: &Moment,
 ) -> Result<(Period, Vec<Loaded>)> {
-    let mut db = open::to_read(path)?;
+    let mut db = open::to_read(path, now)?;
     let explain = |error| open::explain(path, error);
     // One consistent state, while the agent keeps writing.
     let db = db.transaction().map_err(explain)?;
@@ -42,7 +42,7 @@ pub fn read(
     let known = reader.known();
     let gaps = thread::scope(|scope| {
         let gaps = scope.spawn(|| {
-            let db = open::to_read(path)?;
+            let db = open::to_read(path, now)?;
             gaps(&db, period, &calendar, timeouts, &known).map_err(explain)
         });
         reader.watches(&db).map_err(explain)?;

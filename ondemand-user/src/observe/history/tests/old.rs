@@ -7,6 +7,7 @@ const HOUR: i64 = 60 * MINUTE;
 /// Makes one with these statements; times are written as hours after [`BASE`], `NOW` minus it.
 fn old(path: &Path, sql: &str) {
     let db = Connection::open(path).unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL").unwrap();
     db.execute_batch(include_str!("../schema.sql")).unwrap();
     db.execute_batch("PRAGMA application_id = 0x6f6e646d; PRAGMA user_version = 1")
         .unwrap();
@@ -35,6 +36,12 @@ fn check(sql: &str, now: (i64, i64), what: &[What], minutes: [i64; 2], later: [i
         }
         found
     };
+    // By a report before the agent, which changes nothing, and after it.
+    assert_eq!(up(&now), minutes, "{sql}");
+    let db = Connection::open(&path).unwrap();
+    let version = db.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    assert_eq!(version, Ok(1));
+    drop(db);
     let mut store = Store::open(&path, &now).unwrap();
     store.write(&[], &now).unwrap();
     assert_eq!(up(&now), minutes, "{sql}");
