@@ -85,7 +85,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         }
         Command::Status { json } => block_on(status::run(json))?,
         Command::Top => block_on(top::run())?,
-        Command::Hold { name, span } => block_on(actions::hold(&name, span))?,
+        Command::Hold { name, span, start } => block_on(actions::hold(&name, span, start))?,
         Command::Release { name } => block_on(actions::release(&name))?,
         Command::Start { name } => block_on(actions::start(&name))?,
         Command::Stop { name } => block_on(actions::stop(&name))?,

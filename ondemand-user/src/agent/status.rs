@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use ondemand_core::{
     lifecycle::{Step, View, note::VetoReason},
     measure::{Ktime, unit::ActiveState},
@@ -60,18 +59,8 @@ impl Agent {
         if let Some(hold) = hold {
             service.held = true;
             service.held_until = hold.until(&now).map(|until| until.to_string());
-            service.detail = match hold.until(&now) {
-                // In the host's time zone.
-                Some(until) => {
-                    let until = until.to_zoned(TimeZone::system());
-                    format!(
-                        "{}; {hold}, until {}",
-                        service.detail,
-                        until.strftime("%F %H:%M")
-                    )
-                }
-                None => format!("{}; {hold}", service.detail),
-            };
+            // Who shows it knows the time zone of who asks.
+            service.detail = format!("{}; {hold}", service.detail);
         }
         service.problem = self.trouble(watched);
         if let Some(problem) = service

@@ -147,6 +147,18 @@ pub struct Service {
 }
 
 impl Service {
+    /// Its `detail`, with the end of its hold in this process' time zone.
+    pub fn detail_here(&self) -> String {
+        let until = self.held_until.as_deref().filter(|_| self.held);
+        match until.and_then(|text| text.parse::<jiff::Timestamp>().ok()) {
+            Some(until) => {
+                let until = until.to_zoned(jiff::tz::TimeZone::system());
+                format!("{}, until {}", self.detail, until.strftime("%F %H:%M"))
+            }
+            None => self.detail.clone(),
+        }
+    }
+
     /// End of the hold, in microseconds since 1970; 0: it is not held; [`names::NO_NUMBER`]: until
     /// it is released.
     pub fn held_until_micros(&self) -> u64 {

@@ -16,12 +16,12 @@ use crate::{
 /// How often to print what a call waits for.
 const PROGRESS: Duration = Duration::from_secs(2);
 
-/// Keeps a service up, for `span` or until it is released.
+/// Keeps a service up, for `span` or until it is released. `start`: also starts it.
 ///
 /// # Errors
 ///
 /// A [`crate::commands::client::Error`].
-pub async fn hold(name: &str, span: Option<Duration>) -> Result<()> {
+pub async fn hold(name: &str, span: Option<Duration>, with_start: bool) -> Result<()> {
     let client = Client::connect().await?;
     // On the bus, 0 means "until released".
     let micros = span.map_or(0, |span| {
@@ -32,7 +32,10 @@ pub async fn hold(name: &str, span: Option<Duration>) -> Result<()> {
         .await
         .map_err(|error| about(name, error))?;
     println!("{name}: held until {}", until_words(until));
-    Ok(())
+    match with_start {
+        true => start(name).await,
+        false => Ok(()),
+    }
 }
 
 fn until_words(micros: u64) -> String {

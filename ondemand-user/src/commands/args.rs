@@ -101,6 +101,9 @@ pub enum Command {
         /// How long; without it, until it is released
         #[arg(long = "for", value_name = "TIME", value_parser = hold_span)]
         span: Option<Duration>,
+        /// Also start it now: a hold alone starts nothing
+        #[arg(long)]
+        start: bool,
     },
     /// End a hold: the service is stopped again when it is idle
     #[command(after_help = help::RELEASE)]

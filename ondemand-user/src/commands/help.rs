@@ -159,15 +159,15 @@ Exit codes: 0 exited by q, Ctrl-C or SIGTERM; 1 no terminal, or no agent at the 
 
 pub const HOLD: &str = "\
 The agent does not stop a held service, however idle it is. A hold only prevents stops: it does
-not start the service, and clients start it as usual. It survives restarts of the agent and of
-the host; another hold replaces it. `ondemand status` shows it.
+not start the service (--start does), and clients start it as usual, also after a boot. It survives
+restarts of the agent and of the host; another hold replaces it. `ondemand status` shows it.
 
 TIME is a time span as in the configuration: 90s, 2h, 1d 12h.
 
 Examples:
   ondemand hold wiki --for 2h        for the next two hours
   ondemand hold wiki                 until `ondemand release wiki`
-  ondemand hold ci && ondemand start ci
+  ondemand hold ci --start           and starts it now
 
 Requires root, or polkit's permission for org.ondemand1.manage.
 

@@ -8,6 +8,7 @@ use ondemand_core::words::{Bytes, Span, printable};
 use crate::{
     bus::report::{Report, Service},
     commands::client::Client,
+    host::program,
 };
 
 /// Prints the agent's status.
@@ -25,12 +26,23 @@ pub async fn run(json: bool) -> Result<()> {
     } else {
         let report: Report = serde_json::from_str(&text)
             .context("parse the agent's reply (is its version different?)")?;
-        printable(&table(&report))
+        printable(&(table(&report) + &outdated(&program::outdated())))
     };
     match std::io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe, as in `ondemand status | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the status"),
+    }
+}
+
+/// The last line, after an upgrade.
+fn outdated(units: &[String]) -> String {
+    match units {
+        [] => String::new(),
+        units => format!(
+            "\nstill running the program from before an upgrade: {}; `ondemand check` says until when\n",
+            units.join(", ")
+        ),
     }
 }
 
@@ -103,7 +115,7 @@ fn row(service: &Service) -> [String; 9] {
         Bytes(service.received_bytes).to_string(),
         Bytes(service.sent_bytes).to_string(),
         format!("{idle}/{timeout}"),
-        service.detail.clone(),
+        service.detail_here(),
     ]
 }
 

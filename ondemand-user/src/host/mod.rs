@@ -9,5 +9,6 @@ pub mod config_file;
 pub mod directories;
 pub mod identity;
 pub mod logging;
+pub mod program;
 pub mod unit_files;
 pub mod veto;

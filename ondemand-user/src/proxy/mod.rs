@@ -36,7 +36,7 @@ use tokio::{
 };
 use wait::Clients;
 
-use crate::systemd;
+use crate::{host::program, systemd};
 
 /// Maximum number of connections; more wait at the front socket. Each takes two descriptors, and
 /// `LimitNOFILE=` of the unit allows them.
@@ -166,6 +166,11 @@ async fn serve(
             },
             Some(_) = connections.join_next() => {
                 idle_at = Instant::now() + options.exit_idle_time;
+                // After an upgrade the next client gets a proxy of the program that is installed now.
+                if connections.is_empty() && program::is_replaced() {
+                    log::info!("{}: its program was replaced; the next client has the new one", options.name);
+                    idle_at = Instant::now();
+                }
             }
             () = until(memory.due()) => {
                 memory.give_back(Instant::now());

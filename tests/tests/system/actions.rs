@@ -63,6 +63,35 @@ fn a_hold_keeps_it_up_until_it_is_released() {
     assert_eq!(status(&sandbox, "test").unwrap()["held"], false);
 }
 
+/// The end of a hold is shown to each caller in the time zone of that caller.
+#[test]
+fn a_hold_that_starts_and_when_it_ends() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let said = |command: &str| sandbox.run(&["sh", "-c", command]).unwrap();
+    let answer = said("TZ=XXX-05:00 ondemand hold test --for 2h --start");
+    assert!(answer.contains("test: started"), "{answer}");
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    // `test: held until 2026-11-28 23:01:02`
+    let (_, until) = answer.split_once("held until ").unwrap();
+    let status = said("TZ=XXX-05:00 ondemand status");
+    let is_near = |minute: &str| status.contains(&format!(", until {minute}"));
+    assert!(
+        is_near(&until[..15]) || is_near(&until[..10]),
+        "{answer} {status}"
+    );
+    let hour = |zone: &str| {
+        let status = said(&format!("TZ={zone} ondemand status"));
+        let (_, until) = status.split_once(", until ").unwrap();
+        until[11..13].parse::<u32>().unwrap()
+    };
+    assert_eq!((hour("UTC") + 5) % 24, hour("XXX-05:00"));
+    let json = said("TZ=XXX-05:00 ondemand status --json");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let until = json["services"][0]["held_until"].as_str().unwrap();
+    assert!(until.ends_with('Z'), "{until}");
+}
+
 #[test]
 fn a_hold_ends_by_itself() {
     require_sandbox!();

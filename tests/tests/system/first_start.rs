@@ -7,7 +7,7 @@ use tests::{
     metrics::{self, of_test, scrape},
     pause::idle_for,
     sandbox::{Cgroups, Sandbox},
-    service::{self, CONFIG, SOON, front, start_agent, status, wait_state},
+    service::{CONFIG, SOON, front, start_agent, status, wait_state},
     wait_for,
 };
 

@@ -94,3 +94,63 @@ fn pins_of_another_layout_are_replaced_under_load() {
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     assert_eq!(number(&sandbox, "test", "count_drift").unwrap(), 0);
 }
+
+/// A proxy that always has clients would run the old program for ever.
+#[test]
+fn a_proxy_of_the_program_before_leaves_when_it_has_no_connection() {
+    require_sandbox!();
+    let steered = service::CONFIG.replace("300ms", "1h");
+    let sandbox = service::on_demand(&steered, "").unwrap();
+    let proxy = "ondemand-test.service";
+    let keep = Request {
+        keep_alive: true,
+        ..Request::default()
+    };
+    let ask = |stream: &mut _| sandbox.in_network(|| client::ask(stream, keep).unwrap());
+    let mut held = sandbox
+        .in_network(|| client::connect(front()).unwrap())
+        .unwrap();
+    ask(&mut held).unwrap();
+    let before = sandbox.main_pid(proxy).unwrap();
+    let quiet = sandbox.run(&["ondemand", "check"]).unwrap();
+    assert!(!quiet.contains("before an upgrade"), "{quiet}");
+    let get = || {
+        sandbox
+            .in_network(|| client::get(front(), Request::default()))
+            .unwrap()
+            .unwrap();
+    };
+
+    // cp(1) could not write to a program that runs.
+    let upgrade = "cp /usr/bin/ondemand /root/new && ! cp /root/new /usr/bin/ondemand 2>/dev/null && install -m 755 \
+                   /root/new /usr/bin/ondemand && touch -d '-1 min' /usr/bin/ondemand";
+    sandbox.run(&["sh", "-c", upgrade]).unwrap();
+    let said = |words: &[&str]| {
+        for command in ["status", "check"] {
+            let text = sandbox.run(&["ondemand", command]).unwrap();
+            for word in words {
+                assert!(text.contains(word), "{command}: no {word} in {text}");
+            }
+        }
+    };
+    said(&["from before an upgrade", proxy, "ondemand.service"]);
+    // It has a connection.
+    get();
+    ask(&mut held).unwrap();
+    assert_eq!(sandbox.main_pid(proxy).unwrap(), before);
+    // Clients that come one after the other, without a pause, have the next one, and none is lost.
+    drop(held);
+    wait_for("a proxy of the new program", SOON, || {
+        get();
+        (sandbox.main_pid(proxy).ok()? != before).then_some(())
+    })
+    .unwrap();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .unwrap();
+    get();
+    for command in ["status", "check"] {
+        let text = sandbox.run(&["ondemand", command]).unwrap();
+        assert!(!text.contains("before an upgrade"), "{text}");
+    }
+}

@@ -229,7 +229,7 @@ fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
             service.name, service.unit, service.route
         ))
         .bold(),
-        Line::from(service.detail.clone()).style(match service.problem {
+        Line::from(service.detail_here()).style(match service.problem {
             Some(_) => Style::new().red(),
             None => Style::new(),
         }),

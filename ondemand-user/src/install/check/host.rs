@@ -8,6 +8,7 @@ use ondemand_core::config::Config;
 
 use super::{agent, finding::Finding, permission, programs};
 use crate::{
+    host::program as program_file,
     install::units::{Host, unreachable},
     kernel::{
         BPFFS, requirements,
@@ -96,6 +97,29 @@ fn steering() -> Finding {
     }
 }
 
+/// Processes that still run the program from before an upgrade.
+fn outdated(units: &[String]) -> Vec<Finding> {
+    const WHAT: &str = "upgrade";
+    let finding = |unit: &String| match unit.as_str() {
+        agent::UNIT => Finding::warning(
+            WHAT,
+            format!("{unit} runs the program from before an upgrade"),
+            format!("systemctl restart {unit}; services keep running"),
+        ),
+        proxy => Finding::warning(
+            WHAT,
+            format!(
+                "{proxy} runs the program from before an upgrade: it leaves when it has no connection, and its next \
+                 client gets the new one"
+            ),
+            format!(
+                "wait; or `systemctl restart {proxy}`, which gives its connections 10 s and then cuts them"
+            ),
+        ),
+    };
+    units.iter().map(finding).collect()
+}
+
 /// Checks whether the proxies can execute the program that their units name.
 pub fn program(host: &Host) -> Finding {
     const WHAT: &str = "program";
@@ -136,6 +160,7 @@ pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec
         Err(error) => Finding::error("systemd", format!("{error:#}"), next),
     };
     let mut found = vec![version, agent::look(systemd).await];
+    found.extend(outdated(&program_file::outdated()));
     found.extend(programs::look(systemd, config).await);
     found.extend(permission::look(systemd, config).await);
     found
