@@ -4,6 +4,7 @@ mod address_rules;
 mod calls;
 mod ending;
 mod facts;
+mod jobs;
 mod names;
 mod owner;
 mod permission;
@@ -25,7 +26,7 @@ pub use address_rules::Slices;
 use anyhow::{Context as _, Result, anyhow};
 use calls::{CgroupProxy, ManagerProxy};
 pub use facts::{Facts, Resources};
-use futures_util::StreamExt as _;
+use jobs::Jobs;
 use names::Names;
 use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
@@ -36,10 +37,7 @@ use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc},
     task::AbortHandle,
 };
-use zbus::{
-    Connection, Message, MessageStream, OwnedObjectPath, connection::Builder,
-    proxy::CacheProperties,
-};
+use zbus::{Connection, Message, connection::Builder, proxy::CacheProperties};
 
 use crate::host::ablation::{self, Moment};
 
@@ -65,10 +63,6 @@ const QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// httpd uses the same signal for its graceful stop. Its default action is to ignore it, so it does
 /// not end a proxy of another version that has connections.
 pub const LEAVE: Signal = Signal::SIGWINCH;
-
-const JOBS_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
-    interface='org.freedesktop.systemd1.Manager',member='JobRemoved',\
-    path='/org/freedesktop/systemd1'";
 
 /// A change that PID 1 reports.
 #[derive(Clone, Debug)]
@@ -97,6 +91,7 @@ pub struct Systemd {
     reads: Arc<Semaphore>,
     /// For calls that act, for which PID 1 asks polkit: reads do not wait for that.
     acts: Arc<Semaphore>,
+    jobs: Arc<Jobs>,
 }
 
 /// Maximum number of calls that wait for a reply, of each kind.
@@ -173,6 +168,7 @@ impl Systemd {
             watched: Arc::default(),
             reads: Arc::new(Semaphore::new(AT_ONCE)),
             acts: Arc::new(Semaphore::new(AT_ONCE)),
+            jobs: Arc::default(),
         })
     }
 
@@ -285,34 +281,25 @@ impl Systemd {
     }
 
     /// A queued job is not a finished one: its end is reported by a signal, which may arrive before
-    /// the reply to the call. The match rule is explicit: the stream of a zbus proxy has a short queue,
-    /// and first queries the name's owner.
+    /// the reply to the call.
     async fn run_job(&self, verb: Verb, unit: &str, mode: &str) -> zbus::Result<String> {
-        let mut ends =
-            MessageStream::for_match_rule(JOBS_REMOVED, &self.connection, Some(QUEUE)).await?;
         let turn = Self::turn(&self.acts).await;
+        let call = self.jobs.call(&self.connection).await?;
         let job = match verb {
             Verb::Start => self.manager.start_unit(unit, mode).await?,
             Verb::Stop => self.manager.stop_unit(unit, mode).await?,
             Verb::Restart => self.manager.restart_unit(unit, mode).await?,
         };
-        // Its end may take minutes.
+        let end = call.job(job);
+        // It may take minutes.
         drop(turn);
         match verb {
             Verb::Start => ablation::reached(Moment::RetakeQueued),
             Verb::Stop => ablation::reached(Moment::ReleaseQueued),
             Verb::Restart => {}
         }
-        while let Some(message) = ends.next().await {
-            let message = message?;
-            let body = message.body();
-            let (_, path, _, result): (u32, OwnedObjectPath, String, String) =
-                body.deserialize()?;
-            if path == job {
-                return Ok(result);
-            }
-        }
-        Err(zbus::Error::Failure("the bus closed the connection".into()))
+        end.await
+            .map_err(|_| zbus::Error::Failure("the bus closed the connection".into()))
     }
 
     /// The properties of a unit with a cgroup.
