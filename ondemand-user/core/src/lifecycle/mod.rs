@@ -115,6 +115,8 @@ pub struct Stop {
 pub struct Lifecycle {
     options: Options,
     step: Step,
+    /// A stop that was in progress when systemd stopped answering: what becomes of its run is not seen.
+    interrupted: Option<Stop>,
     /// `None`: unknown, as an earlier agent left it.
     gate: Option<bool>,
     /// Whether clients that may not start it are served. `None`: unknown, like the gate.
@@ -142,6 +144,7 @@ impl Lifecycle {
         Self {
             options,
             step: Step::Rest,
+            interrupted: None,
             gate: options.leaves_out(Protection::GateUnknown).then_some(false),
             admits: None,
             pause: Pause::default(),
@@ -168,23 +171,35 @@ impl Lifecycle {
 
     /// Follows the runs of the backend of a service that is not managed, without a step.
     pub fn follow(&mut self, now: Ktime, backend: &Unit, sample: Option<&Sample>) -> Vec<RunEvent> {
-        let released = match self.step {
-            Step::Releasing(stop)
-            | Step::Settling {
-                stop: Some(stop), ..
-            } => Some(Released {
-                quiet: stop.quiet,
-                asked: stop.asked,
-            }),
-            _ => None,
-        };
+        let of_this_run = |stop: &Stop| stop.started == self.runs.started().flatten();
+        let stop = self.stop().or(self.interrupted.filter(of_this_run));
+        let released = stop.map(|stop| Released {
+            quiet: stop.quiet,
+            asked: stop.asked,
+        });
         let look = Look {
             now,
             backend,
             sample,
             announced: self.options.tcp_backend,
         };
-        self.runs.follow(&look, released)
+        let events = self.runs.follow(&look, released);
+        let is_end = |event: &RunEvent| matches!(event, RunEvent::Ended { .. });
+        if events.iter().any(is_end) {
+            self.interrupted = None;
+        }
+        events
+    }
+
+    /// The stop whose lease is released, or being released.
+    fn stop(&self) -> Option<Stop> {
+        match self.step {
+            Step::Releasing(stop)
+            | Step::Settling {
+                stop: Some(stop), ..
+            } => Some(stop),
+            _ => None,
+        }
     }
 
     /// The present step.
@@ -224,6 +239,7 @@ impl Lifecycle {
     /// when they are known again.
     /// A requested stop is dropped without an answer.
     pub fn interrupt(&mut self) {
+        self.interrupted = self.stop().or(self.interrupted);
         self.step = Step::Rest;
         self.request = None;
     }
@@ -233,6 +249,10 @@ impl Lifecycle {
         let events = self.follow(view.now, &view.units.backend, view.sample.as_ref());
         let is_start = |event: &RunEvent| matches!(event, RunEvent::Began { .. });
         let starts = events.iter().any(is_start);
+        if view.units.held() {
+            // It was not released, or is taken again.
+            self.interrupted = None;
+        }
         let mut commands: Vec<_> = events.into_iter().map(Command::Run).collect();
         self.pause.end_with_clients(view);
         if view.units.backend.is_settled_down() {

@@ -347,7 +347,14 @@ fn a_half_open_handshake_keeps_the_gate_closed_until_a_client_has_come() {
 
 #[test]
 fn an_interrupted_step_is_judged_by_the_units() {
-    for mut lifecycle in [looking(STEERED), releasing(STEERED), settling(STEERED)] {
+    let idle = "+stop:idle say";
+    for (mut lifecycle, end) in [
+        (looking(STEERED), "+stop:external say"),
+        (releasing(STEERED), idle),
+        (settling(STEERED), idle),
+    ] {
+        lifecycle.interrupt();
+        // A second loss of the connection forgets nothing.
         lifecycle.interrupt();
         check(
             lifecycle.clone(),
@@ -363,11 +370,15 @@ fn an_interrupted_step_is_judged_by_the_units() {
             "open @120000",
             "rest",
         );
+        check(lifecycle.clone(), stopped(), Input::Changed, end, "rest");
+        // With the lease held the next end is somebody else's.
+        let mut held = lifecycle.clone();
+        held.step(&busy(), Input::Changed);
         check(
-            lifecycle.clone(),
+            held,
             stopped(),
             Input::Changed,
-            "+stop:external say",
+            "close +stop:external say",
             "rest",
         );
         // A pending answer is not taken for an answer now.
