@@ -2,11 +2,12 @@
 //! connection is lost.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
 use anyhow::Result;
+use ondemand_core::config::Service;
 use ondemand_core::measure::{Ktime, unit::Units};
 use tokio::sync::oneshot;
 
@@ -293,11 +294,27 @@ impl Agent {
 
     /// Reads all units in a separate task.
     pub(super) fn read_units(&self) {
+        self.read(self.systemd.wanted.clone());
+    }
+
+    /// Reads the units of the services that are not configured as before, and those that are not known.
+    pub(super) fn read_changed(&self, before: &BTreeMap<String, Service>) {
+        let is_changed = |name: &str| before.get(name) != self.config.services.get(name);
+        let is_wanted = |unit: &String| {
+            let services = self.services.of_unit(unit);
+            services.iter().any(|name| is_changed(name)) || self.systemd.known(unit).is_none()
+        };
+        let mut wanted = self.systemd.wanted.clone();
+        wanted.units.retain(is_wanted);
+        wanted.steered.retain(|(name, _)| is_changed(name));
+        self.read(wanted);
+    }
+
+    fn read(&self, wanted: Wanted) {
         let Some(systemd) = self.systemd.caller() else {
             return;
         };
         let (connection, messages) = (self.systemd.number(), self.messages.clone());
-        let wanted = self.systemd.wanted.clone();
         tokio::spawn(async move {
             let readings = wanted.read(&systemd, || {}).await;
             // The receiver is gone if the agent has exited.

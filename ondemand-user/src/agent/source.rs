@@ -267,6 +267,7 @@ impl Agent {
     /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
+        let before = self.config.services.clone();
         let result = self.source.read().map_err(Error::from);
         let result = result.and_then(|config| self.apply(config));
         if let Err(error) = &result {
@@ -276,9 +277,11 @@ impl Agent {
         match &result {
             Ok(()) => {
                 self.in_force();
+                let changed = self.sum_up();
+                self.announce(&changed);
                 log::info!("read the configuration again: {}", self.summary());
                 self.ask_permission();
-                self.read_units();
+                self.read_changed(&before);
             }
             Err(error) => log::error!("{error:#}"),
         }
