@@ -1,6 +1,8 @@
 //! Checks whether the units exist and match the present configuration.
 
 use std::{
+    collections::HashMap,
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
@@ -109,7 +111,7 @@ fn compare(expected: &str, found: Option<&str>) -> State {
 /// The files of one service; `facts`: of its units, if PID 1 answered.
 pub fn look(
     service: &Service,
-    files: &[UnitFile],
+    files: &HashMap<&OsStr, &UnitFile>,
     source: &Source,
     facts: Option<&PerUnit<Facts>>,
 ) -> Finding {
@@ -122,9 +124,9 @@ pub fn look(
         ..
     } = service.unit_names();
     let timer = service.timer_unit().into();
-    let own = [socket.into(), proxy.into(), lease.into(), timer, drop_in];
+    let own: [PathBuf; 5] = [socket.into(), proxy.into(), lease.into(), timer, drop_in];
     let mut states = Vec::new();
-    for file in files.iter().filter(|file| own.contains(&file.path)) {
+    for file in own.iter().filter_map(|path| files.get(path.as_os_str())) {
         let Content::Text(expected) = &file.content else {
             continue;
         };

@@ -104,6 +104,7 @@ pub fn what_makes_units(config: &Path) -> Option<String> {
     let source = generated::Source::of(&config, program.as_deref());
     let host = generated::host(program.as_deref()).ok()?;
     let files = units::files(&config, &host).ok()?;
+    let files = units::by_path(&files);
     let looks = config.services.values();
     let mut looks =
         looks.filter_map(|service| generated::look(service, &files, &source, None).next);
@@ -174,8 +175,9 @@ async fn look(config: &Config) -> Vec<Finding> {
         None => BTreeMap::new(),
     };
     let sockets = Sockets::look();
+    let files = files.as_deref().map(units::by_path);
     for service in config.services.values() {
-        let files = files.as_deref();
+        let files = files.as_ref().map_err(|error| *error);
         let seen = seen.get(&service.name);
         let about = service::look(service, files, &source, systemd, seen, &sockets).await;
         found.extend(about.into_iter().map(|finding| finding.of(&service.name)));

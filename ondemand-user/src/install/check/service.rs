@@ -1,6 +1,8 @@
 //! Checks of one service: its unit, its veto program, what steering would bypass.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::HashMap, ffi::OsStr, fs, io, os::unix::fs::PermissionsExt as _, path::Path,
+};
 
 use anyhow::Result;
 use ondemand_core::config::{Endpoint, PerUnit, Service};
@@ -25,7 +27,7 @@ const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 /// Makes all checks of one service. `systemd`: `None` if it does not answer.
 pub async fn look(
     service: &Service,
-    files: Result<&[UnitFile], &anyhow::Error>,
+    files: Result<&HashMap<&OsStr, &UnitFile>, &anyhow::Error>,
     source: &Source,
     systemd: Option<&Systemd>,
     seen: Option<&String>,

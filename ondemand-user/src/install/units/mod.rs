@@ -1,6 +1,8 @@
 //! The unit files of every configured service; as `ondemand-generator`, a systemd generator.
 
 use std::{
+    collections::HashMap,
+    ffi::OsStr,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -84,6 +86,12 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
     Ok(files)
 }
 
+/// The files by their paths, for those who look for many.
+pub fn by_path(files: &[UnitFile]) -> HashMap<&OsStr, &UnitFile> {
+    let by_path = files.iter().map(|file| (file.path.as_os_str(), file));
+    by_path.collect()
+}
+
 /// Generates the files of one service.
 fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[UnitFile; 6]> {
     let text = |path: String, text: String| UnitFile {
@@ -119,10 +127,9 @@ pub(crate) fn drop_in_path(service: &Service) -> String {
 /// Makes the drop-in of `service` one with which PID 1 does not stop the unit yet ([`record`]).
 pub fn leave_out_stop(service: &Service, files: &mut [UnitFile]) {
     let path = drop_in_path(service);
-    for file in files
-        .iter_mut()
-        .filter(|file| file.path == Path::new(&path))
-    {
+    // As bytes: components take long to compare, and there are thousands.
+    let is_its = |file: &&mut UnitFile| file.path.as_os_str() == path.as_str();
+    for file in files.iter_mut().filter(is_its) {
         if let Content::Text(text) = &mut file.content {
             *text = entering(text);
         }

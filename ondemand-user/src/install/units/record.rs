@@ -9,10 +9,11 @@
 //! close its front socket under its clients. They end with the boot, or when they are let go.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -65,7 +66,7 @@ impl Record {
     }
 
     #[cfg(test)]
-    pub(super) fn below(directory: &Path) -> Self {
+    pub(super) fn below(directory: &std::path::Path) -> Self {
         Self {
             directory: directory.join("services"),
             running: directory.join("running"),
@@ -191,10 +192,11 @@ impl Record {
         files: &[UnitFile],
     ) -> (Vec<UnitFile>, Vec<(String, io::Error)>) {
         let mut errors = Vec::new();
+        let files = super::by_path(files);
         for service in config.services.values() {
             let names = service.unit_names();
             for unit in [names.socket, names.proxy, names.lease, service.timer_unit()] {
-                let file = files.iter().find(|file| file.path == Path::new(&unit));
+                let file = files.get(OsStr::new(&unit)).copied();
                 if let Some(UnitFile {
                     content: Content::Text(text),
                     ..
@@ -283,7 +285,7 @@ mod tests {
     };
 
     fn drop_in(files: &[UnitFile]) -> &str {
-        let path = Path::new("wiki.service.d/50-ondemand.conf");
+        let path = std::path::Path::new("wiki.service.d/50-ondemand.conf");
         match files.iter().find(|file| file.path == path) {
             Some(UnitFile {
                 content: Content::Text(text),
