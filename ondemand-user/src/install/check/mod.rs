@@ -25,6 +25,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, stream};
 use holders::Sockets;
 use ondemand_core::{
     config::{Config, DEFAULT_PATH},
@@ -39,6 +40,9 @@ use crate::{
 
 pub use finding::{Finding, Level};
 pub use generated::generator_program;
+
+/// The number of services that are looked at at once.
+const AT_ONCE: usize = 16;
 
 /// Checks the configuration, this host and each service, and prints the findings. The exit
 /// code is 1 if there is an error.
@@ -176,12 +180,24 @@ async fn look(config: &Config) -> Vec<Finding> {
     };
     let sockets = Sockets::look();
     let files = files.as_deref().map(units::by_path);
-    for service in config.services.values() {
-        let files = files.as_ref().map_err(|error| *error);
+    let (files, source, sockets) = (&files, &source, &sockets);
+    let looks = config.services.values().map(|service| {
         let seen = seen.get(&service.name);
-        let about = service::look(service, files, &source, systemd, seen, &sockets).await;
-        found.extend(about.into_iter().map(|finding| finding.of(&service.name)));
-    }
+        async move {
+            let files = files.as_ref().map_err(|error| *error);
+            let about = service::look(service, files, source, systemd, seen, sockets).await;
+            about
+                .into_iter()
+                .map(|finding| finding.of(&service.name))
+                .collect::<Vec<_>>()
+        }
+    });
+    // One after the other they would wait for each answer of systemd.
+    let about: Vec<Vec<Finding>> = stream::iter(looks.collect::<Vec<_>>())
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    found.extend(about.into_iter().flatten());
     found
 }
 
