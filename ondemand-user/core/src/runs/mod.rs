@@ -176,6 +176,10 @@ impl Runs {
                         let (began, at) = (stamps.began, at.unwrap_or(look.now));
                         events.push(RunEvent::StartFailed { began, at });
                     }
+                    // What was before the end is of the run that ends.
+                    if self.listens <= at {
+                        self.hear(&stamps, look.now, &mut events);
+                    }
                     self.end(look, at, failed, released.take(), &mut events);
                     events.push(RunEvent::Down { at, failed });
                 }
