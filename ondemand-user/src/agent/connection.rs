@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use ondemand_core::config::Service;
-use ondemand_core::measure::{Ktime, unit::Units};
+use ondemand_core::{
+    config::Service,
+    measure::{Ktime, unit::Units},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -377,21 +379,9 @@ impl Agent {
         if !self.systemd.known(unit).is_some_and(has_started) {
             return;
         }
-        let Some(systemd) = self.systemd.caller() else {
-            return;
-        };
-        let (connection, messages) = (self.systemd.number(), self.messages.clone());
-        let unit = unit.to_owned();
-        tokio::spawn(async move {
-            let readings = systemd.read(&[unit]).await.map(|units| Readings {
-                units,
-                rules: Vec::new(),
-            });
-            // The receiver is gone if the agent has exited.
-            let _ = messages.send(Message::Units {
-                connection,
-                readings,
-            });
+        self.read(Wanted {
+            units: vec![unit.to_owned()],
+            ..Wanted::default()
         });
     }
 }

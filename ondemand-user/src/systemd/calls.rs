@@ -63,6 +63,10 @@ pub(super) trait Cgroup {
     #[zbus(property(emits_changed_signal = "false"))]
     fn slice(&self) -> zbus::Result<String>;
 
+    /// Relative to the root of the hierarchy; empty: it has none now.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn control_group(&self) -> zbus::Result<String>;
+
     /// Bytes; the largest number: unknown.
     #[zbus(property(emits_changed_signal = "false"))]
     fn memory_current(&self) -> zbus::Result<u64>;

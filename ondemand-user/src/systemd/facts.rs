@@ -6,7 +6,7 @@ use ondemand_core::measure::unit::ActiveState;
 use tokio::try_join;
 use zbus::{DeserializeDict, OwnedObjectPath, Type};
 
-use super::{Systemd, UNIT, interface_of, query::LISTED, unit_path};
+use super::{Systemd, UNIT, interface_of, query::LISTED};
 
 /// A unit's properties in PID 1. A property that a version of systemd lacks is empty.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
@@ -49,18 +49,6 @@ pub struct Facts {
     pub bound_by: Option<Vec<String>>,
     /// Like `wanted_by`; systemd 249 and later.
     pub upheld_by: Option<Vec<String>>,
-}
-
-/// Properties of a unit with processes or sockets.
-#[derive(Clone, Debug, Default, DeserializeDict, Type)]
-#[zbus(signature = "a{sv}")]
-pub struct Resources {
-    /// Its cgroup, relative to the root of the hierarchy; empty if it has none now.
-    #[zbus(rename = "ControlGroup")]
-    pub control_group: Option<String>,
-    /// Its slice.
-    #[zbus(rename = "Slice")]
-    pub slice: Option<String>,
 }
 
 #[derive(Debug, Default, DeserializeDict, Type)]
@@ -111,32 +99,26 @@ impl Systemd {
                 return Ok(facts);
             }
             if !is_loaded {
-                facts.load_error = Some(self.property_of(&path, UNIT, "LoadError").await?);
-                facts.fragment_path = Some(self.property_of(&path, UNIT, "FragmentPath").await?);
+                facts.load_error = Some(self.property(&path, "LoadError").await?);
+                facts.fragment_path = Some(self.property(&path, "FragmentPath").await?);
             }
-            let old = self.property_of(&path, UNIT, "NeedDaemonReload");
+            let old = self.property(&path, "NeedDaemonReload");
             if !is_service {
                 facts.need_daemon_reload = Some(old.await?);
                 return Ok(facts);
             }
-            let (old, stops, tried) = try_join!(
+            let (old, stops, conditions) = try_join!(
                 old,
-                self.property_of(&path, UNIT, "StopWhenUnneeded"),
-                self.property_of(&path, UNIT, "ConditionTimestampMonotonic"),
+                self.property(&path, "StopWhenUnneeded"),
+                self.conditions(&path),
             )?;
             facts.need_daemon_reload = Some(old);
             facts.stop_when_unneeded = Some(stops);
-            facts.condition_timestamp_monotonic = Some(tried);
-            if tried > 0 {
-                let (met, asserted) = try_join!(
-                    self.property_of(&path, UNIT, "ConditionResult"),
-                    self.property_of(&path, UNIT, "AssertResult"),
-                )?;
-                facts.condition_result = Some(met);
-                facts.assert_result = Some(asserted);
-            }
+            facts.condition_timestamp_monotonic = Some(conditions.tried);
+            facts.condition_result = conditions.met;
+            facts.assert_result = conditions.asserted;
             if place == 0 {
-                let needs = |property| self.property_of::<Vec<String>>(&path, UNIT, property);
+                let needs = |property| self.property(&path, property);
                 let (wanted, required, requisite, bound) = try_join!(
                     needs("WantedBy"),
                     needs("RequiredBy"),
@@ -148,7 +130,7 @@ impl Systemd {
                 facts.requisite_of = Some(requisite);
                 facts.bound_by = Some(bound);
                 // Older versions have none.
-                facts.upheld_by = needs("UpheldBy").await.ok();
+                facts.upheld_by = self.property_if_known(&path, UNIT, "UpheldBy").await?;
             }
             anyhow::Ok(facts)
         });
@@ -178,18 +160,10 @@ impl Systemd {
     ///
     /// PID 1 does not answer, or the unit has another type.
     pub async fn control_group(&self, unit: &str) -> Result<String> {
-        let path = OwnedObjectPath::try_from(unit_path::of(unit))?;
-        self.property_of(&path, interface_of(unit), "ControlGroup")
-            .await
-    }
-
-    /// Reads the properties of a service's, socket's or slice's cgroup.
-    ///
-    /// # Errors
-    ///
-    /// PID 1 does not answer, or the unit has another type.
-    pub async fn resources(&self, unit: &str) -> Result<Resources> {
-        self.all(unit, interface_of(unit)).await
+        let _turn = Self::turn(&self.reads).await;
+        let read = async { self.cgroup(unit).await?.control_group().await };
+        let read = read.await;
+        read.with_context(|| format!("query the cgroup of {unit} from systemd"))
     }
 
     /// Returns the active socket units, each with the addresses that it listens on.

@@ -34,6 +34,8 @@ struct Table {
     calls: usize,
     /// Ends of jobs that nobody waits for yet. Empty without calls.
     early: HashMap<OwnedObjectPath, String>,
+    /// The connection is lost: no end comes any more.
+    is_over: bool,
 }
 
 /// The task that reads the signals. It would keep the connection open.
@@ -76,6 +78,7 @@ impl Call {
         match table.early.remove(&job) {
             // The receiver is still here.
             Some(result) => drop(sender.send(result)),
+            None if table.is_over => {}
             None => drop(table.waiting.insert(job, sender)),
         }
         drop(table);
@@ -94,6 +97,11 @@ impl Drop for Call {
 }
 
 impl Table {
+    fn over(&mut self) {
+        self.is_over = true;
+        self.waiting.clear();
+    }
+
     fn ended(&mut self, job: OwnedObjectPath, result: String) {
         match self.waiting.remove(&job) {
             // Whoever waited may have given up.
@@ -117,7 +125,7 @@ async fn read(mut ends: MessageStream, table: Arc<Mutex<Table>>) {
             Err(error) => log::debug!("a job's end: {error}"),
         }
     }
-    lock(&table).waiting.clear();
+    lock(&table).over();
 }
 
 #[cfg(test)]
@@ -146,5 +154,11 @@ mod tests {
         // Nothing is remembered while nobody calls.
         ended(3);
         assert!(lock(&table).early.is_empty());
+        // Nobody waits for an end that cannot come: neither who waits already, nor who comes then.
+        let (mut waits, late) = (call().job(path(4)), call());
+        lock(&table).over();
+        let gone = Err(oneshot::error::TryRecvError::Closed);
+        assert_eq!(waits.try_recv(), gone);
+        assert_eq!(late.job(path(5)).try_recv(), gone);
     }
 }

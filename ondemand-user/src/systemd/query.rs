@@ -5,11 +5,11 @@
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::try_join;
-use zbus::{OwnedObjectPath, OwnedVariant, message::Sequence};
+use zbus::{OwnedObjectPath, OwnedVariant, fdo, message::Sequence};
 
 use super::{
     NAME, PROPERTIES, Systemd, UNIT,
-    calls::Row,
+    calls::{Row, if_known},
     reading::{Properties, Reading},
 };
 
@@ -18,6 +18,17 @@ use super::{
 const UNITS_AT_ONCE: usize = 16;
 /// Maximum number of names in one list.
 pub(super) const LISTED: usize = 128;
+
+/// The conditions of a unit's last start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Conditions {
+    /// When they were looked at (`CLOCK_MONOTONIC`, microseconds); 0: never.
+    pub tried: u64,
+    /// `ConditionResult`, if they were.
+    pub met: Option<bool>,
+    /// `AssertResult`, if they were.
+    pub asserted: Option<bool>,
+}
 
 impl Systemd {
     /// Reads units, which loads them if they are not loaded.
@@ -129,22 +140,18 @@ impl Systemd {
 
     async fn ask_of_service(&self, path: &OwnedObjectPath, found: &mut Properties) -> Result<()> {
         let number = |property| self.property::<u64>(path, property);
-        let flag = |property| self.property::<bool>(path, property);
-        let (stops, interval, tried, exit) = try_join!(
-            flag("StopWhenUnneeded"),
+        let (stops, interval, conditions, exit) = try_join!(
+            self.property(path, "StopWhenUnneeded"),
             number("StartLimitIntervalUSec"),
-            number("ConditionTimestampMonotonic"),
+            self.conditions(path),
             number("InactiveExitTimestampMonotonic"),
         )?;
         found.stop_when_unneeded = Some(stops);
         found.start_limit_interval_u_sec = Some(interval);
-        found.condition_timestamp_monotonic = Some(tried);
+        found.condition_timestamp_monotonic = Some(conditions.tried);
+        found.condition_result = conditions.met;
+        found.assert_result = conditions.asserted;
         found.inactive_exit_timestamp_monotonic = Some(exit);
-        if tried > 0 {
-            let (met, asserted) = try_join!(flag("ConditionResult"), flag("AssertResult"))?;
-            found.condition_result = Some(met);
-            found.assert_result = Some(asserted);
-        }
         if exit > 0 {
             let (up, down) = try_join!(
                 number("ActiveEnterTimestampMonotonic"),
@@ -156,7 +163,26 @@ impl Systemd {
         Ok(())
     }
 
-    async fn property<T>(&self, path: &OwnedObjectPath, property: &str) -> Result<T>
+    /// A unit's conditions at its last start.
+    pub(super) async fn conditions(&self, path: &OwnedObjectPath) -> Result<Conditions> {
+        let tried = self.property(path, "ConditionTimestampMonotonic").await?;
+        let mut found = Conditions {
+            tried,
+            ..Conditions::default()
+        };
+        if tried > 0 {
+            let (met, asserted) = try_join!(
+                self.property(path, "ConditionResult"),
+                self.property(path, "AssertResult"),
+            )?;
+            found.met = Some(met);
+            found.asserted = Some(asserted);
+        }
+        Ok(found)
+    }
+
+    /// One property of a unit.
+    pub(super) async fn property<T>(&self, path: &OwnedObjectPath, property: &str) -> Result<T>
     where
         T: TryFrom<OwnedVariant>,
         T::Error: Into<zbus::Error>,
@@ -175,6 +201,21 @@ impl Systemd {
         T: TryFrom<OwnedVariant>,
         T::Error: Into<zbus::Error>,
     {
+        let found = self.property_if_known(path, interface, property).await?;
+        found.with_context(|| format!("this systemd has no property {property}"))
+    }
+
+    /// The same. `None`: this version of systemd has none of the name.
+    pub(super) async fn property_if_known<T>(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        property: &str,
+    ) -> Result<Option<T>>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
         let _turn = Self::turn(&self.reads).await;
         let read = async {
             let question = (interface, property);
@@ -185,11 +226,14 @@ impl Systemd {
                 "Get",
                 &question,
             );
-            let value: OwnedVariant = call.await?.body().deserialize()?;
+            // The bus's own errors by their names, as in the answers to typed calls.
+            let reply = call.await.map_err(fdo::Error::from)?;
+            let value: OwnedVariant = reply.body().deserialize()?;
             T::try_from(value).map_err(Into::into)
         };
         let read: zbus::Result<T> = read.await;
-        read.with_context(|| format!("query {property} of {} from systemd", path.as_str()))
+        if_known(read)
+            .with_context(|| format!("query {property} of {} from systemd", path.as_str()))
     }
 
     /// All properties, as they were in one moment.
