@@ -29,10 +29,11 @@ pub(super) struct Jobs {
 
 #[derive(Debug, Default)]
 struct Table {
-    waiting: HashMap<OwnedObjectPath, oneshot::Sender<String>>,
+    /// Several calls may have got the same job: PID 1 merges one into a queued one of the same kind.
+    waiting: HashMap<OwnedObjectPath, Vec<oneshot::Sender<String>>>,
     /// Calls that have not returned: the end of their jobs may come first.
     calls: usize,
-    /// Ends of jobs that nobody waits for yet. Empty without calls.
+    /// Ends of jobs since these calls began. Empty without calls.
     early: HashMap<OwnedObjectPath, String>,
     /// The connection is lost: no end comes any more.
     is_over: bool,
@@ -75,11 +76,11 @@ impl Call {
     pub fn job(self, job: OwnedObjectPath) -> oneshot::Receiver<String> {
         let (sender, end) = oneshot::channel();
         let mut table = lock(&self.0);
-        match table.early.remove(&job) {
+        match table.early.get(&job) {
             // The receiver is still here.
-            Some(result) => drop(sender.send(result)),
+            Some(result) => drop(sender.send(result.clone())),
             None if table.is_over => {}
-            None => drop(table.waiting.insert(job, sender)),
+            None => table.waiting.entry(job).or_default().push(sender),
         }
         drop(table);
         end
@@ -103,11 +104,12 @@ impl Table {
     }
 
     fn ended(&mut self, job: OwnedObjectPath, result: String) {
-        match self.waiting.remove(&job) {
+        for waiting in self.waiting.remove(&job).into_iter().flatten() {
             // Whoever waited may have given up.
-            Some(waiting) => drop(waiting.send(result)),
-            None if self.calls > 0 => drop(self.early.insert(job, result)),
-            None => {}
+            let _ = waiting.send(result.clone());
+        }
+        if self.calls > 0 {
+            self.early.insert(job, result);
         }
     }
 }
@@ -151,6 +153,13 @@ mod tests {
         ended(1);
         assert_eq!(first.try_recv().unwrap(), "end of 1");
         assert!(lock(&table).early.is_empty() && lock(&table).waiting.is_empty());
+        // PID 1 has merged two calls into one job: each of them hears of its end, before it and after.
+        let [one, two, three] = [call(), call(), call()];
+        let mut ends = [one.job(path(6)), two.job(path(6))];
+        ended(6);
+        for end in ends.iter_mut().chain([&mut three.job(path(6))]) {
+            assert_eq!(end.try_recv().unwrap(), "end of 6");
+        }
         // Nothing is remembered while nobody calls.
         ended(3);
         assert!(lock(&table).early.is_empty());

@@ -1,6 +1,9 @@
 //! A whole host that becomes idle in the same moment.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use tests::{
     client::{self, Request},
@@ -58,4 +61,35 @@ fn sixty_services_that_are_idle_at_once_are_stopped_by_the_agent() {
     }
     let journal = sandbox.journal("ondemand.service");
     assert!(!journal.contains("systemd does not answer"), "{journal}");
+}
+
+/// PID 1 merges their starts into one job, whose end both of them wait for.
+#[test]
+fn all_who_start_a_service_at_once_are_answered() {
+    require_sandbox!();
+    let sandbox = service::on_demand(service::CONFIG, "").unwrap();
+    sandbox.run(&["mkfifo", "/run/go"]).unwrap();
+    let waits = "[Service]\nExecStartPre=cat /run/go\n";
+    let place = "/etc/systemd/system/app.service.d/waits.conf";
+    sandbox.write(place, waits).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    let start = || {
+        let mut command = sandbox.command("ondemand");
+        command.args(["start", "test"]).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let callers = [start(), start(), start()];
+    let asked = "test: starting, on request";
+    service::wait_journal(&sandbox, "ondemand.service", asked, callers.len()).unwrap();
+    wait_for("the start has begun", service::SOON, || {
+        let state = sandbox.property("app.service", "SubState").ok()?;
+        (state == "start-pre").then_some(())
+    })
+    .unwrap();
+    sandbox.run(&["sh", "-c", "echo >/run/go"]).unwrap();
+    for caller in callers {
+        let ended = caller.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{said}");
+    }
 }
