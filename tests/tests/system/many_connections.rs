@@ -67,6 +67,15 @@ fn many_descriptors() {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
 }
 
+/// Limits what the kernel keeps for each socket of this sandbox, in bytes (tcp(7)). All of them together would take
+/// the memory that the host has for TCP, which then drops what arrives, of other tests too.
+fn limit_buffers(sandbox: &Sandbox, most: usize) {
+    for name in ["tcp_rmem", "tcp_wmem"] {
+        let line = format!("echo 4096 16384 {most} >/proc/sys/net/ipv4/{name}");
+        sandbox.run(&["sh", "-c", &line]).unwrap();
+    }
+}
+
 fn wait_open(sandbox: &Sandbox, connections: u64) {
     wait_for("the clients are counted", SOON, || {
         let open = number(sandbox, "test", "open_connections").ok()?;
@@ -101,6 +110,7 @@ fn connections_that_carry_nothing_take_no_buffers_and_leave_no_memory() {
     require_sandbox!();
     many_descriptors();
     let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    limit_buffers(&sandbox, 1 << 20);
     let connect = |count: usize| -> Vec<TcpStream> {
         let connect = || (0..count).map(|_| client::connect(front()).unwrap());
         sandbox.in_network(|| connect().collect()).unwrap()
@@ -150,6 +160,7 @@ fn clients_that_do_not_read_take_little_memory() {
     require_sandbox!();
     many_descriptors();
     let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    limit_buffers(&sandbox, 64 << 10);
     let ask = || {
         sandbox
             .in_network(|| client::get(front(), Request::default()))
