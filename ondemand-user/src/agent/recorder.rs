@@ -1,6 +1,11 @@
 //! Input of the history. Nothing waits for it or depends on it.
 
-use std::{collections::HashMap, path::Path, sync::mpsc::SyncSender, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::mpsc::SyncSender,
+    time::Duration,
+};
 
 use ondemand_core::{
     lifecycle::View,
@@ -44,7 +49,8 @@ impl Recorder {
             self.services.clear();
         }
         let services: Vec<String> = names.cloned().collect();
-        self.services.retain(|name, _| services.contains(name));
+        let watched: HashSet<&String> = services.iter().collect();
+        self.services.retain(|name, _| watched.contains(name));
         for name in &services {
             self.services.entry(name.clone()).or_default();
         }
