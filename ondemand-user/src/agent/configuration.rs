@@ -68,6 +68,15 @@ impl Agent {
             };
             watching.insert(name.clone(), watched);
         }
+        // Whoever has asked for this closes the front sockets of services that are gone as soon as it is done:
+        // none may be opened after that.
+        self.opening.retain(|name, task| {
+            let stays = config.services.contains_key(name) && !task.is_finished();
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
         self.services = watching.into_iter().collect();
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         let history = config.agent.history.as_deref();
@@ -89,7 +98,7 @@ impl Agent {
         if self.dry_run {
             return;
         }
-        let (services, known) = (&self.services, &self.systemd);
+        let (services, known, opening) = (&self.services, &self.systemd, &mut self.opening);
         self.unopened.retain(|name| {
             let Some(watched) = services.get(name) else {
                 return false;
@@ -103,7 +112,8 @@ impl Agent {
             let is_loaded = units.socket.is_loaded();
             if is_loaded && !units.socket.unit.state.is_up() {
                 let socket = watched.units.socket.clone();
-                tokio::spawn(open_front(systemd.clone(), name.clone(), socket));
+                let task = tokio::spawn(open_front(systemd.clone(), name.clone(), socket));
+                opening.insert(name.clone(), task.abort_handle());
             }
             !is_loaded
         });

@@ -57,6 +57,7 @@ use source::Source;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::AbortHandle,
 };
 use transitions::Transitions;
 
@@ -95,6 +96,8 @@ struct Agent {
     aliases: Option<Aliases>,
     /// New services whose front sockets are to be started.
     unopened: BTreeSet<String>,
+    /// The starts of front sockets that are tried, by service.
+    opening: BTreeMap<String, AbortHandle>,
     transitions: Transitions,
     /// Whether the first configuration is being watched.
     began: bool,
@@ -173,6 +176,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         permission: Permission::default(),
         aliases: None,
         unopened: BTreeSet::new(),
+        opening: BTreeMap::new(),
         transitions: Transitions::default(),
         began: false,
         broken: None,

@@ -18,6 +18,7 @@ use crate::{
         check::generator_program,
         permission,
         settle::{self, Step},
+        turn::Turn,
         units::{Record, generator},
     },
     systemd::Systemd,
@@ -29,7 +30,7 @@ use crate::{
 ///
 /// The configuration is invalid: then nothing was done. Or a step failed; the others were taken.
 pub async fn run(path: &Path) -> Result<()> {
-    let config = config_file::load(path)?;
+    config_file::load(path)?;
     ensure!(
         geteuid().is_root(),
         "only root may do this: `sudo ondemand apply`"
@@ -47,10 +48,13 @@ pub async fn run(path: &Path) -> Result<()> {
             generator::NAME
         );
     }
+    let _turn = Turn::take().await?;
+    let config = config_file::load(path)?;
     let systemd = Systemd::connect().await?;
     systemd.daemon_reload().await?;
     let mut failed = false;
-    for step in settle::run(&config, &Record::here(), true).await? {
+    let steps = settle::run(&config, &Record::here(), true).await?;
+    for step in &steps {
         failed |= matches!(step, Step::Waits(..));
         say(&step.to_string());
     }
@@ -58,7 +62,10 @@ pub async fn run(path: &Path) -> Result<()> {
     failed |= !permit(path);
     let services = counted(config.services.len() as u64, "service");
     match tell_agent().await {
-        Ok(true) => say(&format!("the agent watches {services}")),
+        Ok(true) => {
+            settle::close_again(&steps, &systemd).await?;
+            say(&format!("the agent watches {services}"));
+        }
         Ok(false) => say(&format!(
             "{services} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service"
         )),

@@ -3,4 +3,5 @@
 pub mod check;
 pub mod permission;
 pub mod settle;
+pub mod turn;
 pub mod units;

@@ -10,7 +10,7 @@
 
 use std::{collections::HashSet, fmt, fs, path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 use ondemand_core::{
     config::{Config, DEFAULT_PATH, Endpoint, Service, UnitNames},
@@ -19,7 +19,10 @@ use ondemand_core::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use super::units::{Entry, Record};
+use super::{
+    turn::Turn,
+    units::{Entry, Record},
+};
 use crate::{
     host::config_file,
     kernel::sockets::{listening::is_listening, sock_diag::tcp_listeners},
@@ -86,6 +89,7 @@ pub async fn harmless(path: &Path) -> Result<()> {
     if !geteuid().is_root() || path != Path::new(DEFAULT_PATH) {
         return Ok(());
     }
+    let _turn = Turn::take().await?;
     let Ok(config) = config_file::load(path) else {
         return Ok(());
     };
@@ -96,7 +100,7 @@ pub async fn harmless(path: &Path) -> Result<()> {
 }
 
 /// Takes these steps as far as they are harmless now. `close`: also closes the front sockets of services
-/// that are no longer configured, though their applications are up.
+/// that are no longer configured, though their applications are up. The caller has the [`Turn`].
 ///
 /// # Errors
 ///
@@ -295,8 +299,8 @@ async fn let_go(
         record.forget(name);
         return Ok(());
     };
-    let [proxy, lease, socket] =
-        ["service", "target", "socket"].map(|kind| format!("ondemand-{name}.{kind}"));
+    let [proxy, lease, socket, timer] =
+        ["service", "target", "socket", "timer"].map(|kind| format!("ondemand-{name}.{kind}"));
     let was_up = !is_down(&systemd.facts(&socket).await?);
     let heir = heir(&entry, &record.listens(name), config);
     let needed = heir.is_none() && !close && !is_down(&systemd.facts(&entry.unit).await?);
@@ -313,7 +317,8 @@ async fn let_go(
         ));
         return Ok(());
     }
-    for unit in [&socket, &lease] {
+    // First the timer, which would open the socket again.
+    for unit in [&timer, &socket, &lease] {
         if let JobEnd::Failed(why) = systemd.stop(unit).await {
             steps.push(Step::Waits(name.to_owned(), why));
             return Ok(());
@@ -331,6 +336,28 @@ async fn let_go(
             ),
             JobEnd::Failed(why) => Step::Waits(heir.name.clone(), why),
         });
+    }
+    Ok(())
+}
+
+/// Closes the front sockets of services that were let go once more: while an agent had not yet read the
+/// configuration, it may have opened them. Called when it has.
+///
+/// # Errors
+///
+/// PID 1 does not answer, or cannot close one.
+pub async fn close_again(steps: &[Step], systemd: &Systemd) -> Result<()> {
+    let gone = steps.iter().filter_map(|step| match step {
+        Step::LetGo(name) => Some(format!("ondemand-{name}.socket")),
+        _ => None,
+    });
+    for socket in gone {
+        if is_down(&systemd.facts(&socket).await?) {
+            continue;
+        }
+        if let JobEnd::Failed(why) = systemd.stop(&socket).await {
+            bail!("{socket}, whose service is no longer configured: {why}");
+        }
     }
     Ok(())
 }
