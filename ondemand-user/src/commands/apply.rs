@@ -48,7 +48,7 @@ pub async fn run(path: &Path) -> Result<()> {
             generator::NAME
         );
     }
-    let _turn = Turn::take().await?;
+    let turn = Turn::take().await?;
     let config = config_file::load(path)?;
     let systemd = Systemd::connect().await?;
     systemd.daemon_reload().await?;
@@ -61,9 +61,12 @@ pub async fn run(path: &Path) -> Result<()> {
     failed |= !open(&config, &systemd).await?;
     failed |= !permit(path);
     let services = counted(config.services.len() as u64, "service");
+    // The agent has root renew its permissions before it answers, which takes a turn of its own.
+    drop(turn);
     match tell_agent().await {
         Ok(true) => {
-            settle::close_again(&steps, &systemd).await?;
+            let _turn = Turn::take().await?;
+            settle::close_again(&steps, &config_file::load(path)?, &systemd).await?;
             say(&format!("the agent watches {services}"));
         }
         Ok(false) => say(&format!(

@@ -340,15 +340,17 @@ async fn let_go(
     Ok(())
 }
 
-/// Closes the front sockets of services that were let go once more: while an agent had not yet read the
-/// configuration, it may have opened them. Called when it has.
+/// Closes the front sockets of services that were let go once more, if they are still not configured: while an
+/// agent had not yet read the configuration, it may have opened them. Called when it has, with the [`Turn`].
 ///
 /// # Errors
 ///
 /// PID 1 does not answer, or cannot close one.
-pub async fn close_again(steps: &[Step], systemd: &Systemd) -> Result<()> {
+pub async fn close_again(steps: &[Step], config: &Config, systemd: &Systemd) -> Result<()> {
     let gone = steps.iter().filter_map(|step| match step {
-        Step::LetGo(name) => Some(format!("ondemand-{name}.socket")),
+        Step::LetGo(name) if !config.services.contains_key(name) => {
+            Some(format!("ondemand-{name}.socket"))
+        }
         _ => None,
     });
     for socket in gone {
