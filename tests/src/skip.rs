@@ -16,6 +16,23 @@ pub fn is_all_required() -> bool {
     env::var_os(REQUIRE_ALL).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
+/// Where this is set, as by `cargo xtask test --long`, tests run that take minutes or add little to another one.
+pub const LONG: &str = "ONDEMAND_LONG";
+
+/// Whether the long tests run, and the others at their full size.
+pub fn is_long() -> bool {
+    env::var_os(LONG).is_some()
+}
+
+/// Whether the calling test must return, because it is left out of the usual ones; prints why.
+pub fn is_left_out(reason: impl Display) -> bool {
+    let is_left_out = !is_long();
+    if is_left_out {
+        say(format_args!("{reason}; cargo xtask test --long"));
+    }
+    is_left_out
+}
+
 /// Whether the calling test must return, because it cannot run here; prints why.
 ///
 /// # Panics
@@ -86,7 +103,19 @@ macro_rules! require {
     };
 }
 
-/// The same for a test that needs a sandbox, where none can be booted.
+/// Returns from a test that is left out of the usual ones, for this reason; see [`skip::is_left_out`].
+///
+/// [`skip::is_left_out`]: crate::skip::is_left_out
+#[macro_export]
+macro_rules! require_long {
+    ($reason:expr) => {
+        if $crate::skip::is_left_out($reason) {
+            return;
+        }
+    };
+}
+
+/// Returns from a test that needs a sandbox, where none can be booted; see [`require!`].
 #[macro_export]
 macro_rules! require_sandbox {
     ($($passed:expr)?) => {

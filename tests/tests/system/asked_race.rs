@@ -15,12 +15,14 @@ use tests::{
     pause::arrive_at,
     sandbox::Sandbox,
     service::{self, status},
+    skip,
 };
 
 use crate::require_sandbox;
 
-/// For each service; `ONDEMAND_RACE_REQUESTS` overrides it.
-const REQUESTS: usize = 400;
+/// For each service, with [`skip::LONG`] more; `ONDEMAND_RACE_REQUESTS` is another number.
+const REQUESTS: usize = 200;
+const LONG_REQUESTS: usize = 2_000;
 const MEAN_GAP: Duration = Duration::from_millis(70);
 /// On a machine that is too busy for a stop between two of them, they repeat, half as often each time.
 const MOST_ROUNDS: u32 = 5;
@@ -95,7 +97,12 @@ fn load(index: usize, requests: usize, stops: &AtomicUsize) -> BTreeMap<Loss, u3
 fn stops_as_asked_lose_no_request() {
     require_sandbox!();
     let requests = env::var("ONDEMAND_RACE_REQUESTS");
-    let requests = requests.map_or(REQUESTS, |text| text.parse().unwrap());
+    let usual = if skip::is_long() {
+        LONG_REQUESTS
+    } else {
+        REQUESTS
+    };
+    let requests = requests.map_or(usual, |text| text.parse().unwrap());
     let sandbox = service::installed().unwrap();
     let mut text = String::new();
     for (index, (name, steer, idle, options)) in SERVICES.iter().enumerate() {

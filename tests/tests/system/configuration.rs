@@ -6,7 +6,7 @@ use tests::{
     metrics::{self, scrape},
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, SOON, front, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::{bus::check, require_sandbox};
@@ -91,7 +91,14 @@ fn a_wrong_configuration_is_seen_and_the_last_good_one_is_in_force() {
         (&format!("chmod 600 {FILE}"), "Permission denied"),
         ("chmod 700 /etc/ondemand", "Permission denied"),
     ];
-    for (index, (spoil, word)) in rows.iter().enumerate() {
+    // What is there instead of a file is the reader's own test, too.
+    let is_usual = |(_, word): &&(&str, &str)| {
+        !["Is a directory", "a pipe"]
+            .iter()
+            .any(|it| word.starts_with(it))
+    };
+    let rows = rows.iter().filter(|row| skip::is_long() || is_usual(row));
+    for (index, (spoil, word)) in rows.enumerate() {
         check(&sandbox, spoil, 0, &[]);
         let begin = std::time::Instant::now();
         check(&sandbox, "ondemand reload", 2, &[word]);

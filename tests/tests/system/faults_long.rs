@@ -16,10 +16,10 @@ use std::{
 };
 
 use tests::{
-    metrics,
+    metrics, require_long,
     sandbox::Sandbox,
     service::{self, SOON, status, wait_state},
-    skip, wait_closely, wait_for,
+    wait_closely, wait_for,
 };
 
 use crate::{
@@ -93,10 +93,7 @@ fn disturb(sandbox: &Sandbox, over: &Receiver<()>) -> BTreeMap<&'static str, u32
 #[test]
 fn a_hundred_thousand_requests() {
     require_sandbox!();
-    if env::var_os("ONDEMAND_LONG").is_none() {
-        skip::say("it takes ten minutes; cargo xtask test --long");
-        return;
-    }
+    require_long!("it takes ten minutes");
     let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(REQUESTS, |text| text.parse().unwrap());
     let start = Instant::now();
     let sandbox = set_up();

@@ -24,10 +24,10 @@ const STALLED: usize = 2_000;
 const MOST: u64 = 50 * 1024;
 
 /// Clients that stay connected after an answer.
-const IDLE: usize = 2_000;
-/// Clients that download at the same time, and how much.
-const DOWNLOADS: usize = 60;
-const DOWNLOAD: usize = 8_000_000;
+const IDLE: usize = 1_000;
+/// Clients that download at the same time, and how much: more than the kernel's buffers take.
+const DOWNLOADS: usize = 40;
+const DOWNLOAD: usize = 4_000_000;
 /// What the proxy may take for each client that carries nothing, in KiB.
 const MOST_EACH: f64 = 8.0;
 /// What it may have more than at its start when they are gone, in KiB. Some of it is shared: buffers for the next ones.

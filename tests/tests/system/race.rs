@@ -8,12 +8,15 @@ use tests::{
     classic::{Checking, Classic, End},
     client::Loss,
     service::{self, number},
+    skip,
 };
 
 use crate::require_sandbox;
 
 const SERVICES: u16 = 5;
-const REQUESTS: usize = 1_000;
+/// For each service; with [`skip::LONG`] more.
+const REQUESTS: usize = 300;
+const LONG_REQUESTS: usize = 2_000;
 const MEAN_GAP: Duration = Duration::from_millis(60);
 /// One arrival in this number is aimed at the moment when the service becomes idle.
 const AIMED: f64 = 1.0 / 8.0;
@@ -43,8 +46,13 @@ fn classic(index: u16) -> Classic {
 }
 
 #[test]
-fn five_thousand_requests_and_no_loss() {
+fn requests_at_all_times_and_no_loss() {
     require_sandbox!();
+    let requests = if skip::is_long() {
+        LONG_REQUESTS
+    } else {
+        REQUESTS
+    };
     let sandbox = service::installed().unwrap();
     let mut text = String::new();
     for index in 0..SERVICES {
@@ -70,7 +78,7 @@ fn five_thousand_requests_and_no_loss() {
                     scope.spawn(move || {
                         let arrivals = Arrivals {
                             address: SocketAddr::from(([127, 0, 0, 1], base + index)),
-                            requests: REQUESTS,
+                            requests,
                             mean_gap: MEAN_GAP,
                             aimed: AIMED,
                             idle: Duration::from_millis(IDLE_MS[usize::from(index)]),
@@ -112,11 +120,11 @@ fn five_thousand_requests_and_no_loss() {
     let classic_stops: usize = (0..SERVICES)
         .map(|index| classic(index).stops(&sandbox))
         .sum();
-    let total = usize::from(SERVICES) * REQUESTS;
+    let total = usize::from(SERVICES) * requests;
     eprintln!("ondemand: {total} requests, {stops} stops, lost: {ours:?}");
     eprintln!("checker script: {total} requests, {classic_stops} stops, lost: {theirs:?}");
     assert!(ours.is_empty(), "lost: {ours:?}");
-    assert!(stops >= 100, "only {stops} stops");
+    assert!(stops >= total as u64 / 50, "only {stops} stops");
     assert_eq!(accepted, total as u64);
     assert_eq!(drift, 0);
     assert!(

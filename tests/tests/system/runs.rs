@@ -135,7 +135,7 @@ fn the_first_start_of_a_new_service_is_counted_by_all() {
     let mut config = agent.to_owned();
     let file = "/etc/ondemand/ondemand.toml";
     let run = |script: &str| sandbox.run(&["sh", "-c", script]).unwrap();
-    for index in 0..6_u16 {
+    for index in 0..3_u16 {
         let (name, unit) = (format!("new{index}"), format!("new{index}.service"));
         let (front, back) = (8100 + index, 8200 + index);
         service::write_backend(&sandbox, &unit, &format!("--listen 127.0.0.1:{back}")).unwrap();

@@ -4,7 +4,7 @@
 //! The same load is lost where a step of the protocol is left out, which shows that this test
 //! would see it.
 //!
-//! `ONDEMAND_RACE_REQUESTS` is the number of requests; 20000 is the full size.
+//! `ONDEMAND_RACE_REQUESTS` is another number of requests.
 
 use std::{
     collections::BTreeMap,
@@ -23,14 +23,19 @@ use tests::{
     built,
     client::{self, Loss, Random, Request},
     pause::{arrive_at, think},
+    require_long,
     sandbox::Sandbox,
     service::{self, status},
-    wait_closely,
+    skip, wait_closely,
 };
 
 use crate::require_sandbox;
 
-const REQUESTS: usize = 2_500;
+const REQUESTS: usize = 1_000;
+/// With [`skip::LONG`].
+const LONG_REQUESTS: usize = 20_000;
+/// By when a request must be lost where a step is left out.
+const UNTIL_LOST: usize = 10_000;
 /// A load that takes longer does not end. It takes a minute or two.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// The same of the clients of one service: a lost one waits up to half a minute for each of its
@@ -367,7 +372,12 @@ impl Race {
 #[test]
 fn steered_requests_are_not_lost() {
     require_sandbox!();
-    let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(REQUESTS, |text| text.parse().unwrap());
+    let usual = if skip::is_long() {
+        LONG_REQUESTS
+    } else {
+        REQUESTS
+    };
+    let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(usual, |text| text.parse().unwrap());
     let sandbox = set_up(None);
     let race = race(&sandbox, total, false);
     assert!(race.lost.is_empty(), "lost: {:?}", race.lost);
@@ -383,7 +393,7 @@ fn steered_requests_are_not_lost() {
 #[track_caller]
 fn check_loses(step: &str) {
     let sandbox = set_up(Some(step));
-    let race = race(&sandbox, 4 * REQUESTS, true);
+    let race = race(&sandbox, UNTIL_LOST, true);
     eprintln!(
         "without the {step}: lost {:?} within {} requests and {} stops",
         race.lost, race.requests, race.stops
@@ -400,5 +410,6 @@ fn without_the_gate_the_same_load_is_lost() {
 #[test]
 fn without_the_half_open_check_the_same_load_is_lost() {
     require_sandbox!();
+    require_long!("the model of the stop protocol shows the same, in no time");
     check_loses("half-open-check");
 }
