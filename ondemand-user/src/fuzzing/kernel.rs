@@ -31,7 +31,7 @@ pub fn sock_diag(data: &[u8]) {
 pub fn events(data: &[u8]) {
     match decode::message(data) {
         None => assert!(data.len() < 16),
-        Some(Message::Event(_) | Message::Unlistened | Message::Unknown(_)) => {}
+        Some(Message::Event(_) | Message::Unlistened(_) | Message::Unknown(_)) => {}
     }
     if let Some(name) = decode::name(data) {
         assert!(!name.is_empty() && !name.contains('\0'));

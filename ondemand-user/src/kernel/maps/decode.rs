@@ -22,8 +22,8 @@ const PIECE: usize = 32 * 1024;
 pub(crate) enum Message {
     /// An event for the agent.
     Event(KernelEvent),
-    /// With several listeners (SO_REUSEPORT), the closed one may be the one that steering used.
-    Unlistened,
+    /// A listener of this service was closed.
+    Unlistened(Slot),
     /// A kind that this agent does not know.
     Unknown(Event),
 }
@@ -45,7 +45,7 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
         EVENT_OPENED => Message::Event(KernelEvent::Opened(slot)),
         EVENT_CLOSED => Message::Event(KernelEvent::Closed(slot)),
         EVENT_ANSWERED => Message::Event(KernelEvent::Answered(slot, at)),
-        EVENT_UNLISTENED => Message::Unlistened,
+        EVENT_UNLISTENED => Message::Unlistened(slot),
         _ => Message::Unknown(event),
     })
 }

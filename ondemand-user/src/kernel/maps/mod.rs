@@ -1,19 +1,19 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
 pub(crate) mod decode;
+mod events;
 mod networks;
 pub(crate) mod snapshot;
 mod watch;
 mod watchlist;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf};
-use decode::Message;
 use ondemand_core::measure::{
     Ktime,
-    sample::{KernelEvent, Leg, Sample, Slot, Snapshot},
+    sample::{Leg, Sample, Slot, Snapshot},
 };
 use ondemand_ebpf::{
     Alarm, Counters, Endpoint, GATE_ADMIT, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET, INET6,
@@ -41,6 +41,8 @@ pub struct Sampler {
     listeners: Array<MapData, u64>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
+    /// Services of which a listener was closed: others are still to be searched for.
+    unlistened: BTreeSet<Slot>,
     /// Every slot ever assigned, with its owner's name.
     known: BTreeMap<Slot, String>,
     watched: BTreeMap<Slot, Addresses>,
@@ -72,6 +74,7 @@ impl Sampler {
             names,
             // SAFETY: it owns its descriptor, which stays the same for its lifetime.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
+            unlistened: BTreeSet::new(),
             kernel,
             taken_over: !known.is_empty(),
             known,
@@ -185,6 +188,7 @@ impl Sampler {
 
     fn records(&mut self, iterator: &str) -> Result<Vec<SocketRecord>> {
         let what = || format!("read the sockets ({iterator})");
+        log::debug!("walking the host's socket tables: {iterator}");
         decode::records(self.kernel.iterate(iterator)?).with_context(what)
     }
 
@@ -306,44 +310,6 @@ impl Sampler {
         let mut alarm = self.alarms.get(&slot.0, 0).with_context(what)?;
         change(&mut alarm);
         self.alarms.set(slot.0, alarm, 0).with_context(what)
-    }
-
-    /// Waits for the next event. Cancel safe.
-    ///
-    /// # Errors
-    ///
-    /// The ring buffer cannot be watched.
-    pub async fn next_event(&mut self) -> Result<KernelEvent> {
-        loop {
-            match read_message(&mut self.events).await? {
-                Message::Event(event) => return Ok(event),
-                // Search for the others.
-                Message::Unlistened => {
-                    // Without listeners the proxy serves, so the agent goes on.
-                    if let Err(error) = self.records("adopt") {
-                        log::warn!("cannot search for listeners, the proxy serves: {error:#}");
-                    }
-                }
-                Message::Unknown(event) => {
-                    log::debug!("ignored an unknown kernel event: {event:?}")
-                }
-            }
-        }
-    }
-}
-
-async fn read_message(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message> {
-    loop {
-        let mut guard = events
-            .readable_mut()
-            .await
-            .context("wait for the kernel's events")?;
-        if let Some(item) = guard.get_inner_mut().next()
-            && let Some(message) = decode::message(&item)
-        {
-            return Ok(message);
-        }
-        guard.clear_ready();
     }
 }
 

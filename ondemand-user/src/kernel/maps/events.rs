@@ -1,0 +1,85 @@
+//! The events of the kernel's programs.
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use ondemand_core::measure::sample::{KernelEvent, Slot};
+use tokio::io::unix::AsyncFd;
+
+use super::{
+    Sampler,
+    decode::{self, Message},
+};
+use crate::kernel::sockets::sock_diag::tcp_listener_at;
+
+impl Sampler {
+    /// Waits for the next event. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The ring buffer cannot be watched.
+    pub async fn next_event(&mut self) -> Result<KernelEvent> {
+        loop {
+            let message = match next(self.events.get_mut()) {
+                Some(message) => message,
+                None => {
+                    // A thousand listeners that were closed together, or while no agent ran, cost one search.
+                    self.find_other_listeners();
+                    wait(&mut self.events).await?
+                }
+            };
+            match message {
+                Message::Event(event) => return Ok(event),
+                Message::Unlistened(slot) => drop(self.unlistened.insert(slot)),
+                Message::Unknown(event) => {
+                    log::debug!("ignored an unknown kernel event: {event:?}")
+                }
+            }
+        }
+    }
+
+    /// With several listeners (SO_REUSEPORT), the closed one may be the one that steering used.
+    fn find_other_listeners(&mut self) {
+        let closed = std::mem::take(&mut self.unlistened);
+        // A walk over the tables passes all buckets of the host: 2 ms and more, where this takes microseconds.
+        if !closed.into_iter().any(|slot| self.may_listen(slot)) {
+            return;
+        }
+        // Without listeners the proxy serves, so the agent goes on.
+        if let Err(error) = self.records("adopt") {
+            log::warn!("cannot search for listeners, the proxy serves: {error:#}");
+        }
+    }
+
+    /// Whether a listener may be at the address of the application: true if that is unknown.
+    fn may_listen(&self, slot: Slot) -> bool {
+        let backend = self.watched.get(&slot).and_then(|of| of.backend);
+        backend.is_some_and(|address| {
+            // The kernel's look-up of a wildcard does not find the listeners of single addresses.
+            address.ip().is_unspecified()
+                || tcp_listener_at(address).map_or(true, |found| found.is_some())
+        })
+    }
+}
+
+/// The next message that is there.
+fn next(events: &mut RingBuf<MapData>) -> Option<Message> {
+    loop {
+        // What cannot be decoded is skipped.
+        if let Some(message) = decode::message(&events.next()?) {
+            return Some(message);
+        }
+    }
+}
+
+async fn wait(events: &mut AsyncFd<RingBuf<MapData>>) -> Result<Message> {
+    loop {
+        let mut guard = events
+            .readable_mut()
+            .await
+            .context("wait for the kernel's events")?;
+        if let Some(message) = next(guard.get_inner_mut()) {
+            return Ok(message);
+        }
+        guard.clear_ready();
+    }
+}
