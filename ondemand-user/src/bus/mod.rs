@@ -13,7 +13,7 @@ mod stream;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 pub use error::Error;
 use futures_util::StreamExt as _;
 use manager::Manager;
@@ -27,6 +27,8 @@ use zbus::{
 
 use crate::systemd::unit_path::label;
 
+/// The sender of the bus's own signals.
+const BUS: &str = "org.freedesktop.DBus";
 /// Sent to the owner of a name that has lost it.
 const NAME_LOST: &str = "type='signal',sender='org.freedesktop.DBus',\
     interface='org.freedesktop.DBus',member='NameLost',arg0='org.ondemand1'";
@@ -103,10 +105,19 @@ pub async fn serve(
         published = news::publish(connection, &requests, news) => {
             published.context("publish changes on the bus")
         }
-        signal = lost.next() => match signal {
-            Some(Ok(_)) => bail!("the bus gave its name to another"),
-            Some(Err(error)) => Err(error).context("the bus"),
-            None => bail!("the bus closed the connection"),
-        },
+        end = name_lost(&mut lost) => Err(end),
+    }
+}
+
+/// Waits until the bus takes the name away, or ends.
+async fn name_lost(signals: &mut MessageStream) -> anyhow::Error {
+    loop {
+        match signals.next().await {
+            // Any user may send such a signal to a connection.
+            Some(Ok(signal)) if signal.header().sender().is_none_or(|from| *from != BUS) => {}
+            Some(Ok(_)) => return anyhow!("the bus gave its name to another"),
+            Some(Err(error)) => return anyhow::Error::new(error).context("the bus"),
+            None => return anyhow!("the bus closed the connection"),
+        }
     }
 }

@@ -12,9 +12,9 @@ use tokio::{
     sync::{OnceCell, oneshot},
     task::AbortHandle,
 };
-use zbus::{Connection, MessageStream, OwnedObjectPath};
+use zbus::{Connection, MessageStream, OwnedObjectPath, names::OwnedUniqueName};
 
-use super::QUEUE;
+use super::{QUEUE, signals::pid1};
 
 const REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
     interface='org.freedesktop.systemd1.Manager',member='JobRemoved',\
@@ -62,7 +62,8 @@ impl Jobs {
     pub async fn call(&self, connection: &Connection) -> zbus::Result<Call> {
         let start = || async {
             let ends = MessageStream::for_match_rule(REMOVED, connection, Some(QUEUE)).await?;
-            let task = tokio::spawn(read(ends, Arc::clone(&self.table)));
+            let pid1 = pid1(connection).await?;
+            let task = tokio::spawn(read(ends, pid1, Arc::clone(&self.table)));
             zbus::Result::Ok(Reader(task.abort_handle()))
         };
         self.reader.get_or_try_init(start).await?;
@@ -118,8 +119,16 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn read(mut ends: MessageStream, table: Arc<Mutex<Table>>) {
+async fn read(mut ends: MessageStream, mut known: OwnedUniqueName, table: Arc<Mutex<Table>>) {
     while let Some(Ok(message)) = ends.next().await {
+        let header = message.header();
+        // Any user may send a signal to a connection. PID 1 has another name after it has re-executed itself.
+        if header.sender() != Some(&*known) {
+            match pid1(&Connection::from(&ends)).await {
+                Ok(name) if header.sender() == Some(&*name) => known = name,
+                _ => continue,
+            }
+        }
         let end: zbus::Result<(u32, OwnedObjectPath, String, String)> =
             message.body().deserialize();
         match end {

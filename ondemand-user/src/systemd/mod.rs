@@ -31,7 +31,7 @@ use names::Names;
 use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
 pub use reading::{Known, Properties, Reading};
-use signals::{Streams, forward};
+use signals::{Signals, forward};
 pub use standing::Standing;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc},
@@ -123,14 +123,12 @@ impl Link {
         let connection = connect().await?;
         // First the rules, then the subscription; the units are read last of all, so that no change
         // is missed.
-        let streams = Streams::open(&connection)
-            .await
-            .context("add match rules for systemd's signals")?;
+        let signals = Signals::open(&connection).await?;
         let systemd = Systemd::over(connection).await?;
         let subscribed = systemd.manager.subscribe().await;
         subscribed.context("subscribe to systemd's signals")?;
         let (sender, changes) = mpsc::unbounded_channel();
-        let forwarder = tokio::spawn(forward(streams, Arc::clone(&systemd.watched), sender));
+        let forwarder = tokio::spawn(forward(signals, Arc::clone(&systemd.watched), sender));
         Ok(Self {
             systemd,
             changes,
