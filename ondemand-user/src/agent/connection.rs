@@ -102,11 +102,27 @@ impl Connection {
         }
     }
 
-    /// Takes over readings and changes.
-    pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) {
+    /// A change that is already there.
+    pub fn change(&mut self) -> Option<Change> {
+        self.link.as_mut()?.changes.try_recv().ok()
+    }
+
+    /// Of readings of units' states, the units of which the signals have not told the same. With none, nothing
+    /// follows from the readings.
+    pub fn differing(&self, readings: &[(String, Reading)]) -> Vec<String> {
+        let differs = |(unit, reading): &&(String, Reading)| {
+            !reading.is_whole() && self.known(unit).is_none_or(|known| !known.has(reading))
+        };
+        let differing = readings.iter().filter(differs);
+        differing.map(|(unit, _)| unit.clone()).collect()
+    }
+
+    /// Takes over readings and changes. Returns whether anything is known that was not.
+    pub fn take(&mut self, readings: impl IntoIterator<Item = (String, Reading)>) -> bool {
+        let mut is_new = false;
         for (unit, reading) in readings {
             match self.known.get_mut(&unit) {
-                Some(known) => known.apply(&reading),
+                Some(known) => is_new |= known.apply(&reading),
                 None if reading.is_whole() => {
                     let early = self.early.remove(&unit).unwrap_or_default();
                     let known = self.known.entry(unit).or_default();
@@ -115,10 +131,12 @@ impl Connection {
                     for reading in &early {
                         known.apply(reading);
                     }
+                    is_new = true;
                 }
                 None => self.early.entry(unit).or_default().push(reading),
             }
         }
+        is_new
     }
 
     /// PID 1 has loaded the units' files again: what failed with the earlier ones may work.

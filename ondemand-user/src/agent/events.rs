@@ -71,7 +71,7 @@ pub(super) enum Message {
         /// When one began to listen, if that is what is new.
         at: Option<Ktime>,
     },
-    /// The end of a job, and the service's units after it.
+    /// The end of a job, and the service's units after it: their states only, or whole.
     Job {
         service: String,
         ticket: u64,

@@ -327,7 +327,7 @@ impl Agent {
         });
     }
 
-    /// Starts or stops the lease, then reads the service's units.
+    /// Starts or stops the lease, then asks for the states of the service's units.
     fn run_job(&mut self, name: &str, start: bool) {
         // Without systemd there are no steps, so this is never reached without it.
         let (Some(watched), Some(systemd)) = (self.services.get_mut(name), self.systemd.caller())
@@ -352,7 +352,7 @@ impl Agent {
             } else {
                 Moment::Released
             });
-            let readings = systemd.read(&names.each().map(String::clone)).await;
+            let readings = systemd.read_states(&names.each().map(String::clone)).await;
             // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Job {
                 service,

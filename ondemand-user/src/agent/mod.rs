@@ -11,6 +11,7 @@ mod configuration;
 mod connection;
 mod events;
 mod holding;
+mod jobs;
 mod kernel_events;
 mod last_look;
 mod look;
@@ -63,7 +64,7 @@ use transitions::Transitions;
 
 use crate::{
     bus,
-    host::{ablation, clock, complaints::Complaints},
+    host::{clock, complaints::Complaints},
     kernel::{maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
@@ -131,7 +132,8 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         Ok(opened) => opened,
         Err(error) => {
             if notifier.is_heard() {
-                notifier.status(format!("waiting for a valid configuration: {error:#}"));
+                let text = format!("waiting for a valid configuration: {error:#}");
+                notifier.status(text, clock::now());
                 tokio::select! {
                     () = source::changed(config_path) => {}
                     _ = terminate.recv() => {}
@@ -270,7 +272,10 @@ impl Agent {
         match event {
             Event::Kernel(event) => self.kernel_event(event),
             Event::Systemd(Some(Change::Unit { unit, reading })) => {
-                self.systemd.take([(unit.clone(), *reading)]);
+                // PID 1 reports the same more than once.
+                if !self.systemd.take([(unit.clone(), *reading)]) {
+                    return;
+                }
                 self.read_if_unloaded(&unit);
                 self.hear_socket(&unit);
                 for name in self.services.of_unit(&unit).to_vec() {
@@ -338,11 +343,7 @@ impl Agent {
                 }
                 if self.is_awaited(&service, ticket) {
                     match readings {
-                        Ok(readings) => {
-                            self.systemd.take(readings);
-                            self.look(&service, Input::Job(end));
-                            ablation::reached(ablation::Moment::Settling);
-                        }
+                        Ok(readings) => self.job_ended(service, ticket, end, readings),
                         Err(error) => self.disconnected(&format!("{error:#}")),
                     }
                 }
@@ -374,7 +375,7 @@ impl Agent {
         }
         changed.extend(self.sum_up());
         self.announce(&changed);
-        self.notifier.status(self.summary());
+        self.notifier.status(self.summary(), now);
     }
 
     /// Whether the kernel still counts. If not, the agent exits and the next one reloads the programs.

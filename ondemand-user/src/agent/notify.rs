@@ -9,6 +9,8 @@ use crate::host::clock;
 
 /// Maximum duration of one step of the start.
 const STEP: Duration = Duration::from_secs(90);
+/// The time between two status lines: PID 1 has to read each, and to send two signals about it.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The watchdog and the status line.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub struct Notifier {
     interval: Option<Duration>,
     next: Ktime,
     status: String,
+    /// When the next status line may be sent.
+    next_status: Ktime,
+    /// Whether one waits for that.
+    is_outdated: bool,
 }
 
 impl Notifier {
@@ -27,6 +33,8 @@ impl Notifier {
             interval,
             next: clock::now(),
             status: String::new(),
+            next_status: clock::now(),
+            is_outdated: false,
         }
     }
 
@@ -60,19 +68,30 @@ impl Notifier {
         send(&[NotifyState::Stopping]);
     }
 
-    /// Shows `status` in `systemctl status`, if it is new.
-    pub fn status(&mut self, status: String) {
+    /// Shows `status` in `systemctl status`, if it is new: at once, or when the last one is a second old.
+    pub fn status(&mut self, status: String, now: Ktime) {
         // A line ends the notification's entry.
         let status = status.replace('\n', "; ");
-        if status != self.status {
+        self.is_outdated = status != self.status;
+        if self.is_outdated && now >= self.next_status {
             send(&[NotifyState::Status(&status)]);
             self.status = status;
+            self.is_outdated = false;
+            self.next_status = now + STATUS_PAUSE;
         }
     }
 
-    /// When [`Notifier::alive`] must be called next.
+    /// The same without a pause, for a caller that waits.
+    pub fn status_at_once(&mut self, status: String, now: Ktime) {
+        self.next_status = now;
+        self.status(status, now);
+    }
+
+    /// When [`Notifier::alive`] or [`Notifier::status`] must be called next.
     pub fn due(&self) -> Option<Ktime> {
-        self.interval.map(|_| self.next)
+        let alive = self.interval.map(|_| self.next);
+        let status = self.is_outdated.then_some(self.next_status);
+        alive.into_iter().chain(status).min()
     }
 
     /// Feeds the watchdog when it is due. Returns true if it was due.

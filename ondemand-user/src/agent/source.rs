@@ -22,7 +22,7 @@ use crate::{
     bus::{Reply, report},
     host::{
         atomic_file::{self, Store},
-        config_file,
+        clock, config_file,
     },
     install::{
         permission::rule,
@@ -286,7 +286,7 @@ impl Agent {
             Err(error) => log::error!("{error:#}"),
         }
         self.announcer.configuration(self.source.trouble());
-        self.notifier.status(self.summary());
+        self.notifier.status_at_once(self.summary(), clock::now());
         self.notifier.ready();
         result
     }

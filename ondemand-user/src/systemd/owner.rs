@@ -2,18 +2,10 @@
 
 use anyhow::Result;
 use ondemand_core::measure::unit::Owner;
-use zbus::{DeserializeDict, Type};
+use tokio::try_join;
+use zbus::OwnedObjectPath;
 
-use super::{SERVICE, Systemd};
-
-#[derive(Debug, Default, DeserializeDict, Type)]
-#[zbus(signature = "a{sv}")]
-struct Properties {
-    #[zbus(rename = "ControlGroup")]
-    control_group: Option<String>,
-    #[zbus(rename = "UID")]
-    uid: Option<u32>,
-}
+use super::{SERVICE, Systemd, unit_path};
 
 impl Systemd {
     /// Reads the cgroup and the user of a service.
@@ -22,11 +14,15 @@ impl Systemd {
     ///
     /// PID 1 does not answer, or the unit is not a service.
     pub async fn owner(&self, unit: &str) -> Result<Owner> {
-        let found: Properties = self.all(unit, SERVICE).await?;
+        let path = OwnedObjectPath::try_from(unit_path::of(unit))?;
+        let (control_group, uid) = try_join!(
+            self.property_of(&path, SERVICE, "ControlGroup"),
+            self.property_of::<u32>(&path, SERVICE, "UID"),
+        )?;
         Ok(Owner {
-            control_group: found.control_group.unwrap_or_default(),
+            control_group,
             // The largest number means "none" (UID_INVALID).
-            user: found.uid.filter(|uid| *uid != u32::MAX),
+            user: (uid != u32::MAX).then_some(uid),
         })
     }
 }

@@ -74,6 +74,21 @@ impl Systemd {
         Ok(readings)
     }
 
+    /// The states of units now, by one question: readings that are not whole.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn read_states(&self, units: &[String]) -> Result<Vec<(String, Reading)>> {
+        let (position, rows) = self.list(units).await?;
+        let reading = |row| Reading {
+            position,
+            properties: Properties::of(row),
+        };
+        let readings = rows.into_iter().map(reading);
+        Ok(units.iter().cloned().zip(readings).collect())
+    }
+
     /// A row for each of the names, and the position of the reply in the bus's stream of messages.
     pub(super) async fn list(&self, units: &[String]) -> Result<(Sequence, Vec<Row>)> {
         let _turn = Self::turn(&self.reads).await;

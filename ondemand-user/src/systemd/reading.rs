@@ -118,12 +118,23 @@ impl Known {
 }
 
 impl Known {
+    /// Whether `reading`, of a unit's state, has nothing but what is known: the signals of all changes were taken
+    /// over, or those whose signals are still on their way have been undone.
+    pub fn has(&self, reading: &Reading) -> bool {
+        let mut other = self.clone();
+        other.apply_loaded(&reading.properties);
+        other.apply_changes(&reading.properties);
+        self.is_like(&other)
+    }
+
     /// Takes over `reading`, as far as nothing newer is known.
     ///
     /// PID 1 signals what changes while a unit is loaded. What it takes from the files is in none of its signals
     /// (`SD_BUS_VTABLE_PROPERTY_CONST`, src/core/dbus-unit.c): only a whole reading has that, also if a signal that
     /// followed its reply is known already, as after each daemon-reload.
-    pub fn apply(&mut self, reading: &Reading) {
+    /// Returns whether anything is another than before.
+    pub fn apply(&mut self, reading: &Reading) -> bool {
+        let before = self.clone();
         let is_newer = reading.position >= self.position;
         if is_newer || (reading.is_whole() && reading.position >= self.loaded_at) {
             self.apply_loaded(&reading.properties);
@@ -135,6 +146,28 @@ impl Known {
             self.position = reading.position;
             self.apply_changes(&reading.properties);
         }
+        !self.is_like(&before)
+    }
+
+    /// Whether the same is known of the unit.
+    fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            unit,
+            id,
+            load_state,
+            stop_when_unneeded,
+            conditions,
+            tried,
+            ..
+        } = self;
+        (unit, stop_when_unneeded, conditions, tried)
+            == (
+                &other.unit,
+                &other.stop_when_unneeded,
+                &other.conditions,
+                &other.tried,
+            )
+            && (id, load_state) == (&other.id, &other.load_state)
     }
 
     /// What follows from the unit's files.

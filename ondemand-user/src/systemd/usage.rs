@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use zbus::{DeserializeDict, Type};
+use tokio::try_join;
+use zbus::OwnedObjectPath;
 
-use super::{SERVICE, Systemd};
+use super::{SERVICE, Systemd, unit_path};
 
 /// The usage. `None`: it is not accounted, or the service is down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,15 +17,6 @@ pub struct Usage {
     pub cpu: Option<Duration>,
 }
 
-#[derive(Debug, Default, DeserializeDict, Type)]
-#[zbus(signature = "a{sv}")]
-struct Properties {
-    #[zbus(rename = "MemoryCurrent")]
-    memory: Option<u64>,
-    #[zbus(rename = "CPUUsageNSec")]
-    cpu: Option<u64>,
-}
-
 impl Systemd {
     /// Reads the usage of a service. Its CPU time stays available after its end until its next start.
     ///
@@ -32,12 +24,17 @@ impl Systemd {
     ///
     /// PID 1 does not answer, or the unit is not a service.
     pub async fn usage(&self, unit: &str) -> Result<Usage> {
-        let found: Properties = self.all(unit, SERVICE).await?;
+        let path = OwnedObjectPath::try_from(unit_path::of(unit))?;
+        // Of all properties of a service there are hundreds, and PID 1 reads files for some.
+        let (memory, cpu) = try_join!(
+            self.property_of::<u64>(&path, SERVICE, "MemoryCurrent"),
+            self.property_of::<u64>(&path, SERVICE, "CPUUsageNSec"),
+        )?;
         // The largest number means "unknown".
-        let known = |number: &u64| *number != u64::MAX;
+        let known = |number: u64| (number != u64::MAX).then_some(number);
         Ok(Usage {
-            memory: found.memory.filter(known),
-            cpu: found.cpu.filter(known).map(Duration::from_nanos),
+            memory: known(memory),
+            cpu: known(cpu).map(Duration::from_nanos),
         })
     }
 }

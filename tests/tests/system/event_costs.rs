@@ -1,0 +1,130 @@
+//! What an event of one service costs the agent, the kernel and PID 1, in numbers that do not depend on the machine.
+
+use std::{collections::BTreeSet, fs, process::Stdio};
+
+use tests::{
+    client::{self, Request},
+    sandbox::Sandbox,
+    service::{self, CONFIG, front, on_demand, wait_state},
+    wait_for,
+};
+
+use crate::require_sandbox;
+
+const AGENT: &str = "ondemand.service";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const WALKS: &str = "walking the host's socket tables";
+
+fn ask(sandbox: &Sandbox) {
+    sandbox
+        .in_network(|| client::get(front(), Request::default()))
+        .unwrap()
+        .unwrap();
+}
+
+/// The unique names of the agent's connections to the bus.
+pub fn connections(sandbox: &Sandbox) -> BTreeSet<String> {
+    let pid = sandbox.main_pid(AGENT).unwrap().to_string();
+    let list = sandbox.run(&["busctl", "list", "--no-legend"]).unwrap();
+    let mut found = BTreeSet::new();
+    for line in list.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [name, of, ..] = words[..]
+            && name.starts_with(':')
+            && of == pid
+        {
+            found.insert(name.to_owned());
+        }
+    }
+    found
+}
+
+/// The names of the calls to PID 1 that one of these connections made, in the order of their arrival at the bus,
+/// until the last of `until`.
+fn calls(sandbox: &Sandbox, of: &BTreeSet<String>, act: impl FnOnce()) -> Vec<String> {
+    let script = format!("exec busctl monitor --json=short {SYSTEMD} >/run/calls 2>/run/monitor");
+    let mut monitor = sandbox.command("sh");
+    let monitor = monitor.args(["-c", &script]).stdin(Stdio::null()).spawn();
+    let mut monitor = monitor.unwrap();
+    wait_for("the bus is watched", service::SOON, || {
+        let text = fs::read_to_string(sandbox.path("/run/monitor")).ok()?;
+        text.contains("Monitoring").then_some(())
+    })
+    .unwrap();
+    act();
+    // A call that is seen after all that came of the act.
+    let mark = ["busctl", "call", SYSTEMD, "/org/freedesktop/systemd1"];
+    let method = ["org.freedesktop.systemd1.Manager", "GetUnit", "s", AGENT];
+    sandbox.run(&[&mark[..], &method[..]].concat()).unwrap();
+    let messages = || {
+        let text = fs::read_to_string(sandbox.path("/run/calls")).ok()?;
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let lines: Vec<serde_json::Value> = lines.collect();
+        let is_mark = |message: &serde_json::Value| message["member"] == "GetUnit";
+        lines.iter().any(is_mark).then_some(lines)
+    };
+    let messages = wait_for("the bus has carried the mark", service::SOON, messages).unwrap();
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    let mut found = Vec::new();
+    for message in messages {
+        let sender = message["sender"].as_str().unwrap_or_default();
+        if message["type"] == "method_call" && of.contains(sender) {
+            found.push(message["member"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_stop_asks_pid_1_a_few_questions() {
+    require_sandbox!();
+    let sandbox = on_demand(CONFIG, "").unwrap();
+    let agent = connections(&sandbox);
+    let cycle = || {
+        ask(&sandbox);
+        wait_state(&sandbox, "app.service", "inactive").unwrap();
+        let stopped = || (service::number(&sandbox, "test", "stops").ok()? > 0).then_some(());
+        wait_for("the agent knows that", service::SOON, stopped).unwrap();
+    };
+    let calls = calls(&sandbox, &agent, cycle);
+    let count = |member: &str| calls.iter().filter(|it| *it == member).count();
+    assert_eq!(count("StopUnit"), 1, "{calls:?}");
+    // With all properties of a unit PID 1 looks for files; with those of a service it reads some of its cgroup.
+    assert_eq!(count("GetAll"), 0, "{calls:?}");
+    // The states after the stop; and before it the memory, twice, and the CPU time, for the metrics and the history.
+    // Signals that come later than the states cost one more reading, on a busy machine.
+    assert!(calls.len() < 12, "{} calls: {calls:?}", calls.len());
+}
+
+#[test]
+fn a_listener_that_is_closed_walks_no_socket_tables() {
+    require_sandbox!();
+    let steered = CONFIG
+        .replace("steer = false", "steer = true")
+        .replace("300ms", "1h");
+    let sandbox = on_demand(&steered, "").unwrap();
+    sandbox.run(&["systemctl", "stop", AGENT]).unwrap();
+    let place = format!("/etc/systemd/system/{AGENT}.d/says-more.conf");
+    let drop_in = "[Service]\nEnvironment=ONDEMAND_LOG=debug\n";
+    sandbox.write(&place, drop_in).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    // Listeners that were closed while no agent ran are nothing new, either.
+    for _ in 0..5 {
+        sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+        sandbox.run(&["systemctl", "stop", "app.service"]).unwrap();
+    }
+    service::start_agent(&sandbox).unwrap();
+    let walks = || sandbox.journal(AGENT).matches(WALKS).count();
+    // To find the listeners and connections that are older than the watch.
+    assert_eq!(walks(), 2, "{}", sandbox.journal(AGENT));
+    for _ in 0..5 {
+        sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+        sandbox.run(&["systemctl", "stop", "app.service"]).unwrap();
+    }
+    let stopped = || (service::number(&sandbox, "test", "stops").ok()? == 5).then_some(());
+    wait_for("the agent knows of the stops", service::SOON, stopped).unwrap();
+    assert_eq!(walks(), 2, "{}", sandbox.journal(AGENT));
+}
