@@ -1,7 +1,7 @@
 //! Applications whose unit is configured by an alias: the name may come to mean another unit, and two
 //! services may have one unit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Agent;
 use crate::host::{clock, config_file};
@@ -16,6 +16,20 @@ pub(super) struct Aliases {
 }
 
 impl Aliases {
+    /// The services whose unit has another own name than before.
+    fn renamed(&self, before: &Self) -> BTreeSet<String> {
+        let names = self.own.keys().chain(before.own.keys());
+        let differs = |name: &&String| self.own.get(*name) != before.own.get(*name);
+        names.filter(differs).cloned().collect()
+    }
+
+    /// The services whose unit has come to be shared, or is no longer.
+    fn reshared(&self, before: &Self) -> BTreeSet<String> {
+        let names = self.shared.keys().chain(before.shared.keys());
+        let differs = |name: &&String| self.shared.get(*name) != before.shared.get(*name);
+        names.filter(differs).cloned().collect()
+    }
+
     /// Why the unit of a service is not its own. `None`: it is.
     pub fn problem(&self, service: &str) -> Option<&String> {
         self.shared.get(service)
@@ -23,8 +37,8 @@ impl Aliases {
 }
 
 impl Agent {
-    /// Looks at the units' own names after they were read.
-    pub(super) fn find_aliases(&mut self) {
+    /// Looks at the units' own names after they were read. Returns the services of which they mean something else.
+    pub(super) fn find_aliases(&mut self) -> BTreeSet<String> {
         let mut found = Aliases::default();
         let mut users: HashMap<&str, &str> = HashMap::new();
         for (name, watched) in self.services.iter() {
@@ -52,15 +66,16 @@ impl Agent {
         let before = self.aliases.replace(found);
         // At the start everything is new, and `ondemand permit` has just run.
         let (Some(before), Some(found)) = (before, &self.aliases) else {
-            return;
+            return BTreeSet::new();
         };
         let now = clock::now();
         let mut is_new = false;
-        for (name, watched) in &mut self.services {
-            let (old, new) = (before.own.get(name), found.own.get(name));
-            if old == new {
+        let mut changed = found.renamed(&before);
+        for name in &changed {
+            let Some(watched) = self.services.get_mut(name) else {
                 continue;
-            }
+            };
+            let new = found.own.get(name);
             let unit = &watched.service.unit;
             match new {
                 Some(id) => log::info!("{name}: {unit} is an alias of {id}"),
@@ -69,9 +84,11 @@ impl Agent {
             watched.begin_anew(now);
             is_new |= new.is_some();
         }
+        changed.extend(found.reshared(&before));
         // PID 1 asks polkit about the unit's own name.
         if is_new {
             self.renew(None);
         }
+        changed
     }
 }

@@ -1,6 +1,6 @@
 //! The watched services: what a configuration means for them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
@@ -24,8 +24,9 @@ const OPEN_AGAIN: [Duration; 3] = [
 ];
 
 impl Agent {
-    /// Applies `config`. Services that were configured before keep their counters.
-    pub(super) fn apply(&mut self, config: Config) -> Result<()> {
+    /// Applies `config`. Services that were configured before keep their counters. Returns those that are not
+    /// configured as before; nothing is done for the others.
+    pub(super) fn apply(&mut self, config: Config) -> Result<BTreeSet<String>> {
         let wanted: Vec<_> = config.services.values().collect();
         for (name, watched) in self.services.iter() {
             if !config.services.contains_key(name) {
@@ -47,15 +48,28 @@ impl Agent {
         };
         let steerable = self.sampler.no_steering().is_none();
         let now = clock::now();
-        let mut before = self.services.take();
-        let mut watching = BTreeMap::new();
+        let gone: Vec<String> = self.services.keys().cloned().collect();
+        let gone = gone.into_iter().filter(|name| !slots.contains_key(name));
+        // Whether other services or units are watched.
+        let mut is_other = !self.began;
+        for name in gone {
+            self.services.remove(&name);
+            is_other = true;
+        }
+        let mut changed = BTreeSet::new();
         for (name, service) in &config.services {
             let Some(slot) = slots.get(name).copied() else {
                 continue;
             };
-            let watched = match before.remove(name) {
+            let present = self.services.get(name);
+            if present.is_some_and(|it| it.slot == slot && it.service == *service) {
+                continue;
+            }
+            let watched = match self.services.remove(name) {
                 Some(mut watched) => {
+                    let before = (watched.units.clone(), watched.could_steer());
                     watched.reconfigure(service.clone(), slot, self.dry_run, now);
+                    is_other |= before != (watched.units.clone(), watched.could_steer());
                     watched
                 }
                 None => {
@@ -63,31 +77,26 @@ impl Agent {
                     if self.began {
                         self.unopened.insert(name.clone());
                     }
+                    is_other = true;
                     self.adopt(service, slot, steerable, now)
                 }
             };
-            watching.insert(name.clone(), watched);
+            self.services.insert(watched);
+            changed.insert(name.clone());
         }
-        // Whoever has asked for this closes the front sockets of services that are gone as soon as it is done:
-        // none may be opened after that.
-        self.opening.retain(|name, task| {
-            let stays = config.services.contains_key(name) && !task.is_finished();
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        self.services = watching.into_iter().collect();
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         let history = config.agent.history.as_deref();
-        if self.recorder.watch(history, config.services.keys()) {
+        let names = config.services.keys();
+        if self.recorder.watch(history, names, is_other) {
             self.record_present();
         }
-        self.metrics.configure(&config);
+        self.metrics.configure(&config, is_other);
         self.config = config;
-        self.systemd.watch(self.services.iter());
-        self.announcer.services(self.services.keys().cloned());
-        Ok(())
+        if is_other {
+            self.systemd.watch(self.services.iter());
+            self.announcer.services(self.services.keys().cloned());
+        }
+        Ok(changed)
     }
 
     /// Starts the front sockets of new services, once systemd has their units.

@@ -2,15 +2,12 @@
 //! connection is lost.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
 use anyhow::Result;
-use ondemand_core::{
-    config::Service,
-    measure::{Ktime, unit::Units},
-};
+use ondemand_core::measure::{Ktime, unit::Units};
 use tokio::sync::oneshot;
 
 use super::{
@@ -261,8 +258,16 @@ impl Agent {
         }
     }
 
-    /// Takes over readings.
-    pub(super) fn take_readings(&mut self, readings: Readings) {
+    /// The services that readings are about.
+    pub(super) fn services_of(&self, readings: &Readings) -> BTreeSet<String> {
+        let units = readings.units.iter();
+        let names = units.flat_map(|(unit, _)| self.services.of_unit(unit));
+        let of_rules = readings.rules.iter().map(|(name, _)| name);
+        names.chain(of_rules).cloned().collect()
+    }
+
+    /// Takes over readings. Returns the services whose unit has another name than before, or another service.
+    pub(super) fn take_readings(&mut self, readings: Readings) -> BTreeSet<String> {
         self.systemd.take(readings.units);
         for (name, place) in readings.rules {
             let Some(watched) = self.services.get_mut(&name) else {
@@ -280,18 +285,23 @@ impl Agent {
                 }
             }
         }
-        self.find_aliases();
+        let renamed = self.find_aliases();
         self.find_unopened();
         self.count_first_starts();
+        renamed
     }
 
     /// A client may come as soon as the front socket of a new service listens, before the agent has heard of
     /// the service: the start that it causes counts. The socket may have been restarted since; the proxy's
     /// start shows the client, too.
     fn count_first_starts(&mut self) {
-        for (_, watched) in &mut self.services {
-            let known = watched.units.find(|unit| self.systemd.known(unit));
-            let Some(known) = known.filter(|_| watched.is_new) else {
+        let new = self.services.iter().filter(|(_, watched)| watched.is_new);
+        let new: Vec<String> = new.map(|(name, _)| name.clone()).collect();
+        for name in new {
+            let Some(watched) = self.services.get_mut(&name) else {
+                continue;
+            };
+            let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
                 continue;
             };
             watched.is_new = false;
@@ -317,17 +327,21 @@ impl Agent {
         self.read(self.systemd.wanted.clone());
     }
 
-    /// Reads the units of the services that are not configured as before, and those that are not known.
-    pub(super) fn read_changed(&self, before: &BTreeMap<String, Service>) {
-        let is_changed = |name: &str| before.get(name) != self.config.services.get(name);
-        let is_wanted = |unit: &String| {
-            let services = self.services.of_unit(unit);
-            services.iter().any(|name| is_changed(name)) || self.systemd.known(unit).is_none()
+    /// Reads the units of services that are not configured as before, and those that are not known.
+    pub(super) fn read_changed(&self, changed: &BTreeSet<String>) {
+        let is_changed = |unit: &String| {
+            let mut services = self.services.of_unit(unit).iter();
+            !changed.is_empty() && services.any(|name| changed.contains(name))
         };
-        let mut wanted = self.systemd.wanted.clone();
-        wanted.units.retain(is_wanted);
-        wanted.steered.retain(|(name, _)| is_changed(name));
-        self.read(wanted);
+        let present = &self.systemd.wanted;
+        let units = present.units.iter();
+        let units = units.filter(|unit| self.systemd.known(unit).is_none() || is_changed(unit));
+        let steered = present.steered.iter();
+        let steered = steered.filter(|(name, _)| changed.contains(name));
+        self.read(Wanted {
+            units: units.cloned().collect(),
+            steered: steered.cloned().collect(),
+        });
     }
 
     fn read(&self, wanted: Wanted) {

@@ -257,7 +257,8 @@ impl Agent {
         };
         let services = counted(self.services.len() as u64, "service");
         log::info!("watching {services}; the kernel {counting}");
-        self.look_at_all();
+        let all = self.services.keys().cloned().collect();
+        self.look_at_each(all);
         let is_taken = self.serve_bus();
         self.ask_permission();
         self.pass_time();
@@ -308,9 +309,10 @@ impl Agent {
                 readings,
             } if connection == self.systemd.number() => match readings {
                 Ok(readings) => {
-                    self.take_readings(readings);
+                    let mut names = self.services_of(&readings);
+                    names.extend(self.take_readings(readings));
                     self.open_fronts();
-                    self.look_at_all();
+                    self.look_at_each(names);
                 }
                 Err(error) => self.disconnected(&format!("{error:#}")),
             },
@@ -386,13 +388,16 @@ impl Agent {
         self.broken.is_none()
     }
 
-    fn look_at_all(&mut self) {
+    /// Looks at services of whose units more is known.
+    fn look_at_each(&mut self, names: BTreeSet<String>) {
         self.find_transitions();
-        let names: Vec<String> = self.services.keys().cloned().collect();
+        let strangers = self.find_strangers(&names);
         for name in names {
             self.find_problem(&name);
             self.find_refusal(&name);
-            self.find_strangers(&name);
+            if strangers.contains(&name) {
+                self.ask_owner(&name, None);
+            }
             self.look(&name, Input::Changed);
         }
     }

@@ -31,12 +31,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Sets the watched services, and the path of the database. Returns true if that is another history,
-    /// which does not know the present state.
+    /// Sets the watched services, and whether they are others than before, and the path of the database. Returns
+    /// true if that is another history, which does not know the present state.
     pub fn watch<'a>(
         &mut self,
         path: Option<&Path>,
         names: impl Iterator<Item = &'a String>,
+        are_others: bool,
     ) -> bool {
         let is_other = self.writer.as_ref().map(Writer::path) != path;
         if is_other {
@@ -47,6 +48,8 @@ impl Recorder {
                     .ok()
             });
             self.services.clear();
+        } else if !are_others {
+            return false;
         }
         let services: Vec<String> = names.cloned().collect();
         let watched: HashSet<&String> = services.iter().collect();

@@ -61,24 +61,6 @@ impl<'a> IntoIterator for &'a mut Services {
     }
 }
 
-impl FromIterator<(String, Watched)> for Services {
-    fn from_iter<T: IntoIterator<Item = (String, Watched)>>(services: T) -> Self {
-        let by_name: BTreeMap<_, _> = services.into_iter().collect();
-        let mut by_unit: HashMap<String, Vec<String>> = HashMap::new();
-        for (name, watched) in &by_name {
-            for unit in watched.units.each() {
-                by_unit.entry(unit.clone()).or_default().push(name.clone());
-            }
-        }
-        Self {
-            marked: by_name.keys().cloned().collect(),
-            by_name,
-            by_unit,
-            ..Self::default()
-        }
-    }
-}
-
 impl Services {
     /// A service that is going to be changed.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Watched> {
@@ -89,9 +71,32 @@ impl Services {
         found
     }
 
-    /// Takes all of them; none is left.
-    pub fn take(&mut self) -> BTreeMap<String, Watched> {
-        std::mem::take(self).by_name
+    /// Adds a service.
+    pub fn insert(&mut self, watched: Watched) {
+        let name = watched.service.name.clone();
+        for unit in watched.units.each() {
+            let names = self.by_unit.entry(unit.clone()).or_default();
+            names.push(name.clone());
+            names.sort();
+        }
+        self.marked.insert(name.clone());
+        self.by_name.insert(name, watched);
+    }
+
+    /// Takes a service out.
+    pub fn remove(&mut self, name: &str) -> Option<Watched> {
+        let watched = self.by_name.remove(name)?;
+        for unit in watched.units.each() {
+            if let Some(names) = self.by_unit.get_mut(unit) {
+                names.retain(|other| other != name);
+                if names.is_empty() {
+                    self.by_unit.remove(unit);
+                }
+            }
+        }
+        self.keep(name, Brief::default());
+        self.briefs.remove(name);
+        Some(watched)
     }
 
     /// The services that a unit belongs to.
@@ -199,5 +204,7 @@ mod tests {
         assert_eq!(services.first_due(), None);
         services.mark_failing();
         assert!(services.marked.contains("a") && !services.marked.contains("b"));
+        services.keep("a", Brief::default());
+        assert_eq!((services.totals().up, services.totals().failing), (0, 0));
     }
 }

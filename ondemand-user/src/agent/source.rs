@@ -267,7 +267,6 @@ impl Agent {
     /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
-        let before = self.config.services.clone();
         let result = self.source.read().map_err(Error::from);
         let result = result.and_then(|config| self.apply(config));
         if let Err(error) = &result {
@@ -275,20 +274,20 @@ impl Agent {
         }
         let result = result.context("the agent keeps its present configuration");
         match &result {
-            Ok(()) => {
+            Ok(changed) => {
                 self.in_force();
-                let changed = self.sum_up();
-                self.announce(&changed);
+                let summed_up = self.sum_up();
+                self.announce(&summed_up);
                 log::info!("read the configuration again: {}", self.summary());
                 self.ask_permission();
-                self.read_changed(&before);
+                self.read_changed(changed);
             }
             Err(error) => log::error!("{error:#}"),
         }
         self.announcer.configuration(self.source.trouble());
         self.notifier.status_at_once(self.summary(), clock::now());
         self.notifier.ready();
-        result
+        result.map(drop)
     }
 
     /// What was read last is in force now.

@@ -1,6 +1,8 @@
 //! Listeners of other users at an application's address: the kernel steers no client there, until the
 //! agent knows that it is the application's own.
 
+use std::collections::{BTreeSet, HashMap};
+
 use ondemand_core::{
     config::Endpoint,
     lifecycle::Input,
@@ -19,17 +21,32 @@ use crate::kernel::sockets::{
 };
 
 impl Agent {
-    /// Looks for listeners that are not root's, of an application that is up.
-    pub(super) fn find_strangers(&mut self, name: &str) {
-        let Some(watched) = self.services.get(name) else {
-            return;
+    /// Those of these services whose application is up, with a listener at its address that is not root's.
+    pub(super) fn find_strangers(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let is_up = |watched: &&Watched| {
+            let units = self.units_of(watched);
+            units.is_some_and(|units| units.backend.state.is_up())
         };
-        let is_up = self
-            .units_of(watched)
-            .is_some_and(|units| units.backend.state.is_up());
-        if is_up && listeners(watched).iter().any(|it| it.uid != 0) {
-            self.ask_owner(name, None);
+        let up = names.iter().filter_map(|name| self.services.get(name));
+        let up: Vec<&Watched> = up.filter(is_up).collect();
+        if up.is_empty() {
+            return BTreeSet::new();
         }
+        // One dump for all of them: it passes all listeners of the host.
+        let mut by_port: HashMap<u16, Vec<TcpListener>> = HashMap::new();
+        for listener in tcp_listeners(0).unwrap_or_default() {
+            let port = listener.address.port();
+            by_port.entry(port).or_default().push(listener);
+        }
+        let has_stranger = |watched: &&Watched| {
+            let Endpoint::Tcp(address) = watched.service.backend else {
+                return false;
+            };
+            let mut there = by_port.get(&address.port()).into_iter().flatten();
+            there.any(|it| it.uid != 0 && covers(it, &address))
+        };
+        let found = up.into_iter().filter(has_stranger);
+        found.map(|watched| watched.service.name.clone()).collect()
     }
 
     /// Asks systemd whose processes the application runs.

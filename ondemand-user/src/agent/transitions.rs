@@ -46,7 +46,7 @@ impl Agent {
         };
         let mut is_needed = false;
         let mut changed = Vec::new();
-        for (name, watched) in &mut self.services {
+        for (name, watched) in self.services.iter() {
             let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
                 continue;
             };
@@ -61,11 +61,14 @@ impl Agent {
                 silent.contains(name) && known.socket.unit.state == ActiveState::Failed;
             is_needed |=
                 is_loaded && (is_silent || is_refused || !known.backend.stop_when_unneeded);
-            if std::mem::replace(&mut watched.is_silent, is_silent) != is_silent {
+            if watched.is_silent != is_silent {
                 changed.push((name.clone(), is_silent, watched.units.socket.clone()));
             }
         }
         for (name, is_silent, socket) in changed {
+            if let Some(watched) = self.services.get_mut(&name) {
+                watched.is_silent = is_silent;
+            }
             match is_silent {
                 true => log::warn!(
                     "{name}: {socket} is active, but does not listen at all of its addresses; `systemctl restart \

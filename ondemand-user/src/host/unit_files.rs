@@ -52,7 +52,10 @@ impl UnitFiles {
                 if !name.ends_with(".service") || names.contains_key(&name) {
                     continue;
                 }
-                let target = target(&name, fs::read_link(entry.path()).ok());
+                // Read from the directory; where it has no types, each one is looked at.
+                let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+                let link = (!is_file).then(|| fs::read_link(entry.path()).ok());
+                let target = target(&name, link.flatten());
                 names.insert(name, target);
             }
         }

@@ -99,6 +99,14 @@ fn a_stop_asks_pid_1_a_few_questions() {
     assert!(calls.len() < 12, "{} calls: {calls:?}", calls.len());
 }
 
+/// From the agent's next start on.
+fn log_more(sandbox: &Sandbox) {
+    let place = format!("/etc/systemd/system/{AGENT}.d/says-more.conf");
+    let drop_in = "[Service]\nEnvironment=ONDEMAND_LOG=debug\n";
+    sandbox.write(&place, drop_in).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+}
+
 #[test]
 fn a_listener_that_is_closed_walks_no_socket_tables() {
     require_sandbox!();
@@ -107,10 +115,7 @@ fn a_listener_that_is_closed_walks_no_socket_tables() {
         .replace("300ms", "1h");
     let sandbox = on_demand(&steered, "").unwrap();
     sandbox.run(&["systemctl", "stop", AGENT]).unwrap();
-    let place = format!("/etc/systemd/system/{AGENT}.d/says-more.conf");
-    let drop_in = "[Service]\nEnvironment=ONDEMAND_LOG=debug\n";
-    sandbox.write(&place, drop_in).unwrap();
-    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    log_more(&sandbox);
     // Listeners that were closed while no agent ran are nothing new, either.
     for _ in 0..5 {
         sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
@@ -127,4 +132,56 @@ fn a_listener_that_is_closed_walks_no_socket_tables() {
     let stopped = || (service::number(&sandbox, "test", "stops").ok()? == 5).then_some(());
     wait_for("the agent knows of the stops", service::SOON, stopped).unwrap();
     assert_eq!(walks(), 2, "{}", sandbox.journal(AGENT));
+}
+
+#[test]
+fn a_reload_does_what_has_changed() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let table = |index: u16, timeout: &str, backend: u16| {
+        format!(
+            "[service.t{index}]\nlisten = [\"127.0.0.1:{}\"]\nbackend = \"127.0.0.1:{backend}\"\n\
+             unit = \"app{index}.service\"\nidle_timeout = \"{timeout}\"\nmin_uptime = \"0s\"\n",
+            8000 + index
+        )
+    };
+    for index in 0..8 {
+        let options = format!("--listen 127.0.0.1:{}", 9000 + index);
+        service::write_backend(&sandbox, &format!("app{index}.service"), &options).unwrap();
+    }
+    let names = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
+    let of = |timeout: &str, backend: u16| -> String {
+        let others = (1..8).map(|index| table(index, "1h", 9000 + index));
+        table(0, timeout, backend) + &others.collect::<String>()
+    };
+    service::write_config(&sandbox, &of("1h", 9000)).unwrap();
+    service::reload(&sandbox, &names).unwrap();
+    log_more(&sandbox);
+    service::start_agent(&sandbox).unwrap();
+    let agent = connections(&sandbox);
+    let walks = || sandbox.journal(AGENT).matches(WALKS).count();
+    let before = walks();
+    let reload = |config: &str| {
+        service::write_config(&sandbox, config).unwrap();
+        calls(&sandbox, &agent, || {
+            sandbox.run(&["ondemand", "reload"]).unwrap();
+            // What follows from it is done when the next question is answered.
+            service::statuses(&sandbox).unwrap();
+        })
+    };
+    // Root renews the permissions, and that is all of a reload without a change.
+    let same = reload(&of("1h", 9000));
+    assert_eq!(same.len(), 1, "{same:?}");
+    // Four units: two lists, and what only the units themselves have; the address rules of two.
+    let timeout = reload(&of("500ms", 9000));
+    assert!(timeout.len() < 40, "{} calls: {timeout:?}", timeout.len());
+    assert_eq!(walks(), before, "{}", sandbox.journal(AGENT));
+    // At another address there may be a listener already.
+    reload(&of("500ms", 9100));
+    assert_eq!(walks(), before + 2, "{}", sandbox.journal(AGENT));
+    reload(&of("500ms", 9000));
+    let front = std::net::SocketAddr::from(([127, 0, 0, 1], 8000));
+    let get = || client::get(front, Request::default());
+    sandbox.in_network(get).unwrap().unwrap();
+    wait_state(&sandbox, "app0.service", "inactive").unwrap();
 }

@@ -21,6 +21,7 @@ use ondemand_ebpf::{
     SocketRecord, listener_place,
 };
 use tokio::io::unix::AsyncFd;
+use watch::Written;
 use watchlist::Addresses;
 
 use crate::{host::clock, kernel::Kernel};
@@ -46,6 +47,8 @@ pub struct Sampler {
     /// Every slot ever assigned, with its owner's name.
     known: BTreeMap<Slot, String>,
     watched: BTreeMap<Slot, Addresses>,
+    /// What the maps of the configuration have. `None`: unknown.
+    written: Option<Written>,
     older: HashMap<Slot, u64>,
     /// The counts of refused listeners, as of the last query.
     refused: HashMap<Slot, u64>,
@@ -79,6 +82,7 @@ impl Sampler {
             taken_over: !known.is_empty(),
             known,
             watched: BTreeMap::new(),
+            written: None,
             older: HashMap::new(),
             refused: HashMap::new(),
         })

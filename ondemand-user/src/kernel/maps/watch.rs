@@ -1,6 +1,6 @@
 //! Writes the watched services to the programs' maps: addresses and lists of clients.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
@@ -10,12 +10,23 @@ use ondemand_core::{
 };
 use ondemand_ebpf::{
     Counters, Endpoint, GATE_IGNORE, GATE_WAKE, KeepAlive, MAX_NAME, MAX_SERVICES, Name, Network,
+    Owner,
 };
 
 use super::{
-    Sampler, networks,
+    Sampler,
+    networks::{self, Lists},
     watchlist::{self, Addresses},
 };
+
+/// What the maps of the configuration have, so that a change costs what it is about: nobody else writes them.
+#[derive(Default)]
+pub(super) struct Written {
+    endpoints: HashMap<Endpoint, Owner>,
+    ports: BTreeMap<u32, u32>,
+    keepalives: HashMap<Slot, KeepAlive>,
+    lists: Lists,
+}
 
 impl Sampler {
     /// Watches these services, keeps the counters of those known by name, and finds the listeners and
@@ -37,11 +48,16 @@ impl Sampler {
             watchlist::assign_slots(&self.known, &wanted, is_free).with_context(|| {
                 format!("more than {MAX_SERVICES} services are watched or connected")
             })?;
+        // A map may be half written when something fails.
+        let before = self.written.take();
+        let mut written = Written::default();
+        let mut is_other = before.is_none();
         self.watched.clear();
         let mut slots = HashMap::new();
         for (service, (slot, is_new)) in services.iter().zip(assigned) {
             if is_new {
                 self.reset(slot, &service.name)?;
+                is_other = true;
             }
             if !self.refused.contains_key(&slot) {
                 let before = self.read_counters(slot)?.listener_errors;
@@ -52,15 +68,31 @@ impl Sampler {
                 interval: times.interval,
                 probes: times.probes,
             });
-            self.keepalives
-                .set(slot.0, times.unwrap_or_default(), 0)
-                .context("write the times of TCP's keep-alive")?;
+            let times = times.unwrap_or_default();
+            let present = before.as_ref().and_then(|it| it.keepalives.get(&slot));
+            if present != Some(&times) {
+                self.keepalives
+                    .set(slot.0, times, 0)
+                    .context("write the times of TCP's keep-alive")?;
+            }
+            written.keepalives.insert(slot, times);
             self.watched.insert(slot, addresses(service));
             slots.insert(service.name.clone(), slot);
         }
-        self.write_endpoints()?;
-        self.write_networks(services, &slots)?;
-        self.adopt()?;
+        written.endpoints = watchlist::endpoints(self.kernel.netns, &self.watched);
+        written.ports = watchlist::port_words(&written.endpoints);
+        written.lists = networks::table(services.iter().filter_map(|service| {
+            let slot = slots.get(&service.name)?;
+            Some((*slot, *service))
+        }));
+        self.write_endpoints(before.as_ref(), &written)?;
+        // The gate of a slot with another owner has no bits.
+        let present = before.as_ref().filter(|_| !is_other).map(|it| &it.lists);
+        self.write_networks(present, &written.lists)?;
+        if is_other || before.is_none_or(|it| it.endpoints != written.endpoints) {
+            self.adopt()?;
+        }
+        self.written = Some(written);
         Ok(slots)
     }
 
@@ -86,50 +118,45 @@ impl Sampler {
     /// Updates `ENDPOINTS` and `PORTS`: additions first, so that nothing that stays watched is missed
     /// for a moment, and a port before the last of its addresses, so that an agent that dies in between
     /// leaves no stale port.
-    fn write_endpoints(&mut self) -> Result<()> {
-        let table = watchlist::endpoints(self.kernel.netns, &self.watched);
-        let present: Vec<Endpoint> = self
-            .endpoints
-            .keys()
-            .collect::<Result<_, _>>()
-            .context("read the watched addresses")?;
-        for (endpoint, owner) in &table {
-            self.endpoints
-                .insert(endpoint, owner, 0)
-                .context("watch an address")?;
+    fn write_endpoints(&mut self, before: Option<&Written>, wanted: &Written) -> Result<()> {
+        let present: Vec<Endpoint> = match before {
+            Some(before) => before.endpoints.keys().copied().collect(),
+            None => {
+                let present = self.endpoints.keys().collect::<Result<_, _>>();
+                present.context("read the watched addresses")?
+            }
+        };
+        for (endpoint, owner) in &wanted.endpoints {
+            if before.and_then(|it| it.endpoints.get(endpoint)) != Some(owner) {
+                self.endpoints
+                    .insert(endpoint, owner, 0)
+                    .context("watch an address")?;
+            }
         }
-        let words = watchlist::port_words(&table);
-        let ports: BTreeSet<u32> = table
-            .keys()
-            .chain(&present)
-            .map(|endpoint| endpoint.port)
-            .collect();
+        let ports = wanted.endpoints.keys().chain(&present);
+        let ports: BTreeSet<u32> = ports.map(|endpoint| endpoint.port).collect();
         for port in ports {
-            let word = words.get(&port).copied().unwrap_or(0);
-            self.ports.set(port, word, 0).context("watch a port")?;
+            let word = wanted.ports.get(&port).copied().unwrap_or(0);
+            if before.map(|it| it.ports.get(&port).copied().unwrap_or(0)) != Some(word) {
+                self.ports.set(port, word, 0).context("watch a port")?;
+            }
         }
-        for endpoint in present
-            .iter()
-            .filter(|endpoint| !table.contains_key(endpoint))
-        {
-            self.endpoints
-                .remove(endpoint)
-                .context("stop watching an address")?;
+        for endpoint in present {
+            if !wanted.endpoints.contains_key(&endpoint) {
+                self.endpoints
+                    .remove(&endpoint)
+                    .context("stop watching an address")?;
+            }
         }
         Ok(())
     }
 
     /// Updates the lists of clients: additions first and removals last, so that an address that stays
     /// in a list is never missing from it.
-    fn write_networks(
-        &mut self,
-        services: &[&Service],
-        slots: &HashMap<String, Slot>,
-    ) -> Result<()> {
-        let lists = networks::table(services.iter().filter_map(|service| {
-            let slot = slots.get(&service.name)?;
-            Some((*slot, *service))
-        }));
+    fn write_networks(&mut self, before: Option<&Lists>, lists: &Lists) -> Result<()> {
+        if before == Some(lists) {
+            return Ok(());
+        }
         let present: Vec<Key<Network>> = self
             .networks
             .keys()

@@ -43,7 +43,8 @@ pub(crate) enum Note {
 enum Message {
     Configure {
         address: Option<SocketAddr>,
-        services: Vec<(String, String)>,
+        /// Name and unit of each. `None`: as before.
+        services: Option<Vec<(String, String)>>,
     },
     Note(String, Note),
 }
@@ -66,14 +67,16 @@ impl Metrics {
         (Self { messages }, asked)
     }
 
-    /// Sets a new configuration.
-    pub fn configure(&self, config: &Config) {
-        let services = config.services.values();
+    /// Sets a new configuration, and whether its services or their units are others than before.
+    pub fn configure(&self, config: &Config, are_others: bool) {
+        let services = || {
+            let each = config.services.values();
+            each.map(|service| (service.name.clone(), service.unit.clone()))
+                .collect()
+        };
         self.tell(Message::Configure {
             address: config.agent.metrics,
-            services: services
-                .map(|service| (service.name.clone(), service.unit.clone()))
-                .collect(),
+            services: are_others.then(services),
         });
     }
 
@@ -125,7 +128,9 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Configure { address, services } => {
-                    server.books().configure(services);
+                    if let Some(services) = services {
+                        server.books().configure(services);
+                    }
                     server.listen(address).await;
                 }
                 Message::Note(service, note) => server.books().note(&service, note),
