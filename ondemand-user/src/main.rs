@@ -125,8 +125,9 @@ fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {
         return units::print(&files, generated, &mut io::stdout().lock())
             .context("print the units");
     };
-    for service in block_on(settle::unheld(&config))? {
-        units::leave_out_stop(service, &mut files);
+    let unheld = block_on(settle::unheld(&config))?;
+    units::leave_out_stop(unheld.iter().copied(), &mut files);
+    for service in unheld {
         eprintln!(
             "ondemand: {unit} runs, and nothing holds it: StopWhenUnneeded=yes, which would stop it, is left out. Then: \
              systemctl daemon-reload && systemctl start {lease}; then this command again, and systemctl daemon-reload",

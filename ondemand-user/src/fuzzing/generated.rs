@@ -12,7 +12,10 @@ use ondemand_core::{
 };
 
 use super::unit_file;
-use crate::install::units::{Content, Host, UnitFile, files, hardening};
+use crate::{
+    host::unit_files::UnitFiles,
+    install::units::{Content, Host, UnitFile, files, hardening},
+};
 
 /// Directories that change the sandbox of a proxy if they contain the backend's socket.
 const PLACES: [&str; 8] = [
@@ -31,7 +34,8 @@ pub(super) fn host(new: bool) -> Host {
         ondemand: "/usr/bin/ondemand".into(),
         user: new.then(|| "ondemand".into()),
         systemd: new.then_some(255),
-        unit_directories: Vec::new(),
+        unit_files: UnitFiles::default(),
+        all_may_restart: false,
     }
 }
 

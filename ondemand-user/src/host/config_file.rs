@@ -34,8 +34,17 @@ pub fn load(path: &Path) -> Result<Config> {
 ///
 /// Like [`parse`].
 pub fn parse_here(path: &Path, text: &str) -> Result<Config, Error> {
+    parse_among(path, text, &UnitFiles::here())
+}
+
+/// The same, with these unit files.
+///
+/// # Errors
+///
+/// Like [`parse`].
+pub fn parse_among(path: &Path, text: &str, files: &UnitFiles) -> Result<Config, Error> {
     let config = parse(path, text)?;
-    let problems = aliases(&config, &UnitFiles::here());
+    let problems = aliases(&config, files);
     if problems.is_empty() {
         Ok(config)
     } else {

@@ -10,5 +10,6 @@ pub mod directories;
 pub mod identity;
 pub mod logging;
 pub mod program;
+pub mod small_file;
 pub mod unit_files;
 pub mod veto;

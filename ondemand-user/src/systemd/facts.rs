@@ -1,12 +1,27 @@
 //! Properties of units that only `ondemand check` needs.
 
-use anyhow::{Context as _, Result, anyhow};
-use futures_util::future::try_join_all;
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ondemand_core::measure::unit::ActiveState;
 use tokio::try_join;
 use zbus::{DeserializeDict, OwnedObjectPath, Type};
 
-use super::{Systemd, UNIT, interface_of, query::LISTED};
+use super::{Systemd, UNIT, calls::Row, interface_of, query::LISTED, unit_path};
+use crate::host::clock;
+
+/// The manager's interface.
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// How far the wall clock may be off the monotonic one, if it was not set and the host not suspended.
+const SAME_CLOCK: Duration = Duration::from_millis(200);
+/// Maximum number of units that are asked about at once.
+const UNITS_AT_ONCE: usize = 16;
+/// Maximum number of lists that are asked for at once.
+const LISTS_AT_ONCE: usize = 4;
 
 /// A unit's properties in PID 1. A property that a version of systemd lacks is empty.
 #[derive(Clone, Debug, Default, DeserializeDict, Type)]
@@ -51,6 +66,23 @@ pub struct Facts {
     pub upheld_by: Option<Vec<String>>,
 }
 
+/// What PID 1 says of many units in few answers, by the names that they were asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Listed(HashMap<String, Row>);
+
+/// What to ask of a unit that is loaded, beside that: each is a call or more, which a thousand services make many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Questions {
+    /// `need_daemon_reload`.
+    pub reload: bool,
+    /// `stop_when_unneeded`.
+    pub stop: bool,
+    /// The units that pin it against that.
+    pub pins: bool,
+    /// The conditions of its last start.
+    pub conditions: bool,
+}
+
 #[derive(Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
 struct Sockets {
@@ -77,67 +109,191 @@ impl Systemd {
         self.all(unit, UNIT).await
     }
 
-    /// The facts of units, without `unit_file_state`, for which PID 1 searches through directories, and without
-    /// what they want. What needs them is read of the first unit only.
+    /// Lists units, which loads them if they are not loaded.
     ///
     /// # Errors
     ///
     /// PID 1 does not answer.
-    pub async fn facts_of<const N: usize>(&self, units: [&String; N]) -> Result<[Facts; N]> {
-        let (_, rows) = self.list(&units.map(String::clone)).await?;
-        let facts = rows.into_iter().enumerate().map(|(place, row)| async move {
-            let mut facts = Facts::default();
-            let path = row.6.clone();
-            let is_service = row.0.ends_with(".service");
-            facts.id = Some(row.0);
-            facts.active_state = Some(row.3);
-            facts.job = Some((row.7, row.9));
-            let is_loaded = row.2 == "loaded";
-            let is_missing = row.2 == "not-found";
-            facts.load_state = Some(row.2);
-            if is_missing {
-                return Ok(facts);
+    pub async fn listed(&self, units: &[String]) -> Result<Listed> {
+        let lists = units.chunks(LISTED).map(|units| self.list(units));
+        let lists: Vec<_> = stream::iter(lists)
+            .buffered(LISTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let rows = lists.into_iter().flat_map(|(_, rows)| rows);
+        Ok(Listed(units.iter().cloned().zip(rows).collect()))
+    }
+
+    /// The facts of a unit: its row, and the answers to these questions. `unit_file_state`, for which PID 1 searches
+    /// through directories, is not among them.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer, or the unit is not among those that were listed.
+    pub async fn facts_of(
+        &self,
+        unit: &str,
+        listed: &Listed,
+        questions: Questions,
+    ) -> Result<Facts> {
+        let row = listed.0.get(unit);
+        let row = row
+            .cloned()
+            .with_context(|| format!("systemd has not listed {unit}"))?;
+        let path = &row.6;
+        let mut facts = Facts {
+            id: Some(row.0),
+            active_state: Some(row.3),
+            job: Some((row.7, row.9)),
+            ..Facts::default()
+        };
+        let is_missing = row.2 == "not-found";
+        let is_loaded = row.2 == "loaded";
+        facts.load_state = Some(row.2);
+        if is_missing {
+            return Ok(facts);
+        }
+        if !is_loaded {
+            facts.load_error = Some(self.property(path, "LoadError").await?);
+            facts.fragment_path = Some(self.property(path, "FragmentPath").await?);
+        }
+        let reload = async {
+            let asked = self.property(path, "NeedDaemonReload");
+            anyhow::Ok(if questions.reload {
+                Some(asked.await?)
+            } else {
+                None
+            })
+        };
+        let conditions = async {
+            let asked = self.conditions(path);
+            anyhow::Ok(if questions.conditions {
+                Some(asked.await?)
+            } else {
+                None
+            })
+        };
+        let stop = async {
+            let asked = self.property(path, "StopWhenUnneeded");
+            anyhow::Ok(if questions.stop {
+                Some(asked.await?)
+            } else {
+                None
+            })
+        };
+        let pins = async {
+            if !questions.pins {
+                return Ok(None);
             }
-            if !is_loaded {
-                facts.load_error = Some(self.property(&path, "LoadError").await?);
-                facts.fragment_path = Some(self.property(&path, "FragmentPath").await?);
-            }
-            let old = self.property(&path, "NeedDaemonReload");
-            if !is_service {
-                facts.need_daemon_reload = Some(old.await?);
-                return Ok(facts);
-            }
-            let (old, stops, conditions) = try_join!(
-                old,
-                self.property(&path, "StopWhenUnneeded"),
-                self.conditions(&path),
-            )?;
-            facts.need_daemon_reload = Some(old);
-            facts.stop_when_unneeded = Some(stops);
+            let list = |property| self.property::<Vec<String>>(path, property);
+            let asked = try_join!(
+                list("WantedBy"),
+                list("RequiredBy"),
+                list("RequisiteOf"),
+                list("BoundBy"),
+                // Older versions have none.
+                self.property_if_known(path, UNIT, "UpheldBy"),
+            );
+            anyhow::Ok(Some(asked?))
+        };
+        let (reload, conditions, stop, pins) = try_join!(reload, conditions, stop, pins)?;
+        facts.need_daemon_reload = reload;
+        if let Some(conditions) = conditions {
             facts.condition_timestamp_monotonic = Some(conditions.tried);
             facts.condition_result = conditions.met;
             facts.assert_result = conditions.asserted;
-            if place == 0 {
-                let needs = |property| self.property(&path, property);
-                let (wanted, required, requisite, bound) = try_join!(
-                    needs("WantedBy"),
-                    needs("RequiredBy"),
-                    needs("RequisiteOf"),
-                    needs("BoundBy"),
-                )?;
-                facts.wanted_by = Some(wanted);
-                facts.required_by = Some(required);
-                facts.requisite_of = Some(requisite);
-                facts.bound_by = Some(bound);
+        }
+        facts.stop_when_unneeded = stop;
+        if let Some((wanted, required, requisite, bound, upheld)) = pins {
+            facts.wanted_by = Some(wanted);
+            facts.required_by = Some(required);
+            facts.requisite_of = Some(requisite);
+            facts.bound_by = Some(bound);
+            facts.upheld_by = upheld;
+        }
+        Ok(facts)
+    }
+
+    /// The units that are up, starting or stopping, by their own names.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn up(&self) -> Result<Vec<String>> {
+        const STATES: [&str; 6] = [
+            "active",
+            "reloading",
+            "refreshing",
+            "activating",
+            "deactivating",
+            "maintenance",
+        ];
+        let units = self.manager.list_units_by_patterns(&STATES, &[]).await;
+        let units = units.context("list systemd's units")?;
+        Ok(units.into_iter().map(|row| row.0).collect())
+    }
+
+    /// What these units pin against `StopWhenUnneeded=`: each pinned one with those that do.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn pinned_by(&self, units: Vec<String>) -> Result<HashMap<String, Vec<String>>> {
+        let read = |unit: String| async move {
+            let path = OwnedObjectPath::try_from(unit_path::of(&unit))?;
+            let list = |property| self.property::<Vec<String>>(&path, property);
+            let (wants, requires, requisite, binds, upholds) = try_join!(
+                list("Wants"),
+                list("Requires"),
+                list("Requisite"),
+                list("BindsTo"),
                 // Older versions have none.
-                facts.upheld_by = self.property_if_known(&path, UNIT, "UpheldBy").await?;
+                self.property_if_known::<Vec<String>>(&path, UNIT, "Upholds"),
+            )?;
+            let lists = [
+                wants,
+                requires,
+                requisite,
+                binds,
+                upholds.unwrap_or_default(),
+            ];
+            anyhow::Ok((unit, lists.concat()))
+        };
+        let questions: Vec<_> = units.into_iter().map(read).collect();
+        let answers: Vec<_> = stream::iter(questions)
+            .buffered(UNITS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut found: HashMap<String, Vec<String>> = HashMap::new();
+        for (unit, pinned) in answers {
+            for other in pinned {
+                found.entry(other).or_default().push(unit.clone());
             }
-            anyhow::Ok(facts)
-        });
-        let facts = try_join_all(facts).await?;
-        facts
-            .try_into()
-            .map_err(|_| anyhow!("systemd has listed other units than were asked for"))
+        }
+        Ok(found)
+    }
+
+    /// When PID 1 last began to load all units, before it ran its generators, on the clock that file systems use.
+    /// `None`: it does not tell, or that clock was set since.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn units_loaded(&self) -> Result<Option<SystemTime>> {
+        let path = OwnedObjectPath::try_from("/org/freedesktop/systemd1")?;
+        let stamp = |name| self.property_if_known::<u64>(&path, MANAGER, name);
+        let (wall, monotonic) = try_join!(
+            stamp("UnitsLoadTimestamp"),
+            stamp("UnitsLoadTimestampMonotonic")
+        )?;
+        let (Some(wall), Some(monotonic)) = (wall, monotonic) else {
+            return Ok(None);
+        };
+        let since = Duration::from_nanos(clock::now().as_nanos())
+            .saturating_sub(Duration::from_micros(monotonic));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(wall);
+        let age = SystemTime::now().duration_since(at).unwrap_or_default();
+        Ok((wall > 0 && age.abs_diff(since) < SAME_CLOCK).then_some(at))
     }
 
     /// The states of units, in the order of their names.

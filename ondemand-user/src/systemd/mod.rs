@@ -25,7 +25,7 @@ use std::{
 pub use address_rules::Slices;
 use anyhow::{Context as _, Result, anyhow};
 use calls::{CgroupProxy, ManagerProxy};
-pub use facts::Facts;
+pub use facts::{Facts, Listed, Questions};
 use jobs::Jobs;
 use names::Names;
 use nix::sys::signal::Signal;

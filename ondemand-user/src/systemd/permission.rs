@@ -9,13 +9,6 @@ const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
 #[derive(Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
-struct Identity {
-    #[zbus(rename = "User")]
-    user: Option<String>,
-}
-
-#[derive(Debug, Default, DeserializeDict, Type)]
-#[zbus(signature = "a{sv}")]
 struct Main {
     #[zbus(rename = "MainPID")]
     pid: Option<u32>,
@@ -61,11 +54,12 @@ impl Systemd {
     ///
     /// PID 1 does not answer.
     pub async fn user_of(&self, unit: &str) -> Result<Option<String>> {
-        if self.facts(unit).await?.load_state.as_deref() != Some("loaded") {
+        let (_, rows) = self.list(&[unit.to_owned()]).await?;
+        let loaded = rows.into_iter().find(|row| row.2 == "loaded");
+        let Some(row) = loaded else {
             return Ok(None);
-        }
-        let found: Identity = self.all(unit, SERVICE).await?;
-        Ok(found.user)
+        };
+        self.property_of(&row.6, SERVICE, "User").await.map(Some)
     }
 
     /// The process id of a service's main process, if it runs.

@@ -103,3 +103,101 @@ fn an_mptcp_listener_is_reported() {
     let words = ["an MPTCP socket", "GODEBUG=multipathtcp=0"];
     check(&sandbox, "ondemand check", 0, &words);
 }
+
+/// Many services, so that those who are up are asked whom they pin, and not each application.
+const MANY: u16 = 120;
+
+/// What PID 1 is asked for is read from the files only where they say the same.
+#[test]
+fn many_services_are_checked_with_few_questions() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let mut config = String::new();
+    for index in 0..MANY {
+        let unit = format!("app{index}.service");
+        let (front, back) = (8000 + index, 9000 + index);
+        service::write_backend(&sandbox, &unit, &format!("--listen 127.0.0.1:{back}")).unwrap();
+        config += &format!(
+            "[service.t{index}]\nlisten = [\"127.0.0.1:{front}\"]\nbackend = \"127.0.0.1:{back}\"\n\
+             unit = \"{unit}\"\nsteer = true\n\n"
+        );
+    }
+    let write = |name: &str, text: &str| {
+        sandbox
+            .write(&format!("/etc/systemd/system/{name}"), text)
+            .unwrap();
+    };
+    write(
+        "needs.service",
+        "[Unit]\nRequires=app1.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
+    );
+    write(
+        "app2.service.d/60-own.conf",
+        "[Unit]\nStopWhenUnneeded=no\n",
+    );
+    write(
+        "app3.service.d/rules.conf",
+        "[Service]\nIPAddressDeny=192.0.2.0/24\n",
+    );
+    write(
+        "app4.service",
+        "[Service]\nExecStart=/bin/sleep 1h\nSlice=walled.slice\n",
+    );
+    write("walled.slice", "[Slice]\nIPAddressDeny=192.0.2.0/24\n");
+    write(
+        "ondemand-t5.service.d/user.conf",
+        "[Service]\nUser=missing\n",
+    );
+    write("ondemand-t6.socket.d/late.conf", "[Socket]\nBacklog=7\n");
+    service::write_config(&sandbox, &config).unwrap();
+    check(
+        &sandbox,
+        "systemctl daemon-reload; systemctl start needs.service",
+        0,
+        &[],
+    );
+    let all = [
+        "app1.service is never stopped while these units need it: needs.service",
+        "app2.service has StopWhenUnneeded=no",
+        "IPAddressDeny= of app3.service would drop",
+        "IPAddressDeny= of walled.slice would drop",
+        "ondemand-t5.service cannot run: its user missing does not exist",
+    ];
+    check(&sandbox, "ondemand check", 1, &all);
+    let stale = "systemd has not loaded all of them";
+    let of_stale = |count: usize| {
+        let script = format!("ondemand check | grep -c '{stale}'");
+        check(
+            &sandbox,
+            &script,
+            i32::from(count == 0),
+            &[&format!("{count}\n")],
+        );
+    };
+    of_stale(0);
+    // What has changed since, in each way.
+    check(
+        &sandbox,
+        "rm -r /etc/systemd/system/ondemand-t6.socket.d",
+        0,
+        &[],
+    );
+    of_stale(1);
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    of_stale(0);
+    write("ondemand-t7.target.d/x.conf", "[Unit]\nDescription=x\n");
+    check(&sandbox, "touch /etc/systemd/system/app8.service", 0, &[]);
+    write("app3.service.d/rules.conf", "[Service]\n");
+    of_stale(3);
+    check(&sandbox, "systemctl daemon-reload", 0, &[]);
+    of_stale(0);
+
+    tests::require!(tests::skip::missing(&["strace"]));
+    let count = "strace -f -e trace=sendmsg -o /root/trace ondemand check >/root/found; grep -c sendmsg /root/trace";
+    let sent = sandbox.run(&["sh", "-c", count]).unwrap();
+    let sent: u32 = sent.trim().parse().unwrap();
+    // Some 200 are about the host, and those who are up.
+    let most = 400 + 2 * u32::from(MANY);
+    println!("{sent} messages for {MANY} services");
+    assert!(sent < most, "{sent} messages for {MANY} services");
+}

@@ -4,7 +4,6 @@ use std::{
     collections::HashSet,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::Path,
 };
 
 use anyhow::Result;
@@ -15,15 +14,9 @@ use super::{
     access,
     finding::Finding,
     forwarders::{self, Place},
-    holders::{self, Holder, Sockets},
+    holders::{Holder, Sockets},
 };
-use crate::kernel::{
-    requirements::cgroup_root,
-    sockets::{
-        listening::{covers, is_listening},
-        sock_diag::TcpListener,
-    },
-};
+use crate::kernel::sockets::sock_diag::TcpListener;
 
 /// systemd's state of the units that listen; `None`: it does not answer.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +78,18 @@ fn unusable(ip: IpAddr) -> Option<Unusable> {
             "its address family may be disabled (ipv6.disable=1): then remove it".into(),
         ),
     })
+}
+
+/// The same, asked once for each address.
+fn unusable_now(ip: IpAddr, sockets: &Sockets) -> Option<Unusable> {
+    if sockets.usable.borrow().contains(&ip) {
+        return None;
+    }
+    let why = unusable(ip);
+    if why.is_none() {
+        sockets.usable.borrow_mut().insert(ip);
+    }
+    why
 }
 
 /// The addresses of the interfaces, for a message.
@@ -163,7 +168,7 @@ fn front(
     let active = state.map(|state| state == "active");
     let port = match endpoint {
         Endpoint::Tcp(address) => {
-            match unusable(address.ip()) {
+            match unusable_now(address.ip(), sockets) {
                 Some(Unusable::NotHere(next)) => {
                     let message = format!(
                         "{} is not an address of this host yet: {unit} listens there all the same \
@@ -181,11 +186,10 @@ fn front(
                 }
                 None => {}
             }
-            judge(address, active, sockets.listeners(), |inode| {
-                sockets.holder(inode)
-            })
+            let there = sockets.at_port(address.port());
+            judge(address, active, there, |inode| sockets.holder(inode))
         }
-        Endpoint::Unix(path) => match (active, is_listening(endpoint)?) {
+        Endpoint::Unix(path) => match (active, sockets.is_bound(path)?) {
             (Some(false), true) => {
                 return Ok(Finding::error(
                     WHAT,
@@ -262,7 +266,7 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
     let listeners = sockets.listeners();
     let (endpoint, unit) = (&service.backend, &service.unit);
     if let Endpoint::Tcp(address) = endpoint
-        && let Some(why) = unusable(address.ip())
+        && let Some(why) = unusable_now(address.ip(), sockets)
     {
         return Ok(match why {
             Unusable::NotHere(next) => Finding::warning(
@@ -277,14 +281,17 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
             Unusable::Never(message, next) => Finding::error(WHAT, message, next),
         });
     }
-    let there: Vec<_> = match endpoint {
-        Endpoint::Tcp(address) => listeners.iter().filter(|it| covers(it, address)).collect(),
-        Endpoint::Unix(_) => Vec::new(),
+    let there = sockets.at(endpoint);
+    let listening = match endpoint {
+        Endpoint::Tcp(_) => !there.is_empty(),
+        Endpoint::Unix(path) => sockets.is_bound(path)?,
     };
-    let listening = !there.is_empty() || is_listening(endpoint)?;
     Ok(match units.backend.as_deref() {
         Some("active" | "reloading") => {
-            let own = own_sockets(units.cgroup.as_deref());
+            let own = units
+                .cgroup
+                .as_deref()
+                .and_then(|cgroup| sockets.of(cgroup));
             let stranger =
                 |it: &&&TcpListener| own.as_ref().is_some_and(|own| !own.contains(&it.inode));
             if !listening {
@@ -342,14 +349,6 @@ fn forwarder(
     let is_own = own.is_none_or(|own| there.iter().any(|it| own.contains(&it.inode)));
     let place = if is_own { Place::Own } else { Place::Elsewhere };
     all.then_some((first, place))
-}
-
-/// The sockets of a unit's processes; `None`: unknown.
-fn own_sockets(cgroup: Option<&str>) -> Option<HashSet<u32>> {
-    let cgroup = cgroup?
-        .strip_prefix('/')
-        .filter(|cgroup| !cgroup.is_empty())?;
-    holders::sockets_of(&cgroup_root().ok()?.join(Path::new(cgroup)))
 }
 
 /// The other addresses on which a unit's processes listen.

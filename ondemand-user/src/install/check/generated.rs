@@ -3,14 +3,16 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
+use anyhow::Context as _;
 use ondemand_core::config::{Config, DEFAULT_PATH, PerUnit, Service, UnitNames};
 
 use super::finding::Finding;
 use crate::{
+    host::{small_file, unit_files::UnitFiles},
     install::units::{Content, Host, MARK, UnitFile, entering, generator},
     systemd::Facts,
 };
@@ -24,16 +26,8 @@ const GENERATORS: [&str; 5] = [
     "/lib/systemd/system-generators",
 ];
 
-/// The directories of units; the first one that has the unit counts (systemd.unit(5)).
-const UNITS: [&str; 7] = [
-    "/etc/systemd/system.control",
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/run/systemd/generator",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
+/// A unit file of ondemand's is shorter. Bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// The program that the installed generator links to, if any.
 pub fn generator_program() -> Option<PathBuf> {
@@ -112,6 +106,7 @@ fn compare(expected: &str, found: Option<&str>) -> State {
 pub fn look(
     service: &Service,
     files: &HashMap<&OsStr, &UnitFile>,
+    unit_files: &UnitFiles,
     source: &Source,
     facts: Option<&PerUnit<Facts>>,
 ) -> Finding {
@@ -130,19 +125,9 @@ pub fn look(
         let Content::Text(expected) = &file.content else {
             continue;
         };
-        let place = UNITS
-            .iter()
-            .map(|directory| Path::new(directory).join(&file.path))
-            .find(|path| path.symlink_metadata().is_ok());
-        let found = match &place {
-            None => None,
-            Some(path) => match fs::read_to_string(path) {
-                Ok(text) => Some(text),
-                Err(error) => {
-                    let error = anyhow::Error::new(error);
-                    return Finding::unknown(WHAT, &error.context(path.display().to_string()));
-                }
-            },
+        let (place, found) = match read(&file.path, unit_files) {
+            Ok(found) => found.unzip(),
+            Err(error) => return Finding::unknown(WHAT, &error),
         };
         let name = place.unwrap_or_else(|| file.path.clone());
         states.push((name, compare(expected, found.as_deref())));
@@ -193,6 +178,31 @@ pub fn look(
     let directory = states.first().and_then(|(name, _)| name.parent());
     let directory = directory.unwrap_or(Path::new("")).display();
     Finding::ok(WHAT, format!("present in {directory}, as configured"))
+}
+
+/// The first file of this name in the search path.
+fn read(name: &Path, unit_files: &UnitFiles) -> anyhow::Result<Option<(PathBuf, String)>> {
+    let mut parts = name.iter();
+    let first = parts.next().and_then(OsStr::to_str).unwrap_or_default();
+    let rest = parts.as_path();
+    for place in unit_files.all(first) {
+        let path = if rest.as_os_str().is_empty() {
+            place
+        } else {
+            place.join(rest)
+        };
+        match small_file::read(&path, LONGEST) {
+            // What is no text is none of ondemand's.
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                return Ok(Some((path, text)));
+            }
+            // A link to nowhere is there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {}
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,15 +1,23 @@
 //! Finds the program that holds a socket, and the sockets of a unit's processes (proc(5)).
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::{HashMap, HashSet},
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use ondemand_core::config::Endpoint;
 
-use crate::kernel::sockets::sock_diag::{TcpListener, tcp_listeners};
+use crate::kernel::{
+    requirements::cgroup_root,
+    sockets::{
+        listening::{covers, is_bound},
+        sock_diag::{TcpListener, UnixSocket, tcp_listeners, unix_sockets},
+    },
+};
 
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,16 +51,36 @@ impl std::fmt::Display for Holder {
 pub struct Sockets {
     /// The TCP sockets that listen.
     pub listeners: Result<Vec<TcpListener>>,
+    by_port: HashMap<u16, Vec<TcpListener>>,
+    unix: OnceCell<Result<Vec<UnixSocket>>>,
     /// By inode, the process with the lowest id: PID 1 first, for sockets that it passes on.
     holders: OnceCell<HashMap<u32, u32>>,
+    /// By process id: PID 1 holds most of them.
+    processes: RefCell<HashMap<u32, Holder>>,
+    cgroups: OnceCell<Option<PathBuf>>,
+    /// Addresses that are known to be usable: most services have the same ones.
+    pub usable: RefCell<HashSet<IpAddr>>,
 }
 
 impl Sockets {
     /// Looks at those that listen now; at their holders when one is asked for.
     pub fn look() -> Self {
+        let listeners = tcp_listeners(0);
+        let mut by_port: HashMap<u16, Vec<TcpListener>> = HashMap::new();
+        for listener in listeners.iter().flatten() {
+            by_port
+                .entry(listener.address.port())
+                .or_default()
+                .push(*listener);
+        }
         Self {
-            listeners: tcp_listeners(0),
+            listeners,
+            by_port,
+            unix: OnceCell::new(),
             holders: OnceCell::new(),
+            processes: RefCell::default(),
+            cgroups: OnceCell::new(),
+            usable: RefCell::default(),
         }
     }
 
@@ -61,17 +89,58 @@ impl Sockets {
         self.listeners.as_deref().unwrap_or_default()
     }
 
+    /// Those of them with this port.
+    pub fn at_port(&self, port: u16) -> &[TcpListener] {
+        self.by_port.get(&port).map_or(&[], Vec::as_slice)
+    }
+
+    /// The TCP sockets that a connection to this address may reach; none of another kind of address.
+    pub fn at(&self, endpoint: &Endpoint) -> Vec<&TcpListener> {
+        let Endpoint::Tcp(address) = endpoint else {
+            return Vec::new();
+        };
+        let there = self.at_port(address.port()).iter();
+        there.filter(|it| covers(it, address)).collect()
+    }
+
+    /// Whether a Unix socket listens at this path.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not answer, or the path cannot be looked at.
+    pub fn is_bound(&self, path: &Path) -> Result<bool> {
+        let sockets = self.unix.get_or_init(|| unix_sockets(true));
+        match sockets {
+            Ok(sockets) => is_bound(path, sockets),
+            Err(error) => Err(anyhow!("{error:#}")),
+        }
+    }
+
     /// Returns the process that holds a socket. `None`: this process has no permission to see it.
     pub fn holder(&self, inode: u32) -> Option<Holder> {
         let pid = *self.holders.get_or_init(all_holders).get(&inode)?;
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Some(Holder {
-            pid,
-            name: name.trim_end().to_owned(),
-            unit: fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .ok()
-                .and_then(|text| unit_of(&text)),
-        })
+        let mut processes = self.processes.borrow_mut();
+        let holder = processes.entry(pid).or_insert_with(|| process(pid));
+        Some(holder.clone())
+    }
+
+    /// Returns the sockets of the processes in a cgroup, which is relative to the root of the hierarchy, and below it.
+    ///
+    /// `None`: this process has no permission to see any of them, or there is none.
+    pub fn of(&self, cgroup: &str) -> Option<HashSet<u32>> {
+        let cgroup = cgroup.strip_prefix('/').filter(|it| !it.is_empty())?;
+        let root = self.cgroups.get_or_init(|| cgroup_root().ok()).as_ref()?;
+        sockets_of(&root.join(cgroup))
+    }
+}
+
+fn process(pid: u32) -> Holder {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    Holder {
+        pid,
+        name: name.trim_end().to_owned(),
+        unit: cgroups.and_then(|text| unit_of(&text)),
     }
 }
 
@@ -106,10 +175,7 @@ fn unit_of(cgroups: &str) -> Option<String> {
     units.next_back()
 }
 
-/// Returns the sockets of the processes in a cgroup and below it.
-///
-/// `None`: this process has no permission to see any of them, or there is none.
-pub fn sockets_of(cgroup: &Path) -> Option<HashSet<u32>> {
+fn sockets_of(cgroup: &Path) -> Option<HashSet<u32>> {
     let mut found = HashSet::new();
     let mut left: Vec<PathBuf> = vec![cgroup.to_owned()];
     while let Some(directory) = left.pop() {

@@ -3,11 +3,13 @@
 mod access;
 mod addresses;
 pub mod agent;
+mod common;
 mod finding;
 mod forwarders;
 mod generated;
 mod holders;
 mod host;
+mod loaded;
 mod metrics;
 mod mounts;
 mod permission;
@@ -24,7 +26,8 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use common::{Common, Manager};
 use futures_util::{StreamExt as _, stream};
 use holders::Sockets;
 use ondemand_core::{
@@ -33,7 +36,7 @@ use ondemand_core::{
 };
 
 use crate::{
-    host::config_file,
+    host::{config_file, unit_files::UnitFiles},
     install::units::{self, generator, last_good},
     systemd::Systemd,
 };
@@ -110,8 +113,9 @@ pub fn what_makes_units(config: &Path) -> Option<String> {
     let files = units::files(&config, &host).ok()?;
     let files = units::by_path(&files);
     let looks = config.services.values();
-    let mut looks =
-        looks.filter_map(|service| generated::look(service, &files, &source, None).next);
+    let mut looks = looks.filter_map(|service| {
+        generated::look(service, &files, &host.unit_files, &source, None).next
+    });
     looks.find(|next| next == source.next())
 }
 
@@ -171,26 +175,37 @@ async fn look(config: &Config) -> Vec<Finding> {
     let program = generator_program();
     let source = generated::Source::of(config, program.as_deref());
     found.extend(ports::look(config));
-    let files = generated::host(program.as_deref()).and_then(|host| units::files(config, &host));
+    let host = generated::host(program.as_deref());
+    let files = host
+        .as_ref()
+        .map_err(|error| anyhow!("{error:#}"))
+        .and_then(|host| units::files(config, host));
     found.extend(left(config));
     let systemd = systemd.as_ref().ok();
     let seen = match systemd {
         Some(systemd) => proxy::seen_by_agent(systemd).await,
         None => BTreeMap::new(),
     };
-    let sockets = Sockets::look();
-    let files = files.as_deref().map(units::by_path);
-    let (files, source, sockets) = (&files, &source, &sockets);
-    let looks = config.services.values().map(|service| {
-        let seen = seen.get(&service.name);
-        async move {
-            let files = files.as_ref().map_err(|error| *error);
-            let about = service::look(service, files, source, systemd, seen, sockets).await;
-            about
-                .into_iter()
-                .map(|finding| finding.of(&service.name))
-                .collect::<Vec<_>>()
-        }
+    let manager = match systemd {
+        Some(systemd) => Some(Manager::ask(systemd, config).await),
+        None => None,
+    };
+    let no_files = UnitFiles::default();
+    let common = Common {
+        files: files.as_deref().map(units::by_path),
+        unit_files: host.as_ref().map_or(&no_files, |host| &host.unit_files),
+        source: &source,
+        sockets: Sockets::look(),
+        manager,
+        seen,
+    };
+    let common = &common;
+    let looks = config.services.values().map(|service| async move {
+        let about = service::look(service, common).await;
+        about
+            .into_iter()
+            .map(|finding| finding.of(&service.name))
+            .collect::<Vec<_>>()
     });
     // One after the other they would wait for each answer of systemd.
     let about: Vec<Vec<Finding>> = stream::iter(looks.collect::<Vec<_>>())

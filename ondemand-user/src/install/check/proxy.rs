@@ -4,10 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
-use nix::unistd::User;
 use ondemand_core::config::Service;
 
-use super::finding::Finding;
+use super::{common::Manager, finding::Finding};
 use crate::{
     bus::{names, report::Report},
     install::units::pacing,
@@ -55,8 +54,13 @@ pub fn seen(problem: &str) -> Finding {
     }
 }
 
-/// Looks at the proxy's unit, with `facts` of it.
-pub async fn look(service: &Service, facts: &Facts, systemd: &Systemd) -> Option<Finding> {
+/// Looks at the proxy's unit, with `facts` of it, and its text if that is all of it.
+pub async fn look(
+    service: &Service,
+    facts: &Facts,
+    text: Option<&str>,
+    manager: &Manager<'_>,
+) -> Option<Finding> {
     let unit = service.proxy_unit();
     if facts.load_state.as_deref() != Some("loaded") {
         return None; // Its file is another check's.
@@ -70,7 +74,7 @@ pub async fn look(service: &Service, facts: &Facts, systemd: &Systemd) -> Option
             ),
         ));
     }
-    match cannot_run(&unit, systemd).await {
+    match cannot_run(&unit, facts, text, manager).await {
         Ok(why) => why.map(|why| {
             Finding::error(
                 WHAT,
@@ -84,13 +88,28 @@ pub async fn look(service: &Service, facts: &Facts, systemd: &Systemd) -> Option
     }
 }
 
-async fn cannot_run(unit: &str, systemd: &Systemd) -> Result<Option<String>> {
-    if let Some(user) = systemd.user_of(unit).await?
+async fn cannot_run(
+    unit: &str,
+    facts: &Facts,
+    text: Option<&str>,
+    manager: &Manager<'_>,
+) -> Result<Option<String>> {
+    let systemd = manager.systemd;
+    let user = match text {
+        Some(text) => text
+            .lines()
+            .find_map(|line| line.strip_prefix("User=").map(str::to_owned)),
+        None => systemd.user_of(unit).await?,
+    };
+    if let Some(user) = user
         && !user.is_empty()
         && user.parse::<u32>().is_err()
-        && let Ok(None) = User::from_name(&user)
+        && manager.is_missing(&user)
     {
         return Ok(Some(format!("its user {user} does not exist")));
+    }
+    if facts.condition_timestamp_monotonic == Some(0) {
+        return Ok(None); // It has never been started.
     }
     let own = [pacing::DONE, pacing::GAVE_UP, pacing::LOOK_AGAIN];
     let end = systemd.last_failure(unit, &own.map(i32::from)).await?;

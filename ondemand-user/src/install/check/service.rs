@@ -1,47 +1,39 @@
 //! Checks of one service: its unit, its veto program, what steering would bypass.
 
-use std::{
-    collections::HashMap, ffi::OsStr, fs, io, os::unix::fs::PermissionsExt as _, path::Path,
-};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use ondemand_core::config::{Endpoint, PerUnit, Service};
+use tokio::try_join;
 
 use super::{
     addresses::{self, OTHER_SOCKET},
+    common::{Common, Manager},
     finding::{Finding, Level},
-    generated::{self, Source},
-    holders::Sockets,
-    proxy,
+    generated, proxy,
     unit::{failed, needed, usable},
 };
 use crate::{
-    install::units::UnitFile,
     kernel::sockets::sock_diag::listens_by_mptcp,
-    systemd::{Facts, Slices, Systemd},
+    systemd::{Facts, Questions, Systemd},
 };
 
 /// Directories hidden from the agent: `ProtectHome=` and `PrivateTmp=` of ondemand.service.
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 
-/// Makes all checks of one service. `systemd`: `None` if it does not answer.
-pub async fn look(
-    service: &Service,
-    files: Result<&HashMap<&OsStr, &UnitFile>, &anyhow::Error>,
-    source: &Source,
-    systemd: Option<&Systemd>,
-    seen: Option<&String>,
-    sockets: &Sockets,
-) -> Vec<Finding> {
+/// Makes all checks of one service.
+pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut units = addresses::Units::default();
     let mut facts = None;
-    match systemd {
+    let manager = common.manager.as_ref();
+    let is_plain = common.has_loaded(&service.unit) && common.is_plain(&service.unit);
+    match manager {
         None => found.push(Finding::unknown(
             "unit",
             &anyhow::anyhow!("whether {} exists: systemd does not answer", service.unit),
         )),
-        Some(systemd) => match read(service, systemd, &mut units).await {
+        Some(manager) => match read(service, common, manager, is_plain, &mut units).await {
             Ok(read) => {
                 found.push(usable(service, &read.backend));
                 found.extend(failed(service, &read.backend));
@@ -53,14 +45,20 @@ pub async fn look(
     let loaded = found
         .first()
         .is_some_and(|finding| finding.level == Level::Ok);
-    let current = match files {
-        Ok(files) => generated::look(service, files, source, facts.as_ref()),
+    let current = match &common.files {
+        Ok(files) => {
+            let Common {
+                unit_files, source, ..
+            } = common;
+            generated::look(service, files, unit_files, source, facts.as_ref())
+        }
         Err(error) => Finding::error("units", format!("cannot be made: {error:#}"), "see above"),
     };
-    if let (Some(systemd), Some(facts), true) = (systemd, &facts, loaded) {
+    let is_current = current.level == Level::Ok;
+    if let (Some(manager), Some(facts), true) = (manager, &facts, loaded) {
         let unit = &facts.backend;
         // Before a reload the drop-in is not expected.
-        if unit.stop_when_unneeded == Some(false) && current.level == Level::Ok {
+        if unit.stop_when_unneeded == Some(false) && is_current {
             found.push(Finding::error(
                 "stop",
                 format!(
@@ -73,20 +71,26 @@ pub async fn look(
                 ),
             ));
         }
-        found.extend(needed(service, unit, systemd).await);
+        found.extend(needed(service, unit, manager).await);
     }
-    if let (Some(systemd), Some(facts)) = (systemd, &facts) {
-        let proxy = proxy::look(service, &facts.proxy, systemd).await;
+    // Text that is not in the file says nothing.
+    let own_text = |unit: &str| common.own_text(unit).filter(|_| is_current);
+    if let (Some(manager), Some(facts)) = (manager, &facts) {
+        let text = own_text(&service.proxy_unit());
+        let proxy = proxy::look(service, &facts.proxy, text, manager).await;
+        let seen = common.seen.get(&service.name);
         found.extend(proxy.or(seen.map(|problem| proxy::seen(problem))));
     }
     found.push(current);
-    let mut addresses = addresses::look(service, &units, sockets);
-    if let Some(systemd) = systemd {
-        name_sockets(&mut addresses, systemd).await;
+    let mut addresses = addresses::look(service, &units, &common.sockets);
+    if let Some(manager) = manager {
+        name_sockets(&mut addresses, manager.systemd).await;
     }
     found.extend(addresses);
     found.extend(service.veto.as_deref().map(veto));
-    found.extend(steering(service, systemd).await);
+    let front = service.socket_unit();
+    let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
+    found.extend(steering(service, common, are_plain).await);
     found.extend(lists(service));
     found
 }
@@ -131,15 +135,40 @@ fn lists(service: &Service) -> Vec<Finding> {
     found
 }
 
-/// The service's units as PID 1 has them.
+/// The service's units as PID 1 has them. `is_plain`: [`Common::is_plain`] of the application.
 async fn read(
     service: &Service,
-    systemd: &Systemd,
+    common: &Common<'_>,
+    manager: &Manager<'_>,
+    is_plain: bool,
     units: &mut addresses::Units,
 ) -> Result<PerUnit<Facts>> {
     let names = service.unit_names();
-    let order = [&names.backend, &names.socket, &names.proxy, &names.lease];
-    let [backend, socket, proxy, lease] = systemd.facts_of(order).await?;
+    let listed = manager
+        .listed
+        .as_ref()
+        .map_err(|error| anyhow!("{error:#}"))?;
+    let ask = |unit, questions| manager.systemd.facts_of(unit, listed, questions);
+    let questions = |unit: &str| Questions {
+        reload: !common.has_loaded(unit),
+        ..Questions::default()
+    };
+    let usual = questions(&names.backend);
+    let of_backend = Questions {
+        stop: usual.reload || !is_plain,
+        pins: manager.pins(&names.backend).is_none(),
+        ..usual
+    };
+    let of_proxy = Questions {
+        conditions: true,
+        ..questions(&names.proxy)
+    };
+    let (backend, socket, proxy, lease) = try_join!(
+        ask(&names.backend, of_backend),
+        ask(&names.socket, questions(&names.socket)),
+        ask(&names.proxy, of_proxy),
+        ask(&names.lease, questions(&names.lease)),
+    )?;
     let facts = PerUnit {
         backend,
         socket,
@@ -148,7 +177,9 @@ async fn read(
     };
     units.backend.clone_from(&facts.backend.active_state);
     units.front.clone_from(&facts.socket.active_state);
-    units.cgroup = Some(systemd.control_group(&names.backend).await?);
+    if matches!(units.backend.as_deref(), Some("active" | "reloading")) {
+        units.cgroup = Some(manager.systemd.control_group(&names.backend).await?);
+    }
     Ok(facts)
 }
 
@@ -203,7 +234,8 @@ fn ways(service: &Service) -> (Vec<&Endpoint>, Vec<&Endpoint>) {
     })
 }
 
-async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Finding> {
+/// `are_plain`: whether the units of the front socket and of the application have no rules of their own.
+async fn steering(service: &Service, common: &Common<'_>, are_plain: [bool; 2]) -> Option<Finding> {
     const WHAT: &str = "steer";
     if !service.steer {
         return None;
@@ -224,10 +256,10 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
             "set steer = false, or let both listen on TCP addresses of one family",
         ));
     }
-    if let Some(systemd) = systemd {
-        let slices = Slices::default();
-        for unit in [&service.socket_unit(), &service.unit] {
-            match systemd.address_rules(unit, &slices).await {
+    if let Some(manager) = &common.manager {
+        let units = [&service.socket_unit(), &service.unit];
+        for (unit, is_plain) in units.into_iter().zip(are_plain) {
+            match manager.address_rules(unit, is_plain).await {
                 Ok(None) => {}
                 Ok(Some(place)) => {
                     let what = if *unit == service.unit {
@@ -247,6 +279,7 @@ async fn steering(service: &Service, systemd: Option<&Systemd>) -> Option<Findin
     }
     let backend = &service.backend;
     if let Endpoint::Tcp(address) = backend
+        && !common.sockets.at(backend).is_empty()
         && matches!(listens_by_mptcp(*address), Ok(Some(true)))
     {
         let unit = &service.unit;

@@ -7,11 +7,8 @@ use ondemand_core::{
     words::on_one_line,
 };
 
-use super::finding::Finding;
-use crate::{
-    host::unit_files::UnitFiles,
-    systemd::{Facts, Systemd},
-};
+use super::{common::Manager, finding::Finding};
+use crate::{host::unit_files::UnitFiles, systemd::Facts};
 
 /// The last line in the journal of a unit, if this user may read it.
 pub(super) fn last_line(unit: &str) -> Option<String> {
@@ -106,8 +103,6 @@ pub(super) fn usable(service: &Service, facts: &Facts) -> Finding {
 
 /// The units, other than ondemand's, that pin the application's unit.
 pub(super) fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
-    let UnitNames { proxy, lease, .. } = service.unit_names();
-    let own = [proxy, lease];
     let lists = [
         &facts.wanted_by,
         &facts.required_by,
@@ -115,10 +110,14 @@ pub(super) fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
         &facts.bound_by,
         &facts.upheld_by,
     ];
-    let mut units: Vec<_> = lists
-        .into_iter()
-        .flatten()
-        .flatten()
+    others(service, lists.into_iter().flatten().flatten())
+}
+
+/// These units, without ondemand's own.
+fn others<'a>(service: &Service, units: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let UnitNames { proxy, lease, .. } = service.unit_names();
+    let own = [proxy, lease];
+    let mut units: Vec<_> = units
         .map(String::as_str)
         .filter(|unit| !own.iter().any(|own| own == unit))
         .collect();
@@ -128,11 +127,19 @@ pub(super) fn pins<'a>(service: &Service, facts: &'a Facts) -> Vec<&'a str> {
 }
 
 /// A unit that is up and needs the application keeps it up for ever.
-pub(super) async fn needed(service: &Service, facts: &Facts, systemd: &Systemd) -> Option<Finding> {
+pub(super) async fn needed(
+    service: &Service,
+    facts: &Facts,
+    manager: &Manager<'_>,
+) -> Option<Finding> {
     let mut active = Vec::new();
-    for unit in pins(service, facts) {
-        let states = systemd.states(&[unit.to_owned()]).await.ok()?;
-        if !states.first()?.is_down() {
+    let known = manager.pins(facts.id.as_deref().unwrap_or(&service.unit));
+    let pins = match &known {
+        Some(known) => others(service, known.iter()),
+        None => pins(service, facts),
+    };
+    for unit in pins {
+        if !manager.is_down(unit).await.ok()? {
             active.push(unit);
         }
     }

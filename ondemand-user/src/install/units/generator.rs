@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use nix::sys::stat::{Mode, umask};
 use ondemand_core::{
     config::{Config, DEFAULT_PATH},
     words::printable,
@@ -41,20 +42,23 @@ pub const REPORT: &str = "ondemand-generator.report";
 pub fn run(directory: &Path) -> Result<()> {
     let copies = last_good::PLACES.map(Path::new);
     let path = Path::new(DEFAULT_PATH);
+    // As PID 1 sets it: units are for all to read.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     if requirements::demands_capability() {
-        install::write(&[capability()], directory).context("give the agent CAP_BPF")?;
+        install::write_unread(&[capability()], directory).context("give the agent CAP_BPF")?;
     }
     let is_absent = is_absent(path) && last_good::find_in(copies, path).is_none();
+    let host = Host::here()?;
     let done = match is_absent {
         true => nothing_yet(path, copies, &Record::here(), directory),
-        false => run_for(path, copies, &Record::here(), directory),
+        false => run_for(path, copies, &Record::here(), &host, directory),
     };
     if let Err(error) = &done {
         report(&format!("{error:#}"), directory);
     }
     done?;
     // The units are written all the same: the front sockets hold the clients until it is corrected.
-    if !is_absent && let Some(why) = unreachable(&Host::here()?) {
+    if !is_absent && let Some(why) = unreachable(&host) {
         complain(&anyhow!(
             "no proxy can run, so no client is served: {why}; `ondemand check` says what to do"
         ));
@@ -118,16 +122,28 @@ pub(super) fn run_for(
     path: &Path,
     copies: [&Path; 2],
     record: &Record,
+    host: &Host,
     directory: &Path,
 ) -> Result<()> {
     let [run, _] = copies;
-    let read =
-        config_file::text(path).and_then(|text| Ok((config_file::parse_here(path, &text)?, text)));
+    let read = config_file::text(path).and_then(|text| {
+        let config = config_file::parse_among(path, &text, &host.unit_files)?;
+        Ok((config, text))
+    });
     let (config, text) = match read {
         Ok(read) => read,
-        Err(error) => return Err(fall_back(error.into(), path, copies, record, directory)),
+        Err(error) => {
+            return Err(fall_back(
+                error.into(),
+                path,
+                copies,
+                record,
+                host,
+                directory,
+            ));
+        }
     };
-    generate(&config, record, directory)?;
+    generate(&config, record, host, directory)?;
     if let Err(error) = last_good::keep(run, &text) {
         complain(&anyhow!("keep a copy of {}: {error}", path.display()));
     }
@@ -140,6 +156,7 @@ fn fall_back(
     path: &Path,
     copies: [&Path; 2],
     record: &Record,
+    host: &Host,
     directory: &Path,
 ) -> anyhow::Error {
     let why = match is_absent(path) {
@@ -158,7 +175,7 @@ fn fall_back(
             Err(failed) => error.context(format!("{failed:#}")),
         };
     };
-    match generate(&copy.config, record, directory) {
+    match generate(&copy.config, record, host, directory) {
         Ok(()) => error.context(format!(
             "the units are those of an OLDER configuration, {}, because the present one {why}",
             copy.words()
@@ -169,13 +186,21 @@ fn fall_back(
 
 /// Writes all units of `config`, or none; and those of services that have left the configuration since
 /// the boot ([`Record`]).
-pub(super) fn generate(config: &Config, record: &Record, directory: &Path) -> Result<()> {
-    let mut files = files(config, &Host::here()?)?;
-    let unknown = record.enter(config, &mut files);
+pub(super) fn generate(
+    config: &Config,
+    record: &Record,
+    host: &Host,
+    directory: &Path,
+) -> Result<()> {
+    let mut files = files(config, host)?;
+    let unknown = record.enter(config, &mut files, &host.unit_files);
     write(&files, directory)?;
-    let (left, unkept) = record.keep(config, &files);
-    for (name, error) in unknown.into_iter().chain(unkept) {
+    for (name, error) in unknown {
         complain(&anyhow!("{name}: record its units: {error}"));
+    }
+    let left = record.leave(|name| config.services.contains_key(name));
+    if let Err(error) = record.keep(files.iter().chain(&left)) {
+        complain(&anyhow!("record the units: {error}"));
     }
     write(&left, directory)
 }
@@ -187,7 +212,7 @@ fn keep_all(record: &Record, directory: &Path) -> Result<()> {
 }
 
 fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
-    install::write(files, directory)
+    install::write_unread(files, directory)
         .inspect_err(|_| install::remove(files, directory))
         .context("generate units")
 }

@@ -1,14 +1,25 @@
 //! The properties of the machine that its unit files depend on.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
+
+use super::restart;
+use crate::host::unit_files::UnitFiles;
 
 /// The user of `units/sysusers.d/ondemand.conf`.
 const USER: &str = "ondemand";
 
-/// Whether `/etc/passwd` has the user. A generator must not query NSS, whose services may not be
-/// up yet (systemd.generator(7)).
+/// Whether the user exists, by the text of `/etc/passwd`. A generator must not query NSS, whose services may not
+/// be up yet (systemd.generator(7)). What cannot be read may have it: the package makes the user, and without one the
+/// proxies would be root's.
+fn may_have_user(passwd: io::Result<String>) -> bool {
+    match passwd {
+        Ok(passwd) => has_user(&passwd),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 fn has_user(passwd: &str) -> bool {
     passwd
         .lines()
@@ -24,8 +35,10 @@ pub struct Host {
     pub user: Option<String>,
     /// The major version of systemd; `None`: unknown, so only directives of all versions are used.
     pub systemd: Option<u32>,
-    /// Where its unit files are.
-    pub unit_directories: Vec<PathBuf>,
+    /// Its unit files.
+    pub unit_files: UnitFiles,
+    /// Whether drop-ins for all services have `Restart=`.
+    pub all_may_restart: bool,
 }
 
 impl Host {
@@ -35,6 +48,7 @@ impl Host {
     ///
     /// The path of this program cannot be found, or is not UTF-8.
     pub fn here() -> Result<Self> {
+        let unit_files = UnitFiles::here();
         // Symbolic links are resolved: as a generator the program has another name.
         let ondemand = std::env::current_exe().context("find the path of this program")?;
         let ondemand = ondemand
@@ -42,10 +56,10 @@ impl Host {
             .with_context(|| format!("the path {ondemand:?} is not UTF-8"))?;
         Ok(Self {
             ondemand: ondemand.to_owned(),
-            user: has_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
-                .then(|| USER.to_owned()),
+            user: may_have_user(fs::read_to_string("/etc/passwd")).then(|| USER.to_owned()),
             systemd: systemd_version(),
-            unit_directories: super::restart::directories(),
+            all_may_restart: restart::all_may_restart(&unit_files),
+            unit_files,
         })
     }
 }
@@ -89,6 +103,11 @@ mod tests {
             "root:x:0:0::/:/bin/sh\nondemand:x:990:990::/:/usr/sbin/nologin\n"
         ));
         assert!(!has_user("ondemand2:x:990:990::/:/usr/sbin/nologin\n"));
+        // Unknown is not missing.
+        let failed = |kind: io::ErrorKind| may_have_user(Err(kind.into()));
+        assert!(failed(io::ErrorKind::PermissionDenied));
+        assert!(failed(io::ErrorKind::InvalidData));
+        assert!(!failed(io::ErrorKind::NotFound));
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Writes unit files to a directory, each atomically.
+//! Writes unit files to a directory.
 
 use std::{
     collections::HashSet,
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -24,13 +26,52 @@ pub fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes `files` below `directory`, in which nobody reads meanwhile: PID 1 has emptied it, and waits. What is there
+/// all the same is replaced as by [`write`].
+///
+/// # Errors
+///
+/// Like [`write`].
+pub(super) fn write_unread(files: &[UnitFile], directory: &Path) -> Result<()> {
+    for file in files {
+        let path = directory.join(&file.path);
+        let made = match make(&path, &file.content) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = path.parent().unwrap_or(directory);
+                fs::create_dir_all(parent).and_then(|()| make(&path, &file.content))
+            }
+            made => made,
+        };
+        let done = match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => put(&path, &file.content),
+            done => done,
+        };
+        done.with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes what is not there yet.
+fn make(path: &Path, content: &Content) -> io::Result<()> {
+    match content {
+        Content::Text(text) => {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(UNIT_MODE);
+            file.open(path)?.write_all(text.as_bytes())
+        }
+        Content::Link(target) => symlink(target, path),
+    }
+}
+
+/// systemd warns about a unit file that is not readable for all.
+const UNIT_MODE: u32 = 0o644;
+
 fn put(path: &Path, content: &Content) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     match content {
-        // systemd warns about a unit file that is not readable for all.
-        Content::Text(text) => atomic_file::replace(path, text.as_bytes(), 0o644),
+        Content::Text(text) => atomic_file::replace(path, text.as_bytes(), UNIT_MODE),
         Content::Link(target) => atomic_file::replace_by_link(path, target),
     }
 }

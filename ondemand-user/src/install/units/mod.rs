@@ -1,7 +1,7 @@
 //! The unit files of every configured service; as `ondemand-generator`, a systemd generator.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -124,12 +124,14 @@ pub(crate) fn drop_in_path(service: &Service) -> String {
     format!("{}.d/50-ondemand.conf", service.unit)
 }
 
-/// Makes the drop-in of `service` one with which PID 1 does not stop the unit yet ([`record`]).
-pub fn leave_out_stop(service: &Service, files: &mut [UnitFile]) {
-    let path = drop_in_path(service);
-    // As bytes: components take long to compare, and there are thousands.
-    let is_its = |file: &&mut UnitFile| file.path.as_os_str() == path.as_str();
-    for file in files.iter_mut().filter(is_its) {
+/// Makes the drop-ins of these services such that PID 1 does not stop their units yet ([`record`]).
+pub fn leave_out_stop<'a>(services: impl IntoIterator<Item = &'a Service>, files: &mut [UnitFile]) {
+    let paths: HashSet<String> = services.into_iter().map(drop_in_path).collect();
+    if paths.is_empty() {
+        return;
+    }
+    let is_one = |file: &&mut UnitFile| file.path.to_str().is_some_and(|path| paths.contains(path));
+    for file in files.iter_mut().filter(is_one) {
         if let Content::Text(text) = &mut file.content {
             *text = entering(text);
         }

@@ -77,7 +77,8 @@ mod tests {
                 ondemand: ondemand.into(),
                 user: Some("ondemand".into()),
                 systemd: None,
-                unit_directories: Vec::new(),
+                unit_files: Default::default(),
+                all_may_restart: false,
             };
             assert_eq!(unreachable(&host), expected.map(Unreachable::Hidden));
         }

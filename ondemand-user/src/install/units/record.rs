@@ -9,11 +9,12 @@
 //! close its front socket under its clients. They end with the boot, or when they are let go.
 
 use std::{
-    ffi::OsStr,
+    collections::HashMap,
+    fmt::Write as _,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +22,7 @@ use ondemand_core::config::{Config, Endpoint, Service};
 
 use super::{Content, UnitFile};
 use crate::{
-    host::{atomic_file, unit_files::UnitFiles},
+    host::{atomic_file, small_file, unit_files::UnitFiles},
     kernel::sockets::listening::is_listening,
 };
 
@@ -34,8 +35,18 @@ const RUNNING: &str = "/run/systemd/units";
 
 /// The unit of the service, and when it came into the configuration.
 const ENTRY: &str = "unit";
+/// An entry is shorter. Bytes.
+const LONGEST: u64 = 64 << 10;
 /// A copy of the entry, if PID 1 may stop the unit when nothing needs it.
 const HELD: &str = "held";
+/// The units of all services, as the last run wrote them: one file beside the services' directories, because four
+/// small ones for each of a thousand services take longer than the rest of a run. An earlier version kept them
+/// in the services' directories, from where they are still read.
+const UNITS: &str = "generated";
+/// Begins the line before each of them, which has its name and its length in bytes.
+const HEADING: &str = "# ";
+/// The kinds of units that go on existing without a configuration.
+const KINDS: [&str; 4] = ["socket", "service", "target", "timer"];
 
 /// The record of this boot.
 #[derive(Clone, Debug)]
@@ -66,7 +77,7 @@ impl Record {
     }
 
     #[cfg(test)]
-    pub(super) fn below(directory: &std::path::Path) -> Self {
+    pub(super) fn below(directory: &Path) -> Self {
         Self {
             directory: directory.join("services"),
             running: directory.join("running"),
@@ -96,7 +107,8 @@ impl Record {
 
     /// A service's entry.
     pub fn entry(&self, name: &str) -> Option<Entry> {
-        let text = fs::read_to_string(self.directory.join(name).join(ENTRY)).ok()?;
+        let text = small_file::read(&self.directory.join(name).join(ENTRY), LONGEST).ok()?;
+        let text = String::from_utf8(text).ok()?;
         let unit = text.lines().next()?.to_owned();
         Some(Entry { unit, text })
     }
@@ -104,9 +116,8 @@ impl Record {
     /// Whether PID 1 may stop the unit when nothing needs it: once it has known the lease while the unit
     /// was down, or while the lease was held.
     pub fn is_held(&self, name: &str, unit: &str) -> bool {
-        let held = fs::read_to_string(self.directory.join(name).join(HELD)).ok();
-        self.entry(name)
-            .is_some_and(|entry| entry.unit == unit && held == Some(entry.text))
+        let entry = self.entry(name).filter(|entry| entry.unit == unit);
+        entry.is_some_and(|entry| self.is_of(name, &entry))
     }
 
     /// Records that. Without effect if the entry was replaced meanwhile.
@@ -126,15 +137,21 @@ impl Record {
 
     /// The addresses of a service's front socket, as the last generated unit has them.
     pub fn listens(&self, name: &str) -> Vec<String> {
-        let socket = self
-            .directory
-            .join(name)
-            .join(format!("ondemand-{name}.socket"));
-        let text = fs::read_to_string(socket).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| line.strip_prefix("ListenStream="))
-            .map(|address| address.replace("%%", "%"))
-            .collect()
+        let kept = self.kept();
+        let socket = self.unit(name, &format!("ondemand-{name}.socket"), &units(&kept));
+        addresses(&socket.unwrap_or_default())
+    }
+
+    fn kept(&self) -> String {
+        fs::read_to_string(self.directory.with_file_name(UNITS)).unwrap_or_default()
+    }
+
+    /// The text of a service's unit, as the last run wrote it.
+    fn unit(&self, name: &str, unit: &str, units: &HashMap<&str, &str>) -> Option<String> {
+        match units.get(unit) {
+            Some(text) => Some((*text).to_owned()),
+            None => fs::read_to_string(self.directory.join(name).join(unit)).ok(),
+        }
     }
 
     /// Records the services that are about to be generated, and leaves `StopWhenUnneeded=yes` out for
@@ -143,35 +160,43 @@ impl Record {
         &self,
         config: &Config,
         files: &mut [UnitFile],
+        unit_files: &UnitFiles,
     ) -> Vec<(String, io::Error)> {
         let mut errors = Vec::new();
-        let names = UnitFiles::here();
+        let mut entering = Vec::new();
         for service in config.services.values() {
-            let held = self.admit(service, &names).unwrap_or_else(|error| {
+            let held = self.admit(service, unit_files).unwrap_or_else(|error| {
                 errors.push((service.name.clone(), error));
                 false
             });
             if !held {
-                super::leave_out_stop(service, files);
+                entering.push(service);
             }
         }
+        super::leave_out_stop(entering, files);
         errors
     }
 
     fn admit(&self, service: &Service, files: &UnitFiles) -> io::Result<bool> {
         let Service { name, unit, .. } = service;
-        if self.entry(name).is_none_or(|entry| entry.unit != *unit) {
-            self.write_entry(name, unit)?;
-        }
-        if self.is_held(name, unit) {
-            return Ok(true);
+        let entry = self.entry(name).filter(|entry| entry.unit == *unit);
+        match &entry {
+            Some(entry) if self.is_of(name, entry) => return Ok(true),
+            Some(_) => {}
+            None => self.write_entry(name, unit)?,
         }
         let runs = self.runs(unit, files);
-        if let (false, Some(entry)) = (runs, self.entry(name)) {
+        if !runs && let Some(entry) = entry.or_else(|| self.entry(name)) {
             // Whoever starts it from now on takes the lease.
             self.hold(name, &entry)?;
         }
         Ok(!runs)
+    }
+
+    /// Whether the service is held, by this entry of it.
+    fn is_of(&self, name: &str, entry: &Entry) -> bool {
+        let held = small_file::read(&self.directory.join(name).join(HELD), LONGEST);
+        held.is_ok_and(|held| held == entry.text.as_bytes())
     }
 
     /// Whether PID 1 has started a program of this unit that is not inactive. A generator cannot ask PID 1,
@@ -184,44 +209,47 @@ impl Record {
         has(unit) || has(&files.canonical(unit))
     }
 
-    /// Keeps a copy of the units that were generated, and returns those of services that have left the
-    /// configuration.
-    pub(super) fn keep(
-        &self,
-        config: &Config,
-        files: &[UnitFile],
-    ) -> (Vec<UnitFile>, Vec<(String, io::Error)>) {
-        let mut errors = Vec::new();
-        let files = super::by_path(files);
-        for service in config.services.values() {
-            let names = service.unit_names();
-            for unit in [names.socket, names.proxy, names.lease, service.timer_unit()] {
-                let file = files.get(OsStr::new(&unit)).copied();
-                if let Some(UnitFile {
-                    content: Content::Text(text),
-                    ..
-                }) = file
-                    && let Err(error) = self.put(&service.name, &unit, text)
-                {
-                    errors.push((service.name.clone(), error));
-                }
+    /// Keeps a copy of the units that were generated, but for the drop-ins.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written; the copy is unchanged.
+    pub(super) fn keep<'a>(&self, files: impl IntoIterator<Item = &'a UnitFile>) -> io::Result<()> {
+        let mut all = String::new();
+        for UnitFile { path, content } in files {
+            let Some(name) = path.to_str().filter(|name| !name.contains('/')) else {
+                continue;
+            };
+            if let Content::Text(text) = content {
+                let _ = writeln!(all, "{HEADING}{name} {}", text.len()); // A String takes everything.
+                all += text;
             }
         }
-        (
-            self.leave(|name| config.services.contains_key(name)),
-            errors,
-        )
+        let path = self.directory.with_file_name(UNITS);
+        if let Some(parent) = path.parent() {
+            make_private(parent)?;
+        }
+        atomic_file::replace(&path, all.as_bytes(), 0o600)
     }
 
     /// The units of all recorded services but those that are `configured`, as long as their front sockets are
     /// open. Their applications are no longer stopped.
     pub(super) fn leave(&self, configured: impl Fn(&str) -> bool) -> Vec<UnitFile> {
         let mut files = Vec::new();
-        for name in self.names().into_iter().filter(|name| !configured(name)) {
+        let mut names = self.names();
+        names.retain(|name| !configured(name));
+        if names.is_empty() {
+            return files;
+        }
+        let kept = self.kept();
+        let units = units(&kept);
+        for name in names {
             let Some(entry) = self.entry(&name) else {
                 continue;
             };
-            let mut fronts = self.listens(&name).into_iter();
+            let text = |unit: &str| self.unit(&name, unit, &units);
+            let socket = text(&format!("ondemand-{name}.socket")).unwrap_or_default();
+            let mut fronts = addresses(&socket).into_iter();
             if !fronts.any(|front| front.parse().is_ok_and(|front| (self.listens)(&front))) {
                 // Its front socket is down.
                 self.forget(&name);
@@ -234,19 +262,12 @@ impl Record {
                 // On an error the entry stays as it is, and nothing is held.
                 let _ = self.write_entry(&name, &entry.unit);
             }
-            let text = |unit: String| {
-                let text = fs::read_to_string(self.directory.join(&name).join(&unit)).ok()?;
-                Some(UnitFile {
-                    path: unit.into(),
-                    content: Content::Text(text),
-                })
-            };
-            let units = ["socket", "service", "target", "timer"];
-            files.extend(
-                units
-                    .iter()
-                    .filter_map(|kind| text(format!("ondemand-{name}.{kind}"))),
-            );
+            files.extend(KINDS.iter().filter_map(|kind| {
+                let unit = format!("ondemand-{name}.{kind}");
+                let content = Content::Text(text(&unit)?);
+                let path = unit.into();
+                Some(UnitFile { path, content })
+            }));
         }
         files
     }
@@ -263,13 +284,43 @@ impl Record {
         if fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
             return Ok(());
         }
-        // The directory above has the configuration's copy, which may be for root only.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)?;
+        make_private(&directory)?;
         atomic_file::replace(&path, text.as_bytes(), 0o600)
     }
+}
+
+/// Makes a directory for root only, as a copy of the configuration may be.
+fn make_private(directory: &Path) -> io::Result<()> {
+    let mut maker = DirBuilder::new();
+    maker.recursive(true).mode(0o700).create(directory)
+}
+
+/// The units in the text of [`UNITS`], by their names.
+fn units(mut text: &str) -> HashMap<&str, &str> {
+    let mut found = HashMap::new();
+    while let Some((heading, rest)) = text.split_once('\n') {
+        let unit = heading
+            .strip_prefix(HEADING)
+            .and_then(|it| it.split_once(' '));
+        let unit = unit.and_then(|(name, length)| Some((name, length.parse().ok()?)));
+        let Some((name, (unit, next))) =
+            unit.and_then(|(name, length)| Some((name, rest.split_at_checked(length)?)))
+        else {
+            break;
+        };
+        found.insert(name, unit);
+        text = next;
+    }
+    found
+}
+
+/// The addresses of a front socket, by the text of its unit.
+fn addresses(socket: &str) -> Vec<String> {
+    socket
+        .lines()
+        .filter_map(|line| line.strip_prefix("ListenStream="))
+        .map(|address| address.replace("%%", "%"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -285,7 +336,7 @@ mod tests {
     };
 
     fn drop_in(files: &[UnitFile]) -> &str {
-        let path = std::path::Path::new("wiki.service.d/50-ondemand.conf");
+        let path = Path::new("wiki.service.d/50-ondemand.conf");
         match files.iter().find(|file| file.path == path) {
             Some(UnitFile {
                 content: Content::Text(text),
@@ -298,9 +349,10 @@ mod tests {
     /// One run of the generator.
     fn generate(record: &Record, config: &Config) -> (bool, Vec<PathBuf>) {
         let mut files = files(config, &machine()).unwrap();
-        assert!(record.enter(config, &mut files).is_empty());
-        let (left, errors) = record.keep(config, &files);
-        assert!(errors.is_empty());
+        let unit_files = UnitFiles::default();
+        assert!(record.enter(config, &mut files, &unit_files).is_empty());
+        let left = record.leave(|name| config.services.contains_key(name));
+        record.keep(files.iter().chain(&left)).unwrap();
         let stops = config.services.contains_key("wiki")
             && drop_in(&files).contains("\nStopWhenUnneeded=yes\n");
         (stops, left.into_iter().map(|file| file.path).collect())
@@ -354,6 +406,31 @@ mod tests {
     }
 
     #[test]
+    fn units_that_an_earlier_version_kept_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = Record::below(directory.path());
+        generate(&record, &wiki(""));
+        let kept = directory.path().join(UNITS);
+        let text = fs::read_to_string(&kept).unwrap();
+        let all = units(&text);
+        assert_eq!(all.len(), KINDS.len());
+        for (unit, text) in &all {
+            record.put("wiki", unit, text).unwrap();
+        }
+        fs::remove_file(&kept).unwrap();
+        assert_eq!(record.listens("wiki"), ["0.0.0.0:80", "[::]:80"]);
+        let left = record.leave(|_| false);
+        assert_eq!(left.len(), KINDS.len());
+        record.keep(&left).unwrap();
+        let again = fs::read_to_string(&kept).unwrap();
+        assert_eq!(units(&again), all);
+        // What was cut off is not there, whatever its heading says.
+        let cut = &text[..text.len() - 1];
+        assert_eq!(units(cut).len(), KINDS.len() - 1);
+        assert!(units("").is_empty() && units("x\n").is_empty());
+    }
+
+    #[test]
     fn another_unit_begins_anew() {
         let directory = tempfile::tempdir().unwrap();
         let record = Record::below(directory.path());
@@ -364,7 +441,7 @@ mod tests {
         other.services.get_mut("wiki").unwrap().unit = "docs.service".into();
         symlink("0", running.join("invocation:docs.service")).unwrap();
         let mut made = files(&other, &machine()).unwrap();
-        record.enter(&other, &mut made);
+        record.enter(&other, &mut made, &UnitFiles::default());
         assert!(!record.is_held("wiki", "docs.service"));
         assert!(!record.is_held("wiki", "wiki.service"));
     }
@@ -376,7 +453,8 @@ mod tests {
         let record = Record::below(directory.path());
         let config = wiki("");
         let mut made = files(&config, &machine()).unwrap();
-        assert_eq!(record.enter(&config, &mut made).len(), 1);
+        let errors = record.enter(&config, &mut made, &UnitFiles::default());
+        assert_eq!(errors.len(), 1);
         assert!(!drop_in(&made).contains("\nStopWhenUnneeded"));
     }
 

@@ -1,76 +1,75 @@
 //! Whether systemd restarts an application by itself: what can be said without asking PID 1, which waits for
 //! its generators.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
-/// The directories of unit files, without those of generators, which run at the same time
-/// (systemd.unit(5)).
-const DIRECTORIES: [&str; 8] = [
-    "/etc/systemd/system.control",
-    "/run/systemd/system.control",
-    "/run/systemd/transient",
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-/// A longer file is none of a person's.
+use crate::host::{small_file, unit_files::UnitFiles};
+
+/// A longer file is none of a person's. Bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Returns the directories of this machine.
-pub(super) fn directories() -> Vec<PathBuf> {
-    DIRECTORIES.map(PathBuf::from).into()
+/// Whether drop-ins for all services have `Restart=`.
+pub(super) fn all_may_restart(files: &UnitFiles) -> bool {
+    drop_ins_have_restart("service.d", files)
 }
 
-/// Whether `unit` may have `Restart=`. A unit that is not found may: other generators make units, too.
-pub(super) fn may_restart(unit: &str, directories: &[PathBuf]) -> bool {
-    let mut names = vec![unit.to_owned()];
-    if let Some((template, _)) = unit.split_once('@') {
-        names.push(format!("{template}@.service"));
-    }
-    let fragments = |name: &str| -> Vec<PathBuf> {
-        let paths = directories.iter().map(|directory| directory.join(name));
-        paths.filter(|path| path.exists()).collect()
-    };
-    let mut files: Vec<_> = names.iter().flat_map(|name| fragments(name)).collect();
-    if files.is_empty() {
-        return true;
-    }
+/// Whether the files of `unit` itself have `Restart=`. A unit that is not found may have it: other generators make
+/// units, too.
+pub(super) fn may_restart(unit: &str, files: &UnitFiles) -> bool {
     // An alias is a link to the unit, whose drop-ins count, too.
-    let aliased = files.iter().filter_map(|path| {
-        let path = fs::canonicalize(path).ok()?;
-        Some(path.file_name()?.to_str()?.to_owned())
-    });
-    let aliased: Vec<_> = aliased.filter(|name| !names.contains(name)).collect();
-    names.extend(aliased);
-    names.push("service".into());
-    for directory in directories {
-        for name in &names {
-            let entries = fs::read_dir(directory.join(format!("{name}.d")));
-            let entries = entries.into_iter().flatten().flatten();
-            files.extend(entries.map(|entry| entry.path()));
+    let own = files.canonical(unit);
+    let mut is_there = false;
+    let mut names: Vec<String> = [unit, &own].map(str::to_owned).into();
+    names.extend([unit, &own].iter().filter_map(|unit| template(unit)));
+    names.sort();
+    names.dedup();
+    for path in names.iter().flat_map(|name| files.written(name)) {
+        match has_restart(&path) {
+            Some(true) => return true,
+            Some(false) => is_there = true,
+            None => {}
         }
     }
-    files.iter().any(|path| has_restart(path))
+    let mut directories: Vec<String> = [unit, &own]
+        .into_iter()
+        .flat_map(UnitFiles::drop_in_directories)
+        .collect();
+    directories.dedup();
+    !is_there
+        || directories
+            .iter()
+            .any(|directory| drop_ins_have_restart(directory, files))
 }
 
-fn has_restart(path: &Path) -> bool {
-    // A FIFO would not end, and a masked unit is no regular file.
-    let is_unit = |data: fs::Metadata| data.is_file() && data.len() <= LONGEST;
-    if !fs::metadata(path).is_ok_and(is_unit) {
-        return false;
-    }
-    let text = fs::read(path).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().any(|line| {
-        let assigned = line.split_once('=');
-        assigned.is_some_and(|(key, value)| {
-            key.trim() == "Restart" && !["", "no"].contains(&value.trim())
-        })
-    })
+fn template(unit: &str) -> Option<String> {
+    let (template, _) = unit.split_once('@')?;
+    Some(format!("{template}@.service"))
+}
+
+fn drop_ins_have_restart(directory: &str, files: &UnitFiles) -> bool {
+    let entries = files
+        .written(directory)
+        .filter_map(|path| fs::read_dir(path).ok());
+    let mut entries = entries.flatten().flatten();
+    entries.any(|entry| has_restart(&entry.path()) == Some(true))
+}
+
+/// `None`: there is no such file.
+fn has_restart(path: &Path) -> Option<bool> {
+    let text = match small_file::read(path, LONGEST) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) => Vec::new(),
+    };
+    let mut lines = text.split(|byte| *byte == b'\n');
+    Some(lines.any(|line| {
+        line.trim_ascii_start().starts_with(b"Restart")
+            && String::from_utf8_lossy(line)
+                .split_once('=')
+                .is_some_and(|(key, value)| {
+                    key.trim() == "Restart" && !["", "no"].contains(&value.trim())
+                })
+    }))
 }
 
 #[cfg(test)]
@@ -89,7 +88,8 @@ mod tests {
             fs::write(path, format!("[Service]\n{text}\n")).unwrap();
         };
         let check = |unit: &str, expected: bool| {
-            let found = may_restart(unit, &[etc.clone(), lib.clone()]);
+            let files = UnitFiles::of([&etc, &lib]);
+            let found = all_may_restart(&files) || may_restart(unit, &files);
             assert_eq!(found, expected, "{unit}");
         };
         check("unknown.service", true);
@@ -103,6 +103,12 @@ mod tests {
         check("instance@1.service", true);
         write(&etc, "plain.service.d/own.conf", "Restart=on-abnormal");
         check("plain.service", true);
+        write(&lib, "one-two.service", "");
+        check("one-two.service", false);
+        write(&etc, "one-.service.d/own.conf", "Restart=always");
+        check("one-two.service", true);
+        symlink("nowhere.service", etc.join("dangling.service")).unwrap();
+        check("dangling.service", true);
         write(&lib, "real.service", "");
         write(&lib, "real.service.d/own.conf", "Restart=always");
         symlink("real.service", lib.join("alias.service")).unwrap();

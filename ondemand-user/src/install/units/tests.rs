@@ -4,14 +4,15 @@ use ::tests::{require, skip};
 use ondemand_core::proxy_stay::exit_idle_time;
 
 use super::*;
-use crate::host::config_file;
+use crate::host::{config_file, unit_files::UnitFiles};
 
 pub(super) fn machine() -> Host {
     Host {
         ondemand: "/usr/bin/ondemand".into(),
         user: None,
         systemd: Some(252),
-        unit_directories: Vec::new(),
+        unit_files: UnitFiles::default(),
+        all_may_restart: false,
     }
 }
 
@@ -347,7 +348,7 @@ fn a_generator_that_fails_leaves_nothing() {
     fs::write(dir.path().join("wiki.service.d"), "").unwrap();
     let record = tempfile::tempdir().unwrap();
     let record = Record::below(record.path());
-    let err = generator::generate(&wiki(""), &record, dir.path()).unwrap_err();
+    let err = generator::generate(&wiki(""), &record, &machine(), dir.path()).unwrap_err();
     assert!(format!("{err:#}").contains("50-ondemand.conf"), "{err:#}");
     assert_eq!(walk(dir.path()), [dir.path().join("wiki.service.d")]);
 }
@@ -358,7 +359,7 @@ fn a_configuration_that_becomes_wrong_changes_no_unit() {
     let [path, kept, state, units] =
         ["wiki.toml", "kept", "state", "units"].map(|name| dir.path().join(name));
     let record = Record::below(dir.path());
-    let generate = || generator::run_for(&path, [&kept, &state], &record, &units);
+    let generate = || generator::run_for(&path, [&kept, &state], &record, &machine(), &units);
     let run = |text: &str| {
         fs::write(&path, text).unwrap();
         // As systemd does before each run.

@@ -186,7 +186,8 @@ pub(crate) fn entering(drop_in: &str) -> String {
 
 /// The drop-in of the application's own unit.
 pub(super) fn drop_in(service: &Service, host: &Host, header: &Header) -> String {
-    let limit = match restart::may_restart(&service.unit, &host.unit_directories) {
+    let may_restart = host.all_may_restart || restart::may_restart(&service.unit, &host.unit_files);
+    let limit = match may_restart {
         true => pacing::START_LIMIT,
         false => {
             "# Starts by clients are not failures, however many there are.\nStartLimitIntervalSec=0\n"

@@ -21,16 +21,22 @@ pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
             let listeners = sock_diag::tcp_listeners(address.port())?;
             Ok(listeners.iter().any(|listener| covers(listener, address)))
         }
-        Endpoint::Unix(path) => {
-            let Some(file) = File::at(path)? else {
-                return Ok(false);
-            };
-            let sockets = sock_diag::unix_sockets(true)?;
-            Ok(sockets
-                .iter()
-                .any(|socket| socket.waiting.is_some() && file.is_of(socket)))
-        }
+        Endpoint::Unix(path) => is_bound(path, &sock_diag::unix_sockets(true)?),
     }
+}
+
+/// Whether one of these sockets listens at this path.
+///
+/// # Errors
+///
+/// The path cannot be looked at.
+pub(crate) fn is_bound(path: &Path, sockets: &[UnixSocket]) -> Result<bool> {
+    let Some(file) = File::at(path)? else {
+        return Ok(false);
+    };
+    Ok(sockets
+        .iter()
+        .any(|socket| socket.waiting.is_some() && file.is_of(socket)))
 }
 
 /// Whether a socket of exactly this name listens, and this process does not see its file: its view of
