@@ -47,11 +47,12 @@ enum Kind {
     Event,
     AllCpu,
     AllInit,
+    PlainInit,
     AllLate,
     NotIdle,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Generator,
     Kind::Check,
     Kind::Start,
@@ -61,6 +62,7 @@ const KINDS: [Kind; 11] = [
     Kind::Event,
     Kind::AllCpu,
     Kind::AllInit,
+    Kind::PlainInit,
     Kind::AllLate,
     Kind::NotIdle,
 ];
@@ -77,6 +79,9 @@ impl Kind {
             Self::Event => "a start and a stop of one service: the agent's CPU, ms",
             Self::AllCpu => "all idle in one second: the agent's CPU, ms",
             Self::AllInit => "all idle in one second: PID 1's CPU, ms",
+            Self::PlainInit => {
+                "the same stops by one `systemctl stop`, without an agent: PID 1's CPU, ms"
+            }
             Self::AllLate => "all idle in one second: the last stop after, ms",
             Self::NotIdle => "all idle in one second: stops of another reason than idle",
         }
@@ -89,8 +94,9 @@ impl Kind {
             Self::Check | Self::StartInit => 500.0,
             Self::Reload => 20.0,
             Self::AllCpu => 2000.0,
+            Self::AllLate => 5000.0,
             Self::NotIdle => 0.0,
-            Self::Start | Self::ReloadInit | Self::Event | Self::AllInit | Self::AllLate => {
+            Self::Start | Self::ReloadInit | Self::Event | Self::AllInit | Self::PlainInit => {
                 return None;
             }
         })
@@ -100,7 +106,8 @@ impl Kind {
     fn growth(self) -> Option<f64> {
         match self {
             Self::Event => Some(1.5),
-            Self::AllLate | Self::NotIdle => None,
+            // What PID 1 takes for itself is nothing that is wanted.
+            Self::PlainInit | Self::AllLate | Self::NotIdle => None,
             _ => Some(MOST_GROWTH),
         }
     }
@@ -235,16 +242,24 @@ fn together(sandbox: &Sandbox, members: &mut [Member]) -> Result<Vec<(Kind, f64)
         member.idle_timeout = TIMEOUT;
     }
     fleet::systemctl(sandbox, "start", members.iter().map(Member::unit))?;
-    let reasons = |of: &Value| of["stops_by_reason"].clone();
-    let before = init_cpu(sandbox)?;
-    fleet::watch(sandbox, &*members)?;
-    let begin = Instant::now();
     // By their cgroups, which costs nobody but this process anything.
     let groups: Vec<_> = members
         .iter()
         .map(|member| sandbox.path(&format!("/sys/fs/cgroup/system.slice/{}", member.unit())))
         .collect();
     let ended = || groups.iter().all(|group| !group.exists()).then_some(());
+    let before = init_cpu(sandbox)?;
+    let leases = members
+        .iter()
+        .map(|it| format!("ondemand-{}.target", it.name));
+    fleet::systemctl(sandbox, "stop", leases)?;
+    wait_for("all services are stopped by hand", DEADLINE, ended)?;
+    let plain = init_cpu(sandbox)? - before;
+    fleet::systemctl(sandbox, "start", members.iter().map(Member::unit))?;
+    let reasons = |of: &Value| of["stops_by_reason"].clone();
+    let before = init_cpu(sandbox)?;
+    fleet::watch(sandbox, &*members)?;
+    let begin = Instant::now();
     wait_for("all services are stopped", DEADLINE, ended)?;
     let late = begin.elapsed().saturating_sub(TIMEOUT);
     let down = || {
@@ -270,6 +285,7 @@ fn together(sandbox: &Sandbox, members: &mut [Member]) -> Result<Vec<(Kind, f64)
     Ok(vec![
         (Kind::AllCpu, cpu),
         (Kind::AllInit, init),
+        (Kind::PlainInit, plain),
         (Kind::AllLate, late.as_secs_f64() * 1000.0),
         (Kind::NotIdle, others as f64),
     ])
@@ -312,7 +328,9 @@ fn report(values: &Values, sizes: [u16; 2], rounds: u32) -> Report {
              `daemon-reload`, so that PID 1 has looked nothing up yet; what PID 1 does for a start of the \
              agent with one service is left out. The change is another idle timeout of one service. Idle in \
              one second: the agent was away, and comes when all services are up and past their timeouts; a \
-             timeout is {} s from the end of the last use, so they are due within a second of its start.",
+             timeout is {} s from the end of the last use, so they are due within a second of its start. \
+             The agent's and PID 1's CPU are with the agent's start. For each stop of the agent's PID 1 asks polkit; \
+             `systemctl stop` is root's.",
             TIMEOUT.as_secs()
         ),
         figures: figures.collect(),

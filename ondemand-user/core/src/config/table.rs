@@ -75,7 +75,8 @@ impl<'t> Value<'t> {
         let DeValue::Table(table) = self.value else {
             return None;
         };
-        let (name, value) = entries(self, table).pop().filter(|_| table.len() == 1)?;
+        // (The entries of a table are not free, and a service's has several.)
+        let (name, value) = (table.len() == 1).then(|| entries(self, table).pop())??;
         if !matches!(value.value, DeValue::Table(_)) {
             return None;
         }

@@ -1,6 +1,9 @@
 //! The ledgers of all services, saved on every change.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ondemand_core::{measure::Ktime, words::counted};
 
@@ -21,6 +24,8 @@ const NEWS_DELAY: Duration = Duration::from_millis(250);
 pub struct Books {
     record: Record,
     ledgers: BTreeMap<String, Ledger>,
+    /// Services whose ledgers have changed since they were saved.
+    unsaved: BTreeSet<String>,
     /// Services whose record cannot be written.
     complaints: Complaints<String>,
 }
@@ -31,6 +36,7 @@ impl Books {
         Self {
             record,
             ledgers: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             complaints: Complaints::default(),
         }
     }
@@ -38,6 +44,7 @@ impl Books {
     /// Sets the services, as name and unit. Removed services keep their files, and new services find
     /// theirs.
     pub fn configure(&mut self, services: Vec<(String, String)>) {
+        self.save();
         let mut before = std::mem::take(&mut self.ledgers);
         let mut fresh = 0;
         for (service, unit) in services {
@@ -66,7 +73,7 @@ impl Books {
         }
     }
 
-    /// Records an event.
+    /// Records an event. [`Books::save`] is due before anything of it is shown.
     pub fn note(&mut self, service: &str, note: Note) {
         let Some(ledger) = self.ledgers.get_mut(service) else {
             return;
@@ -81,13 +88,24 @@ impl Books {
                 }
             }
         }
-        // Saved before it can be shown.
-        // In most cases all of them fail for the same reason: one line is enough.
-        let is_first = self.complaints.is_empty();
-        let saved = self.record.save(service, ledger);
-        let complaint = self.complaints.follow(service.to_owned(), &saved);
-        if let Some(error) = complaint.filter(|_| is_first) {
-            log::warn!("counters will not outlive the agent: {error:#}");
+        if !self.unsaved.contains(service) {
+            self.unsaved.insert(service.to_owned());
+        }
+    }
+
+    /// Saves the ledgers that have changed.
+    pub fn save(&mut self) {
+        for service in std::mem::take(&mut self.unsaved) {
+            let Some(ledger) = self.ledgers.get(&service) else {
+                continue;
+            };
+            // In most cases all of them fail for the same reason: one line is enough.
+            let is_first = self.complaints.is_empty();
+            let saved = self.record.save(&service, ledger);
+            let complaint = self.complaints.follow(service, &saved);
+            if let Some(error) = complaint.filter(|_| is_first) {
+                log::warn!("counters will not outlive the agent: {error:#}");
+            }
         }
     }
 
@@ -133,6 +151,7 @@ mod tests {
         let mut first = books(directory.path(), &["a", "b"]);
         first.note("a", VETO);
         first.note("nobody", VETO);
+        first.save();
         let mut second = books(directory.path(), &["a", "b"]);
         assert_eq!(
             (vetoes(&second, "a"), vetoes(&second, "b")),
@@ -151,6 +170,7 @@ mod tests {
         let mut first = books(directory.path(), &["a", "b"]);
         first.note("a", VETO);
         first.note("b", VETO);
+        first.save();
         std::fs::write(first.record.path("a"), "{\"starts\": 1").unwrap();
         let mut second = books(directory.path(), &["a", "b"]);
         assert_eq!(
@@ -158,6 +178,7 @@ mod tests {
             (Some(0), Some(1))
         );
         second.note("a", VETO);
+        second.save();
         assert_eq!(vetoes(&books(directory.path(), &["a"]), "a"), Some(1));
     }
 }

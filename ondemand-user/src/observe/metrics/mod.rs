@@ -49,6 +49,9 @@ enum Message {
     Note(String, Note),
 }
 
+/// Maximum number of messages that are taken at once.
+const AT_ONCE: usize = 256;
+
 /// The agent's side: it sends, and never waits.
 #[derive(Debug)]
 pub struct Metrics {
@@ -125,16 +128,22 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
     };
     runtime.block_on(async {
         let mut server = Server::new(Books::new(Record::here()), questions);
-        while let Some(message) = messages.recv().await {
-            match message {
-                Message::Configure { address, services } => {
-                    if let Some(services) = services {
-                        server.books().configure(services);
+        let mut some = Vec::new();
+        while messages.recv_many(&mut some, AT_ONCE).await > 0 {
+            for message in some.drain(..) {
+                match message {
+                    Message::Configure { address, services } => {
+                        server.books().save();
+                        if let Some(services) = services {
+                            server.books().configure(services);
+                        }
+                        server.listen(address).await;
                     }
-                    server.listen(address).await;
+                    Message::Note(service, note) => server.books().note(&service, note),
                 }
-                Message::Note(service, note) => server.books().note(&service, note),
             }
+            // What comes together, as in a stop, is saved together, and before the next scrape.
+            server.books().save();
         }
     });
 }

@@ -66,9 +66,14 @@ impl Record {
     pub fn save(&self, service: &str, ledger: &Ledger) -> Result<()> {
         let path = self.path(service);
         let write = || -> Result<()> {
-            fs::create_dir_all(&self.directory)?;
             let bytes = serde_json::to_vec(ledger)?;
-            Ok(atomic_file::replace(&path, &bytes, 0o600)?)
+            match atomic_file::replace(&path, &bytes, 0o600) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    fs::create_dir_all(&self.directory)?;
+                    Ok(atomic_file::replace(&path, &bytes, 0o600)?)
+                }
+                written => Ok(written?),
+            }
         };
         write().with_context(|| format!("write {}", path.display()))
     }
