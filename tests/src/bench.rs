@@ -4,7 +4,7 @@
 use clap::{Args, value_parser};
 
 /// The benches, in the order in which they run.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "data-path",
     "counting",
     "cold-start",
@@ -12,6 +12,7 @@ pub const NAMES: [&str; 8] = [
     "stop-race",
     "scale",
     "growth",
+    "crowd",
     "soak",
 ];
 

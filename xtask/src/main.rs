@@ -175,6 +175,12 @@ fix, under a name that says what it is.")]
     /// scale: 1 to 1,000 services and 10 to 100,000 open connections: are the counts exact, what
     /// looking at them costs, the agent's memory and that of the maps. Ten minutes.
     ///
+    /// growth: what a further service costs the generator, check, the agent and PID 1, with 100 and
+    /// with 1,000 of them. Four minutes.
+    ///
+    /// crowd: a thousand stopped services whose first clients come within a second, beside units with
+    /// their own sockets and systemd-socket-proxyd. Four minutes.
+    ///
     /// soak: mixed traffic with stops, reloads and killed agents: requests lost, counts that
     /// drift, growth of memory, descriptors and map entries. An hour, or --minutes.
     #[command(after_help = "\

@@ -4,6 +4,7 @@ mod bpf;
 mod checker;
 mod cold_start;
 mod counting;
+mod crowd;
 mod data_path;
 mod detection;
 mod document;
@@ -95,6 +96,14 @@ const BENCHES: [Bench; NAMES.len()] = [
         checks: growth::checks,
         // Of milliseconds of CPU time, which depend on the machine and the build.
         margin: 4.0,
+    },
+    Bench {
+        name: "crowd",
+        measure: crowd::measure,
+        plots: plot::bars,
+        checks: targets,
+        // The agent as it is built for the tests takes ten times as long, and PID 1 does not.
+        margin: 30.0,
     },
     Bench {
         name: "soak",

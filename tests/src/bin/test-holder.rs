@@ -2,6 +2,8 @@
 //!
 //!     test-holder --listen ADDRESS
 //!         accepts every connection, and returns each byte that it receives
+//!     test-holder --activated
+//!         the same at the socket that systemd passes
 //!     test-holder --connect ADDRESS,ADDRESS... --connections N --from ADDRESS
 //!         opens N connections, evenly to these addresses, each with one byte there and back;
 //!         prints `held`, waits for the end of its standard input, checks whether all of them
@@ -12,7 +14,7 @@ use std::{
     env,
     io::{ErrorKind, Read as _, Write as _, stdin},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, RawFd},
     process::exit,
     time::Duration,
 };
@@ -24,6 +26,9 @@ use nix::sys::{
 };
 use tests::client;
 
+/// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
+const PASSED: RawFd = 3;
+
 /// How long a byte may take there and back: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,14 +39,17 @@ const AT_ONCE: usize = 64;
 fn main() {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
     setrlimit(Resource::RLIMIT_NOFILE, limit.1, limit.1).expect("raise the limit of descriptors");
+    if env::args().any(|word| word == "--activated") {
+        // SAFETY: systemd opened it for this process (sd_listen_fds(3)), and nothing else here uses it.
+        serve(unsafe { TcpListener::from_raw_fd(PASSED) });
+    }
     match option("--listen") {
-        Some(address) => serve(&address),
+        Some(address) => serve(TcpListener::bind(address).expect("listen")),
         None => hold(),
     }
 }
 
-fn serve(address: &str) -> ! {
-    let listener = TcpListener::bind(address).expect("listen");
+fn serve(listener: TcpListener) -> ! {
     // std's queue is too short for thousands of simultaneous connections.
     listen(&listener, Backlog::MAXCONN).expect("a longer queue");
     listener.set_nonblocking(true).expect("a listener");
