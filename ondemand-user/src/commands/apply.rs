@@ -21,7 +21,7 @@ use crate::{
         turn::Turn,
         units::{Record, generator},
     },
-    systemd::Systemd,
+    systemd::{Questions, Systemd},
 };
 
 /// Does it, and prints each step.
@@ -93,7 +93,10 @@ async fn open(config: &Config, systemd: &Systemd) -> Result<bool> {
     let mut all = true;
     for service in config.services.values() {
         let socket = service.socket_unit();
-        let state = systemd.facts(&socket).await?.active_state;
+        let state = systemd
+            .few_facts(&socket, Questions::default())
+            .await?
+            .active_state;
         if state.as_deref() == Some("active") {
             continue;
         }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     host::config_file,
     kernel::sockets::{listening::is_listening, sock_diag::tcp_listeners},
-    systemd::{Facts, LEAVE, Systemd},
+    systemd::{Facts, LEAVE, Questions, Systemd},
 };
 
 /// How long a start or stop of an application that is in progress is waited for.
@@ -77,6 +77,11 @@ fn has_job(facts: &Facts) -> bool {
 
 fn is_active(facts: &Facts) -> bool {
     matches!(facts.active_state.as_deref(), Some("active" | "reloading"))
+}
+
+/// A unit's state and its job.
+async fn seen(unit: &str, systemd: &Systemd) -> Result<Facts> {
+    systemd.few_facts(unit, Questions::default()).await
 }
 
 /// Takes the harmless steps for the configuration at `path`, and prints them to standard error. Only root
@@ -175,7 +180,11 @@ async fn take_in(
     let UnitNames { backend, lease, .. } = service.unit_names();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let facts = systemd.facts(&backend).await?;
+        let wants = Questions {
+            wants: true,
+            ..Questions::default()
+        };
+        let facts = systemd.few_facts(&backend, wants).await?;
         if !facts.wants.iter().flatten().any(|wanted| *wanted == lease) {
             let why =
                 format!("systemd has not loaded the drop-in of {backend}: systemctl daemon-reload");
@@ -183,7 +192,7 @@ async fn take_in(
             return Ok(());
         }
         let is_up = is_active(&facts) && !has_job(&facts);
-        if is_up && is_active(&systemd.facts(&lease).await?) {
+        if is_up && is_active(&seen(&lease, systemd).await?) {
             record.hold(name, entry)?;
             steps.push(Step::Held(backend));
             return Ok(());
@@ -215,13 +224,13 @@ async fn take_in(
 /// Whether a proxy is down; one without connections leaves at this request. It carries on if it has some.
 async fn has_left(proxy: &str, systemd: &Systemd) -> Result<bool> {
     let deadline = Instant::now() + FAREWELL;
-    if is_down(&systemd.facts(proxy).await?) {
+    if is_down(&seen(proxy, systemd).await?) {
         return Ok(true);
     }
     // It may be gone by now.
     let _ = systemd.signal(proxy, LEAVE).await;
     while Instant::now() < deadline {
-        if is_down(&systemd.facts(proxy).await?) {
+        if is_down(&seen(proxy, systemd).await?) {
             return Ok(true);
         }
         sleep(PAUSE).await;
@@ -266,7 +275,7 @@ fn elsewhere() -> bool {
 async fn listen(service: &Service, systemd: &Systemd, steps: &mut Vec<Step>) -> Result<()> {
     let UnitNames { proxy, socket, .. } = service.unit_names();
     // One that is down was never started, or was stopped by a person.
-    if !is_active(&systemd.facts(&socket).await?) {
+    if !is_active(&seen(&socket, systemd).await?) {
         return Ok(());
     }
     let end = match has_left(&proxy, systemd).await? {
@@ -301,9 +310,9 @@ async fn let_go(
     };
     let [proxy, lease, socket, timer] =
         ["service", "target", "socket", "timer"].map(|kind| format!("ondemand-{name}.{kind}"));
-    let was_up = !is_down(&systemd.facts(&socket).await?);
+    let was_up = !is_down(&seen(&socket, systemd).await?);
     let heir = heir(&entry, &record.listens(name), config);
-    let needed = heir.is_none() && !close && !is_down(&systemd.facts(&entry.unit).await?);
+    let needed = heir.is_none() && !close && !is_down(&seen(&entry.unit, systemd).await?);
     if was_up && needed {
         return Ok(());
     }
@@ -354,7 +363,7 @@ pub async fn close_again(steps: &[Step], config: &Config, systemd: &Systemd) -> 
         _ => None,
     });
     for socket in gone {
-        if is_down(&systemd.facts(&socket).await?) {
+        if is_down(&seen(&socket, systemd).await?) {
             continue;
         }
         if let JobEnd::Failed(why) = systemd.stop(&socket).await {

@@ -1,23 +1,20 @@
 //! When to return memory to the kernel: not with each connection that ends, since that costs milliseconds, but
 //! whenever half of what there was is gone.
 
-use std::time::Duration;
-
 #[cfg(target_env = "gnu")]
 use nix::libc;
 use tokio::time::Instant;
 
+use super::seldom::OnceASecond;
+
 /// Fewer connections leave too little behind.
 const WORTH_IT: usize = 64;
-/// The shortest time between two returns.
-const PAUSE: Duration = Duration::from_secs(1);
-
 /// The memory of connections that have ended.
 #[derive(Default)]
 pub struct Memory {
     /// The most connections since the last return.
     most: usize,
-    last: Option<Instant>,
+    returns: OnceASecond,
     /// When to return it.
     due: Option<Instant>,
 }
@@ -28,8 +25,7 @@ impl Memory {
         self.most = self.most.max(connections);
         if self.most >= WORTH_IT && connections <= self.most / 2 {
             self.most = connections;
-            let earliest = self.last.map_or(now, |last| last + PAUSE);
-            self.due.get_or_insert(earliest.max(now));
+            self.due.get_or_insert(self.returns.earliest(now));
         }
     }
 
@@ -47,13 +43,13 @@ impl Memory {
             libc::malloc_trim(0);
         }
         self.due = None;
-        self.last = Some(now);
+        self.returns.done(now);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::seldom::APART as PAUSE, *};
 
     #[test]
     fn it_is_returned_when_half_of_the_connections_are_gone() {

@@ -1,27 +1,43 @@
-//! A complaint that would be repeated many times a second.
+//! What would be done many times a second.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The shortest time between two lines.
-const APART: Duration = Duration::from_secs(1);
+/// The shortest time between two times.
+pub const APART: Duration = Duration::from_secs(1);
 
-/// Decides when to log it. Pure: time is an argument.
+/// Something that is done at most once a second. Pure: time is an argument.
+#[derive(Default)]
+pub struct OnceASecond(Option<Instant>);
+
+impl OnceASecond {
+    /// When it may be done again: `now`, or later.
+    pub fn earliest(&self, now: Instant) -> Instant {
+        self.0.map_or(now, |last| now.max(last + APART))
+    }
+
+    /// It is done.
+    pub fn done(&mut self, now: Instant) {
+        self.0 = Some(now);
+    }
+}
+
+/// Decides when to log a complaint.
 #[derive(Default)]
 pub struct Seldom {
-    last: Option<Instant>,
+    lines: OnceASecond,
     suppressed: u64,
 }
 
 impl Seldom {
     /// Whether to log it now: the number of times that it was not logged since the last line.
     pub fn occurs(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + APART) {
+        if self.lines.earliest(now) > now {
             self.suppressed += 1;
             return None;
         }
-        self.last = Some(now);
+        self.lines.done(now);
         Some(std::mem::take(&mut self.suppressed))
     }
 }

@@ -81,6 +81,8 @@ pub struct Questions {
     pub pins: bool,
     /// The conditions of its last start.
     pub conditions: bool,
+    /// `wants`.
+    pub wants: bool,
 }
 
 #[derive(Debug, Default, DeserializeDict, Type)]
@@ -122,6 +124,16 @@ impl Systemd {
             .await?;
         let rows = lists.into_iter().flat_map(|(_, rows)| rows);
         Ok(Listed(units.iter().cloned().zip(rows).collect()))
+    }
+
+    /// The facts of a unit that is not listed yet; without questions its state and its job.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn few_facts(&self, unit: &str, questions: Questions) -> Result<Facts> {
+        let listed = self.listed(&[unit.to_owned()]).await?;
+        self.facts_of(unit, &listed, questions).await
     }
 
     /// The facts of a unit: its row, and the answers to these questions. `unit_file_state`, for which PID 1 searches
@@ -196,7 +208,17 @@ impl Systemd {
             );
             anyhow::Ok(Some(asked?))
         };
-        let (reload, conditions, stop, pins) = try_join!(reload, conditions, stop, pins)?;
+        let wants = async {
+            let asked = self.property(path, "Wants");
+            anyhow::Ok(if questions.wants {
+                Some(asked.await?)
+            } else {
+                None
+            })
+        };
+        let (reload, conditions, stop, pins, wants) =
+            try_join!(reload, conditions, stop, pins, wants)?;
+        facts.wants = wants;
         facts.need_daemon_reload = reload;
         if let Some(conditions) = conditions {
             facts.condition_timestamp_monotonic = Some(conditions.tried);
