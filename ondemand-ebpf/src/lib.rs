@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -18,6 +18,14 @@ pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
 pub const MAX_NETWORKS: u32 = 16_384;
 /// Size of the event ring buffer in bytes.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
+/// Size of the ring buffer of caught packets in bytes: 7,000 of them.
+pub const CAUGHT_BYTES: u32 = 1024 * 1024;
+/// Maximum number of clients that are held for one service. Those above go to the front socket.
+pub const MOST_OF_SERVICE: u64 = 4096;
+/// The same for all services.
+pub const MOST_CAUGHT: u64 = 8192;
+/// Maximum number of clients that are known to be at the front socket although others are held ([`Sender`]).
+pub const MAX_SENDERS: u32 = 16_384;
 /// Number of ports, and of words in the map of ports ([`PORT_WATCHED`]).
 pub const PORTS: u32 = 65_536;
 
@@ -115,6 +123,9 @@ pub const GATE_IGNORE: u64 = 1 << 3;
 /// it has left ([`LEG_LEFT`]).
 pub const GATE_ENDED: u64 = 1 << 4;
 
+/// Bit of a service's gate: while it is closed, clients are held if they may be ([`Caught`]).
+pub const GATE_CATCH: u64 = 1 << 5;
+
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
 #[repr(C)]
@@ -194,6 +205,50 @@ pub struct Counters {
     pub sent_bytes: [u64; LEGS as usize],
 }
 const _: () = assert!(size_of::<Counters>() == 176);
+
+/// A client that goes to the front socket while others are held: the key of the map `SENDERS`. The value is the
+/// moment until when, in nanoseconds of `CLOCK_MONOTONIC`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sender {
+    /// As in [`Endpoint`].
+    pub address: [u32; 4],
+    /// Its port, in host order.
+    pub port: u16,
+    /// The port that it connects to, in host order.
+    pub to: u16,
+}
+const _: () = assert!(size_of::<Sender>() == 20);
+/// How long a client goes to the front socket, in nanoseconds: a SYN is sent again after 1, 3 and 7 s.
+pub const SENDER_NS: u64 = 10_000_000_000;
+/// How long an agent may leave packets in the ring buffer, in nanoseconds. After that clients go to the front
+/// socket: it hangs, or is too slow.
+pub const UNREAD_NS: u64 = 1_000_000_000;
+
+/// Maximum length of a packet that is kept: the headers of a SYN, without IP options.
+pub const PACKET: usize = 120;
+
+/// A packet that a catcher has taken from a client that is held, as it arrived.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caught {
+    /// When, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
+    pub at: u64,
+    /// The device that it came from.
+    pub device: u32,
+    /// Number of bytes in `packet`.
+    pub len: u32,
+    /// From the IP header on.
+    pub packet: [u8; PACKET],
+}
+const _: () = assert!(size_of::<Caught>() == 136);
+
+/// The place of the socket in the map `CATCHERS` to which clients are assigned that are held: the agent's, which
+/// vanishes with it.
+#[inline(always)]
+pub const fn catcher_place(family: u32) -> u32 {
+    (family == INET6) as u32
+}
 
 /// Events that the agent requests; the program clears a request when it sends the event.
 #[repr(C)]
@@ -318,6 +373,7 @@ mod pod {
     }
     pod!(
         Alarm,
+        Caught,
         Counters,
         Endpoint,
         Event,
@@ -326,6 +382,7 @@ mod pod {
         Name,
         Network,
         Owner,
+        Sender,
         SocketRecord
     );
 }

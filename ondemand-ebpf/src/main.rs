@@ -8,6 +8,7 @@
 )]
 #![allow(missing_docs, reason = "a program, which is not imported")]
 
+mod catching;
 mod connections;
 mod context;
 mod keepalive;

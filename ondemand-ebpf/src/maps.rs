@@ -9,11 +9,12 @@ use aya_ebpf::{
     },
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SockMap, lpm_trie::Key},
 };
 use ondemand_ebpf::{
-    ADDRESS_BITS, Alarm, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive, MAX_ENDPOINTS,
-    MAX_LISTENERS, MAX_NETWORKS, MAX_SERVICES, Meta, Name, Network, Owner, PORT_WATCHED, Tag,
+    ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive,
+    MAX_ENDPOINTS, MAX_LISTENERS, MAX_NETWORKS, MAX_SENDERS, MAX_SERVICES, Meta, Name, Network,
+    Owner, PORT_WATCHED, Sender, Tag,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -38,6 +39,24 @@ pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static NETWORKS: LpmTrie<Network, u32> =
     LpmTrie::with_max_entries(MAX_NETWORKS, BPF_F_NO_PREALLOC);
+/// The agent's sockets to which clients are assigned that are held, by `catcher_place`. Empty without an agent.
+#[map]
+pub static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
+/// Packets of these clients.
+#[map]
+pub static CAUGHT: RingBuf = RingBuf::with_byte_size(CAUGHT_BYTES, 0);
+/// By slot: the look-ups that were caught since the agent last wrote how many it holds. The last place: the sum.
+#[map]
+pub static HELD: Array<u64> = Array::with_max_entries(MAX_SERVICES + 1, 0);
+/// When the oldest packet in `CAUGHT` came that the agent has not read; zero: there is none.
+#[map]
+pub static UNREAD: Array<u64> = Array::with_max_entries(1, 0);
+/// By slot: not zero: the next connection is steered although the gate is closed.
+#[map]
+pub static PASSES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+/// Clients that go to the front socket while others are held.
+#[map]
+pub static SENDERS: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_SENDERS, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 /// Names by slot. Used by the agent only.

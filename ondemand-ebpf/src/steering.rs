@@ -8,11 +8,12 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_ADMIT, GATE_IGNORE, GATE_OPEN, GATE_WAKE, INET6, LIST_IGNORE, LIST_WAKE, Owner,
-    PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT, listener_place,
+    Endpoint, GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_WAKE, INET6, LIST_IGNORE,
+    LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT, listener_place,
 };
 
 use crate::{
+    catching,
     context::{MAPPED, NETNS, local_address, now, remote_address, word},
     maps::{
         COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
@@ -65,8 +66,15 @@ fn steer(ctx: &SkLookupContext) -> u32 {
             atomic_add_ordered(&raw mut (*counters).lookups, 1);
         }
     }
-    if gate(slot) & GATE_OPEN == 0 {
-        return PASS;
+    let gate = gate(slot);
+    if gate & GATE_OPEN == 0 {
+        if gate & GATE_CATCH == 0 {
+            return PASS;
+        }
+        if !catching::takes_pass(slot) {
+            catching::catch(ctx, slot, family, port, gate);
+            return PASS;
+        }
     }
     let place = listener_place(slot, family);
     // SAFETY: map and place are valid; a found socket is released again. If it cannot take the
@@ -79,6 +87,9 @@ fn steer(ctx: &SkLookupContext) -> u32 {
         if !socket.is_null() {
             bpf_sk_assign(ctx.lookup.cast(), socket, 0);
             bpf_sk_release(socket);
+        } else if gate & GATE_CATCH != 0 {
+            // The application is gone: what this client sends next belongs to the front socket, too.
+            catching::goes_to_front(ctx, family, port);
         }
     }
     PASS

@@ -4,6 +4,7 @@
 //! Nothing in this crate does input or output or reads a clock: time and measurements are arguments.
 //! So it cannot fail, and its tests need neither root nor waiting.
 
+pub mod caught;
 pub mod config;
 pub mod holds;
 pub mod lifecycle;

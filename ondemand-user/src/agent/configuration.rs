@@ -28,11 +28,16 @@ impl Agent {
     /// configured as before; nothing is done for the others.
     pub(super) fn apply(&mut self, config: Config) -> Result<BTreeSet<String>> {
         let wanted: Vec<_> = config.services.values().collect();
+        let mut left = Vec::new();
         for (name, watched) in self.services.iter() {
             if !config.services.contains_key(name) {
                 // Otherwise it would stay open when the backend stops.
                 self.sampler.set_gate(watched.slot, false)?;
+                left.push(name.clone());
             }
+        }
+        for name in left {
+            self.catch_nobody(&name);
         }
         let slots = match self.sampler.watch(&wanted) {
             Ok(slots) => slots,
@@ -85,6 +90,7 @@ impl Agent {
             changed.insert(name.clone());
         }
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
+        self.begin_catching();
         let history = config.agent.history.as_deref();
         let names = config.services.keys();
         if self.recorder.watch(history, names, is_other) {
@@ -151,6 +157,10 @@ impl Agent {
         // Only services watched by an earlier agent were counted until now.
         if self.began || !self.sampler.taken_over() || !counted {
             watched.uncounted.begin(now);
+        }
+        // Until it is known what may be done.
+        if let Err(error) = self.sampler.set_catch(slot, false) {
+            log::error!("{}: {error:#}", service.name);
         }
         if !watched.lifecycle.has_gate() {
             // An earlier configuration may have left its gate open.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use ondemand_core::{
     lifecycle::JobEnd,
-    measure::{Ktime, sample::KernelEvent, unit::Owner},
+    measure::{Ktime, unit::Owner},
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
@@ -13,13 +13,14 @@ use super::{Agent, loops::Failing};
 use crate::{
     bus,
     host::{clock, veto},
+    kernel::maps::events::News,
     observe::metrics,
     systemd::{Change, Link, Reading, units::Readings},
 };
 
 /// An event.
 pub(super) enum Event {
-    Kernel(KernelEvent),
+    Kernel(News),
     /// `None`: the connection ended.
     Systemd(Option<Change>),
     Message(Message),

@@ -4,12 +4,20 @@ use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent};
 use tokio::sync::oneshot;
 
 use super::Agent;
+use crate::kernel::maps::events::News;
 
 /// Maximum number of proxies of one service that wait for its listener.
 const MOST_WAITING: usize = 64;
 
 impl Agent {
-    pub(super) fn kernel_event(&mut self, event: KernelEvent) {
+    pub(super) fn kernel_news(&mut self, news: News) {
+        match news {
+            News::Event(event) => self.kernel_event(event),
+            News::Caught(packets) => self.take_caught(packets),
+        }
+    }
+
+    fn kernel_event(&mut self, event: KernelEvent) {
         let (KernelEvent::Listening(slot, _)
         | KernelEvent::Stranger(slot, _)
         | KernelEvent::Forwarder(slot, _)

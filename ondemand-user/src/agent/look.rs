@@ -51,14 +51,19 @@ impl Agent {
             sample,
             verdict,
             units,
+            caught: watched.held.len() as u64,
+            listens: watched.held.len() > 0
+                && self.sampler.is_steerable(watched.slot).unwrap_or(false),
         })
     }
 
     /// Takes a service through all steps that need no waiting.
     pub(super) fn look(&mut self, name: &str, input: Input) {
+        self.release_late(name);
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
+                self.catch_nobody(name);
                 self.follow_unmanaged(name);
                 return;
             };
@@ -73,6 +78,7 @@ impl Agent {
             watched.forget_ends(&view.units);
             self.record(name, &view);
             input = self.carry_out(name, commands);
+            self.send_on(name, &view);
             if input.is_none() && self.arm(name, &view) {
                 // The last connection may have closed before the event was requested.
                 input = Some(Input::Changed);
@@ -137,7 +143,10 @@ impl Agent {
         let view = self.view(self.services.get(name)?)?;
         self.await_accept(name, &view);
         self.find_deaf_listener(name, &view);
+        let can_catch = self.sampler.can_catch();
         let watched = self.services.get_mut(name)?;
+        let catch = can_catch && watched.may_catch(view.sample.as_ref());
+        watched.lifecycle.set_catching(catch);
         let complaints = &mut watched.complaints;
         match view.verdict {
             Verdict::Unknown(reason) if view.units.backend.state.is_up() => {
@@ -160,6 +169,15 @@ impl Agent {
         let mut gate_failed = false;
         for command in commands {
             if command == Command::OpenGate && self.waits_for_cookies(name) {
+                if let Some(watched) = self.services.get_mut(name) {
+                    watched.lifecycle.gate_is_closed();
+                }
+                continue;
+            }
+            if command == Command::Catch(true) && self.waits_for_cookies(name) {
+                if let Some(watched) = self.services.get_mut(name) {
+                    watched.lifecycle.nobody_is_caught();
+                }
                 continue;
             }
             let watched = self.services.get_mut(name)?;
@@ -177,6 +195,12 @@ impl Agent {
                     }
                     ablation::reached(after);
                 }
+                Command::Catch(catch) => {
+                    let slot = watched.slot;
+                    self.set_catch(name, slot, catch);
+                }
+                Command::PassOne => self.pass_one(name),
+                Command::HandOver => self.hand_over(name),
                 Command::Admit(admits) => {
                     if let Err(error) = self.sampler.set_admission(watched.slot, admits) {
                         log::error!("{name}: {error:#}");
@@ -243,7 +267,6 @@ impl Agent {
         if is_open || !may_matter || !self.cookies.sent_lately(now) {
             return false;
         }
-        watched.lifecycle.gate_is_closed();
         watched.look_at = Some(now + COOKIES_EVERY);
         true
     }

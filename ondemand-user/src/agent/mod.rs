@@ -7,6 +7,7 @@
 mod accepting;
 mod aliases;
 mod announce;
+mod caught;
 mod configuration;
 mod connection;
 mod events;
@@ -65,7 +66,7 @@ use transitions::Transitions;
 use crate::{
     bus,
     host::{clock, complaints::Complaints},
-    kernel::{maps::Sampler, sockets::syn_cookies::SynCookies},
+    kernel::{catchers::RawSockets, maps::Sampler, sockets::syn_cookies::SynCookies},
     observe::metrics::Metrics,
     systemd::{Change, Link},
 };
@@ -80,6 +81,8 @@ struct Agent {
     dry_run: bool,
     config: Config,
     sampler: Sampler,
+    /// For clients that are held, until they are needed.
+    raw: Option<RawSockets>,
     services: Services,
     slots: HashMap<Slot, String>,
     systemd: Connection,
@@ -126,7 +129,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let kernel = privilege::open_and_drop()?;
+    let (kernel, raw) = privilege::open_and_drop()?;
     let mut notifier = Notifier::new();
     let (source, config) = match Source::open(config_path) {
         Ok(opened) => opened,
@@ -163,6 +166,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
             ..config.clone()
         },
         sampler,
+        raw: None,
         services: Services::default(),
         slots: HashMap::new(),
         systemd: Connection::new(link),
@@ -187,7 +191,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         poll_cost: Duration::ZERO,
         next_bytes: Ktime::from_nanos(0),
     };
-    agent.begin(config).await?;
+    agent.begin(config, raw).await?;
     loop {
         let event = agent.next_event(&mut sources).await?;
         if let Event::Terminate = event {
@@ -200,6 +204,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         }
     }
     agent.notifier.stopping();
+    agent.end_catching();
     // Nobody would take it back when a service stops.
     if let Err(error) = agent.sampler.end_admission() {
         log::warn!("clients that may not start a service may do so: {error:#}");
@@ -216,7 +221,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
 }
 
 impl Agent {
-    async fn begin(&mut self, config: Config) -> Result<()> {
+    async fn begin(&mut self, config: Config, raw: Result<RawSockets>) -> Result<()> {
         if let Some(why) = self.sampler.no_steering()
             && config.services.values().any(|service| service.steer)
         {
@@ -231,6 +236,12 @@ impl Agent {
                     service.name
                 );
             }
+        }
+        match raw {
+            Ok(raw) => self.raw = Some(raw),
+            Err(error) => log::info!(
+                "clients of services that are down are not held, the front sockets take them: {error:#}"
+            ),
         }
         let applied = self.apply(config);
         if let Err(error) = applied {
@@ -271,7 +282,7 @@ impl Agent {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Kernel(event) => self.kernel_event(event),
+            Event::Kernel(news) => self.kernel_news(news),
             Event::Systemd(Some(Change::Unit { unit, reading })) => {
                 // PID 1 reports the same more than once.
                 if !self.systemd.take([(unit.clone(), *reading)]) {

@@ -10,17 +10,18 @@ use crate::{
         capabilities::{self, Keep},
         directories, identity,
     },
-    kernel::{Kernel, maps::end_admission_of_the_last, requirements},
+    kernel::{Kernel, catchers::RawSockets, maps::end_admission_of_the_last, requirements},
 };
 
-/// Opens the programs and maps. Afterwards this process has no capability, and can get none; one that was
+/// Opens raw sockets, the programs and the maps. Without the raw sockets no client is held. Afterwards this process has no capability, and can get none; one that was
 /// root's continues as the user whose directories it uses. To be called before there is a second thread, and
 /// before anything is read that another user can write.
 ///
 /// # Errors
 ///
 /// Like [`Kernel::open`], or the kernel refuses to drop a capability.
-pub(super) fn open_and_drop() -> Result<Kernel> {
+pub(super) fn open_and_drop() -> Result<(Kernel, Result<RawSockets>)> {
+    let raw = RawSockets::open();
     let state = atomic_file::path();
     let owner = state.parent().and_then(identity::other_owner);
     let kernel = Kernel::open(owner.map_or(Gid::from_raw(0), |(_, group)| group))?;
@@ -37,7 +38,7 @@ pub(super) fn open_and_drop() -> Result<Kernel> {
         identity::become_owner((user, group), &directories::directory())?;
     }
     capabilities::drop_all(keep)?;
-    Ok(kernel)
+    Ok((kernel, raw))
 }
 
 /// Takes back what an agent that was killed could not: who may start a service is decided by its list again.
@@ -46,5 +47,5 @@ pub(super) fn open_and_drop() -> Result<Kernel> {
 ///
 /// The programs are not loaded, or another agent runs.
 pub fn clean_up() -> Result<()> {
-    end_admission_of_the_last(&open_and_drop()?)
+    end_admission_of_the_last(&open_and_drop()?.0)
 }

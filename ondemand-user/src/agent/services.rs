@@ -3,10 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
 };
 
-use ondemand_core::measure::Ktime;
+use ondemand_core::{config::Endpoint, measure::Ktime};
 
 use super::{Agent, watched::Watched};
 
@@ -16,6 +17,8 @@ pub(super) struct Services {
     by_name: BTreeMap<String, Watched>,
     /// By unit: the services that it belongs to.
     by_unit: HashMap<String, Vec<String>>,
+    /// By front address.
+    by_front: HashMap<SocketAddr, String>,
     /// May have changed since they were summed up.
     marked: BTreeSet<String>,
     briefs: HashMap<String, Brief>,
@@ -79,6 +82,9 @@ impl Services {
             names.push(name.clone());
             names.sort();
         }
+        for address in fronts(&watched) {
+            self.by_front.insert(address, name.clone());
+        }
         self.marked.insert(name.clone());
         self.by_name.insert(name, watched);
     }
@@ -94,6 +100,12 @@ impl Services {
                 }
             }
         }
+        for address in fronts(&watched) {
+            // It may be another service's by now.
+            if self.by_front.get(&address).is_some_and(|of| of == name) {
+                self.by_front.remove(&address);
+            }
+        }
         self.keep(name, Brief::default());
         self.briefs.remove(name);
         Some(watched)
@@ -102,6 +114,19 @@ impl Services {
     /// The services that a unit belongs to.
     pub fn of_unit(&self, unit: &str) -> &[String] {
         self.by_unit.get(unit).map_or(&[], Vec::as_slice)
+    }
+
+    /// The service with a front socket at this address, or at the wildcard of its family.
+    pub fn of_front(&self, address: SocketAddr) -> Option<&str> {
+        let wildcard: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let wildcard = SocketAddr::new(wildcard, address.port());
+        let found = self.by_front.get(&address);
+        found
+            .or_else(|| self.by_front.get(&wildcard))
+            .map(String::as_str)
     }
 
     /// When the first of them is due.
@@ -151,6 +176,17 @@ impl Services {
     }
 }
 
+fn fronts(watched: &Watched) -> impl Iterator<Item = SocketAddr> {
+    watched
+        .service
+        .listen
+        .iter()
+        .filter_map(|endpoint| match endpoint {
+            Endpoint::Tcp(address) => Some(*address),
+            Endpoint::Unix(_) => None,
+        })
+}
+
 impl Agent {
     /// Sums up what has changed, and returns the names.
     pub(super) fn sum_up(&mut self) -> BTreeSet<String> {
@@ -159,7 +195,12 @@ impl Agent {
             let Some(watched) = self.services.get(name) else {
                 continue;
             };
-            let wakes = [watched.wake, watched.look_at, self.recorder.due(name)];
+            let wakes = [
+                watched.wake,
+                watched.look_at,
+                watched.held.due(),
+                self.recorder.due(name),
+            ];
             let is_up = self
                 .units_of(watched)
                 .is_some_and(|units| units.backend.state.is_up());

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Agent, connection, strangers, watched::Watched};
 use crate::{
-    bus::report::{Report, Service},
+    bus::report::{HeldClients, Report, Service},
     host::clock,
     systemd::Known,
 };
@@ -182,6 +182,11 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
             .map(|sample| sample.ignored.into())
             .unwrap_or_default(),
         refused_connections: sample.map_or(0, |sample| sample.refused),
+        held_clients: HeldClients {
+            waiting: watched.held.len() as u64,
+            to_application: watched.held.tally.to_application,
+            to_front: watched.held.tally.to_front,
+        },
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,
         proxy_failures: tally.proxy_failures,
@@ -209,6 +214,7 @@ fn detail(watched: &Watched, view: Option<&View>) -> String {
         Step::Looking { .. } | Step::Releasing(_) | Step::Settling { stop: Some(_), .. } => {
             Some("stopping")
         }
+        Step::Waking => Some("starting for a client that is held"),
         Step::Settling { stop: None, .. } | Step::Retaking => Some("running without its lease"),
     };
     if let Some(under_way) = under_way {

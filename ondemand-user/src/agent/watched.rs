@@ -18,6 +18,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
+use super::caught::Held;
 use crate::{
     bus::Reply,
     host::{ablation, complaints::Complaints},
@@ -55,6 +56,8 @@ pub struct Watched {
     pub slot: Slot,
     /// Whether it is watched for the first time since boot, and nothing is known of its units yet.
     pub is_new: bool,
+    /// Its clients that are held.
+    pub held: Held,
     /// Its step in the stop protocol.
     pub lifecycle: Lifecycle,
     /// When to look at it again.
@@ -119,6 +122,7 @@ impl Watched {
             service,
             slot,
             is_new: false,
+            held: Held::default(),
             lifecycle,
             wake: None,
             look_at: None,
@@ -185,6 +189,11 @@ impl Watched {
     /// Whether steering is configured, and has a front and a backend to steer between.
     pub fn could_steer(&self) -> bool {
         options(&self.service, true, false).steer
+    }
+
+    /// Whether nothing is stopped.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     fn may_steer(&self) -> bool {

@@ -126,6 +126,9 @@ pub struct Service {
     pub ignored: Counts,
     /// Attempts of clients that may not start it, while it was down.
     pub refused_connections: u64,
+    /// Clients that were held while it was down or stopped.
+    #[serde(default)]
+    pub held_clients: HeldClients,
     /// Open connections that are older than the counting.
     pub older_connections: u64,
     /// How often the counters and the kernel's socket tables differed.
@@ -171,6 +174,17 @@ impl Service {
             .and_then(|until| u64::try_from(until.as_microsecond()).ok())
             .unwrap_or(names::NO_NUMBER)
     }
+}
+
+/// Clients that were held, since the agent began to watch the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldClients {
+    /// Now.
+    pub waiting: u64,
+    /// Those that met the application.
+    pub to_application: u64,
+    /// Those that went to the front socket.
+    pub to_front: u64,
 }
 
 /// Connections on one way to the application.

@@ -252,6 +252,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "detail",
                 "front",
                 "held",
+                "held_clients",
                 "held_until",
                 "idle_seconds",
                 "idle_timeout_seconds",

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, path::Path};
 
-use ondemand_core::measure::unit::ActiveState;
+use ondemand_core::{caught::Tally, measure::unit::ActiveState};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::observe::metrics::{
@@ -57,6 +57,7 @@ fn observations() -> Observations {
         open: Some(1),
         idle: None,
         idle_timeout: None,
+        held: Tally::default(),
     };
     Observations {
         configuration: Configuration {

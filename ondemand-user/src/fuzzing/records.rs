@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ondemand_core::{
+    caught::Tally,
     holds::{self, Left, Moment},
     lifecycle::{Counter, note::VetoReason},
     measure::{
@@ -93,6 +94,7 @@ pub fn ledger(data: &[u8]) {
         open: None,
         idle: None,
         idle_timeout: None,
+        held: Tally::default(),
     };
     let configuration = Configuration {
         last_reload_successful: false,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use ondemand_core::config::{Access, Agent, Config, Endpoint, List, Service};
+use ondemand_core::config::{Access, Agent, Config, Endpoint, FirstClient, List, Service};
 
 use super::{
     Numbers, configuration,
@@ -65,6 +65,7 @@ pub fn units(data: &[u8]) {
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         steer: is_on(0),
+        first_client: FirstClient::Auto,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: None,

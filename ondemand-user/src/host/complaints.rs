@@ -26,6 +26,11 @@ impl<K: PartialEq> Complaints<K> {
         }
     }
 
+    /// Whether one of this kind is not over.
+    pub fn has(&self, kind: &K) -> bool {
+        self.0.iter().any(|(of, _)| of == kind)
+    }
+
     /// Whether all of them are over.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

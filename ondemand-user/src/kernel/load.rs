@@ -16,13 +16,13 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Array,
-    programs::{CgroupAttachMode, Iter, SkLookup, SockOps, links::FdLink},
+    programs::{CgroupAttachMode, Iter, SkLookup, SockOps, SocketFilter, links::FdLink},
 };
 use nix::unistd::{Gid, User, geteuid};
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 
 use super::{
-    ATTACHED, BPFFS, DIRECTORY, ITERATORS, MAPS, OBJECT, OPTIONAL,
+    ATTACHED, BPFFS, DIRECTORY, FILTER, ITERATORS, MAPS, OBJECT, OPTIONAL,
     btf::KernelTypes,
     owner,
     pins::{self, Gone, Pins},
@@ -193,6 +193,10 @@ fn set_up(pins: &Path, netns: u64, cgroup: &Path) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
+    // Without it all clients go to the front sockets.
+    if let Err(error) = pin_filter(&mut ebpf, &pins.join(format!("prog_{FILTER}"))) {
+        log::warn!("clients cannot be held: {error:#}");
+    }
     if let Some(reason) = &no_steering {
         log::warn!("connections cannot be steered: {reason}");
     }
@@ -280,6 +284,20 @@ where
     program
         .try_into()
         .with_context(|| format!("type of the program {name}"))
+}
+
+/// Loads the filter, which the agent attaches to its own sockets.
+fn pin_filter(ebpf: &mut Ebpf, pin: &Path) -> Result<()> {
+    if pin.exists() {
+        return Ok(());
+    }
+    let filter: &mut SocketFilter = program(ebpf, FILTER)?;
+    filter
+        .load()
+        .map_err(|error| verifier::refused(FILTER, error))?;
+    filter
+        .pin(pin)
+        .with_context(|| format!("pin {}", pin.display()))
 }
 
 /// Loads and attaches a program.

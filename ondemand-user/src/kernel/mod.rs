@@ -2,6 +2,7 @@
 //! it needs no capability.
 
 mod btf;
+pub mod catchers;
 pub mod load;
 pub mod lookups;
 pub mod maps;
@@ -23,6 +24,7 @@ use aya::{
     include_bytes_aligned,
     maps::{Array, Map, MapData},
     programs::{
+        SocketFilter,
         iter::IterLink,
         links::{FdLink, PinnedLink},
     },
@@ -51,7 +53,7 @@ const NOT_LOADED: &str = "the eBPF programs are not loaded; `systemctl restart o
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 19] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -61,6 +63,12 @@ const MAPS: [&str; 13] = [
     "GATES",
     "NETWORKS",
     "LISTENERS",
+    "CATCHERS",
+    "CAUGHT",
+    "HELD",
+    "UNREAD",
+    "PASSES",
+    "SENDERS",
     "EVENTS",
     "NAMES",
     "META",
@@ -71,6 +79,8 @@ const MAPS: [&str; 13] = [
 const ATTACHED: [&str; 2] = ["connections", "steering"];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
 const ITERATORS: [&str; 4] = ["snapshot", "adopt", "bytes", "orphans"];
+/// The filter of the agent's sockets, which it attaches itself.
+const FILTER: &str = "caught";
 /// The one of the attached without which the proxy serves.
 const OPTIONAL: &str = "steering";
 
@@ -155,6 +165,16 @@ impl Kernel {
     /// There is no such pin, or this user may not use it.
     pub fn map(&self, name: &str) -> Result<Map> {
         open_map(&self.home, name)
+    }
+
+    /// Opens the filter of the sockets that hold clients.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has refused it, or this user may not use it.
+    fn filter(&self) -> Result<SocketFilter> {
+        let pin = self.home.join(format!("prog_{FILTER}"));
+        SocketFilter::from_pin(&pin).with_context(|| format!("open {}", pin.display()))
     }
 
     /// Runs an iterator over the sockets of this network namespace.

@@ -26,6 +26,10 @@ const QUIET: Duration = Duration::from_millis(100);
 /// What starts the application for its first client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
+    /// No client: `StartUnit`, and the application's listen(2).
+    Alone,
+    /// The client is held by the kernel.
+    Held,
     Ondemand,
     /// The same, without the agent's report of the kernel's event.
     WithoutAgent,
@@ -36,7 +40,14 @@ enum Way {
     Plain,
 }
 
-const WAYS: [Way; 4] = [Way::Ondemand, Way::WithoutAgent, Way::Polling, Way::Plain];
+const WAYS: [Way; 6] = [
+    Way::Alone,
+    Way::Held,
+    Way::Ondemand,
+    Way::WithoutAgent,
+    Way::Polling,
+    Way::Plain,
+];
 
 /// Milliseconds that applications take before they listen.
 const DELAYS: [u64; 2] = [0, 200];
@@ -44,7 +55,9 @@ const DELAYS: [u64; 2] = [0, 200];
 impl Way {
     fn name(self) -> &'static str {
         match self {
-            Self::Ondemand => "ondemand",
+            Self::Alone => "StartUnit and the application alone",
+            Self::Held => "ondemand, held",
+            Self::Ondemand => "ondemand, proxied",
             Self::WithoutAgent => "ondemand without its agent",
             Self::Polling => "socket-proxyd, polling ExecStartPost=",
             Self::Plain => "socket-proxyd alone",
@@ -54,6 +67,7 @@ impl Way {
     /// Of the application, its front socket and its proxy.
     fn unit_name(self, delay: u64) -> String {
         let name = match self {
+            Self::Alone | Self::Held => "held",
             Self::Ondemand | Self::WithoutAgent => "ondemand",
             Self::Polling => "polling",
             Self::Plain => "plain",
@@ -74,6 +88,7 @@ impl Way {
             Self::Ondemand | Self::WithoutAgent => 0,
             Self::Polling => 1,
             Self::Plain => 2,
+            Self::Alone | Self::Held => 3,
         };
         base + way * 10 + u16::from(delay > 0)
     }
@@ -83,7 +98,7 @@ impl Way {
         let name = self.unit_name(delay);
         let mut units = vec![format!("{name}-app.service")];
         match self {
-            Self::Ondemand | Self::WithoutAgent => units.extend([
+            Self::Alone | Self::Held | Self::Ondemand | Self::WithoutAgent => units.extend([
                 format!("ondemand-{name}.target"),
                 format!("ondemand-{name}.service"),
             ]),
@@ -169,21 +184,25 @@ fn set_up(settings: &Settings) -> Result<Sandbox> {
     sandbox.install_ondemand(&settings.ondemand)?;
     sandbox.install(&tests::built("test-backend")?, "/usr/bin/test-backend")?;
     let mut config = String::new();
+    let mut names = Vec::new();
     for delay in DELAYS {
-        for way in [Way::Ondemand, Way::Polling, Way::Plain] {
+        for way in [Way::Held, Way::Ondemand, Way::Polling, Way::Plain] {
             write_units(&sandbox, way, delay)?;
         }
-        let (name, way) = (Way::Ondemand.unit_name(delay), Way::Ondemand);
-        config += &format!(
-            "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"{}\"\n\
-             unit = \"{name}-app.service\"\nidle_timeout = \"1h\"\n\n",
-            way.front(delay),
-            way.backend(delay),
-        );
+        for (way, first) in [(Way::Held, "held"), (Way::Ondemand, "proxied")] {
+            let name = way.unit_name(delay);
+            config += &format!(
+                "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"{}\"\n\
+                 unit = \"{name}-app.service\"\nidle_timeout = \"1h\"\nfirst_client = \"{first}\"\n\n",
+                way.front(delay),
+                way.backend(delay),
+            );
+            names.push(name);
+        }
     }
     service::write_config(&sandbox, &config)?;
-    let names = DELAYS.map(|delay| Way::Ondemand.unit_name(delay));
-    service::reload(&sandbox, &[&names[0], &names[1]])?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    service::reload(&sandbox, &names)?;
     for way in [Way::Polling, Way::Plain] {
         for delay in DELAYS {
             let socket = format!("{}.socket", way.unit_name(delay));
@@ -212,7 +231,7 @@ fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
              --start-delay-ms {delay}\n{poll}"
         ),
     )?;
-    if way == Way::Ondemand {
+    if matches!(way, Way::Held | Way::Ondemand) {
         return Ok(());
     }
     write(
@@ -246,6 +265,11 @@ fn settle(sandbox: &Sandbox) -> Result<()> {
 /// One first client.
 fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
     settle(sandbox)?;
+    if way == Way::Alone {
+        let took = alone(sandbox, delay)?;
+        stop(sandbox, way, delay)?;
+        return Ok(vec![(Kind::Wait, took)]);
+    }
     let asked = sandbox.in_network(|| {
         let start = monotonic_nanos();
         let answer = client::get(way.front(delay), Request::default());
@@ -258,6 +282,46 @@ fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
         }
         (_, Err(_), _) => vec![(Kind::Lost, 100.0)],
     };
+    stop(sandbox, way, delay)?;
+    Ok(measured)
+}
+
+/// Milliseconds from the call of `StartUnit` for the lease, which is what the agent calls, to the application's
+/// listen(2).
+fn alone(sandbox: &Sandbox, delay: u64) -> Result<f64> {
+    let lease = format!("ondemand-{}.target", Way::Alone.unit_name(delay));
+    let bus = sandbox.path("/run/dbus/system_bus_socket");
+    let bus = format!("unix:path={}", bus.display());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let start = runtime.block_on(async {
+        let connection = zbus::connection::Builder::address(bus.as_str())
+            .build()
+            .await?;
+        let start = monotonic_nanos();
+        let systemd = Some("org.freedesktop.systemd1");
+        connection
+            .call_method(
+                systemd,
+                "/org/freedesktop/systemd1",
+                Some("org.freedesktop.systemd1.Manager"),
+                "StartUnit",
+                &(lease, "replace"),
+            )
+            .await?;
+        anyhow::Ok(start)
+    })?;
+    let backend = Way::Alone.backend(delay);
+    let answer = wait_for("the application answers", SOON, || {
+        let ask = || client::get(backend, Request::default());
+        sandbox.in_network(ask).ok()?.ok()
+    })?;
+    let listened = answer.header("X-Listened").context("no X-Listened")?;
+    Ok((listened.parse::<u64>()? as f64 - start as f64) / 1e6)
+}
+
+fn stop(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
     let units = way.units(delay);
     let stop: Vec<&str> = ["systemctl", "stop"]
         .into_iter()
@@ -272,7 +336,7 @@ fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
                 .then_some(())
         })?;
     }
-    Ok(measured)
+    Ok(())
 }
 
 fn figures(start: u64, answer: &Answer, end: u64) -> Result<Vec<(Kind, f64)>> {
@@ -314,11 +378,11 @@ fn report(values: &Values, rounds: u32) -> Report {
             row.extend(WAYS.map(|way| {
                 let series = series(kind, way, delay);
                 match kind {
+                    _ if series.0.is_empty() => "-".to_owned(),
                     Kind::Lost => {
                         let mean = series.0.iter().sum::<f64>() / series.0.len() as f64;
                         format!("{mean:.0}")
                     }
-                    _ if series.0.is_empty() => "-".to_owned(),
                     _ => format!(
                         "{:.1} ±{:.1}",
                         series.median(),
@@ -328,9 +392,28 @@ fn report(values: &Values, rounds: u32) -> Report {
             }));
             table.rows.push(row);
         }
+        let wait = |way| series(Kind::Wait, way, delay);
+        targets.push(Target {
+            what: format!("held, {application}: over StartUnit and the application alone, ms"),
+            series: wait(Way::Held).minus(&wait(Way::Alone)),
+            limit: Limit::AtMost(3.0),
+            digits: 1,
+        });
+        for (other, limit) in [(Way::Polling, 0.8), (Way::Ondemand, 0.5)] {
+            // Of one that takes 200 ms itself these are the greater part.
+            if delay > 0 {
+                continue;
+            }
+            targets.push(Target {
+                what: format!("held / {}, {application}: the client waits", other.name()),
+                series: wait(Way::Held).ratio_to(&wait(other)),
+                limit: Limit::AtMost(limit),
+                digits: 2,
+            });
+        }
         for (kind, limit) in [(Kind::OverOwn, 20.0), (Kind::AfterListen, 5.0)] {
             targets.push(Target {
-                what: format!("ondemand, {application}: {}", kind.name()),
+                what: format!("{}, {application}: {}", Way::Ondemand.name(), kind.name()),
                 series: series(kind, Way::Ondemand, delay),
                 limit: Limit::AtMost(limit),
                 digits: 1,

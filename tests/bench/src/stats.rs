@@ -30,6 +30,11 @@ impl Series {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
     }
 
+    /// `self - other`, round by round.
+    pub fn minus(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
+    }
+
     /// Linear between the two nearest values.
     fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();

@@ -308,7 +308,8 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
     }
     .expect("bind");
     let now = tests::client::monotonic_nanos();
-    listen(&socket, Backlog::new(4096).expect("a backlog")).expect("listen");
+    let backlog = Backlog::new(option("--backlog", 4096)).expect("a backlog");
+    listen(&socket, backlog).expect("listen");
     // Of the first listener: the exchange fails for all others.
     let _ = LISTENED.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     TcpListener::from(socket)

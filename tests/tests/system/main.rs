@@ -29,6 +29,7 @@ mod faults_systemd;
 mod first_start;
 mod forged_signals;
 mod hanging_bus;
+mod held;
 mod history;
 mod history_clock;
 mod history_writes;

@@ -28,6 +28,7 @@ idle_timeout = "1h"
 min_uptime = "0s"
 start_timeout = "10s"
 steer = true
+first_client = "proxied"
 "#;
 
 const BOTH_FAMILIES: &str = r#"["127.0.0.1:8000", "[::1]:8000"]"#;

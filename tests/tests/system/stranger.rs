@@ -20,7 +20,8 @@ use crate::{require_sandbox, steering::parse};
 fn config(backend: &str) -> String {
     format!(
         "[service.test]\nlisten = [\"0.0.0.0:8000\", \"[::]:8000\"]\nbackend = \"{backend}\"\n\
-         unit = \"app.service\"\nidle_timeout = \"200ms\"\nmin_uptime = \"0s\"\nstart_timeout = \"10s\"\n"
+         unit = \"app.service\"\nidle_timeout = \"200ms\"\nmin_uptime = \"0s\"\nstart_timeout = \"10s\"\n\
+         first_client = \"proxied\"\n"
     )
 }
 

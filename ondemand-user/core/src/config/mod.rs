@@ -12,6 +12,7 @@ use std::{
 mod access;
 mod endpoint;
 mod error;
+mod first_client;
 mod keepalive;
 mod names;
 mod networks;
@@ -25,6 +26,7 @@ mod timespan;
 mod unit_names;
 
 pub use error::{Error, Problem};
+pub use first_client::FirstClient;
 pub use keepalive::KeepAlive;
 pub use names::possible as possible_name;
 pub use networks::List;
@@ -83,6 +85,8 @@ pub struct Service {
     pub start_timeout: Duration,
     /// Whether the kernel passes new connections directly to the backend while it is up.
     pub steer: bool,
+    /// What becomes of clients while it is down.
+    pub first_client: FirstClient,
     /// Clients that may start the service. Others are served while it is up, and refused while it
     /// is down. Empty: all clients.
     pub wake_from: List,

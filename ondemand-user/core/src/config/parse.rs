@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, endpoint,
     error::Problem,
-    keepalive, names, networks, overlaps,
+    first_client, keepalive, names, networks, overlaps,
     parsed::Parsed,
     table::{Lines, Place, Section, Value, example},
     timespan,
@@ -25,6 +25,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "min_uptime",
     "start_timeout",
     "steer",
+    "first_client",
     "wake_from",
     "ignore_from",
     "keepalive",
@@ -210,6 +211,12 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         None => Some(true),
         Some(value) => problems.keep(value.boolean()),
     };
+    let first_client = problems.keep(first_client::read(
+        optional("first_client").as_ref(),
+        steer,
+        listen.as_ref().map(|(all, _)| all.as_slice()),
+        backend.as_ref().map(|(backend, _)| backend),
+    ));
     let keepalive = problems.keep(keepalive::read(optional("keepalive").as_ref()));
     let veto = match optional("veto") {
         None => Some(None),
@@ -246,6 +253,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         steer: steer?,
+        first_client: first_client?,
         wake_from: wake_from.unwrap_or_default(),
         ignore_from: ignore_from.unwrap_or_default(),
         keepalive: keepalive?,

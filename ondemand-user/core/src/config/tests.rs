@@ -67,6 +67,7 @@ fn a_short_file_gets_the_documented_defaults() {
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         steer: true,
+        first_client: FirstClient::Auto,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: Some(KeepAlive {
@@ -115,6 +116,12 @@ fn every_key_is_read() {
         s.start_timeout == Duration::from_millis(500)
     });
     check_service("steer = false", |s| !s.steer);
+    check_service("first_client = \"held\"", |s| {
+        s.first_client == FirstClient::Held
+    });
+    check_service("steer = false\nfirst_client = \"proxied\"", |s| {
+        s.first_client == FirstClient::Proxied
+    });
     check_service("keepalive = \"off\"", |s| s.keepalive.is_none());
     check_service("keepalive = \"10s\"", |s| {
         s.keepalive.is_some_and(|it| it.idle == 10)
@@ -213,6 +220,27 @@ fn unknown_keys_are_refused_with_the_nearest() {
         "[agent]\nmetric = \"\"",
         "/etc/o.toml:2: agent.metric: unknown key; did you mean `metrics`?",
     );
+}
+
+#[test]
+fn who_is_held_must_be_steered() {
+    check_key(
+        "first_client = \"hold\"",
+        "service.wiki.first_client: \"hold\" is none of \"auto\", \"held\" or \"proxied\"",
+    );
+    check(
+        &wiki("steer = false\nfirst_client = \"held\""),
+        "/etc/o.toml:6: service.wiki.first_client: \"held\" requires steer = true",
+    );
+    let unix = |listen: &str, backend: &str| {
+        format!(
+            "[service.wiki]\nlisten = [{listen:?}]\nbackend = {backend:?}\nunit = \"wiki.service\"\n\
+             first_client = \"held\""
+        )
+    };
+    let expected = "first_client: \"held\" requires a TCP address";
+    check(&unix("/run/wiki.sock", "127.0.0.1:8080"), expected);
+    check(&unix("0.0.0.0:80", "/run/wiki.sock"), expected);
 }
 
 #[test]

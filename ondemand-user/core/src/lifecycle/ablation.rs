@@ -48,6 +48,12 @@ pub enum Protection {
     Patience,
     /// systemd's own restarts are no use.
     Restarts,
+    /// The permission for one connection ends when the gate is closed for the last look.
+    Pass,
+    /// One connection passes the gate only when the backend is active.
+    PassActive,
+    /// The clients that are held go to the front socket when the start fails.
+    HandOver,
     /// A request is answered by the end of its run, whatever caused the end.
     RunEnded,
 }

@@ -52,6 +52,9 @@ impl Lifecycle {
             let came = after.accepted().saturating_sub(first.accepted());
             return self.keep(view, Cause::Activity(came), commands);
         }
+        if view.caught > 0 {
+            return self.keep(view, Cause::Activity(view.caught), commands);
+        }
         if sockets.half_open > 0 && !self.leaves_out(Protection::HalfOpen) {
             return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
         }

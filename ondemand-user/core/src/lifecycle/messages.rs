@@ -29,6 +29,8 @@ pub struct Options {
     pub steer: bool,
     /// Whether it has a list of clients that may start it.
     pub wake_list: bool,
+    /// Whether clients may be held while the gate is closed.
+    pub catch: bool,
     /// Whether a veto program is run before a stop.
     pub ask: bool,
     /// Log what would be stopped, and stop nothing.
@@ -50,6 +52,7 @@ impl Options {
         Self {
             steer: service.steer,
             wake_list: !service.wake_from.is_absent(),
+            catch: false,
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
@@ -71,6 +74,10 @@ pub struct View {
     pub verdict: Verdict,
     /// The service's units.
     pub units: Units,
+    /// The number of clients that are held.
+    pub caught: u64,
+    /// Whether there is a listener that connections can be steered to. Known only if clients are held.
+    pub listens: bool,
 }
 
 /// The cause of a step.
@@ -115,8 +122,15 @@ pub enum Command {
     /// New connections go to the front socket. If it fails, answer the following
     /// `TakeSnapshot` with `None`.
     CloseGate,
-    /// New connections go to the backend.
+    /// New connections go to the backend, and so do the clients that are held.
     OpenGate,
+    /// While the gate is closed: hold clients from now on (true), or let them go to the front socket. After an
+    /// error, nothing has changed.
+    Catch(bool),
+    /// Let one connection pass the closed gate, and send the first of the clients that are held.
+    PassOne,
+    /// The clients that are held go to the front socket.
+    HandOver,
     /// Serve clients that may not start the service from now on (true), or refuse them. After an error,
     /// nothing has changed.
     Admit(bool),

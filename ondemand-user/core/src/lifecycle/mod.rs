@@ -21,10 +21,15 @@
 //!    until a client has connected: half-open handshakes at the backend then complete or expire, and
 //!    a scan, which continues at the front socket, cannot keep the service up.
 //!
+//! Clients that are held ([`crate::caught`]) wait before the gate: while the service is down they have it started
+//! ([`Step::Waking`]), a stop in progress is vetoed or followed by a start, and they are sent on when the gate opens.
+//! Before a connection was accepted in this run, one of them passes the closed gate.
+//!
 //! It is safe to start in any state of the units: a lease that an agent released before it died
 //! is taken again.
 
 pub mod ablation;
+mod caught;
 mod look;
 pub mod loops;
 mod messages;
@@ -95,6 +100,8 @@ pub enum Step {
     },
     /// The lease is being taken.
     Retaking,
+    /// The same, which starts the backend for a client that is held.
+    Waking,
 }
 
 /// A stop in progress.
@@ -121,6 +128,18 @@ pub struct Lifecycle {
     gate: Option<bool>,
     /// Whether clients that may not start it are served. `None`: unknown, like the gate.
     admits: Option<bool>,
+    /// Whether clients are held while the gate is closed. The agent begins with no.
+    catches: bool,
+    /// The run of which one connection may pass, or has passed, the closed gate.
+    passed: Option<Option<Ktime>>,
+    /// Whether that permission may be left.
+    pass: bool,
+    /// Whether the present start is for a client that was held.
+    woken: bool,
+    /// Whether the last such run had no connection.
+    in_vain: bool,
+    /// The backend's last start, and when it was seen.
+    start_seen: Option<(Option<Ktime>, Ktime)>,
     pause: Pause,
     /// Consecutive failed attempts to take the lease.
     retakes: u32,
@@ -147,6 +166,12 @@ impl Lifecycle {
             interrupted: None,
             gate: options.leaves_out(Protection::GateUnknown).then_some(false),
             admits: None,
+            catches: false,
+            passed: None,
+            pass: false,
+            woken: false,
+            in_vain: false,
+            start_seen: None,
             pause: Pause::default(),
             retakes: 0,
             runs: Runs::default(),
@@ -188,6 +213,7 @@ impl Lifecycle {
         if events.iter().any(is_end) {
             self.interrupted = None;
         }
+        self.judge_run(&events);
         events
     }
 
@@ -268,7 +294,9 @@ impl Lifecycle {
         }
         self.end_orphan(view, &mut commands);
         self.set_admission(view, &mut commands);
+        self.pass_one(view, &mut commands);
         self.set_gate(view, &mut commands);
+        self.set_catch(view, &mut commands);
         let wake = match self.request {
             // The verdict of this view still waits for a timeout.
             Some(_) if asked_now => Some(view.now),
@@ -306,7 +334,16 @@ impl Lifecycle {
                 self.settle(view, view.now + SETTLE, Some(stop), commands);
             }
             (Step::Settling { until, stop }, _) => self.settle(view, until, stop, commands),
-            (Step::Retaking, Input::Job(end)) => {
+            (Step::Waking, Input::Job(JobEnd::Failed(why))) => {
+                self.step = Step::Rest;
+                commands.push(Command::Say(Note::LeaseRefused(why)));
+                if !self.leaves_out(Protection::HandOver) {
+                    commands.push(Command::HandOver);
+                }
+                // They are still in this view.
+                return;
+            }
+            (Step::Retaking | Step::Waking, Input::Job(end)) => {
                 self.step = Step::Rest;
                 if let JobEnd::Failed(why) = end {
                     commands.push(Command::Say(Note::LeaseRefused(why)));
@@ -331,7 +368,7 @@ impl Lifecycle {
             };
             let proxy_is_down =
                 units.proxy.is_settled_down() || self.leaves_out(Protection::ProxyDown);
-            if !proxy_is_down || view.now < self.pause.until {
+            if !proxy_is_down || view.now < self.pause.until || view.caught > 0 {
                 return;
             }
             if self.options.ask {
@@ -342,6 +379,10 @@ impl Lifecycle {
             } else {
                 self.look(view, since, commands);
             }
+        } else if self.must_wake(view) {
+            self.step = Step::Waking;
+            self.woken = true;
+            commands.push(Command::TakeLease);
         } else if units.backend.is_settled_up()
             && units.lease.is_settled_down()
             && !self.leaves_out(Protection::Unleased)
@@ -393,10 +434,13 @@ impl Lifecycle {
             && matches!(self.step, Step::Rest | Step::Asking)
             && self.pause.reason != Some(VetoReason::HalfOpen);
         // Without steering there is no gate, unless the configuration just took it away.
-        if self.gate == Some(open) || (!self.options.steer && self.gate.is_none()) {
+        let is_left = self.pass && !open && !self.may_be_passing();
+        let is_same = self.gate == Some(open) || (!self.options.steer && self.gate.is_none());
+        if is_same && (!is_left || self.leaves_out(Protection::Pass)) {
             return;
         }
         self.gate = Some(open);
+        self.pass = false;
         if open {
             commands.push(Command::OpenGate);
         } else if self.leaves_out(Protection::GateFirst) {
@@ -419,7 +463,11 @@ impl Lifecycle {
         let until = until.filter(|until| *until > view.now);
         let next = self.next_change(view).into_iter().chain(until);
         let heard = self.runs.due();
-        next.chain(self.next_of_loops(view)).chain(heard).min()
+        let others = self.next_of_loops(view).into_iter();
+        next.chain(others)
+            .chain(self.next_of_caught(view))
+            .chain(heard)
+            .min()
     }
 
     fn next_change(&self, view: &View) -> Option<Ktime> {

@@ -46,6 +46,11 @@ impl Pause {
         self.accepted = view.sample.map(|sample| sample.accepted());
     }
 
+    /// Whether there was another veto before, without a connection in between.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.length > FIRST
+    }
+
     /// Ends the pause if a client has connected: from then on the idle clock counts.
     pub(super) fn end_with_clients(&mut self, view: &View) {
         let came = |before| {

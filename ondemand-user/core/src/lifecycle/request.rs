@@ -74,7 +74,7 @@ impl Lifecycle {
         }
         let under_way = !matches!(
             self.step,
-            Step::Rest | Step::Settling { stop: None, .. } | Step::Retaking
+            Step::Rest | Step::Settling { stop: None, .. } | Step::Retaking | Step::Waking
         );
         if under_way {
             return;

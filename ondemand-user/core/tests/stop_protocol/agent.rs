@@ -23,6 +23,10 @@ pub enum Step {
     Hear,
     /// The next command.
     CarryOut,
+    /// The gate is open: a client that was held is sent on.
+    SendOn,
+    /// A client was held for a second: it is sent to the front socket.
+    GiveUp,
     /// No look-up that may have read the open gate is in progress any more.
     Snapshot,
     /// The snapshot is judged.
@@ -80,6 +84,13 @@ pub fn steps(model: &Protocol, state: &State) -> Vec<Step> {
         steps.push(Step::CarryOut);
         return steps;
     }
+    let is_caught = |client: &Client| matches!(client, Client::Caught { .. });
+    if state.kernel.gate_open && state.clients.iter().any(is_caught) {
+        steps.push(Step::SendOn);
+    }
+    if state.clients.contains(&Client::Caught { young: false }) {
+        steps.push(Step::GiveUp);
+    }
     if left.stops > 0 {
         steps.push(Step::Ask);
     }
@@ -117,10 +128,19 @@ fn would_change(model: &Protocol, state: &State, agent: &Agent) -> bool {
 
 pub fn step(model: &Protocol, state: &mut State, step: Step) {
     match step {
-        Step::Start => state.agent = Some(Agent::new(model.options, state)),
+        Step::Start => {
+            (state.kernel.catch, state.kernel.pass) = (false, false);
+            state.agent = Some(Agent::new(model.options, state));
+        }
         Step::Die => {
             state.left.deaths -= 1;
             state.agent = None;
+            // What it holds dies with it.
+            for client in &mut state.clients {
+                if let Client::Caught { .. } = client {
+                    *client = Client::Unheard;
+                }
+            }
             // The callers see that the bus name is gone.
             state.asked.clear();
         }
@@ -145,6 +165,12 @@ impl Agent {
             Step::CarryOut => self.carry_out(model, state),
             Step::Hear => self.units = pid1::units(state),
             Step::Look => self.look(model, state, Input::Changed),
+            Step::SendOn => release(state, false, |client| {
+                matches!(client, Client::Caught { .. })
+            }),
+            Step::GiveUp => release(state, true, |client| {
+                *client == Client::Caught { young: false }
+            }),
             Step::Snapshot => self.awaits = Awaits::Snapshot(view::sockets(model, state)),
             Step::Judge | Step::JobEnded | Step::VetoAllows | Step::VetoKeeps => {
                 self.take_answer(model, state, step);
@@ -198,10 +224,25 @@ impl Agent {
 
     fn carry_out(&mut self, model: &Protocol, state: &mut State) {
         match self.todo.pop_front() {
-            Some(Deed::CloseGate) => state.kernel.gate_open = false,
+            Some(Deed::CloseGate) => (state.kernel.gate_open, state.kernel.pass) = (false, false),
+            Some(Deed::Catch(true)) if must_wait(model, state) => self.lifecycle.nobody_is_caught(),
+            Some(Deed::Catch(catch)) => state.kernel.catch = catch,
+            Some(Deed::PassOne) => {
+                state.kernel.pass = true;
+                release(state, false, |client| {
+                    matches!(client, Client::Caught { .. })
+                });
+            }
+            Some(Deed::HandOver) => {
+                while state.caught() > 0 {
+                    release(state, true, |client| {
+                        matches!(client, Client::Caught { .. })
+                    });
+                }
+            }
             // The kernel's count of cookies is read just before.
             Some(Deed::OpenGate) if must_wait(model, state) => self.lifecycle.gate_is_closed(),
-            Some(Deed::OpenGate) => state.kernel.gate_open = true,
+            Some(Deed::OpenGate) => (state.kernel.gate_open, state.kernel.pass) = (true, false),
             Some(Deed::AskVeto) => self.awaits = Awaits::Veto,
             Some(Deed::TakeSnapshot) => {
                 await_lookups(model, state);
@@ -225,6 +266,21 @@ impl Agent {
             None => {}
         }
     }
+}
+
+/// A client that was held is looked up again: its SYN is sent again. The agent can have it given to the front socket.
+fn release(state: &mut State, to_front: bool, which: impl Fn(&Client) -> bool) {
+    let now = state.now;
+    let Some(client) = state.clients.iter_mut().find(|client| which(client)) else {
+        return;
+    };
+    state.kernel.last_lookup = Some(now);
+    *client = Client::LookingUp {
+        gate: to_front.then_some(false),
+        since: now,
+        awaited: false,
+        known: to_front,
+    };
 }
 
 /// Whether the front socket's cookies may be outstanding while the gate is closed.
@@ -269,6 +325,9 @@ fn deed(command: &Command) -> Option<Deed> {
     Some(match command {
         Command::CloseGate => Deed::CloseGate,
         Command::OpenGate => Deed::OpenGate,
+        Command::Catch(catch) => Deed::Catch(*catch),
+        Command::PassOne => Deed::PassOne,
+        Command::HandOver => Deed::HandOver,
         Command::AskVeto { .. } => Deed::AskVeto,
         Command::TakeSnapshot => Deed::TakeSnapshot,
         Command::ReleaseLease => Deed::Lease(LeaseJob::Stop),

@@ -25,6 +25,7 @@ use stateright::{Checker as _, HasDiscoveries, Model as _, Path};
 const STEERED: Options = Options {
     steer: true,
     wake_list: false,
+    catch: false,
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
@@ -32,6 +33,11 @@ const STEERED: Options = Options {
     // The runs do not get the backend's listeners: the protocol's decisions do not depend on them.
     tcp_backend: false,
     leaves_out: &[],
+};
+
+const CATCHING: Options = Options {
+    catch: true,
+    ..STEERED
 };
 
 const PROXIED: Options = Options {
@@ -92,6 +98,12 @@ const ASKED_PROXIED: Protocol = Protocol {
     ..PROTOCOL
 };
 
+/// Clients are held while the service is down.
+const CAUGHT: Protocol = Protocol {
+    options: CATCHING,
+    ..PROTOCOL
+};
+
 /// The backend ends by itself. Its next start does not fail: until the agent knows of the crash,
 /// the gate may be open for a backend that is not active yet.
 const CRASHES: Protocol = Protocol {
@@ -149,6 +161,36 @@ fn words(path: Path<State, Action>) -> String {
 #[test]
 fn one_client() {
     check("one client", PROTOCOL);
+}
+
+#[test]
+fn a_client_that_is_held() {
+    check("held client", CAUGHT);
+}
+
+#[test]
+fn two_clients_that_are_held() {
+    // Two of them, and an agent that dies, are too many states.
+    let calm = CAUGHT.with(|budgets| (budgets.deaths, budgets.attempts) = (0, 1));
+    check("two held clients", Protocol { clients: 2, ..calm });
+}
+
+#[test]
+fn a_client_that_is_held_and_a_backend_that_crashes() {
+    let crashes = Protocol {
+        options: CATCHING,
+        ..CRASHES
+    };
+    check("held client, crash", crashes);
+}
+
+#[test]
+fn a_client_that_is_held_when_signals_come_late() {
+    let late = Protocol {
+        late_signals: true,
+        ..CAUGHT.with(|budgets| (budgets.deaths, budgets.attempts) = (0, 1))
+    };
+    check("held client, late signals", late);
 }
 
 #[test]

@@ -82,6 +82,8 @@ impl Model for Protocol {
             clients: vec![Client::Away; self.clients],
             kernel: Kernel {
                 gate_open: self.options.steer && !self.deaf,
+                catch: false,
+                pass: false,
                 front: leg(FRONT),
                 steered: leg(STEERED),
                 back: leg(FRONT),
@@ -192,6 +194,8 @@ fn nobody_waits(state: &State) -> bool {
     let is_over = |client: &Client| match client {
         Client::Away | Client::Served | Client::CutOff | Client::Lost => true,
         Client::LookingUp { .. }
+        | Client::Caught { .. }
+        | Client::Unheard
         | Client::HalfOpen { .. }
         | Client::Cookie { .. }
         | Client::Established { .. }

@@ -14,7 +14,7 @@ use ondemand_core::{
 };
 
 use crate::{
-    ASKED_PROXIED, CRASHES, DEAF, PROTOCOL, finds,
+    ASKED_PROXIED, CAUGHT, CRASHES, DEAF, PROTOCOL, finds,
     model::{ANSWERS, LOST, Protocol, STUCK},
     mutant,
 };
@@ -88,6 +88,11 @@ fn a_listener_that_nobody_accepts_at() {
 }
 
 #[test]
+fn clients_that_are_held() {
+    breaks(LOST, CAUGHT, &[Pass]);
+}
+
+#[test]
 fn the_end_of_the_stop() {
     let calm = PROTOCOL.with(|budgets| budgets.deaths = 0);
     covered(LOST, calm, &[Settling, LeaseHeld, Unleased]);
@@ -131,6 +136,8 @@ fn systemds_own_restarts() {
                 ..Unit::default()
             };
             let view = View {
+                caught: 0,
+                listens: false,
                 now: Ktime::from_nanos(10),
                 sample: None,
                 verdict: Verdict::Quiet {

@@ -56,7 +56,12 @@ impl State {
 
     /// Whether time would change anything.
     pub fn can_age(&self) -> bool {
-        let is_young = |client: &Client| matches!(client, Client::HalfOpen { young: true, .. });
+        let is_young = |client: &Client| {
+            matches!(
+                client,
+                Client::HalfOpen { young: true, .. } | Client::Caught { young: true }
+            )
+        };
         let mut times = Times::new(self.now);
         self.feed(&mut times);
         times.can_age() || self.clients.iter().any(is_young)
@@ -98,16 +103,25 @@ pub enum Client {
         gate: Option<bool>,
         since: Ktime,
         awaited: bool,
+        /// The kernel knows it as one that goes to the front socket while others are held.
+        known: bool,
     },
     /// A request socket at the listener; `young` until some time has passed.
     HalfOpen {
         at: Listener,
         young: bool,
     },
+    /// Held by the agent. `since`: until some time has passed.
+    Caught {
+        young: bool,
+    },
+    /// Its SYN is lost: it sends it again.
+    Unheard,
     /// Answered with a SYN cookie: no trace in the kernel.
     Cookie {
         at: Listener,
         since: Ktime,
+        known: bool,
     },
     /// Established, counted, perhaps not accepted yet.
     Established {
@@ -125,6 +139,10 @@ pub enum Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     pub gate_open: bool,
+    /// Clients are held while the gate is closed, as long as there is an agent.
+    pub catch: bool,
+    /// One connection may pass the closed gate.
+    pub pass: bool,
     pub front: Leg,
     pub steered: Leg,
     pub back: Leg,
@@ -196,6 +214,9 @@ pub struct Agent {
 pub enum Deed {
     CloseGate,
     OpenGate,
+    Catch(bool),
+    PassOne,
+    HandOver,
     AskVeto,
     TakeSnapshot,
     Lease(LeaseJob),
@@ -235,6 +256,12 @@ impl State {
             at: Listener::Front,
         };
         self.clients.contains(&front)
+    }
+
+    /// The number of clients that are held.
+    pub fn caught(&self) -> usize {
+        let caught = |client: &&Client| matches!(client, Client::Caught { .. });
+        self.clients.iter().filter(caught).count()
     }
 
     /// The backend is down, and with it what was at its listener, or in progress.

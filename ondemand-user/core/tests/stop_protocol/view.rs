@@ -14,7 +14,7 @@ use ondemand_core::{
 
 use crate::{
     model::{Protocol, Without},
-    state::{Agent, Client, Listener, State},
+    state::{Agent, Backend, Client, Listener, State},
 };
 
 /// What is known at the moment of a step.
@@ -44,6 +44,11 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
             other => other,
         },
         units: agent.units,
+        caught: state.caught() as u64,
+        listens: matches!(
+            state.pid1.backend,
+            Backend::Active | Backend::Activating { listening: true }
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of the state of one service.
 
 use ondemand_core::{
-    config::{Access, List},
+    config::{Access, FirstClient, List},
     measure::unit::ActiveState,
 };
 
@@ -80,6 +80,7 @@ fn service(listen: &str) -> Service {
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         steer: false,
+        first_client: FirstClient::Auto,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: None,

@@ -396,6 +396,8 @@ mod tests {
             inode: 7,
             uid: 0,
             cgroup: None,
+            queued: 0,
+            backlog: 128,
         }
     }
 

@@ -4,9 +4,12 @@ use std::io::{ErrorKind, Read};
 
 use anyhow::{Result, ensure};
 use bytes::{Buf, BytesMut};
-use ondemand_core::measure::{
-    Ktime,
-    sample::{KernelEvent, Slot},
+use ondemand_core::{
+    caught::Packet,
+    measure::{
+        Ktime,
+        sample::{KernelEvent, Slot},
+    },
 };
 use ondemand_ebpf::{
     EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER, EVENT_LISTENING, EVENT_OPENED,
@@ -48,6 +51,15 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
         EVENT_UNLISTENED => Message::Unlistened(slot),
         _ => Message::Unknown(event),
     })
+}
+
+/// Decodes a caught packet, and when it came. `None`: it is none that matters.
+pub(crate) fn caught(mut item: &[u8]) -> Option<(Packet, Ktime)> {
+    let at = item.try_get_u64_ne().ok()?;
+    let device = item.try_get_u32_ne().ok()?;
+    let len = item.try_get_u32_ne().ok()?;
+    let packet = Packet::parse(item.get(..len as usize)?, device)?;
+    Some((packet, Ktime::from_nanos(at)))
 }
 
 /// Reads the output of an iterator in pieces: a host may have a million sockets.

@@ -2,14 +2,30 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use ondemand_core::measure::sample::{KernelEvent, Slot};
+use ondemand_core::{
+    caught::Packet,
+    measure::{
+        Ktime,
+        sample::{KernelEvent, Slot},
+    },
+};
 use tokio::io::unix::AsyncFd;
 
 use super::{
     Sampler,
+    catching::Catching,
     decode::{self, Message},
 };
 use crate::kernel::sockets::sock_diag::tcp_listener_at;
+
+/// What the kernel tells.
+#[derive(Debug)]
+pub enum News {
+    /// Something has happened.
+    Event(KernelEvent),
+    /// Packets of clients that are held, and when they came.
+    Caught(Vec<(Packet, Ktime)>),
+}
 
 impl Sampler {
     /// Waits for the next event. Cancel safe.
@@ -17,18 +33,23 @@ impl Sampler {
     /// # Errors
     ///
     /// The ring buffer cannot be watched.
-    pub async fn next_event(&mut self) -> Result<KernelEvent> {
+    pub async fn next_event(&mut self) -> Result<News> {
         loop {
             let message = match next(self.events.get_mut()) {
                 Some(message) => message,
                 None => {
                     // A thousand listeners that were closed together, or while no agent ran, cost one search.
                     self.find_other_listeners();
-                    wait(&mut self.events).await?
+                    tokio::select! {
+                        message = wait(&mut self.events) => message?,
+                        packets = next_caught(&mut self.catching) => {
+                            return Ok(News::Caught(packets?));
+                        }
+                    }
                 }
             };
             match message {
-                Message::Event(event) => return Ok(event),
+                Message::Event(event) => return Ok(News::Event(event)),
                 Message::Unlistened(slot) => drop(self.unlistened.insert(slot)),
                 Message::Unknown(event) => {
                     log::debug!("ignored an unknown kernel event: {event:?}")
@@ -56,6 +77,13 @@ impl Sampler {
         // (It is never a wildcard, for which the kernel would not find the listeners of single addresses.)
         backend
             .is_some_and(|address| tcp_listener_at(address).map_or(true, |found| found.is_some()))
+    }
+}
+
+async fn next_caught(catching: &mut Option<Catching>) -> Result<Vec<(Packet, Ktime)>> {
+    match catching {
+        Some(catching) => catching.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
+pub mod catching;
 pub(crate) mod decode;
-mod events;
+pub mod events;
 mod networks;
 pub(crate) mod snapshot;
 mod watch;
@@ -11,20 +12,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf};
+use catching::Catching;
 use ondemand_core::measure::{
     Ktime,
     sample::{Leg, Sample, Slot, Snapshot},
 };
 use ondemand_ebpf::{
-    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET, INET6,
-    KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network, Owner,
-    SocketRecord, listener_place,
+    Alarm, Counters, Endpoint, GATE_ADMIT, GATE_CATCH, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET,
+    INET6, KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network,
+    Owner, SocketRecord, listener_place,
 };
 use tokio::io::unix::AsyncFd;
 use watch::Written;
 use watchlist::Addresses;
 
-use crate::{host::clock, kernel::Kernel};
+use crate::{
+    host::clock,
+    kernel::{Kernel, catchers::RawSockets},
+};
 
 /// Reads the maps.
 pub struct Sampler {
@@ -52,6 +57,8 @@ pub struct Sampler {
     older: HashMap<Slot, u64>,
     /// The counts of refused listeners, as of the last query.
     refused: HashMap<Slot, u64>,
+    /// `None`: no client is held.
+    catching: Option<Catching>,
 }
 
 impl Sampler {
@@ -85,7 +92,60 @@ impl Sampler {
             written: None,
             older: HashMap::new(),
             refused: HashMap::new(),
+            catching: None,
         })
+    }
+
+    /// Begins to hold clients, for the services whose gate says so.
+    ///
+    /// # Errors
+    ///
+    /// Why no client is held.
+    pub fn begin_catching(&mut self, raw: RawSockets) -> Result<()> {
+        if self.no_steering().is_some() {
+            bail!("connections cannot be steered");
+        }
+        self.catching = Some(Catching::begin(&self.kernel, raw)?);
+        Ok(())
+    }
+
+    /// What holds clients.
+    pub fn catching(&mut self) -> Option<&mut Catching> {
+        self.catching.as_mut()
+    }
+
+    /// Whether clients can be held.
+    pub fn can_catch(&self) -> bool {
+        self.catching.is_some()
+    }
+
+    /// Ends it: from now on all clients go to the front sockets. Returns what sends the packets of the last ones.
+    pub fn end_catching(&mut self) -> Option<Catching> {
+        let mut catching = self.catching.take()?;
+        catching.close();
+        Some(catching)
+    }
+
+    /// Sets whether clients are held while the gate is closed.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn set_catch(&mut self, slot: Slot, catch: bool) -> Result<()> {
+        self.set_gate_bits(slot, GATE_CATCH, if catch { GATE_CATCH } else { 0 })
+            .with_context(|| format!("set whether the clients of slot {} are held", slot.0))
+    }
+
+    /// Lets the next connection pass the closed gate.
+    ///
+    /// # Errors
+    ///
+    /// The map cannot be written.
+    pub fn pass_one(&mut self, slot: Slot) -> Result<()> {
+        match &mut self.catching {
+            Some(catching) => catching.pass(slot, true),
+            None => Ok(()),
+        }
     }
 
     /// Whether an earlier agent watched services, so that they were counted all the time.
@@ -202,6 +262,9 @@ impl Sampler {
     ///
     /// The map cannot be written.
     pub fn set_gate(&mut self, slot: Slot, open: bool) -> Result<()> {
+        if let Some(catching) = &mut self.catching {
+            catching.pass(slot, false)?;
+        }
         let what = if open { "open" } else { "close" };
         self.set_gate_bits(slot, GATE_OPEN, if open { GATE_OPEN } else { 0 })
             .with_context(|| format!("{what} the gate of slot {}", slot.0))

@@ -137,6 +137,8 @@ mod tests {
                 inode: 0,
                 uid: 0,
                 cgroup: None,
+                queued: 0,
+                backlog: 128,
             };
             assert_eq!(
                 covers(&listener, &address.parse().unwrap()),

@@ -128,6 +128,8 @@ mod tests {
                 inode: 7,
                 uid,
                 cgroup,
+                queued: 0,
+                backlog: 128,
             };
             let unit = Owner {
                 control_group: "/no-such.slice".into(),

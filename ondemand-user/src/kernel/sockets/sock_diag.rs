@@ -59,6 +59,10 @@ pub struct TcpListener {
     /// The id of the cgroup in which it was made: the inode of its directory. `None`: the kernel does not
     /// tell.
     pub cgroup: Option<u64>,
+    /// Connections that wait to be accepted.
+    pub queued: u32,
+    /// How many may: the backlog of listen(2).
+    pub backlog: u32,
 }
 
 /// A Unix stream socket of this network namespace with a path: a listener, or a connection that
@@ -189,6 +193,8 @@ fn tcp_listener(message: &[u8]) -> Option<TcpListener> {
         inode: u32::from_ne_bytes(array(message, 68)?),
         uid: u32::from_ne_bytes(array(message, 64)?),
         cgroup: cgroup.map(u64::from_ne_bytes),
+        queued: u32::from_ne_bytes(array(message, 56)?),
+        backlog: u32::from_ne_bytes(array(message, 60)?),
     })
 }
 

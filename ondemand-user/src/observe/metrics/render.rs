@@ -6,6 +6,7 @@ mod tests;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ondemand_core::{
+    caught::Tally,
     lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
     runs::StopReason,
@@ -36,6 +37,8 @@ pub struct Observation {
     pub idle: Option<Duration>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
+    /// Its clients that were held.
+    pub held: Tally,
 }
 
 /// What is in force of the configuration's file.
@@ -148,6 +151,18 @@ impl Collector for All {
             "Connections of clients that do not keep the service up (ignore_from).",
         )?
         .counters(|row, _| row.sample.map(|sample| sample.ignored.accepted))?;
+        all.counter(
+            "ondemand_held_clients",
+            None,
+            "Clients that were held while the service was down, by where they were sent: application, front.",
+        )?
+        .ways()?;
+        all.counter(
+            "ondemand_held",
+            Some(&seconds),
+            "Time for which these clients were held, in sum.",
+        )?
+        .counters(|row, _| Some(row.held.held.as_secs_f64()))?;
         all.counter(
             "ondemand_refused",
             Some(&connections),
@@ -376,6 +391,21 @@ impl Family<'_> {
                 ];
                 let value = counts(ledger).get(reason).copied().unwrap_or(0);
                 count(&mut self.encoder.encode_family(&labels)?, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes where clients that were held were sent.
+    fn ways(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let held = &observation.held;
+            for (way, number) in [
+                ("application", held.to_application),
+                ("front", held.to_front),
+            ] {
+                let labels = [("service", observation.service.as_str()), ("to", way)];
+                count(&mut self.encoder.encode_family(&labels)?, &number)?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! One row for each transition of the protocol. This file has the states that they start in.
 
+mod caught;
 mod look;
 mod loops;
 mod release;
@@ -25,6 +26,7 @@ const fn ms(ms: u64) -> Ktime {
 const STEERED: Options = Options {
     steer: true,
     wake_list: false,
+    catch: false,
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
@@ -96,6 +98,8 @@ fn idle() -> View {
             proxy: unit(ActiveState::Inactive),
             lease: unit(ActiveState::Active),
         },
+        caught: 0,
+        listens: false,
     }
 }
 
@@ -196,6 +200,7 @@ fn name(step: &Step) -> &'static str {
         Step::Settling { stop: Some(_), .. } => "settling",
         Step::Settling { stop: None, .. } => "unleased",
         Step::Retaking => "retaking",
+        Step::Waking => "waking",
     }
 }
 
@@ -205,6 +210,10 @@ fn words(command: &Command) -> String {
         Command::OpenGate => "open".into(),
         Command::Admit(true) => "admit".into(),
         Command::Admit(false) => "refuse".into(),
+        Command::Catch(true) => "catch".into(),
+        Command::Catch(false) => "let-pass".into(),
+        Command::PassOne => "pass-one".into(),
+        Command::HandOver => "hand-over".into(),
         Command::AskVeto { .. } => "ask".into(),
         Command::TakeSnapshot => "snapshot".into(),
         Command::ReleaseLease => "release".into(),

@@ -29,6 +29,11 @@ fn row(service: &str) -> Row {
         open: Some(2),
         idle: Some(Duration::ZERO),
         idle_timeout: Some(Duration::from_millis(1500)),
+        held: Tally {
+            to_application: 6,
+            to_front: 1,
+            held: Duration::from_millis(2500),
+        },
     };
     let mut ledger = Ledger::default();
     ledger.starts = 1;
@@ -76,6 +81,18 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "counter",
             "connections",
             "accepted_connections_total{service=\"wiki\"} 7",
+        ),
+        (
+            "held_clients",
+            "counter",
+            "",
+            "held_clients_total{service=\"wiki\",to=\"front\"} 1",
+        ),
+        (
+            "held_seconds",
+            "counter",
+            "seconds",
+            "held_seconds_total{service=\"wiki\"} 2.5",
         ),
         (
             "received_bytes",
@@ -237,7 +254,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 22);
+    assert_eq!(helps.count(), 24);
 }
 
 #[test]

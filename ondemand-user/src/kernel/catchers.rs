@@ -1,0 +1,110 @@
+//! The agent's sockets for clients that are held: those that their packets are assigned to, and those by which the
+//! same packets are sent again.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto,
+        setsockopt, socket, sockopt,
+    },
+};
+use ondemand_core::caught::Packet;
+
+/// `IPV6_HDRINCL`, include/uapi/linux/in6.h.
+const IPV6_HDRINCL: libc::c_int = 36;
+
+/// Sockets that send whole packets (raw(7)). To make them takes `CAP_NET_RAW`; to use them takes nothing.
+#[derive(Debug)]
+pub struct RawSockets {
+    v4: OwnedFd,
+    /// `None`: the host has no IPv6.
+    v6: Option<OwnedFd>,
+}
+
+impl RawSockets {
+    /// Opens them.
+    ///
+    /// # Errors
+    ///
+    /// This process has no `CAP_NET_RAW`.
+    pub fn open() -> Result<Self> {
+        let open = |family| {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            socket(family, SockType::Raw, flags, SockProtocol::Raw)
+        };
+        let v4 = open(AddressFamily::Inet).context("open a raw socket")?;
+        // So no packet of it leaves this host. To change that takes CAP_NET_RAW, too (`sock_bindtoindex_locked`,
+        // net/core/sock.c). IPv6 has the routes to the host's own addresses on their devices, and refuses.
+        setsockopt(&v4, sockopt::BindToDevice, &"lo".into()).context("bind it to the loopback")?;
+        let v6 = match open(AddressFamily::Inet6) {
+            Ok(socket) => {
+                include_header(&socket).context("send whole packets over IPv6")?;
+                Some(socket)
+            }
+            Err(Errno::EAFNOSUPPORT) => None,
+            Err(error) => return Err(error).context("open a raw socket for IPv6"),
+        };
+        Ok(Self { v4, v6 })
+    }
+
+    /// Sends a packet to this host again, from the client's own address. It takes the way of a packet that this host
+    /// sends to itself.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it, a full buffer included. The client sends it again by itself.
+    pub fn send(&self, packet: &Packet) -> io::Result<()> {
+        let bytes = packet.to_send();
+        let sent = match packet.to {
+            SocketAddr::V4(to) => {
+                let to = SockaddrIn::from(to);
+                sendto(self.v4.as_raw_fd(), &bytes, &to, MsgFlags::empty())?
+            }
+            SocketAddr::V6(mut to) => {
+                let socket = self.v6.as_ref().ok_or(Errno::EAFNOSUPPORT)?;
+                // It would be the protocol (`rawv6_sendmsg`, net/ipv6/raw.c).
+                to.set_port(0);
+                if to.ip().is_unicast_link_local() {
+                    to.set_scope_id(packet.device);
+                }
+                let to = SockaddrIn6::from(to);
+                sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty())?
+            }
+        };
+        match sent == bytes.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+}
+
+fn include_header(socket: &OwnedFd) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: the option's value is read during the call, and has this length.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            IPV6_HDRINCL,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+/// The sockets that clients are assigned to, IPv4's and IPv6's: a packet can only be given to a listener of its own
+/// family. They never get a connection: their filter drops each SYN. `None`: the host lacks the family.
+pub(super) fn listeners() -> io::Result<[Option<TcpListener>; 2]> {
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
+    Ok([Some(v4), v6])
+}
