@@ -136,8 +136,11 @@ impl Agent {
 
     /// Services whose units systemd does not have are new to it when it has them: their front sockets were not
     /// started with the others at boot.
-    pub(super) fn find_unopened(&mut self) {
-        for (name, watched) in self.services.iter() {
+    pub(super) fn find_unopened(&mut self, names: &BTreeSet<String>) {
+        for (name, watched) in names
+            .iter()
+            .filter_map(|it| self.services.get_key_value(it))
+        {
             let units = watched.units.find(|unit| self.systemd.known(unit));
             if units.is_some_and(|units| !is_generated(&units) && !units.socket.unit.state.is_up())
             {

@@ -259,15 +259,17 @@ impl Agent {
     }
 
     /// The services that readings are about.
-    pub(super) fn services_of(&self, readings: &Readings) -> BTreeSet<String> {
+    fn services_of(&self, readings: &Readings) -> BTreeSet<String> {
         let units = readings.units.iter();
         let names = units.flat_map(|(unit, _)| self.services.of_unit(unit));
         let of_rules = readings.rules.iter().map(|(name, _)| name);
         names.chain(of_rules).cloned().collect()
     }
 
-    /// Takes over readings. Returns the services whose unit has another name than before, or another service.
+    /// Takes over readings. Returns the services that they are about, and those whose unit has another name than
+    /// before, or another service.
     pub(super) fn take_readings(&mut self, readings: Readings) -> BTreeSet<String> {
+        let mut names = self.services_of(&readings);
         self.systemd.take(readings.units);
         for (name, place) in readings.rules {
             let Some(watched) = self.services.get_mut(&name) else {
@@ -285,10 +287,10 @@ impl Agent {
                 }
             }
         }
-        let renamed = self.find_aliases();
-        self.find_unopened();
+        names.extend(self.find_aliases());
+        self.find_unopened(&names);
         self.count_first_starts();
-        renamed
+        names
     }
 
     /// A client may come as soon as the front socket of a new service listens, before the agent has heard of
@@ -329,17 +331,18 @@ impl Agent {
 
     /// Reads the units of services that are not configured as before, and those that are not known.
     pub(super) fn read_changed(&self, changed: &BTreeSet<String>) {
-        let is_changed = |unit: &String| {
-            let mut services = self.services.of_unit(unit).iter();
-            !changed.is_empty() && services.any(|name| changed.contains(name))
-        };
         let present = &self.systemd.wanted;
-        let units = present.units.iter();
-        let units = units.filter(|unit| self.systemd.known(unit).is_none() || is_changed(unit));
+        let changed_services = changed.iter().filter_map(|name| self.services.get(name));
+        let mut units: BTreeSet<&String> =
+            changed_services.flat_map(|it| it.units.each()).collect();
+        if self.systemd.known.len() < present.units.len() {
+            let is_unknown = |unit: &&String| self.systemd.known(unit).is_none();
+            units.extend(present.units.iter().filter(is_unknown));
+        }
         let steered = present.steered.iter();
         let steered = steered.filter(|(name, _)| changed.contains(name));
         self.read(Wanted {
-            units: units.cloned().collect(),
+            units: units.into_iter().cloned().collect(),
             steered: steered.cloned().collect(),
         });
     }

@@ -63,9 +63,9 @@ impl Agent {
         self.permission.round += 1;
         let (round, messages) = (self.permission.round, self.messages.clone());
         let mut open: BTreeMap<String, String> = services
-            .values()
-            .map(|watched| (watched.service.name.clone(), watched.units.lease.clone()))
-            .filter(|(name, _)| !self.permission.allowed.contains(name))
+            .iter()
+            .filter(|(name, _)| !self.permission.allowed.contains(*name))
+            .map(|(name, watched)| (name.clone(), watched.units.lease.clone()))
             .collect();
         let task = tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;

@@ -320,8 +320,7 @@ impl Agent {
                 readings,
             } if connection == self.systemd.number() => match readings {
                 Ok(readings) => {
-                    let mut names = self.services_of(&readings);
-                    names.extend(self.take_readings(readings));
+                    let names = self.take_readings(readings);
                     self.open_fronts();
                     self.look_at_each(names);
                 }

@@ -23,6 +23,7 @@ use crate::{
     host::{
         atomic_file::{self, Store},
         clock, config_file,
+        unit_files::UnitFiles,
     },
     install::{
         permission::rule,
@@ -102,17 +103,26 @@ impl Source {
         };
         source.look_at_units();
         let config = source
-            .read()
+            .read(None)
             .or_else(|error| source.fall_back(error.into()))?;
         Ok((source, config))
     }
 
-    /// Reads the file. It is not in force yet.
-    pub fn read(&mut self) -> Result<Config, ondemand_core::config::Error> {
+    /// Reads the file. It is not in force yet. `present` is, if any.
+    pub fn read(
+        &mut self,
+        present: Option<&Config>,
+    ) -> Result<Config, ondemand_core::config::Error> {
         self.seen = None;
         self.identity = Identity::of(&self.path);
         let text = self.seen.insert(config_file::text(&self.path)?);
-        config_file::parse_here(&self.path, text)
+        let config = config_file::parse(&self.path, text)?;
+        // What the units' names mean is looked up in the directories of unit files. If they are the same, PID 1 tells
+        // of what has changed about them (`aliases`).
+        match present {
+            Some(present) if present.units().eq(config.units()) => Ok(config),
+            _ => config_file::judge(config, &UnitFiles::here()),
+        }
     }
 
     /// Looks at what the generator reports of its last run.
@@ -267,7 +277,7 @@ impl Agent {
     /// Reads the configuration again. An invalid one changes nothing, and is reported.
     pub(super) fn reload(&mut self) -> Result<()> {
         self.notifier.reloading();
-        let result = self.source.read().map_err(Error::from);
+        let result = self.source.read(Some(&self.config)).map_err(Error::from);
         let result = result.and_then(|config| self.apply(config));
         if let Err(error) = &result {
             self.source.refuse(error);

@@ -43,12 +43,20 @@ pub fn parse_here(path: &Path, text: &str) -> Result<Config, Error> {
 ///
 /// Like [`parse`].
 pub fn parse_among(path: &Path, text: &str, files: &UnitFiles) -> Result<Config, Error> {
-    let config = parse(path, text)?;
+    judge(parse(path, text)?, files)
+}
+
+/// Validates what depends on this host.
+///
+/// # Errors
+///
+/// Like [`parse_here`].
+pub fn judge(config: Config, files: &UnitFiles) -> Result<Config, Error> {
     let problems = aliases(&config, files);
     if problems.is_empty() {
         Ok(config)
     } else {
-        Err(Error::new(path, problems))
+        Err(Error::new(&config.path, problems))
     }
 }
 

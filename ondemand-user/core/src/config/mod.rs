@@ -173,6 +173,11 @@ impl Config {
         })
     }
 
+    /// The units of the services, in the order of the services' names.
+    pub fn units(&self) -> impl Iterator<Item = &str> {
+        self.services.values().map(|service| service.unit.as_str())
+    }
+
     /// Returns the service called `name`.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ impl Sampler {
         let before = self.written.take();
         let mut written = Written::default();
         let mut is_other = before.is_none();
-        self.watched.clear();
+        let addresses_before = std::mem::take(&mut self.watched);
         let mut slots = HashMap::new();
         for (service, (slot, is_new)) in services.iter().zip(assigned) {
             if is_new {
@@ -79,18 +79,24 @@ impl Sampler {
             self.watched.insert(slot, addresses(service));
             slots.insert(service.name.clone(), slot);
         }
-        written.endpoints = watchlist::endpoints(self.kernel.netns, &self.watched);
-        written.ports = watchlist::port_words(&written.endpoints);
         written.lists = networks::table(services.iter().filter_map(|service| {
             let slot = slots.get(&service.name)?;
             Some((*slot, *service))
         }));
-        self.write_endpoints(before.as_ref(), &written)?;
         // The gate of a slot with another owner has no bits.
         let present = before.as_ref().filter(|_| !is_other).map(|it| &it.lists);
+        let is_same = present.is_some() && self.watched == addresses_before;
         self.write_networks(present, &written.lists)?;
-        if is_other || before.is_none_or(|it| it.endpoints != written.endpoints) {
-            self.adopt()?;
+        match before {
+            Some(before) if is_same => {
+                (written.endpoints, written.ports) = (before.endpoints, before.ports);
+            }
+            before => {
+                written.endpoints = watchlist::endpoints(self.kernel.netns, &self.watched);
+                written.ports = watchlist::port_words(&written.endpoints);
+                self.write_endpoints(before.as_ref(), &written)?;
+                self.adopt()?;
+            }
         }
         self.written = Some(written);
         Ok(slots)
