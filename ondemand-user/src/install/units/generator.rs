@@ -199,7 +199,7 @@ pub(super) fn generate(
         complain(&anyhow!("{name}: record its units: {error}"));
     }
     let left = record.leave(|name| config.services.contains_key(name));
-    if let Err(error) = record.keep(files.iter().chain(&left)) {
+    if let Err(error) = record.kept().keep(files.iter().chain(&left)) {
         complain(&anyhow!("record the units: {error}"));
     }
     write(&left, directory)

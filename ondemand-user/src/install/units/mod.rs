@@ -15,6 +15,7 @@ pub mod generator;
 pub(crate) mod hardening;
 mod host;
 mod install;
+mod kept;
 pub mod last_good;
 pub mod pacing;
 mod program;

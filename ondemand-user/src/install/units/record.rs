@@ -10,17 +10,17 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    fs, io,
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use ondemand_core::config::{Config, Endpoint, Service};
 
-use super::{Content, UnitFile};
+use super::{
+    Content, UnitFile,
+    kept::{self, Kept},
+};
 use crate::{
     host::{atomic_file, small_file, unit_files::UnitFiles},
     kernel::sockets::listening::is_listening,
@@ -39,12 +39,6 @@ const ENTRY: &str = "unit";
 const LONGEST: u64 = 64 << 10;
 /// A copy of the entry, if PID 1 may stop the unit when nothing needs it.
 const HELD: &str = "held";
-/// The units of all services, as the last run wrote them: one file beside the services' directories, because four
-/// small ones for each of a thousand services take longer than the rest of a run. An earlier version kept them
-/// in the services' directories, from where they are still read.
-const UNITS: &str = "generated";
-/// Begins the line before each of them, which has its name and its length in bytes.
-const HEADING: &str = "# ";
 /// The kinds of units that go on existing without a configuration.
 const KINDS: [&str; 4] = ["socket", "service", "target", "timer"];
 
@@ -77,7 +71,7 @@ impl Record {
     }
 
     #[cfg(test)]
-    pub(super) fn below(directory: &Path) -> Self {
+    pub(super) fn below(directory: &std::path::Path) -> Self {
         Self {
             directory: directory.join("services"),
             running: directory.join("running"),
@@ -137,13 +131,18 @@ impl Record {
 
     /// The addresses of a service's front socket, as the last generated unit has them.
     pub fn listens(&self, name: &str) -> Vec<String> {
-        let kept = self.kept();
-        let socket = self.unit(name, &format!("ondemand-{name}.socket"), &units(&kept));
+        let kept = self.kept().read();
+        let socket = self.unit(
+            name,
+            &format!("ondemand-{name}.socket"),
+            &kept::units(&kept),
+        );
         addresses(&socket.unwrap_or_default())
     }
 
-    fn kept(&self) -> String {
-        fs::read_to_string(self.directory.with_file_name(UNITS)).unwrap_or_default()
+    /// The units of the last run.
+    pub(super) fn kept(&self) -> Kept {
+        Kept::beside(&self.directory)
     }
 
     /// The text of a service's unit, as the last run wrote it.
@@ -209,29 +208,6 @@ impl Record {
         has(unit) || has(&files.canonical(unit))
     }
 
-    /// Keeps a copy of the units that were generated, but for the drop-ins.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be written; the copy is unchanged.
-    pub(super) fn keep<'a>(&self, files: impl IntoIterator<Item = &'a UnitFile>) -> io::Result<()> {
-        let mut all = String::new();
-        for UnitFile { path, content } in files {
-            let Some(name) = path.to_str().filter(|name| !name.contains('/')) else {
-                continue;
-            };
-            if let Content::Text(text) = content {
-                let _ = writeln!(all, "{HEADING}{name} {}", text.len()); // A String takes everything.
-                all += text;
-            }
-        }
-        let path = self.directory.with_file_name(UNITS);
-        if let Some(parent) = path.parent() {
-            make_private(parent)?;
-        }
-        atomic_file::replace(&path, all.as_bytes(), 0o600)
-    }
-
     /// The units of all recorded services but those that are `configured`, as long as their front sockets are
     /// open. Their applications are no longer stopped.
     pub(super) fn leave(&self, configured: impl Fn(&str) -> bool) -> Vec<UnitFile> {
@@ -241,8 +217,8 @@ impl Record {
         if names.is_empty() {
             return files;
         }
-        let kept = self.kept();
-        let units = units(&kept);
+        let kept = self.kept().read();
+        let units = kept::units(&kept);
         for name in names {
             let Some(entry) = self.entry(&name) else {
                 continue;
@@ -284,34 +260,9 @@ impl Record {
         if fs::read(&path).is_ok_and(|now| now == text.as_bytes()) {
             return Ok(());
         }
-        make_private(&directory)?;
+        kept::make_private(&directory)?;
         atomic_file::replace(&path, text.as_bytes(), 0o600)
     }
-}
-
-/// Makes a directory for root only, as a copy of the configuration may be.
-fn make_private(directory: &Path) -> io::Result<()> {
-    let mut maker = DirBuilder::new();
-    maker.recursive(true).mode(0o700).create(directory)
-}
-
-/// The units in the text of [`UNITS`], by their names.
-fn units(mut text: &str) -> HashMap<&str, &str> {
-    let mut found = HashMap::new();
-    while let Some((heading, rest)) = text.split_once('\n') {
-        let unit = heading
-            .strip_prefix(HEADING)
-            .and_then(|it| it.split_once(' '));
-        let unit = unit.and_then(|(name, length)| Some((name, length.parse().ok()?)));
-        let Some((name, (unit, next))) =
-            unit.and_then(|(name, length)| Some((name, rest.split_at_checked(length)?)))
-        else {
-            break;
-        };
-        found.insert(name, unit);
-        text = next;
-    }
-    found
 }
 
 /// The addresses of a front socket, by the text of its unit.
@@ -325,7 +276,7 @@ fn addresses(socket: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::{
         super::{
@@ -336,7 +287,7 @@ mod tests {
     };
 
     fn drop_in(files: &[UnitFile]) -> &str {
-        let path = Path::new("wiki.service.d/50-ondemand.conf");
+        let path = std::path::Path::new("wiki.service.d/50-ondemand.conf");
         match files.iter().find(|file| file.path == path) {
             Some(UnitFile {
                 content: Content::Text(text),
@@ -352,7 +303,7 @@ mod tests {
         let unit_files = UnitFiles::default();
         assert!(record.enter(config, &mut files, &unit_files).is_empty());
         let left = record.leave(|name| config.services.contains_key(name));
-        record.keep(files.iter().chain(&left)).unwrap();
+        record.kept().keep(files.iter().chain(&left)).unwrap();
         let stops = config.services.contains_key("wiki")
             && drop_in(&files).contains("\nStopWhenUnneeded=yes\n");
         (stops, left.into_iter().map(|file| file.path).collect())
@@ -410,10 +361,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let record = Record::below(directory.path());
         generate(&record, &wiki(""));
-        let kept = directory.path().join(UNITS);
+        let kept = directory.path().join(kept::FILE);
         let text = fs::read_to_string(&kept).unwrap();
-        let all = units(&text);
-        assert_eq!(all.len(), KINDS.len());
+        let all = kept::units(&text);
+        assert_eq!(all.len(), 1 + KINDS.len());
         for (unit, text) in &all {
             record.put("wiki", unit, text).unwrap();
         }
@@ -421,13 +372,19 @@ mod tests {
         assert_eq!(record.listens("wiki"), ["0.0.0.0:80", "[::]:80"]);
         let left = record.leave(|_| false);
         assert_eq!(left.len(), KINDS.len());
-        record.keep(&left).unwrap();
+        record.kept().keep(&left).unwrap();
         let again = fs::read_to_string(&kept).unwrap();
-        assert_eq!(units(&again), all);
+        assert_eq!(kept::units(&again), all);
+        // Written once for the same units.
+        let written = fs::metadata(&kept).unwrap().ino();
+        record.kept().keep(&left).unwrap();
+        assert_eq!(fs::metadata(&kept).unwrap().ino(), written);
+        record.kept().keep(&left[1..]).unwrap();
+        assert_ne!(fs::metadata(&kept).unwrap().ino(), written);
         // What was cut off is not there, whatever its heading says.
         let cut = &text[..text.len() - 1];
-        assert_eq!(units(cut).len(), KINDS.len() - 1);
-        assert!(units("").is_empty() && units("x\n").is_empty());
+        assert_eq!(kept::units(cut).len(), KINDS.len());
+        assert!(kept::units("").is_empty() && kept::units("x\n").is_empty());
     }
 
     #[test]
