@@ -267,6 +267,8 @@ struct Race {
     requests: usize,
     stops: u64,
     steered: u64,
+    /// Clients that were held, and met the application.
+    held: u64,
     drift: u64,
     vetoes: BTreeMap<String, u64>,
     latencies: Vec<Duration>,
@@ -321,11 +323,12 @@ fn race(sandbox: &Sandbox, total: usize, until_lost: bool) -> Race {
         race.add(name, &status(sandbox, name).unwrap(), target);
     }
     eprintln!(
-        "{} requests, {} stops, {} steered, vetoes {:?}, drift {}, lost {:?}, in {:.0?}; {}; \
+        "{} requests, {} stops, {} steered, {} held, vetoes {:?}, drift {}, lost {:?}, in {:.0?}; {}; \
          the slowest cold start was {:.1?}",
         race.requests,
         race.stops,
         race.steered,
+        race.held,
         race.vetoes,
         race.drift,
         race.lost,
@@ -342,6 +345,7 @@ impl Race {
         let outcome = target.outcome.into_inner().unwrap();
         self.stops += count(&status["stops_by_reason"]["idle"]);
         self.steered += count(&status["steered"]["accepted"]);
+        self.held += count(&status["held_clients"]["to_application"]);
         self.drift += count(&status["count_drift"]);
         for (reason, times) in status["vetoes_by_reason"].as_object().unwrap() {
             *self.vetoes.entry(reason.clone()).or_default() += count(times);
@@ -388,6 +392,8 @@ fn steered_requests_are_not_lost() {
         "only {} steered",
         race.steered
     );
+    // Most of the starts are for one.
+    assert!(race.held >= race.stops / 4, "only {} held", race.held);
 }
 
 #[track_caller]
