@@ -26,6 +26,11 @@ pub struct Memory {
 }
 
 impl Process {
+    /// Its process id on this machine.
+    pub fn id(self) -> i32 {
+        self.0
+    }
+
     /// The main process of the agent.
     ///
     /// # Errors

@@ -2,15 +2,19 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use nix::{
+    libc,
+    sys::socket::{MsgFlags, SockType, SockaddrIn, getsockname, getsockopt, sendto, sockopt},
+};
 use tests::{
     client::{self, Answer, Loss, Request},
     pause::think,
+    process::Process,
     sandbox::Sandbox,
     service::{self, SOON, stays, wait_state},
     wait_for,
@@ -207,11 +211,12 @@ fn an_agent_that_dies_or_hangs_holds_nobody() {
     }
 }
 
-/// The queue of the application's listener has room for 128 of them.
+/// The queue of the application's listener has room for 128 of them. `ONDEMAND_BURST` is another number of clients.
 #[test]
 fn many_at_once_find_room_one_after_the_other() {
     require_sandbox!();
-    let clients = 300;
+    let set = std::env::var("ONDEMAND_BURST").ok();
+    let clients = set.map_or(300, |text| text.parse().unwrap());
     let options = "--listen 127.0.0.1:8080 --start-delay-ms 300 --backlog 128";
     let sandbox = with_a_neighbour(CONFIG, options);
     let took: Vec<Duration> = outside(&sandbox, || {
@@ -230,10 +235,17 @@ fn many_at_once_find_room_one_after_the_other() {
             .collect()
         })
     });
-    let slowest = took.iter().max().unwrap();
-    eprintln!("the slowest of {clients}: {slowest:?}");
+    let mut took = took;
+    took.sort();
+    let slowest = took[clients - 1];
+    let p99 = took[clients * 99 / 100];
+    eprintln!("of {clients}: p99 {p99:?}, the slowest {slowest:?}");
     assert_eq!(held_clients(&sandbox).1, 0);
-    assert!(*slowest < Duration::from_millis(900), "{slowest:?}");
+    // Nobody had to send again what met a full queue.
+    assert!(
+        clients > 300 || slowest < Duration::from_millis(1200),
+        "{slowest:?}"
+    );
 }
 
 /// A SYN may have a forged source: one of a public network wakes nothing, unless it is listed.
@@ -294,4 +306,40 @@ fn a_client_that_gives_up_is_not_sent_on() {
     let status = service::status(&sandbox, "test").unwrap();
     assert_eq!(status["accepted_connections"], 0, "{status}");
     assert_eq!(held_clients(&sandbox), (0, 0));
+}
+
+/// What an agent that was taken over could send over IPv4 does not leave the host.
+#[test]
+fn the_raw_socket_is_bound_to_the_loopback() {
+    require_sandbox!();
+    let sandbox = with_a_neighbour(CONFIG, "--listen 127.0.0.1:8080");
+    let agent = Process::agent(&sandbox).unwrap();
+    // SAFETY: plain integers; the result is checked.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, agent.id(), 0) };
+    assert!(pidfd >= 0, "{}", std::io::Error::last_os_error());
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
+    let mut devices = Vec::new();
+    for entry in entries {
+        let entry = entry.unwrap();
+        let link = std::fs::read_link(entry.path()).unwrap_or_default();
+        if !link.to_string_lossy().starts_with("socket:") {
+            continue;
+        }
+        let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        // SAFETY: plain integers; the result is checked.
+        let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, number, 0) };
+        let Ok(copy @ 0..) = i32::try_from(copy) else {
+            continue;
+        };
+        // SAFETY: just made, and owned here.
+        let socket = unsafe { OwnedFd::from_raw_fd(copy) };
+        let kind = getsockopt(&socket, sockopt::SockType);
+        if kind == Ok(SockType::Raw) && getsockname::<SockaddrIn>(socket.as_raw_fd()).is_ok() {
+            devices.push(getsockopt(&socket, sockopt::BindToDevice).unwrap());
+        }
+    }
+    // SAFETY: it is not used any more.
+    drop(unsafe { OwnedFd::from_raw_fd(pidfd as i32) });
+    let devices: Vec<_> = devices.iter().map(|name| name.to_string_lossy()).collect();
+    assert_eq!(devices, ["lo"]);
 }

@@ -13,6 +13,7 @@ use std::{
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use tests::{
     client::{self, Request},
+    pause::think,
     process::Process,
     sandbox::Sandbox,
     service::{SOON, front, number, on_demand, status, wait_state},
@@ -30,6 +31,12 @@ const ABORTED: u64 = 20_000;
 const SLACK_KIB: u64 = 4 << 10;
 /// The senders of a flood: addresses that swallow what is sent to them (RFC 5737).
 const FLOOD_FROM: &str = "198.51.100.0/24";
+const PUBLIC: [u8; 3] = [198, 51, 100];
+/// Addresses from which a SYN starts a service whose clients are held.
+const PRIVATE: [u8; 3] = [10, 99, 0];
+/// The most of them, and for how long.
+const MOST_OF_FLOOD: u64 = 1_000_000;
+const FLOOD_LASTS: Duration = Duration::from_secs(5);
 
 /// Memory of the agent. KiB.
 fn resident(sandbox: &Sandbox) -> u64 {
@@ -96,12 +103,13 @@ fn twenty_thousand_aborted_connections() {
 }
 
 /// Sends SYNs from many addresses as fast as it can until it is ended, up to a maximum.
-fn flood(sandbox: &Sandbox, most: u64, end: &AtomicBool, sent: &AtomicU64) {
+fn flood(sandbox: &Sandbox, network: [u8; 3], most: u64, end: &AtomicBool, sent: &AtomicU64) {
     sandbox
         .in_network(|| {
             let senders: Vec<(Ipv4Addr, OwnedFd)> = (1..=100)
                 .map(|last| {
-                    let from = Ipv4Addr::new(198, 51, 100, last);
+                    let [first, second, third] = network;
+                    let from = Ipv4Addr::new(first, second, third, last);
                     (from, sender(from))
                 })
                 .collect();
@@ -125,7 +133,7 @@ fn flood(sandbox: &Sandbox, most: u64, end: &AtomicBool, sent: &AtomicU64) {
 fn under_a_flood<T>(sandbox: &Sandbox, most: u64, clients: impl FnOnce() -> T) -> T {
     let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        scope.spawn(|| flood(sandbox, most, &end, &sent));
+        scope.spawn(|| flood(sandbox, PUBLIC, most, &end, &sent));
         wait_for("the flood", SOON, || {
             (sent.load(Ordering::Relaxed) > 1_000).then_some(())
         })
@@ -144,7 +152,7 @@ fn a_flood_of_syns_wakes_nothing_and_others_are_served() {
     let before = resident(&sandbox);
     // While it is down: none of them completes a handshake, so nothing is started.
     let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    flood(&sandbox, 20_000, &end, &sent);
+    flood(&sandbox, PUBLIC, 20_000, &end, &sent);
     assert_eq!(sent.load(Ordering::Relaxed), 20_000);
     assert_eq!(
         sandbox
@@ -166,6 +174,40 @@ fn a_flood_of_syns_wakes_nothing_and_others_are_served() {
         after <= before + SLACK_KIB,
         "{before} KiB, then {after} KiB"
     );
+}
+
+/// A flood of SYNs that are held costs the agent little: the kernel holds no more than a number.
+#[test]
+fn a_flood_that_is_held_costs_the_agent_little() {
+    require_sandbox!();
+    let config = CONFIG.replace("\"proxied\"", "\"held\"");
+    // It never gets so far that the flood is its own.
+    let sandbox = on_demand(&config, "--start-delay-ms 8000").unwrap();
+    swallow(&sandbox, "10.99.0.0/24");
+    let agent = Process::agent(&sandbox).unwrap();
+    let ticks = || agent.stat(14).unwrap() + agent.stat(15).unwrap();
+    let (before, begin) = (ticks(), Instant::now());
+    let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| flood(&sandbox, PRIVATE, MOST_OF_FLOOD, &end, &sent));
+        think(FLOOD_LASTS);
+        end.store(true, Ordering::Relaxed);
+    });
+    let (used, lasted) = (ticks() - before, begin.elapsed());
+    let (sent, peak) = (sent.load(Ordering::Relaxed), agent.memory().unwrap().peak);
+    let status = status(&sandbox, "test").unwrap();
+    eprintln!(
+        "{sent} SYNs in {lasted:.1?}: {used} ticks of 10 ms, {:.1} MB, {}",
+        peak / 1e6,
+        status["held_clients"]
+    );
+    assert!(sent > 50_000, "{sent}");
+    assert!(peak < 60e6, "{peak}");
+    let share = used as f64 / 100.0 / lasted.as_secs_f64();
+    assert!(share < 0.2, "{share:.2} of a core");
+    // Somebody who means it is served.
+    let answer = sandbox.in_network(|| client::get(front(), Request::default()));
+    answer.unwrap().unwrap();
 }
 
 #[test]

@@ -127,8 +127,9 @@ fn requests_at_all_times_and_no_loss() {
     assert!(stops >= total as u64 / 50, "only {stops} stops");
     assert_eq!(accepted, total as u64);
     assert_eq!(drift, 0);
+    // Of fewer requests it may lose none.
     assert!(
-        !theirs.is_empty(),
+        !theirs.is_empty() || !skip::is_long(),
         "the same arrivals lost nothing with a checker script"
     );
 }
