@@ -194,7 +194,7 @@ fn set_up(pins: &Path, netns: u64, cgroup: &Path) -> Result<()> {
         }
     }
     // Without it all clients go to the front sockets.
-    if let Err(error) = pin_filter(&mut ebpf, &pins.join(format!("prog_{FILTER}"))) {
+    if let Err(error) = pin_filter(&mut ebpf, &super::filter_pin(pins)) {
         log::warn!("clients cannot be held: {error:#}");
     }
     if let Some(reason) = &no_steering {

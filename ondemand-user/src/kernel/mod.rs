@@ -34,7 +34,7 @@ use nix::{
     fcntl::Flock,
     unistd::{Gid, geteuid},
 };
-use ondemand_ebpf::Meta;
+use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 use pins::{Gone, Pins};
 
 use crate::host::capabilities;
@@ -173,7 +173,7 @@ impl Kernel {
     ///
     /// The kernel has refused it, or this user may not use it.
     fn filter(&self) -> Result<SocketFilter> {
-        let pin = self.home.join(format!("prog_{FILTER}"));
+        let pin = filter_pin(&self.home);
         SocketFilter::from_pin(&pin).with_context(|| format!("open {}", pin.display()))
     }
 
@@ -190,6 +190,17 @@ impl Kernel {
         };
         run().with_context(|| format!("run the iterator {name}"))
     }
+}
+
+/// Where the pins of this version are.
+pub fn home() -> PathBuf {
+    let root = Path::new(BPFFS).join(DIRECTORY);
+    root.join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// The pin of the filter of the sockets that hold clients.
+pub fn filter_pin(home: &Path) -> PathBuf {
+    home.join(format!("prog_{FILTER}"))
 }
 
 fn open_map(home: &Path, name: &str) -> Result<Map> {

@@ -71,7 +71,34 @@ impl Standing {
     }
 }
 
+#[derive(Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
+struct Loaded {
+    load_state: Option<String>,
+}
+
+#[derive(Debug, Default, DeserializeDict, Type)]
+#[zbus(signature = "a{sv}", rename_all = "PascalCase")]
+struct Capabilities {
+    ambient_capabilities: Option<u64>,
+}
+
 impl Systemd {
+    /// The capabilities with which a service's program starts (`AmbientCapabilities=`), a bit for each. `None`: there
+    /// is no such unit.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn ambient_capabilities(&self, unit: &str) -> Result<Option<u64>> {
+        let found: Loaded = self.all(unit, UNIT).await?;
+        if found.load_state.as_deref() != Some("loaded") {
+            return Ok(None);
+        }
+        let found: Capabilities = self.all(unit, SERVICE).await?;
+        Ok(found.ambient_capabilities)
+    }
+
     /// Reads why a service is not up.
     ///
     /// # Errors

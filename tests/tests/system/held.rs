@@ -343,3 +343,26 @@ fn the_raw_socket_is_bound_to_the_loopback() {
     let devices: Vec<_> = devices.iter().map(|name| name.to_string_lossy()).collect();
     assert_eq!(devices, ["lo"]);
 }
+
+/// The unit of an earlier version gives the agent no right to send packets.
+#[test]
+fn without_the_capability_nobody_is_held_and_check_says_so() {
+    require_sandbox!();
+    let sandbox = with_a_neighbour(CONFIG, "--listen 127.0.0.1:8080");
+    let check = || {
+        let words = ["sh", "-c", "ondemand check || true"];
+        sandbox.run(&words).unwrap()
+    };
+    assert!(check().contains("can be held"), "{}", check());
+    let drop_in = "/etc/systemd/system/ondemand.service.d/old.conf";
+    let text = "[Service]\nCapabilityBoundingSet=\nAmbientCapabilities=\n";
+    sandbox.write(drop_in, text).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .unwrap();
+    let peer = peer(ask(&sandbox, true, "10.77.0.1:8000"));
+    assert_eq!(peer.ip().to_string(), "10.77.0.1");
+    let found = check();
+    assert!(found.contains("without CAP_NET_RAW"), "{found}");
+}

@@ -6,7 +6,7 @@ use aya::programs::ProgramType;
 use nix::unistd::geteuid;
 use ondemand_core::config::Config;
 
-use super::{agent, finding::Finding, permission, programs};
+use super::{agent, finding::Finding, held, permission, programs};
 use crate::{
     host::program as program_file,
     install::units::{Host, unreachable},
@@ -160,6 +160,7 @@ pub async fn services(systemd: &anyhow::Result<Systemd>, config: &Config) -> Vec
         Err(error) => Finding::error("systemd", format!("{error:#}"), next),
     };
     let mut found = vec![version, agent::look(systemd).await];
+    found.extend(held::look(systemd, config).await);
     found.extend(outdated(&program_file::outdated()));
     found.extend(programs::look(systemd, config).await);
     found.extend(permission::look(systemd, config).await);

@@ -7,6 +7,7 @@ mod common;
 mod finding;
 mod forwarders;
 mod generated;
+mod held;
 mod holders;
 mod host;
 mod loaded;
