@@ -125,6 +125,8 @@ impl Link {
         // is missed.
         let signals = Signals::open(&connection).await?;
         let systemd = Systemd::over(connection).await?;
+        // The first start would wait for it, and with it a client.
+        drop(systemd.jobs.call(&systemd.connection).await?);
         let subscribed = systemd.manager.subscribe().await;
         subscribed.context("subscribe to systemd's signals")?;
         let (sender, changes) = mpsc::unbounded_channel();

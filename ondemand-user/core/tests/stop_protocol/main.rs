@@ -298,6 +298,17 @@ fn what_is_lost_without_the_agents_own_protections() {
     loses(Without::ProxyWants);
 }
 
+/// One whose cookie is outstanding is not told apart from the others any more.
+#[test]
+fn what_is_lost_when_clients_are_held_too_early() {
+    let without = Without::WaitForFrontCookies;
+    let protocol = Protocol {
+        without: Some(without),
+        ..CAUGHT
+    };
+    mutant(&without, LOST, protocol);
+}
+
 /// A mutant in which the model finds the error.
 #[track_caller]
 fn mutant(without: &dyn Debug, expected: &str, protocol: Protocol) {
