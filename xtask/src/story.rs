@@ -214,10 +214,13 @@ fn own_address(timeline: &Timeline, sandbox: &Sandbox) -> Result<Answer> {
 fn seen_by(sandbox: &Sandbox) -> Result<(Answer, String)> {
     let address = front()?;
     let (answer, local) = sandbox.in_network(|| -> Result<_> {
+        let begin = Instant::now();
         let mut stream = client::connect(address).map_err(|loss| anyhow!("{loss}"))?;
         let local = stream.local_addr()?;
-        let answer =
+        let mut answer =
             client::ask(&mut stream, Request::default()).map_err(|loss| anyhow!("{loss}"))?;
+        // A client that is held waits for its connection.
+        answer.took = begin.elapsed();
         Ok((answer, local))
     })??;
     let peer = answer.header("X-Peer").unwrap_or("nobody").to_owned();
