@@ -101,6 +101,14 @@ impl Facts {
     }
 }
 
+/// The answer to a question, or none to one that is not asked.
+async fn if_asked<T>(asked: bool, question: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    match asked {
+        true => question.await.map(Some),
+        false => Ok(None),
+    }
+}
+
 impl Systemd {
     /// Reads a unit, which loads it if it is not loaded.
     ///
@@ -169,30 +177,9 @@ impl Systemd {
             facts.load_error = Some(self.property(path, "LoadError").await?);
             facts.fragment_path = Some(self.property(path, "FragmentPath").await?);
         }
-        let reload = async {
-            let asked = self.property(path, "NeedDaemonReload");
-            anyhow::Ok(if questions.reload {
-                Some(asked.await?)
-            } else {
-                None
-            })
-        };
-        let conditions = async {
-            let asked = self.conditions(path);
-            anyhow::Ok(if questions.conditions {
-                Some(asked.await?)
-            } else {
-                None
-            })
-        };
-        let stop = async {
-            let asked = self.property(path, "StopWhenUnneeded");
-            anyhow::Ok(if questions.stop {
-                Some(asked.await?)
-            } else {
-                None
-            })
-        };
+        let reload = if_asked(questions.reload, self.property(path, "NeedDaemonReload"));
+        let conditions = if_asked(questions.conditions, self.conditions(path));
+        let stop = if_asked(questions.stop, self.property(path, "StopWhenUnneeded"));
         let pins = async {
             if !questions.pins {
                 return Ok(None);
@@ -208,14 +195,7 @@ impl Systemd {
             );
             anyhow::Ok(Some(asked?))
         };
-        let wants = async {
-            let asked = self.property(path, "Wants");
-            anyhow::Ok(if questions.wants {
-                Some(asked.await?)
-            } else {
-                None
-            })
-        };
+        let wants = if_asked(questions.wants, self.property(path, "Wants"));
         let (reload, conditions, stop, pins, wants) =
             try_join!(reload, conditions, stop, pins, wants)?;
         facts.wants = wants;
