@@ -15,13 +15,13 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     Caught, GATE_WAKE, INET6, LIST_WAKE, MAX_SERVICES, MOST_CAUGHT, MOST_OF_SERVICE, PACKET,
-    SENDER_NS, Sender, UNREAD_NS, catcher_place,
+    SENDER_NS, Sender, UNREAD_NS, WINDOW_NS, catcher_place,
 };
 
 use crate::{
     context::{MAPPED, now, remote_address, word},
     maps::{
-        CATCHERS, CAUGHT, HELD, PASSES, SENDERS, UNREAD, atomic_add, atomic_exchange, is_listed,
+        CATCHERS, CAUGHT, PASSES, SENDERS, UNREAD, WINDOWS, atomic_add, atomic_exchange, is_listed,
     },
 };
 
@@ -52,15 +52,7 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
     if unsafe { SENDERS.get(sender) }.is_some_and(|until| now < *until) || is_unread(now) {
         return;
     }
-    let (Some(own), Some(all)) = (HELD.get_ptr_mut(slot), HELD.get_ptr_mut(MAX_SERVICES)) else {
-        return;
-    };
-    // SAFETY: valid map values; the agent only stores whole words.
-    let is_full = unsafe {
-        core::ptr::read_volatile(own) >= MOST_OF_SERVICE
-            || core::ptr::read_volatile(all) >= MOST_CAUGHT
-    };
-    if is_full {
+    if !fits(slot, MOST_OF_SERVICE, now) || !fits(MAX_SERVICES, MOST_CAUGHT, now) {
         // What it sends next belongs to the same socket.
         let _ = SENDERS.insert(sender, now + SENDER_NS, 0);
         return;
@@ -73,12 +65,8 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
             (&raw const place).cast(),
         );
         if !socket.is_null() {
-            let refused = bpf_sk_assign(lookup.cast(), socket, 0);
+            bpf_sk_assign(lookup.cast(), socket, 0);
             bpf_sk_release(socket);
-            if refused == 0 {
-                atomic_add(own, 1);
-                atomic_add(all, 1);
-            }
         }
     }
 }
@@ -91,6 +79,28 @@ fn sender(ctx: &SkLookupContext, address: [u32; 4], port: u32) -> Sender {
         port: u16::from_be(word!(lookup, remote_port)),
         to: port as u16,
     }
+}
+
+/// Counts a packet, if the present second has room for it. Two CPUs may begin a second at once, and forget what they
+/// counted: the bound is not exact.
+#[inline(always)]
+fn fits(place: u32, most: u64, now: u64) -> bool {
+    let Some(window) = WINDOWS.get_ptr_mut(place) else {
+        return false;
+    };
+    // SAFETY: a valid map value, whose words are read and written whole.
+    unsafe {
+        let (since, caught) = (&raw mut (*window).since, &raw mut (*window).caught);
+        if now.wrapping_sub(core::ptr::read_volatile(since)) >= WINDOW_NS {
+            core::ptr::write_volatile(since, now);
+            core::ptr::write_volatile(caught, 0);
+        }
+        if core::ptr::read_volatile(caught) >= most {
+            return false;
+        }
+        atomic_add(caught, 1);
+    }
+    true
 }
 
 /// Notes that this client is at the front socket.

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -20,7 +20,8 @@ pub const MAX_NETWORKS: u32 = 16_384;
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Size of the ring buffer of caught packets in bytes: 7,000 of them.
 pub const CAUGHT_BYTES: u32 = 1024 * 1024;
-/// Maximum number of clients that are held for one service. Those above go to the front socket.
+/// Maximum number of packets for one service that are caught in a second ([`Window`]), for which a client is held at
+/// most. Those above go to the front socket.
 pub const MOST_OF_SERVICE: u64 = 4096;
 /// The same for all services.
 pub const MOST_CAUGHT: u64 = 8192;
@@ -242,6 +243,19 @@ pub struct Caught {
     pub packet: [u8; PACKET],
 }
 const _: () = assert!(size_of::<Caught>() == 136);
+
+/// How many packets were caught in a second: by service, and in the last place of the map `WINDOWS` for all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// When it began, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// Packets since then.
+    pub caught: u64,
+}
+const _: () = assert!(size_of::<Window>() == 16);
+/// The length of a [`Window`], in nanoseconds.
+pub const WINDOW_NS: u64 = 1_000_000_000;
 
 /// The place of the socket in the map `CATCHERS` to which clients are assigned that are held: the agent's, which
 /// vanishes with it.

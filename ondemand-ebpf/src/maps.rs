@@ -14,7 +14,7 @@ use aya_ebpf::{
 use ondemand_ebpf::{
     ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive,
     MAX_ENDPOINTS, MAX_LISTENERS, MAX_NETWORKS, MAX_SENDERS, MAX_SERVICES, Meta, Name, Network,
-    Owner, PORT_WATCHED, Sender, Tag,
+    Owner, PORT_WATCHED, Sender, Tag, Window,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -45,9 +45,9 @@ pub static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
 /// Packets of these clients.
 #[map]
 pub static CAUGHT: RingBuf = RingBuf::with_byte_size(CAUGHT_BYTES, 0);
-/// By slot: the look-ups that were caught since the agent last wrote how many it holds. The last place: the sum.
+/// By slot. The last place: of all services.
 #[map]
-pub static HELD: Array<u64> = Array::with_max_entries(MAX_SERVICES + 1, 0);
+pub static WINDOWS: Array<Window> = Array::with_max_entries(MAX_SERVICES + 1, 0);
 /// When the oldest packet in `CAUGHT` came that the agent has not read; zero: there is none.
 #[map]
 pub static UNREAD: Array<u64> = Array::with_max_entries(1, 0);

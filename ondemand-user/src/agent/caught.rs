@@ -123,22 +123,7 @@ impl Agent {
             }
         }
         for name in names {
-            self.tell_held(&name);
             self.look(&name, Input::Changed);
-        }
-    }
-
-    /// Tells the kernel how many are held: it holds no more than a number.
-    fn tell_held(&mut self, name: &str) {
-        let Some(watched) = self.services.get(name) else {
-            return;
-        };
-        let (slot, own) = (watched.slot, watched.held.len());
-        let all = self.services.values().map(|of| of.held.len()).sum();
-        if let Some(catching) = self.sampler.catching()
-            && let Err(error) = catching.set_held(slot, own, all)
-        {
-            log::warn!("{name}: {error:#}");
         }
     }
 
@@ -233,7 +218,6 @@ impl Agent {
                 }
             }
         }
-        self.tell_held(name);
     }
 
     /// The service is not managed: nobody is held for it.
@@ -243,19 +227,16 @@ impl Agent {
         };
         if watched.lifecycle.catches() {
             watched.lifecycle.nobody_is_caught();
-            let slot = watched.slot;
-            self.set_catch(name, slot, false);
+            self.set_catch(name, false);
         }
         self.hand_over(name);
     }
 
-    pub(super) fn set_catch(
-        &mut self,
-        name: &str,
-        slot: ondemand_core::measure::sample::Slot,
-        catch: bool,
-    ) {
-        if let Err(error) = self.sampler.set_catch(slot, catch) {
+    /// Has the kernel hold clients of a service while its gate is closed, or not.
+    pub(super) fn set_catch(&mut self, name: &str, catch: bool) {
+        if let Some(watched) = self.services.get(name)
+            && let Err(error) = self.sampler.set_catch(watched.slot, catch)
+        {
             log::error!("{name}: {error:#}");
         }
     }

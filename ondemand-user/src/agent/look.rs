@@ -168,15 +168,12 @@ impl Agent {
         let mut next = None;
         let mut gate_failed = false;
         for command in commands {
-            if command == Command::OpenGate && self.waits_for_cookies(name) {
-                if let Some(watched) = self.services.get_mut(name) {
-                    watched.lifecycle.gate_is_closed();
-                }
-                continue;
-            }
-            if command == Command::Catch(true) && self.waits_for_cookies(name) {
-                if let Some(watched) = self.services.get_mut(name) {
-                    watched.lifecycle.nobody_is_caught();
+            let meets_cookies = matches!(command, Command::OpenGate | Command::Catch(true));
+            if meets_cookies && self.waits_for_cookies(name) {
+                let lifecycle = &mut self.services.get_mut(name)?.lifecycle;
+                match command {
+                    Command::OpenGate => lifecycle.gate_is_closed(),
+                    _ => lifecycle.nobody_is_caught(),
                 }
                 continue;
             }
@@ -195,10 +192,7 @@ impl Agent {
                     }
                     ablation::reached(after);
                 }
-                Command::Catch(catch) => {
-                    let slot = watched.slot;
-                    self.set_catch(name, slot, catch);
-                }
+                Command::Catch(catch) => self.set_catch(name, catch),
                 Command::PassOne => self.pass_one(name),
                 Command::HandOver => self.hand_over(name),
                 Command::Admit(admits) => {
@@ -249,9 +243,9 @@ impl Agent {
         next
     }
 
-    /// The final ACK of a SYN cookie that the front socket has sent would reach the application's listener,
-    /// which knows nothing of it and resets the connection: the gate opens when none can be outstanding.
-    /// One that an earlier agent has opened stays open.
+    /// The final ACK of a SYN cookie that the front socket has sent would reach the application's listener, or the
+    /// socket that holds clients, which know nothing of it and reset the connection: the gate opens, and clients are
+    /// held, when none can be outstanding. One that an earlier agent has opened stays open.
     fn waits_for_cookies(&mut self, name: &str) -> bool {
         let Some(watched) = self.services.get_mut(name) else {
             return false;

@@ -98,7 +98,7 @@ impl Place {
     pub fn new(root: &Path) -> Result<Self> {
         Ok(Self {
             root: root.to_owned(),
-            home: root.join(format!("v{LAYOUT_VERSION}")),
+            home: super::home_below(root),
             netns: requirements::netns_cookie()?,
         })
     }

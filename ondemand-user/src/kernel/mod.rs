@@ -65,7 +65,7 @@ const MAPS: [&str; 19] = [
     "LISTENERS",
     "CATCHERS",
     "CAUGHT",
-    "HELD",
+    "WINDOWS",
     "UNREAD",
     "PASSES",
     "SENDERS",
@@ -194,7 +194,11 @@ impl Kernel {
 
 /// Where the pins of this version are.
 pub fn home() -> PathBuf {
-    let root = Path::new(BPFFS).join(DIRECTORY);
+    home_below(&Path::new(BPFFS).join(DIRECTORY))
+}
+
+/// The same below another path to ondemand's directory.
+fn home_below(root: &Path) -> PathBuf {
     root.join(format!("v{LAYOUT_VERSION}"))
 }
 

@@ -366,3 +366,42 @@ fn without_the_capability_nobody_is_held_and_check_says_so() {
     let found = check();
     assert!(found.contains("without CAP_NET_RAW"), "{found}");
 }
+
+/// What clients of an ended connection send, or a killed agent has left, does not count as somebody who is held.
+#[test]
+fn stray_packets_leave_room_for_clients() {
+    require_sandbox!();
+    let sandbox = with_a_neighbour(CONFIG, "--listen 127.0.0.1:8080");
+    let strays = || {
+        outside(&sandbox, || {
+            let (from, to) = (Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(10, 77, 0, 1));
+            let raw = sender(from);
+            let place = SockaddrIn::new(10, 77, 0, 1, 0);
+            // More than are held for a service, and more than for all of them.
+            for port in 2_000..12_000 {
+                let packet = crate::scans::segment((from, port), (to, 8000), (7, 9), 0x10);
+                // A full queue of the device is no error of the test's.
+                let _ = sendto(raw.as_raw_fd(), &packet, &place, MsgFlags::empty());
+            }
+        });
+    };
+    let held = || {
+        asleep(&sandbox);
+        think(PATIENCE);
+        let peer = peer(ask(&sandbox, true, "10.77.0.1:8000"));
+        assert_eq!(peer.ip().to_string(), "10.77.0.2");
+    };
+    strays();
+    held();
+    asleep(&sandbox);
+    strays();
+    let words = ["systemctl", "kill", "--signal=KILL", "ondemand.service"];
+    sandbox.run(&words).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    wait_for("the next agent answers", SOON, || {
+        service::status(&sandbox, "test").ok()
+    })
+    .unwrap();
+    held();
+    assert_eq!(held_clients(&sandbox), (1, 0));
+}

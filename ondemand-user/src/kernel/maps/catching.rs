@@ -27,7 +27,6 @@ const AT_ONCE: usize = 256;
 pub struct Catching {
     raw: RawSockets,
     packets: AsyncFd<RingBuf<MapData>>,
-    held: Array<MapData, u64>,
     unread: Array<MapData, u64>,
     passes: Array<MapData, u64>,
     senders: BpfHashMap<MapData, Sender, u64>,
@@ -66,7 +65,6 @@ impl Catching {
             raw,
             // SAFETY: it owns its descriptor, which stays the same for its lifetime.
             packets: unsafe { AsyncFd::register(packets) }.context("watch the packets")?,
-            held: Array::try_from(kernel.map("HELD")?)?,
             unread,
             passes,
             senders: BpfHashMap::try_from(kernel.map("SENDERS")?)?,
@@ -111,13 +109,6 @@ impl Catching {
     pub(super) fn pass(&mut self, slot: Slot, one: bool) -> Result<()> {
         let what = "let one connection pass";
         self.passes.set(slot.0, u64::from(one), 0).context(what)
-    }
-
-    /// Tells the kernel how many clients of a service are held, and of all.
-    pub fn set_held(&mut self, slot: Slot, own: usize, all: usize) -> Result<()> {
-        let what = "write the number of held clients";
-        self.held.set(slot.0, own as u64, 0).context(what)?;
-        self.held.set(MAX_SERVICES, all as u64, 0).context(what)
     }
 
     /// Sends a packet again: to the application if the gate is open or one may pass, else to the front socket. No
