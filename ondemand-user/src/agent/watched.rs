@@ -188,7 +188,7 @@ impl Watched {
 
     /// Whether steering is configured, and has a front and a backend to steer between.
     pub fn could_steer(&self) -> bool {
-        options(&self.service, true, false).steer
+        self.service.can_steer()
     }
 
     /// Whether nothing is stopped.
@@ -304,10 +304,9 @@ impl Watched {
 
 /// The options, with steering only if this host and service allow it.
 fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
-    let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
     let mut options = Options::new(service, dry_run);
     options.leaves_out = ablation::left_out();
-    options.steer &= steerable && tcp(&service.backend) && service.listen.iter().any(tcp);
+    options.steer = steerable && service.can_steer();
     options
 }
 

@@ -35,14 +35,13 @@ pub(super) fn read(
             return Err(value.place.problem(message));
         }
     };
-    let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
     let message = if first != FirstClient::Held {
         return Ok(first);
     } else if steer == Some(false) {
         "\"held\" requires steer = true: clients that were held go straight to the application"
-    } else if listen.is_some_and(|all| !all.iter().any(is_tcp)) {
+    } else if listen.is_some_and(|all| !all.iter().any(Endpoint::is_tcp)) {
         "\"held\" requires a TCP address in `listen`: the clients of a Unix socket wait in its queue"
-    } else if backend.is_some_and(|backend| !is_tcp(backend)) {
+    } else if backend.is_some_and(|backend| !backend.is_tcp()) {
         "\"held\" requires a TCP address as `backend`: clients that were held go straight to the application"
     } else {
         return Ok(first);

@@ -100,6 +100,13 @@ pub struct Service {
     pub access: Access,
 }
 
+impl Service {
+    /// Whether steering is configured, and has a front and a backend to steer between.
+    pub fn can_steer(&self) -> bool {
+        self.steer && self.backend.is_tcp() && self.listen.iter().any(Endpoint::is_tcp)
+    }
+}
+
 /// Who may connect to a front socket with a path: the file's mode and owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -151,6 +158,11 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it is an address and port of TCP.
+    pub fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Whether the two addresses cannot both be bound by different owners.
     pub fn overlaps(&self, other: &Self) -> bool {
         endpoint::overlap(self, other, false)

@@ -325,10 +325,12 @@ struct KernelKnows<'l> {
 
 impl KernelKnows<'_> {
     fn problem(&self, value: &Value<'_>) -> Option<Problem> {
-        let is_tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         let message = if self.steer == Some(false) {
             "requires steer = true: the list is checked by the program that steers connections"
-        } else if self.listen.is_some_and(|all| !all.iter().any(is_tcp)) {
+        } else if self
+            .listen
+            .is_some_and(|all| !all.iter().any(Endpoint::is_tcp))
+        {
             "requires a TCP address in `listen`: clients of a Unix socket have no address"
         } else {
             return None;

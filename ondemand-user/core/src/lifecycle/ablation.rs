@@ -52,8 +52,6 @@ pub enum Protection {
     Pass,
     /// One connection passes the gate only when the backend is active.
     PassActive,
-    /// The clients that are held go to the front socket when the start fails.
-    HandOver,
     /// A request is answered by the end of its run, whatever caused the end.
     RunEnded,
 }

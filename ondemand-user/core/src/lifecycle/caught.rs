@@ -29,7 +29,7 @@ impl Lifecycle {
         self.options.catch
             && view.caught > 0
             && units.backend.state == ActiveState::Inactive
-            && units.backend.is_settled_down()
+            && !units.backend.job
             && !units.backend.restarting
             && !units.lease.job
     }

@@ -48,7 +48,6 @@ pub struct Options {
 impl Options {
     /// Returns the options of `service`.
     pub fn new(service: &Service, dry_run: bool) -> Self {
-        let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
         Self {
             steer: service.steer,
             wake_list: !service.wake_from.is_absent(),
@@ -56,8 +55,8 @@ impl Options {
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
-            tcp_front: service.listen.iter().any(tcp),
-            tcp_backend: tcp(&service.backend),
+            tcp_front: service.listen.iter().any(Endpoint::is_tcp),
+            tcp_backend: service.backend.is_tcp(),
             leaves_out: &[],
         }
     }

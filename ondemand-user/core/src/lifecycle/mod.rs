@@ -337,9 +337,7 @@ impl Lifecycle {
             (Step::Waking, Input::Job(JobEnd::Failed(why))) => {
                 self.step = Step::Rest;
                 commands.push(Command::Say(Note::LeaseRefused(why)));
-                if !self.leaves_out(Protection::HandOver) {
-                    commands.push(Command::HandOver);
-                }
+                commands.push(Command::HandOver);
                 // They are still in this view.
                 return;
             }

@@ -90,6 +90,7 @@ fn a_listener_that_nobody_accepts_at() {
 #[test]
 fn clients_that_are_held() {
     breaks(LOST, CAUGHT, &[Pass]);
+    breaks(LOST, CAUGHT, &[PassActive]);
 }
 
 #[test]

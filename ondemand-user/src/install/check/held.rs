@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nix::unistd::geteuid;
-use ondemand_core::config::{Config, Endpoint, FirstClient, Service};
+use ondemand_core::config::{Config, FirstClient, Service};
 
 use super::{agent, finding::Finding};
 use crate::{kernel, systemd::Systemd};
@@ -14,13 +14,8 @@ const NET_RAW: u64 = 1 << 13;
 /// Checks what the agent needs for it, if there is a service for which it is wanted.
 pub async fn look(systemd: &Systemd, config: &Config) -> Option<Finding> {
     const WHAT: &str = "held";
-    let wanted = |service: &&Service| {
-        let tcp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(_));
-        service.steer
-            && service.first_client != FirstClient::Proxied
-            && tcp(&service.backend)
-            && service.listen.iter().any(tcp)
-    };
+    let wanted =
+        |service: &&Service| service.can_steer() && service.first_client != FirstClient::Proxied;
     config.services.values().find(wanted)?;
     let why = |what: &str| {
         format!("{what}, so no client is held: the proxy carries the first ones of a start")
