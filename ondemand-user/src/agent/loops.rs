@@ -1,12 +1,19 @@
 //! What systemd starts again and again: carries out its end, and knows how it failed last.
 
+use std::time::Duration;
+
 use ondemand_core::{
     lifecycle::{EndLoop, JobEnd},
     words::counted,
 };
+use tokio::time::sleep;
 
 use super::{Agent, events::Message, watched::Watched};
 use crate::systemd::Systemd;
+
+/// How often systemd is asked how a unit failed that has been started again, and the pause between two questions.
+const QUESTIONS: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// A unit of a service that may fail again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +150,18 @@ async fn let_go(systemd: &Systemd, socket: &str, unit: &str) -> Vec<JobEnd> {
     vec![socket, unit]
 }
 
+/// How a unit ended last. PID 1 tells nothing of it while the unit runs again, which may be for milliseconds: then it
+/// is asked a few times.
 async fn last_end(systemd: &Systemd, unit: &str) -> Option<String> {
-    systemd.last_end(unit).await.unwrap_or_else(|error| {
-        log::debug!("{error:#}");
-        None
-    })
+    for _ in 0..QUESTIONS {
+        match systemd.last_end(unit).await {
+            Ok(None) => sleep(PAUSE).await,
+            Ok(why) => return why,
+            Err(error) => {
+                log::debug!("{error:#}");
+                return None;
+            }
+        }
+    }
+    None
 }
