@@ -7,6 +7,7 @@
 pub mod caught;
 pub mod config;
 pub mod holds;
+pub mod learned;
 pub mod lifecycle;
 pub mod measure;
 pub mod policy;
