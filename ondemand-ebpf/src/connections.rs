@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
-    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE, INET6,
-    LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_STEERED, LEGS, LIST_IGNORE, ROLE_BACKEND,
-    ROLE_FORWARDER, ROLE_FRONT, Tag,
+    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE,
+    GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE, LEG_STEERED,
+    LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FORWARDER, ROLE_FRONT, Sender, Tag,
 };
 
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
     },
     keepalive,
     maps::{
-        ALARMS, COUNTERS, ENDPOINTS, LISTENERS, atomic_add_ordered, atomic_exchange, emit, gate,
-        is_listed, is_watched, set_tag, tag,
+        ALARMS, COUNTERS, ENDPOINTS, LISTENERS, PROBES, atomic_add_ordered, atomic_exchange, emit,
+        gate, is_listed, is_watched, set_tag, tag,
     },
     traffic,
 };
@@ -154,6 +154,9 @@ fn established(ctx: &SockOpsContext) {
             leg = LEG_IGNORED;
         }
     }
+    if leg == LEG_BACK && gate(slot) & GATE_PROBED != 0 && is_probe(ctx) {
+        leg = LEG_PROBE;
+    }
     let (Some(counters), Some(alarm)) = (COUNTERS.get_ptr_mut(slot), ALARMS.get_ptr_mut(slot))
     else {
         return;
@@ -176,6 +179,9 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     tag.leg = leg;
+    if leg == LEG_PROBE {
+        return;
+    }
     count(counters, leg, true);
     keepalive::of_connection(ctx, slot, tag.keepalive);
     if leg == LEG_IGNORED {
@@ -190,18 +196,31 @@ fn established(ctx: &SockOpsContext) {
     }
 }
 
+/// Whether the agent has made the connection, to see whether the application is ready.
+#[inline(always)]
+fn is_probe(ctx: &SockOpsContext) -> bool {
+    let sender = Sender {
+        address: remote_address!(ctx.ops, word!(ctx.ops, family)),
+        port: u32::from_be(word!(ctx.ops, remote_port)) as u16,
+        to: ctx.local_port() as u16,
+    };
+    // SAFETY: entries are words, which are replaced as a whole.
+    unsafe { PROBES.get(&sender) }.is_some_and(|until| *until > now())
+}
+
 /// Whether it is a client's own connection, of one whose use counts.
 #[inline(always)]
 fn is_clients(leg: u32) -> bool {
-    leg != LEG_BACK && leg != LEG_IGNORED
+    leg != LEG_BACK && leg != LEG_IGNORED && leg != LEG_PROBE
 }
 
 /// A process has accepted this connection of the backend's listener: it has sent something, or closed
 /// it. The first of a run is recorded and reported. A connection that nobody accepts is only ever aborted.
 #[inline(always)]
 fn was_accepted(slot: u32, leg: u32, alarm: *mut Alarm) {
+    let is_at_backend = leg != LEG_FRONT && (leg < LEGS || leg == LEG_PROBE);
     // SAFETY: a valid map value.
-    if leg == LEG_FRONT || leg >= LEGS || unsafe { read_accepted(alarm) } == 0 {
+    if !is_at_backend || unsafe { read_accepted(alarm) } == 0 {
         return;
     }
     let Some(counters) = COUNTERS.get_ptr_mut(slot) else {

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -25,6 +25,8 @@ pub const CAUGHT_BYTES: u32 = 1024 * 1024;
 pub const MOST_OF_SERVICE: u64 = 4096;
 /// The same for all services.
 pub const MOST_CAUGHT: u64 = 8192;
+/// Maximum number of the agent's own connections at a time that ask whether an application is ready.
+pub const MAX_PROBES: u32 = 4 * MAX_SERVICES;
 /// Maximum number of clients that are known to be at the front socket although others are held ([`Sender`]).
 pub const MAX_SENDERS: u32 = 16_384;
 /// Number of ports, and of words in the map of ports ([`PORT_WATCHED`]).
@@ -111,6 +113,8 @@ pub const LEG_LISTENER: u32 = 4;
 /// A connection of an earlier run of the application: its process is gone, and the kernel still tries to
 /// deliver its last bytes. It was counted as closed.
 pub const LEG_LEFT: u32 = 5;
+/// A connection of the agent's own, which asks whether the application is ready ([`GATE_PROBED`]). It is not counted.
+pub const LEG_PROBE: u32 = 6;
 
 /// Bit of a service's gate: new connections to the front address are steered to the backend.
 pub const GATE_OPEN: u64 = 1 << 0;
@@ -126,6 +130,9 @@ pub const GATE_ENDED: u64 = 1 << 4;
 
 /// Bit of a service's gate: while it is closed, clients are held if they may be ([`Caught`]).
 pub const GATE_CATCH: u64 = 1 << 5;
+/// Bit of a service's gate: the agent connects to the backend to see whether it is ready, from the ends in the map
+/// `PROBES`.
+pub const GATE_PROBED: u64 = 1 << 6;
 
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
@@ -207,8 +214,9 @@ pub struct Counters {
 }
 const _: () = assert!(size_of::<Counters>() == 176);
 
-/// A client that goes to the front socket while others are held: the key of the map `SENDERS`. The value is the
-/// moment until when, in nanoseconds of `CLOCK_MONOTONIC`.
+/// One end of a connection, and the port that it connects to. The key of the map `SENDERS`: clients that go to the front
+/// socket while others are held. And of the map `PROBES`: connections that are not counted. The value is the moment
+/// until when, in nanoseconds of `CLOCK_MONOTONIC`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sender {

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive,
-    MAX_ENDPOINTS, MAX_LISTENERS, MAX_NETWORKS, MAX_SENDERS, MAX_SERVICES, Meta, Name, Network,
-    Owner, PORT_WATCHED, Sender, Tag, Window,
+    MAX_ENDPOINTS, MAX_LISTENERS, MAX_NETWORKS, MAX_PROBES, MAX_SENDERS, MAX_SERVICES, Meta, Name,
+    Network, Owner, PORT_WATCHED, Sender, Tag, Window,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -57,6 +57,9 @@ pub static PASSES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 /// Clients that go to the front socket while others are held.
 #[map]
 pub static SENDERS: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_SENDERS, 0);
+/// The agent's own connections, which ask whether an application is ready.
+#[map]
+pub static PROBES: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_PROBES, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 /// Names by slot. Used by the agent only.

@@ -14,7 +14,7 @@ use ondemand::{
     agent,
     commands::{
         actions, apply,
-        args::{Cli, Command, WaitListening},
+        args::{self, Cli, Command, WaitListening},
         client, report, status, top,
     },
     host::{config_file, logging},
@@ -152,11 +152,21 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
         name,
         unit,
         backend,
+        ready,
+        ready_status,
         start_timeout,
         command,
     } = options;
     if let (Some(unit), Some(backend), Some(start_timeout)) = (unit, backend, start_timeout) {
-        return wait::run(&name, &unit, &backend, start_timeout, &command);
+        let ready = args::asked(ready, ready_status);
+        return wait::run(
+            &name,
+            &unit,
+            &backend,
+            ready.as_ref(),
+            start_timeout,
+            &command,
+        );
     }
     let config = config_file::load(config)?;
     let service = config.service(&name)?;
@@ -164,6 +174,7 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
         &name,
         &service.unit,
         &service.backend,
+        service.ready.as_ref(),
         service.start_timeout,
         &command,
     )

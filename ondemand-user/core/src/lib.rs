@@ -11,6 +11,7 @@ pub mod learned;
 pub mod lifecycle;
 pub mod measure;
 pub mod policy;
+pub mod probing;
 pub mod proxy_stay;
 pub mod readiness;
 pub mod replay;

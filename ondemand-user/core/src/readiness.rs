@@ -24,6 +24,8 @@ pub const HANG_GRACE: Duration = Duration::from_millis(1800);
 pub struct Seen {
     /// The backend's address has a listener.
     pub listening: bool,
+    /// It is ready for clients, if more than a listener was asked for (`ready`).
+    pub ready: bool,
     /// An earlier look found no listener.
     pub was_silent: bool,
     /// How long systemd has not answered.
@@ -56,6 +58,8 @@ pub enum Why {
     Down,
     /// It is active and does not listen.
     NotListening,
+    /// It listens, and is not ready.
+    NotReady,
     /// It is still activating or deactivating.
     Slow(ActiveState),
     /// Nothing listens, and systemd does not answer.
@@ -75,6 +79,9 @@ impl Why {
                 format!(
                     "{unit} is active but does not listen on {backend} after {seconds} s (start_timeout)"
                 )
+            }
+            Self::NotReady => {
+                format!("{unit} listens, but is not ready after {seconds} s (start_timeout)")
             }
             Self::Slow(state) => {
                 format!(
@@ -96,12 +103,13 @@ pub fn decide(seen: &Seen, start_timeout: Duration) -> Decision {
         let grace = if seen.hangs { HANG_GRACE } else { BLIND_GRACE };
         let trusted = seen.was_silent || seen.blind >= grace || late;
         return match seen.listening {
-            true if trusted => Decision::Go,
+            true if trusted && seen.ready => Decision::Go,
+            true if late => Decision::GiveUp(Why::NotReady),
             false if late => Decision::GiveUp(Why::Unknown),
             _ => Decision::Wait,
         };
     };
-    if unit.state.is_up() && !unit.job && seen.listening {
+    if unit.state.is_up() && !unit.job && seen.listening && seen.ready {
         return Decision::Go;
     }
     let down = unit.state.is_down() && !unit.job;
@@ -110,10 +118,10 @@ pub fn decide(seen: &Seen, start_timeout: Duration) -> Decision {
         return Decision::GiveUp(if failed { Why::Failed } else { Why::Down });
     }
     if late {
-        let why = if unit.state.is_up() {
-            Why::NotListening
-        } else {
-            Why::Slow(unit.state)
+        let why = match unit.state.is_up() {
+            true if seen.listening && !unit.job => Why::NotReady,
+            true => Why::NotListening,
+            false => Why::Slow(unit.state),
         };
         return Decision::GiveUp(why);
     }
@@ -138,6 +146,7 @@ mod tests {
     fn check(unit: Option<Unit>, listening: bool, seconds: f64, expected: Decision) {
         let seen = Seen {
             listening,
+            ready: true,
             was_silent: false,
             blind: Duration::ZERO,
             hangs: false,
@@ -151,6 +160,7 @@ mod tests {
     fn a_listener_that_may_be_of_the_last_run_is_not_trusted_blindly() {
         let seen = Seen {
             listening: true,
+            ready: true,
             was_silent: false,
             blind: BLIND_GRACE / 2,
             hangs: false,
@@ -180,6 +190,31 @@ mod tests {
             ..seen
         };
         assert_eq!(decide(&late, TIMEOUT), Decision::Go);
+        let unready = Seen {
+            ready: false,
+            ..late
+        };
+        assert_eq!(decide(&unready, TIMEOUT), Decision::GiveUp(Why::NotReady));
+    }
+
+    #[test]
+    fn a_listener_that_is_not_ready_is_waited_for() {
+        let seen = |seconds| Seen {
+            listening: true,
+            ready: false,
+            was_silent: false,
+            blind: Duration::ZERO,
+            hangs: false,
+            unit: unit("active", false),
+            waited: Duration::from_secs(seconds),
+        };
+        assert_eq!(decide(&seen(0), TIMEOUT), Decision::Wait);
+        assert_eq!(decide(&seen(90), TIMEOUT), Decision::GiveUp(Why::NotReady));
+        let ready = Seen {
+            ready: true,
+            ..seen(89)
+        };
+        assert_eq!(decide(&ready, TIMEOUT), Decision::Go);
     }
 
     #[test]

@@ -97,6 +97,9 @@ impl Watched {
         if self.forwarder {
             return Some("all clients are proxied: a container's port");
         }
+        if !view.ready {
+            return Some("clients are proxied until it is ready");
+        }
         if has_accepted(view) {
             return None;
         }

@@ -77,7 +77,9 @@ impl Watched {
             .is_none_or(|took| took < LONGEST_START);
         let is_known = sample.is_some_and(|sample| {
             let (front, back) = (sample.front.accepted, sample.back.accepted);
-            sample.served.is_some() && front > 0 && back <= front
+            // What `ready` says is more than that the first attempt had an answer.
+            let is_quick = back <= front || self.service.ready.is_some();
+            sample.served.is_some() && front > 0 && is_quick
         });
         let is_fit = match self.service.first_client {
             FirstClient::Proxied => false,
@@ -196,9 +198,8 @@ impl Agent {
             burst.sent += some.len() as u64;
             burst.last = Some(view.now);
         }
-        if watched.held.len() > 0 {
-            watched.look_at = Some(view.now + PACE);
-        }
+        // The others, and the use by these: without it the service may have been idle, and waits for no time.
+        watched.look_at = Some(view.now + PACE);
         self.send(name, some, true);
     }
 

@@ -1,11 +1,12 @@
 //! The events of the event loop.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
     lifecycle::JobEnd,
     measure::{Ktime, unit::Owner},
+    probing::NotYet,
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
@@ -57,6 +58,14 @@ pub(super) enum Message {
     Renewed(Option<String>, Option<bus::Reply<()>>),
     /// PID 1's answers about permissions.
     Permission(Answers),
+    /// Whether a service's application is ready.
+    Probed {
+        service: String,
+        ticket: u64,
+        /// Of the connection, if it was marked as the agent's own.
+        ends: Option<(SocketAddr, SocketAddr)>,
+        answer: Result<(), NotYet>,
+    },
     /// How a unit of a service failed.
     Failed {
         service: String,

@@ -4,7 +4,7 @@ use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent};
 use tokio::sync::oneshot;
 
 use super::Agent;
-use crate::kernel::maps::events::News;
+use crate::{host::clock, kernel::maps::events::News};
 
 /// Maximum number of proxies of one service that wait for its listener.
 const MOST_WAITING: usize = 64;
@@ -35,7 +35,11 @@ impl Agent {
                 for waiting in watched.waiting.drain(..) {
                     let _ = waiting.send(()); // The caller may be gone.
                 }
-                watched.lifecycle.runs().listens(at);
+                match watched.service.ready {
+                    // It is asked at once whether that is enough.
+                    Some(_) => watched.probing.hurry(clock::now()),
+                    None => watched.lifecycle.runs().listens(at),
+                }
                 watched.stranger = None;
                 watched.forwarder = matches!(event, KernelEvent::Forwarder(..));
                 self.find_refusal(&name);

@@ -54,6 +54,7 @@ impl Agent {
             caught: watched.held.len() as u64,
             listens: watched.held.len() > 0
                 && self.sampler.is_steerable(watched.slot).unwrap_or(false),
+            ready: watched.is_ready(),
         })
     }
 
@@ -128,6 +129,7 @@ impl Agent {
     /// A view with the uncounted connections. `None`: the service is not managed.
     fn fresh_view(&mut self, name: &str) -> Option<View> {
         self.forget_the_ended_run(name);
+        self.follow_readiness(name);
         let watched = self.services.get_mut(name)?;
         if watched.problem.is_some() {
             return None;

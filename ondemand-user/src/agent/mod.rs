@@ -22,6 +22,7 @@ mod notify;
 mod observe;
 mod polls;
 mod privilege;
+mod ready;
 mod recorder;
 mod requests;
 mod services;
@@ -342,6 +343,12 @@ impl Agent {
             Message::Renewed(refused, answer) => self.renewed(refused, answer),
             Message::Permission(answers) => self.take_permission(answers),
             Message::Owner { service, owner, at } => self.judge_listeners(&service, &owner, at),
+            Message::Probed {
+                service,
+                ticket,
+                ends,
+                answer,
+            } => self.probed(&service, ticket, ends, answer),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

@@ -74,6 +74,7 @@ impl Agent {
             open: watched.open(sample.as_ref()),
             idle,
             idle_timeout: watched.service.idle_timeout,
+            ready: watched.shows_ready(state),
             held: watched.held.tally,
         }
     }

@@ -29,6 +29,7 @@ impl Agent {
         match request {
             bus::Request::Status(answer) => self.report(answer),
             bus::Request::Listening { service, answer } => self.wait_listening(&service, answer),
+            bus::Request::Ready { service, answer } => self.wait_ready(&service, answer),
             bus::Request::Trouble(answer) => {
                 drop(answer.send(Ok(self.source.trouble().unwrap_or_default())));
             }

@@ -199,6 +199,7 @@ impl Agent {
                 watched.wake,
                 watched.look_at,
                 watched.held.due(),
+                watched.probing.due(),
                 self.recorder.due(name),
             ];
             let is_up = self

@@ -53,6 +53,12 @@ impl Agent {
         if let Some(why) = view.as_ref().and_then(|view| watched.why_proxied(view)) {
             service.detail = format!("{}; {why}", service.detail);
         }
+        if let Some(why) = watched
+            .not_ready()
+            .filter(|_| watched.never_ready(clock::now()).is_none())
+        {
+            service.detail = format!("not ready: {why}; {}", service.detail);
+        }
         if let Some(stranger) = strangers::present(watched) {
             service.detail = format!("{}; {stranger}", service.detail);
         }
@@ -85,6 +91,9 @@ impl Agent {
         };
         let names = &watched.units;
         let (proxy, backend) = (&names.proxy, &names.backend);
+        if let Some(never) = watched.never_ready(clock::now()) {
+            return Some(never);
+        }
         let failures = watched.lifecycle.proxy_failures();
         if failures > 0 {
             return Some(format!(
@@ -191,6 +200,8 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         count_drift: tally.drift,
         proxy_failures: tally.proxy_failures,
         restarts: tally.restarts,
+        ready: watched.shows_ready(Some(state)),
+        not_ready: watched.not_ready(),
         problem: None,
         memory_bytes: None,
         held: false,

@@ -14,6 +14,7 @@ use ondemand_core::{
         unit::{Unit, Units},
     },
     policy::{Facts, Reason, Rules},
+    probing::Probing,
     runs::{RunEvent, StopReason},
 };
 use tokio::sync::oneshot;
@@ -42,6 +43,10 @@ pub enum Complaint {
     NobodyAccepts,
     /// A stranger listens at its address.
     Stranger,
+    /// Its application is not ready yet.
+    Unready,
+    /// Its application is not ready, and should be.
+    NeverReady,
     /// Its listener cannot be steered to. It lasts as long as the service is watched.
     NotSteered,
 }
@@ -102,6 +107,10 @@ pub struct Watched {
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
+    /// Whether its application is ready (`ready`).
+    pub probing: Probing,
+    /// Proxies that wait for that.
+    pub awaits_ready: Vec<oneshot::Sender<()>>,
     /// Callers that requested a stop and wait for its end.
     pub asked: Vec<Reply<bool>>,
     /// Whether connections can be steered on this host.
@@ -144,6 +153,8 @@ impl Watched {
             gave_up: false,
             tally: Tally::default(),
             waiting: Vec::new(),
+            probing: Probing::default(),
+            awaits_ready: Vec::new(),
             asked: Vec::new(),
             steerable,
             rules: None,
@@ -157,6 +168,10 @@ impl Watched {
     pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
         if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
             self.uncounted.begin(now);
+        }
+        if service.ready != self.service.ready {
+            // Proxies that wait ask the application themselves.
+            (self.probing, self.awaits_ready) = Default::default();
         }
         self.dry_run = dry_run;
         // The rules are read only for services with `steer = true`.

@@ -37,7 +37,7 @@ const QUESTIONS: usize = 32;
 const REPORTS: usize = 8;
 /// How old the report may be that a user other than root gets. Many who ask cost the loop no more than one.
 const STALE: Duration = Duration::from_millis(200);
-/// Maximum time of a call of `WaitListening`. Proxies with a longer start timeout poll after it.
+/// Maximum time of a call of `WaitListening` or `WaitReady`. Proxies with a longer start timeout poll after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The object.
@@ -45,7 +45,7 @@ pub(super) struct Manager {
     requests: mpsc::UnboundedSender<Request>,
     /// Pending calls, by client and by user.
     calls: [Arc<Limit>; 2],
-    /// Calls of `WaitListening`: a proxy's is pending for as long as its application's start takes.
+    /// Calls of these: a proxy's is pending for as long as its application's start takes.
     waits: Arc<Limit>,
     questions: [Arc<Limit>; 2],
     users: Users,
@@ -210,6 +210,37 @@ impl Manager {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(gone()),
         }
+    }
+
+    /// Returns when the application of a service is ready, as `ready` of the configuration says; or, after this
+    /// number of microseconds, what it says instead.
+    #[zbus(out_args("not_yet"))]
+    async fn wait_ready(
+        &self,
+        service: &str,
+        for_usec: u64,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<String, Error> {
+        check_name(service)?;
+        let _pending = self.waits.admit(&call)?;
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::new(DBUS_FAILED, "the agent does not ask it");
+        self.requests
+            .send(Request::Ready {
+                service: service.to_owned(),
+                answer,
+            })
+            .map_err(|_| gone())?;
+        match timeout(Duration::from_micros(for_usec).min(LONGEST_WAIT), answered).await {
+            Ok(Ok(())) => return Ok(String::new()),
+            Ok(Err(_)) => return Err(gone()),
+            Err(_) => {}
+        }
+        let service = service.to_owned();
+        let described = ask(&self.requests, |answer| Request::Describe(service, answer)).await?;
+        Ok(described
+            .not_ready
+            .unwrap_or_else(|| "it was not asked yet".into()))
     }
 
     /// Keeps a service up for a number of microseconds, however idle it is; 0: until it is released.

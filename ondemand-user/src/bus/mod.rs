@@ -48,6 +48,13 @@ pub enum Request {
         /// Sent once.
         answer: oneshot::Sender<()>,
     },
+    /// Answered when the application of this service is ready.
+    Ready {
+        /// The service's name.
+        service: String,
+        /// Sent once.
+        answer: oneshot::Sender<()>,
+    },
     /// The state of one service.
     Describe(String, Reply<Box<report::Service>>),
     /// Whether the service exists.

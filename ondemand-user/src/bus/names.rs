@@ -37,6 +37,8 @@ pub const LIMITS_EXCEEDED: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 pub trait Agent {
     /// Returns when the application of a service listens.
     fn wait_listening(&self, service: &str) -> zbus::Result<()>;
+    /// Returns when the application of a service is ready, or what it says instead after this time.
+    fn wait_ready(&self, service: &str, for_usec: u64) -> zbus::Result<String>;
 }
 
 #[cfg(test)]

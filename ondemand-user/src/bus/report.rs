@@ -143,6 +143,11 @@ pub struct Service {
     pub proxy_failures: u64,
     /// Restarts of its unit by systemd itself since then.
     pub restarts: u64,
+    /// Whether the present run of its application was ready for clients (`ready`); null: it is down, or that is not
+    /// asked.
+    pub ready: Option<bool>,
+    /// Who was asked, and what it says instead; null: it is ready, down, or was not asked yet.
+    pub not_ready: Option<String>,
     /// What does not work; null: nothing is known. `detail` begins with it.
     pub problem: Option<String>,
     /// Why it is up, or what happens next: one sentence.

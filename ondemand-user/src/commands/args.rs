@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use ondemand_core::config::{DEFAULT_PATH, Endpoint, time_span};
+use ondemand_core::config::{DEFAULT_PATH, Endpoint, Ready, Statuses, time_span};
 
 use super::{
     help,
@@ -154,6 +154,12 @@ pub struct WaitListening {
     /// Where its application listens
     #[arg(long, value_name = "ADDRESS", requires_all = ["unit", "start_timeout"])]
     pub backend: Option<Endpoint>,
+    /// Whom to ask whether it is ready
+    #[arg(long, value_name = "URL", requires = "unit")]
+    pub ready: Option<Ready>,
+    /// The status codes that mean that it is
+    #[arg(long, value_name = "CODES", requires = "ready")]
+    pub ready_status: Option<Statuses>,
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = time_span, requires_all = ["unit", "backend"])]
     pub start_timeout: Option<Duration>,
@@ -174,6 +180,12 @@ pub struct Proxy {
     /// Where its application listens
     #[arg(long, value_name = "ADDRESS")]
     pub backend: Endpoint,
+    /// Whom to ask whether it is ready
+    #[arg(long, value_name = "URL")]
+    pub ready: Option<Ready>,
+    /// The status codes that mean that it is
+    #[arg(long, value_name = "CODES", requires = "ready")]
+    pub ready_status: Option<Statuses>,
     /// How long the first client is held until the application listens
     #[arg(long, value_name = "TIME", value_parser = time_span)]
     pub start_timeout: Duration,
@@ -188,6 +200,8 @@ impl From<Proxy> for proxy::Options {
             name,
             unit,
             backend,
+            ready,
+            ready_status,
             start_timeout,
             exit_idle_time,
         } = options;
@@ -195,10 +209,20 @@ impl From<Proxy> for proxy::Options {
             name,
             unit,
             backend,
+            ready: asked(ready, ready_status),
             start_timeout,
             exit_idle_time,
         }
     }
+}
+
+/// The two options together. A status for `tcp:`, which has none, changes nothing.
+pub fn asked(ready: Option<Ready>, status: Option<Statuses>) -> Option<Ready> {
+    let ready = ready?;
+    let Some(status) = status else {
+        return Some(ready);
+    };
+    Some(ready.clone().with_status(status).unwrap_or(ready))
 }
 
 /// `ondemand report`.

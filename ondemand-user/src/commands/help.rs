@@ -99,8 +99,8 @@ Examples:
 Exit codes: 0 done, 1 a step failed, 2 wrong configuration";
 
 pub const WAIT_LISTENING: &str = "\
-Waits until the service's unit is active and its application listens, but not longer than
-start_timeout. Then executes COMMAND, with the same process id and open sockets. If the
+Waits until the service's unit is active and its application listens, and is ready if the
+configuration asks for that (ready), but not longer than start_timeout. Then executes COMMAND, with the same process id and open sockets. If the
 application does not start, prints the reason, closes the waiting connections, and fails.
 
 Examples:

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ondemand_core::{
-    config::{Access, Config, Endpoint, Service},
+    config::{Access, Config, Endpoint, Ready, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -186,13 +186,18 @@ fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
 }
 
 fn command(service: &Service, host: &Host) -> Vec<String> {
-    vec![
+    let mut words = vec![
         host.ondemand.clone(),
         "proxy".into(),
         format!("--unit={}", service.unit),
         format!("--backend={}", service.backend),
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-        service.name.clone(),
-    ]
+    ];
+    let ready = service.ready.as_ref();
+    words.extend(ready.map(|ready| format!("--ready={ready}")));
+    let status = ready.and_then(Ready::status);
+    words.extend(status.map(|status| format!("--ready-status={status}")));
+    words.push(service.name.clone());
+    words
 }

@@ -1,8 +1,9 @@
-//! The endpoint of the metrics, to which any program that reaches its address may send.
+//! The endpoint of the metrics, to which any program that reaches its address may send; and answers of applications
+//! that are asked whether they are ready.
 
 use std::{cell::RefCell, path::Path};
 
-use ondemand_core::{caught::Tally, measure::unit::ActiveState};
+use ondemand_core::{caught::Tally, measure::unit::ActiveState, probing};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::observe::metrics::{
@@ -57,6 +58,7 @@ fn observations() -> Observations {
         open: Some(1),
         idle: None,
         idle_timeout: None,
+        ready: None,
         held: Tally::default(),
     };
     Observations {
@@ -71,6 +73,11 @@ fn observations() -> Observations {
 /// The bytes of a client: it gets no response, or one of the known responses without anything that
 /// it sent.
 pub fn http(data: &[u8]) {
+    if let probing::Head::Status(code, location) = probing::head(data) {
+        assert!(code == 101 || (200..=999).contains(&code), "{code}");
+        let shown = location.unwrap_or_default();
+        assert!(shown.len() <= 480 && !shown.chars().any(char::is_control));
+    }
     ENDPOINT.with_borrow_mut(|endpoint| {
         let Endpoint {
             runtime,

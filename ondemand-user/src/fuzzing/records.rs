@@ -94,6 +94,7 @@ pub fn ledger(data: &[u8]) {
         open: None,
         idle: None,
         idle_timeout: None,
+        ready: None,
         held: Tally::default(),
     };
     let configuration = Configuration {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use ondemand_core::config::{Access, Agent, Config, Endpoint, FirstClient, List, Service};
+use ondemand_core::config::{
+    Access, Agent, By, Config, Endpoint, FirstClient, List, Ready, Service, Statuses,
+};
 
 use super::{
     Numbers, configuration,
@@ -30,13 +32,14 @@ pub fn units(data: &[u8]) {
 
     let list: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
     let text = format!(
-        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nsteer = {}\n",
+        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nsteer = {}\nready = {}\n",
         quoted(&name),
         list.join(", "),
         quoted(&backend),
         quoted(&unit),
         quoted(&path),
-        is_on(0)
+        is_on(0),
+        quoted(&format!("http://127.0.0.1:8080/{path}"))
     );
     let owner_line = owner.iter().map(|owner| {
         let owner = quoted(owner);
@@ -64,6 +67,15 @@ pub fn units(data: &[u8]) {
         idle_timeout: is_on(4).then_some(Duration::from_secs(600)),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
+        ready: is_on(5).then(|| Ready {
+            address: ([127, 0, 0, 1], 80).into(),
+            by: By::Http {
+                tls: false,
+                host: "127.0.0.1".into(),
+                path: path.clone(),
+                status: Statuses::default(),
+            },
+        }),
         steer: is_on(0),
         first_client: FirstClient::Auto,
         wake_from: List::default(),

@@ -53,7 +53,7 @@ const NOT_LOADED: &str = "the eBPF programs are not loaded; `systemctl restart o
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -69,6 +69,7 @@ const MAPS: [&str; 19] = [
     "UNREAD",
     "PASSES",
     "SENDERS",
+    "PROBES",
     "EVENTS",
     "NAMES",
     "META",

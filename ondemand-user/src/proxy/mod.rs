@@ -26,7 +26,10 @@ use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
 use memory::Memory;
-use ondemand_core::{config::Endpoint, words::counted};
+use ondemand_core::{
+    config::{Endpoint, Ready},
+    words::counted,
+};
 use seldom::Seldom;
 use stranger::Guard;
 use tokio::{
@@ -53,6 +56,8 @@ pub struct Options {
     pub unit: String,
     /// Where the application listens.
     pub backend: Endpoint,
+    /// When it is ready. `None`: when it listens.
+    pub ready: Option<Ready>,
     /// How long the first client is held.
     pub start_timeout: Duration,
     /// How long to stay without a connection.
@@ -108,6 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
                     &options.name,
                     &options.unit,
                     &options.backend,
+                    options.ready.as_ref(),
                     options.start_timeout,
                     &clients,
                     &guard,

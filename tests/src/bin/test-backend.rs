@@ -7,7 +7,8 @@
 //! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory.
 //!
 //! `--unready-ms N` with `--unready WAY`: for N ms after it has listened it loses each connection: `reset`,
-//! `close`, `read` and then close, or `refuse` those that come after the first.
+//! `close`, `read` and then close, or `refuse` those that come after the first. Or it answers badly: with the status
+//! `503`, a `redirect` to where it was asked, `garbage`, megabytes of a head (`endless`), or never (`silent`).
 
 use std::{
     env,
@@ -157,6 +158,10 @@ fn accept(listener: &TcpListener, worker: usize, reopen: &Arc<AtomicU64>) {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
                 if let Some(way) = unready() {
+                    if let Some(answer) = bad_answer(&way) {
+                        thread::spawn(move || answer_badly(stream, &answer));
+                        continue;
+                    }
                     lose(stream, &way);
                     if way == "refuse" {
                         door.close(option("--unready-ms", 0));
@@ -192,6 +197,28 @@ fn lose(mut stream: TcpStream, way: &str) {
             let _ = stream.read(&mut [0; 65_536]);
         }
         _ => tests::client::reset_at_end(&stream).expect("SO_LINGER"),
+    }
+}
+
+/// What it says again and again, for these ways.
+fn bad_answer(way: &str) -> Option<String> {
+    Some(match way {
+        "503" => "HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n".into(),
+        "redirect" => "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n".into(),
+        "garbage" => "\x01\x02 this is not HTTP\n".into(),
+        "endless" => {
+            "HTTP/1.1 200 OK\r\n".to_owned() + &"X-Padding: 0123456789\r\n".repeat(500_000)
+        }
+        "silent" => String::new(),
+        _ => return None,
+    })
+}
+
+fn answer_badly(mut stream: TcpStream, answer: &str) {
+    while !matches!(stream.read(&mut [0; 65_536]), Ok(0) | Err(_)) {
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
     }
 }
 

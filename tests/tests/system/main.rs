@@ -51,6 +51,7 @@ mod privilege;
 mod prometheus;
 mod race;
 mod readiness;
+mod ready;
 mod removal;
 mod runs;
 mod scale;

@@ -19,6 +19,7 @@ mod networks;
 mod overlaps;
 mod parse;
 mod parsed;
+mod ready;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use keepalive::KeepAlive;
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
+pub use ready::{By, Ready, Statuses};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
 
@@ -83,6 +85,8 @@ pub struct Service {
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.
     pub start_timeout: Duration,
+    /// When the application is ready for clients. `None`: when it listens, and answers the proxy's first connection.
+    pub ready: Option<Ready>,
     /// Whether the kernel passes new connections directly to the backend while it is up.
     pub steer: bool,
     /// What becomes of clients while it is down.

@@ -9,6 +9,7 @@ use super::{
     error::Problem,
     first_client, keepalive, names, networks, overlaps,
     parsed::Parsed,
+    ready,
     table::{Lines, Place, Section, Value, example},
     timespan,
 };
@@ -24,6 +25,8 @@ pub const SERVICE_KEYS: &[&str] = &[
     "idle_timeout",
     "min_uptime",
     "start_timeout",
+    "ready",
+    "ready_status",
     "steer",
     "first_client",
     "wake_from",
@@ -207,6 +210,12 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         None => Some(DEFAULT_START_TIMEOUT),
         Some(value) => problems.keep(start_timeout(&value)),
     };
+    let ready = problems.keep(ready::read(
+        optional("ready").as_ref(),
+        optional("ready_status").as_ref(),
+        listen.as_ref().map(|(all, _)| all.as_slice()),
+        backend.as_ref().map(|(backend, _)| backend),
+    ));
     let steer = match optional("steer") {
         None => Some(true),
         Some(value) => problems.keep(value.boolean()),
@@ -252,6 +261,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         idle_timeout: idle_timeout?,
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
+        ready: ready?,
         steer: steer?,
         first_client: first_client?,
         wake_from: wake_from.unwrap_or_default(),

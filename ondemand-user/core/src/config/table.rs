@@ -117,8 +117,24 @@ impl<'t> Value<'t> {
 
     /// Returns the strings of an array; a single string is an array of one.
     pub(super) fn strings(&self, example: &str) -> Result<Vec<(Place, &'t str)>, Problem> {
+        self.each("an array of strings", example, Self::string)
+    }
+
+    /// The same, of strings and of the digits of integers.
+    pub(super) fn strings_or_integers(
+        &self,
+        example: &str,
+    ) -> Result<Vec<(Place, &'t str)>, Problem> {
+        self.each("an array of strings", example, Self::string_or_integer)
+    }
+
+    fn each(
+        &self,
+        expected: &str,
+        example: &str,
+        read: impl Fn(&Self, &str) -> Result<&'t str, Problem>,
+    ) -> Result<Vec<(Place, &'t str)>, Problem> {
         match self.value {
-            DeValue::String(string) => Ok(vec![(self.place.clone(), string)]),
             DeValue::Array(array) => array
                 .iter()
                 .map(|element| {
@@ -132,10 +148,13 @@ impl<'t> Value<'t> {
                         value: element.get_ref(),
                         lines: self.lines,
                     };
-                    Ok((element.place.clone(), element.string(example)?))
+                    Ok((element.place.clone(), read(&element, example)?))
                 })
                 .collect(),
-            _ => Err(self.wrong_type("an array of strings", example)),
+            _ => match read(self, example) {
+                Ok(one) => Ok(vec![(self.place.clone(), one)]),
+                Err(_) => Err(self.wrong_type(expected, example)),
+            },
         }
     }
 

@@ -66,6 +66,7 @@ fn a_short_file_gets_the_documented_defaults() {
         idle_timeout: Some(Duration::from_secs(600)),
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
+        ready: None,
         steer: true,
         first_client: FirstClient::Auto,
         wake_from: List::default(),
@@ -96,6 +97,23 @@ fn every_key_is_read() {
     check_service("idle_timeout = \"1h 30min\"", |s| {
         s.idle_timeout == Some(secs(5400))
     });
+    check_service("ready = \"tcp:127.0.0.1:8080\"", |s| {
+        s.ready
+            .as_ref()
+            .is_some_and(|ready| ready.by == By::Connect)
+    });
+    check_service(
+        "ready = \"http://127.0.0.1:8080/x\"\nready_status = [\"200-299\", \"401\"]",
+        |s| {
+            let ready = s.ready.as_ref().unwrap();
+            ready.to_string() == "http://127.0.0.1:8080/x"
+                && ready.status().unwrap().to_string() == "200-299,401"
+        },
+    );
+    check_service(
+        "ready = \"http://127.0.0.1:8080/\"\nready_status = 200",
+        |s| s.ready.as_ref().unwrap().status().unwrap().contains(200),
+    );
     check_service("idle_timeout = 90", |s| s.idle_timeout == Some(secs(90)));
     check_service("idle_timeout = 1_000", |s| {
         s.idle_timeout == Some(secs(1000))
@@ -382,6 +400,37 @@ fn bad_values_name_line_and_key() {
         "keepalive = false",
         "service.wiki.keepalive: expected a string",
     );
+    check_key(
+        "ready = \"http://127.0.0.1:80/\"",
+        "service.wiki.ready: 127.0.0.1:80 is the front address 0.0.0.0:80, whose clients wait",
+    );
+    check_key("ready = 8080", "service.wiki.ready: expected a string");
+    check_key(
+        "ready = \"8080\"",
+        "service.wiki.ready: \"8080\" is none of",
+    );
+    check_key(
+        "ready_status = 200",
+        "service.wiki.ready_status: requires `ready`",
+    );
+    check(
+        &wiki("ready = \"tcp:127.0.0.1:8080\"\nready_status = 200"),
+        "/etc/o.toml:6: service.wiki.ready_status: requires `ready` with http",
+    );
+    for (status, expected) in [
+        ("[]", "one to 32 ranges"),
+        ("[true]", "expected a string"),
+        ("true", "expected an array of strings"),
+        ("\"2xx\"", "\"2xx\" is not a status code"),
+        ("[200, 399]\nsteer = 1", "steer: expected true or false"),
+    ] {
+        check(
+            &wiki(&format!(
+                "ready = \"http://127.0.0.1:8080/\"\nready_status = {status}"
+            )),
+            expected,
+        );
+    }
     check_key(
         "start_timeout = 0",
         "service.wiki.start_timeout: 0 would refuse the first client",

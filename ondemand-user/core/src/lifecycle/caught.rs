@@ -52,6 +52,7 @@ impl Lifecycle {
         let may_pass = self.options.catch
             && view.caught > 0
             && view.listens
+            && view.ready
             && self.may_be_passing()
             && is_active
             && is_held
@@ -95,7 +96,7 @@ impl Lifecycle {
             ActiveState::Inactive | ActiveState::Deactivating => true,
             ActiveState::Activating => is_young,
             ActiveState::Active | ActiveState::Reloading => {
-                !self.may_be_passing() || has_accepted(view) || is_young
+                !self.may_be_passing() || (has_accepted(view) && view.ready) || is_young
             }
             ActiveState::Failed | ActiveState::Unknown => false,
         }
@@ -131,6 +132,6 @@ impl Lifecycle {
     /// When a start has taken too long.
     pub(super) fn next_of_caught(&self, view: &View) -> Option<Ktime> {
         let until = self.young_until().filter(|until| *until > view.now)?;
-        (self.catches && !has_accepted(view)).then_some(until)
+        (self.catches && !(has_accepted(view) && view.ready)).then_some(until)
     }
 }

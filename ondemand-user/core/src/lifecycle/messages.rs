@@ -39,7 +39,7 @@ pub struct Options {
     pub proxy_stays: Duration,
     /// Whether a snapshot shows the front socket.
     pub tcp_front: bool,
-    /// Whether the kernel reports the backend's listener.
+    /// Whether it is reported when the application listens, or is ready.
     pub tcp_backend: bool,
     /// The protections that a test leaves out.
     pub leaves_out: &'static [Protection],
@@ -56,7 +56,7 @@ impl Options {
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
             tcp_front: service.listen.iter().any(Endpoint::is_tcp),
-            tcp_backend: service.backend.is_tcp(),
+            tcp_backend: service.backend.is_tcp() || service.ready.is_some(),
             leaves_out: &[],
         }
     }
@@ -77,6 +77,8 @@ pub struct View {
     pub caught: u64,
     /// Whether there is a listener that connections can be steered to. Known only if clients are held.
     pub listens: bool,
+    /// Whether the application is ready for clients, if more than a listener was asked for (`ready`).
+    pub ready: bool,
 }
 
 /// The cause of a step.

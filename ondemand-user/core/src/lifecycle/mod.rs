@@ -17,7 +17,7 @@
 //! 5. The gate is open only while the backend is active, the lease is held, neither has a
 //!    job and no step between 2 and 4 is in progress; and only after a process was seen to accept a
 //!    connection of the listener in this run, usually the proxy's first one: nobody may accept at the
-//!    listener of a container's published port. After a half-open handshake it stays closed
+//!    listener of a container's published port; and when it is ready, where more than a listener was asked for. After a half-open handshake it stays closed
 //!    until a client has connected: half-open handshakes at the backend then complete or expire, and
 //!    a scan, which continues at the front socket, cannot keep the service up.
 //!
@@ -454,6 +454,7 @@ impl Lifecycle {
         (backend.is_settled_up() || (listens && self.leaves_out(Protection::Active)))
             && (lease.is_settled_up() || self.leaves_out(Protection::LeaseHeld))
             && (has_accepted(view) || self.leaves_out(Protection::Accepted))
+            && view.ready
     }
 
     fn wake_at(&self, view: &View) -> Option<Ktime> {

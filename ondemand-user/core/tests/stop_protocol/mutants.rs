@@ -139,6 +139,7 @@ fn systemds_own_restarts() {
             let view = View {
                 caught: 0,
                 listens: false,
+                ready: true,
                 now: Ktime::from_nanos(10),
                 sample: None,
                 verdict: Verdict::Quiet {

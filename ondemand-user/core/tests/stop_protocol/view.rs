@@ -49,6 +49,7 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
             state.pid1.backend,
             Backend::Active | Backend::Activating { listening: true }
         ),
+        ready: true,
     }
 }
 

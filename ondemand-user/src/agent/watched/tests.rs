@@ -79,6 +79,7 @@ fn service(listen: &str) -> Service {
         idle_timeout: Some(Duration::from_secs(10)),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
+        ready: None,
         steer: false,
         first_client: FirstClient::Auto,
         wake_from: List::default(),

@@ -17,6 +17,7 @@ mod permission;
 mod ports;
 mod programs;
 mod proxy;
+mod ready;
 mod service;
 mod unit;
 

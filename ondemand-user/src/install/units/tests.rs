@@ -142,6 +142,16 @@ StartLimitBurst=9
 }
 
 #[test]
+fn the_proxy_is_told_who_says_that_it_is_ready() {
+    let config =
+        wiki("ready = \"http://127.0.0.1:8080/a?b=%25$c\"\nready_status = [200, \"401-404\"]\n");
+    let text = text(&config, &machine(), "ondemand-wiki.service");
+    let expected =
+        "\"--ready=http://127.0.0.1:8080/a?b=%%25$$c\" --ready-status=200,401-404 wiki\n";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn the_proxy_leaves_before_the_service_is_idle() {
     #[track_caller]
     fn check(extra: &str, milliseconds: u64) {

@@ -154,15 +154,20 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
 /// The proxy gets its settings as options: its user may not be allowed to read the
 /// configuration.
 fn command_line(service: &Service, host: &Host) -> Result<String> {
-    let words = [
+    let mut words = vec![
         escape::program(&host.ondemand)?.to_owned(),
         "proxy".into(),
         format!("--unit={}", service.unit),
         format!("--backend={}", service.backend),
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-        service.name.clone(),
     ];
+    if let Some(ready) = &service.ready {
+        words.push(format!("--ready={ready}"));
+        let status = ready.status();
+        words.extend(status.map(|status| format!("--ready-status={status}")));
+    }
+    words.push(service.name.clone());
     let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();
     Ok(words?.join(" "))
 }

@@ -4,6 +4,7 @@ pub mod catching;
 pub(crate) mod decode;
 pub mod events;
 mod networks;
+mod probes;
 pub(crate) mod snapshot;
 mod watch;
 mod watchlist;
@@ -20,7 +21,7 @@ use ondemand_core::measure::{
 use ondemand_ebpf::{
     Alarm, Counters, Endpoint, GATE_ADMIT, GATE_CATCH, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET,
     INET6, KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network,
-    Owner, SocketRecord, listener_place,
+    Owner, Sender, SocketRecord, listener_place,
 };
 use tokio::io::unix::AsyncFd;
 use watch::Written;
@@ -59,6 +60,8 @@ pub struct Sampler {
     refused: HashMap<Slot, u64>,
     /// `None`: no client is held.
     catching: Option<Catching>,
+    /// The agent's own connections that ask whether an application is ready.
+    probes: BpfHashMap<MapData, Sender, u64>,
 }
 
 impl Sampler {
@@ -82,6 +85,7 @@ impl Sampler {
             networks: LpmTrie::try_from(kernel.map("NETWORKS")?)?,
             listeners: listeners(kernel.map("LISTENERS")?)?,
             names,
+            probes: BpfHashMap::try_from(kernel.map("PROBES")?)?,
             // SAFETY: it owns its descriptor, which stays the same for its lifetime.
             events: unsafe { AsyncFd::register(events) }.context("watch the event buffer")?,
             unlistened: BTreeSet::new(),

@@ -2,7 +2,7 @@
 
 use ondemand_core::measure::sample::{Slot, Snapshot};
 use ondemand_ebpf::{
-    Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LEFT, LEG_STEERED, NO_SLOT, Owner,
+    Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LEFT, LEG_PROBE, LEG_STEERED, NO_SLOT, Owner,
     ROLE_BACKEND, ROLE_FRONT, SocketRecord,
 };
 
@@ -54,8 +54,8 @@ pub(crate) fn summarize(
             (_, LEG_FRONT) => sockets.front += 1,
             (_, LEG_STEERED) => sockets.steered += 1,
             (_, LEG_BACK) => sockets.back += 1,
-            // They end with the service, or have ended with an earlier run of it.
-            (_, LEG_IGNORED | LEG_LEFT) => {}
+            // They end with the service, have ended with an earlier run of it, or are the agent's own.
+            (_, LEG_IGNORED | LEG_LEFT | LEG_PROBE) => {}
             _ => sockets.older += 1,
         }
     }

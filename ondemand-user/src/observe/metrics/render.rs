@@ -37,6 +37,8 @@ pub struct Observation {
     pub idle: Option<Duration>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
+    /// Whether its application is ready. `None`: it is down, or that is not asked.
+    pub ready: Option<bool>,
     /// Its clients that were held.
     pub held: Tally,
 }
@@ -204,6 +206,12 @@ impl Collector for All {
             "1 for the state of the service's unit, 0 for the others. Inactive means dormant, not faulty.",
         )?
         .states()?;
+        all.gauge(
+            "ondemand_ready",
+            None,
+            "1 if the running application has said that it is ready, 0 if not yet (ready). Absent while it is down.",
+        )?
+        .gauges(|row| row.ready.map(u32::from))?;
         all.counter(
             "ondemand_starts",
             None,

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 use ondemand_core::measure::unit::Unit;
 use tokio::time::timeout;
 
+use super::ready::Known as Ready;
 use crate::{
     bus::names::AgentProxy,
     systemd::{Known, Systemd},
@@ -23,6 +24,9 @@ const GLANCE: Duration = Duration::from_millis(5);
 const ABANDONED: Duration = Duration::from_secs(10);
 /// The pause between two attempts to reach the bus.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How much sooner than the proxy the agent gives up.
+const EARLY: Duration = Duration::from_millis(50);
 
 /// Completes when the backend listens, or with the reason why the agent cannot report it.
 pub type Told = Pin<Box<dyn Future<Output = zbus::Result<()>>>>;
@@ -165,6 +169,19 @@ impl Bus {
     /// Whether a reply is outstanding: the bus is there, and it or PID 1 hangs.
     pub fn hangs(&self) -> bool {
         self.blind_since.is_some() && self.asked.is_some()
+    }
+
+    /// What the agent knows about whether the application is ready, within this time. `None`: there is no connection.
+    pub fn knows_ready(&self, within: Duration) -> Option<Ready> {
+        let connection = self.systemd.as_ref()?.connection().clone();
+        let name = self.name.clone();
+        // So that its answer has come when the time is over.
+        let within = within.saturating_sub(EARLY).as_micros();
+        Some(Box::pin(async move {
+            let agent = AgentProxy::new(&connection).await?;
+            let within = u64::try_from(within).unwrap_or(u64::MAX);
+            agent.wait_ready(&name, within).await
+        }))
     }
 
     /// The agent's report that the backend listens, which comes with the kernel's event. `None`: there is no

@@ -30,6 +30,8 @@ pub struct Elsewhere {
     is_here: bool,
     /// When the next attempt may begin. `None`: the unit was not seen active yet.
     next: Option<Instant>,
+    /// Whether one has succeeded since then.
+    answers: bool,
 }
 
 impl Elsewhere {
@@ -45,6 +47,7 @@ impl Elsewhere {
             address,
             is_here: error.is_none_or(|error| error.kind() != ErrorKind::AddrNotAvailable),
             next: None,
+            answers: false,
         }
     }
 
@@ -55,7 +58,11 @@ impl Elsewhere {
         };
         if !unit.is_some_and(Unit::is_settled_up) {
             self.next = None;
+            self.answers = false;
             return false;
+        }
+        if self.answers {
+            return true;
         }
         let now = Instant::now();
         let patience = if self.is_here {
@@ -72,6 +79,10 @@ impl Elsewhere {
         }
         let attempt = timeout(ATTEMPT, TcpStream::connect(address)).await;
         self.next = Some(Instant::now() + PAUSE);
-        matches!(attempt, Ok(Ok(_)))
+        self.answers = matches!(attempt, Ok(Ok(_)));
+        if self.answers {
+            log::info!("nobody of this host listens on {address}, which answers");
+        }
+        self.answers
     }
 }

@@ -9,6 +9,7 @@ mod bus;
 mod clients;
 mod elsewhere;
 mod first_try;
+mod ready;
 mod unseen;
 
 use std::{
@@ -25,10 +26,11 @@ pub use clients::Clients;
 use elsewhere::Elsewhere;
 use first_try::FirstTry;
 use ondemand_core::{
-    config::Endpoint,
-    measure::Ktime,
-    readiness::{Decision, Seen, decide},
+    config::{Endpoint, Ready},
+    measure::{Ktime, unit::Unit},
+    readiness::{Decision, Seen, Why, decide},
 };
+use ready::Readiness;
 use unseen::Unseen;
 
 use crate::{
@@ -69,6 +71,7 @@ pub fn run(
     name: &str,
     unit: &str,
     backend: &Endpoint,
+    ready: Option<&Ready>,
     start_timeout: Duration,
     command: &[OsString],
 ) -> Result<()> {
@@ -81,6 +84,7 @@ pub fn run(
             name,
             unit,
             backend,
+            ready,
             start_timeout,
             &clients,
             &Guard::new(unit, backend),
@@ -88,7 +92,7 @@ pub fn run(
     become_command(command).inspect_err(|_| let_go(name, &clients))
 }
 
-/// Waits until `unit` is active and `backend` listens. Returns what is left of `start_timeout`.
+/// Waits until `unit` is active, `backend` listens, and is ready. Returns what is left of `start_timeout`.
 ///
 /// # Errors
 ///
@@ -97,12 +101,23 @@ pub async fn wait_for_backend(
     name: &str,
     unit: &str,
     backend: &Endpoint,
+    ready: Option<&Ready>,
     start_timeout: Duration,
     clients: &Clients,
     guard: &Guard,
 ) -> Result<Duration> {
     let first_try = FirstTry::begin(matches!(backend, Endpoint::Unix(_)));
-    let watched = watch(name, unit, backend, start_timeout, &first_try, guard).await;
+    let readiness = Readiness::new(name, ready);
+    let watched = watch(
+        name,
+        unit,
+        backend,
+        readiness,
+        start_timeout,
+        &first_try,
+        guard,
+    )
+    .await;
     match &watched {
         Err(error) if error.is::<OutOfSight>() => {}
         Err(_) => {
@@ -135,6 +150,7 @@ async fn watch(
     name: &str,
     unit: &str,
     backend: &Endpoint,
+    mut readiness: Readiness,
     start_timeout: Duration,
     first_try: &FirstTry,
     guard: &Guard,
@@ -190,11 +206,16 @@ async fn watch(
             was_tried = answer.is_some();
             listening = answer == Some(true);
         } else if !listening && stranger.is_none() && elsewhere.answers(state.as_ref()).await {
-            log::info!("{name}: nobody of this host listens on {backend}, which answers");
             listening = true;
+        }
+        if listening && state.as_ref().is_none_or(Unit::is_settled_up) {
+            readiness.ask(&bus, start_timeout.saturating_sub(first_try.elapsed()));
+        } else {
+            readiness.forget();
         }
         let seen = Seen {
             listening,
+            ready: readiness.is_ready(),
             was_silent,
             unit: state,
             blind: bus.blind(),
@@ -211,14 +232,18 @@ async fn watch(
                     |error| format!("; whether it listens is unknown, and it cannot be connected to: {error:#}"),
                     |_| String::new(),
                 );
+                let unready = match why {
+                    Why::NotReady => readiness.why(),
+                    _ => String::new(),
+                };
                 bail!(
-                    "{name}: the backend did not become ready: {}{stranger}{unknown}; see journalctl -u {unit}",
+                    "{name}: the backend did not become ready: {}{unready}{stranger}{unknown}; see journalctl -u {unit}",
                     why.text(unit, backend, start_timeout)
                 )
             }
         }
         // Without the kernel's answer the agent does not know of a listener that is older than the question.
-        let longest = if told.is_some() && looked.is_ok() {
+        let longest = if (told.is_some() && looked.is_ok()) || readiness.is_asked() {
             TOLD_PAUSE
         } else {
             LONGEST_PAUSE
@@ -231,13 +256,14 @@ async fn watch(
                 told = None;
                 pause = FIRST_PAUSE;
             }
+            () = readiness.answer(), if readiness.is_asked() => pause = FIRST_PAUSE,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
         }
     };
     let waited = start.elapsed();
     if waited > WORTH_SAYING {
         log::info!(
-            "{name}: {unit} started to listen on {backend} after {:.1} s",
+            "{name}: {unit} was ready at {backend} after {:.1} s",
             waited.as_secs_f64()
         );
     }
@@ -254,7 +280,7 @@ fn taken(seen: &Seen, now: Ktime) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use ondemand_core::measure::unit::{ActiveState, Unit};
+    use ondemand_core::measure::unit::ActiveState;
 
     use super::*;
 
@@ -269,6 +295,7 @@ mod tests {
         };
         let seen = |unit, waited| Seen {
             listening: true,
+            ready: true,
             was_silent: false,
             blind: Duration::ZERO,
             hangs: false,

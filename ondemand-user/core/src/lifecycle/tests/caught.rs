@@ -49,6 +49,34 @@ fn a_client_that_is_held_starts_the_service() {
 }
 
 #[test]
+fn nobody_passes_before_it_is_ready() {
+    let unready = |view: View| with(view, |view| view.ready = false);
+    let starting = unready(started());
+    check(
+        waking(),
+        starting,
+        Input::Changed,
+        "+start say @61000",
+        "waking",
+    );
+    // It has accepted a connection: that of the question.
+    let warm = with(busy(), |view| view.ready = false);
+    let new = || Lifecycle::new(CATCHING);
+    check(new(), warm, Input::Changed, "catch close @61000", "rest");
+    let late = at(warm, NOW + 2_000);
+    let lifecycle = || after(CATCHING, &[(warm, Input::Changed)]);
+    check(
+        lifecycle(),
+        late,
+        Input::Changed,
+        "let-pass @122000",
+        "rest",
+    );
+    let ready = with(late, |view| view.ready = true);
+    check(lifecycle(), ready, Input::Changed, "open @122000", "rest");
+}
+
+#[test]
 fn one_client_passes_before_anybody_was_accepted() {
     check(
         waking(),

@@ -100,6 +100,7 @@ fn idle() -> View {
         },
         caught: 0,
         listens: false,
+        ready: true,
     }
 }
 

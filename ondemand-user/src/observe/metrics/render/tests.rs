@@ -29,6 +29,7 @@ fn row(service: &str) -> Row {
         open: Some(2),
         idle: Some(Duration::ZERO),
         idle_timeout: Some(Duration::from_millis(1500)),
+        ready: Some(false),
         held: Tally {
             to_application: 6,
             to_front: 1,
@@ -82,6 +83,7 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "connections",
             "accepted_connections_total{service=\"wiki\"} 7",
         ),
+        ("ready", "gauge", "", "ready{service=\"wiki\"} 0"),
         (
             "held_clients",
             "counter",
@@ -254,7 +256,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 24);
+    assert_eq!(helps.count(), 25);
 }
 
 #[test]
