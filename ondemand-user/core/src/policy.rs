@@ -41,10 +41,11 @@ impl Rules {
     };
 }
 
-impl From<&Service> for Rules {
-    fn from(service: &Service) -> Self {
+impl Rules {
+    /// Of a service whose learned idle timeout is `learned`.
+    pub fn new(service: &Service, learned: Duration) -> Self {
         Self {
-            idle_timeout: service.idle_timeout,
+            idle_timeout: service.idle_timeout.or(learned),
             min_uptime: service.min_uptime,
         }
     }

@@ -12,7 +12,8 @@ pub fn exit_idle_time(service: &Service) -> Duration {
     const LONGEST: Duration = Duration::from_secs(600);
     const STEERED: Duration = Duration::from_secs(1);
     const SHORTEST: Duration = Duration::from_millis(50);
-    let time = match service.idle_timeout {
+    // A learned one may be as short as it is allowed to be, and the proxy is not told.
+    let time = match service.idle_timeout.or(service.learning.shortest) {
         None if service.steer => STEERED,
         None => LONGEST,
         Some(idle) if service.steer => STEERED.min(idle / 2),

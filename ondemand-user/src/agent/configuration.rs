@@ -1,6 +1,6 @@
 //! The watched services: what a configuration means for them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
@@ -74,6 +74,9 @@ impl Agent {
                 Some(mut watched) => {
                     let before = (watched.units.clone(), watched.could_steer());
                     watched.reconfigure(service.clone(), slot, self.dry_run, now);
+                    if watched.learner.reconfigure(&service.learning) {
+                        self.lessons.learn_anew(name);
+                    }
                     is_other |= before != (watched.units.clone(), watched.could_steer());
                     watched
                 }
@@ -92,12 +95,17 @@ impl Agent {
         self.slots = slots.into_iter().map(|(name, slot)| (slot, name)).collect();
         self.begin_catching();
         let history = config.agent.history.as_deref();
+        // A new one has nothing to tell, while its tables are made.
+        let has_past = history.is_some_and(Path::exists);
         let names = config.services.keys();
         if self.recorder.watch(history, names, is_other) {
             self.record_present();
         }
         self.metrics.configure(&config, is_other);
         self.config = config;
+        if has_past {
+            self.read_past();
+        }
         if is_other {
             self.systemd.watch(self.services.iter());
             self.announcer.services(self.services.keys().cloned());
@@ -152,6 +160,10 @@ impl Agent {
     /// Takes over a service that was not watched before.
     fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
         let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run, now);
+        if let Some(earlier) = self.lessons.take(&service.name) {
+            watched.learner.restore(earlier, &service.learning);
+        }
+        self.lessons.learn_anew(&service.name);
         watched.is_new = !Record::here().path(&service.name).exists();
         let counted = self
             .sampler

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
+    learned::stored::Stored,
     lifecycle::JobEnd,
     measure::{Ktime, unit::Owner},
     probing::NotYet,
@@ -66,6 +67,8 @@ pub(super) enum Message {
         ends: Option<(SocketAddr, SocketAddr)>,
         answer: Result<(), NotYet>,
     },
+    /// What the history told of these services.
+    Past(Vec<String>, Result<BTreeMap<String, Stored>>),
     /// How a unit of a service failed.
     Failed {
         service: String,

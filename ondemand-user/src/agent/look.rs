@@ -77,11 +77,12 @@ impl Agent {
             }
             let commands = watched.lifecycle.step(&view, next);
             watched.forget_ends(&view.units);
-            self.record(name, &view);
+            let is_other = self.record(name, &view);
             input = self.carry_out(name, commands);
             self.send_on(name, &view);
-            if input.is_none() && self.arm(name, &view) {
-                // The last connection may have closed before the event was requested.
+            if input.is_none() && (self.arm(name, &view) || is_other) {
+                // The last connection may have closed before the event was requested; or the time after which it is
+                // stopped is another one.
                 input = Some(Input::Changed);
             }
         }

@@ -15,6 +15,8 @@ mod holding;
 mod jobs;
 mod kernel_events;
 mod last_look;
+mod learner;
+mod learning;
 mod look;
 mod loops;
 mod may_stop;
@@ -46,6 +48,7 @@ use connection::Connection;
 use events::{Event, Message, Sources};
 use holding::Holding;
 use last_look::LastLooks;
+use learning::Lessons;
 use may_stop::Permission;
 use notify::Notifier;
 use ondemand_core::{
@@ -95,6 +98,7 @@ struct Agent {
     recorder: Recorder,
     last_looks: LastLooks,
     holding: Holding,
+    lessons: Lessons,
     announcer: Announcer,
     permission: Permission,
     /// What the units' names mean, once they were read.
@@ -179,6 +183,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         recorder: Recorder::default(),
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
+        lessons: Lessons::open(),
         announcer: Announcer::default(),
         permission: Permission::default(),
         aliases: None,
@@ -212,6 +217,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     }
     agent.recorder.finish();
     agent.leave_holds();
+    agent.leave_lessons();
     if let Some(error) = agent.broken {
         return Err(
             error.context("exiting, so that the programs are loaded again for the next agent")
@@ -349,6 +355,7 @@ impl Agent {
                 ends,
                 answer,
             } => self.probed(&service, ticket, ends, answer),
+            Message::Past(names, lessons) => self.take_past(names, lessons),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {
@@ -388,6 +395,7 @@ impl Agent {
         }
         self.pass_transitions(now);
         self.end_holds();
+        self.save_lessons(now);
         if self.notifier.alive(now) {
             self.still_counts();
             self.services.mark_failing();

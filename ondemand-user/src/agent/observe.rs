@@ -73,8 +73,8 @@ impl Agent {
             sample,
             open: watched.open(sample.as_ref()),
             idle,
-            idle_timeout: watched.service.idle_timeout,
             ready: watched.shows_ready(state),
+            idle_timeout: watched.idle_timeout(),
             held: watched.held.tally,
         }
     }
@@ -93,6 +93,9 @@ impl Agent {
                 false => String::new(),
             };
             log::log!(level, "{name}: {event}{more}");
+        }
+        if let RunEvent::Listening { after, .. } = event {
+            self.learn_start(name, *after);
         }
         self.record_run(name, event);
         match event {

@@ -80,9 +80,12 @@ impl Recorder {
 
     /// Takes an event of the application.
     pub fn happened(&mut self, name: &str, event: &RunEvent) {
-        if let (Some(writer), Some(used)) = (&mut self.writer, self.services.get_mut(name)) {
+        if let Some(used) = self.services.get_mut(name) {
             used.happened(event, clock::now());
-            send(writer, name, used.told());
+            let told = used.told();
+            if let Some(writer) = &mut self.writer {
+                send(writer, name, told);
+            }
         }
     }
 
@@ -133,15 +136,15 @@ fn send(writer: &mut Writer, name: &str, what: Vec<What>) {
 }
 
 impl Agent {
-    /// Records the clients that a look at a service saw.
-    pub(super) fn record(&mut self, name: &str, view: &View) {
+    /// Records the clients that a look at a service saw, and learns from the gaps before them. Returns whether its
+    /// idle timeout has changed.
+    pub(super) fn record(&mut self, name: &str, view: &View) -> bool {
         let Some(watched) = self.services.get(name) else {
-            return;
+            return false;
         };
         let recorder = &mut self.recorder;
-        let (Some(writer), Some(used)) = (&mut recorder.writer, recorder.services.get_mut(name))
-        else {
-            return;
+        let Some(used) = recorder.services.get_mut(name) else {
+            return false;
         };
         let (open, last) = activity(watched, view.sample.as_ref());
         if let Some(sample) = view.sample.filter(|_| used.is_new()) {
@@ -151,7 +154,11 @@ impl Agent {
             used.found(view.units.backend.inactive_exit, counted.max(proxied));
         }
         let arm = used.look(view.now, open, last, view.units.backend.state.is_up());
-        send(writer, name, used.told());
+        let told = used.told();
+        let gaps: Vec<Duration> = told.iter().filter_map(What::gap).collect();
+        if let Some(writer) = &mut recorder.writer {
+            send(writer, name, told);
+        }
         if arm {
             let slot = watched.slot;
             match self.sampler.arm_opened(slot) {
@@ -165,6 +172,7 @@ impl Agent {
                 Err(error) => log::debug!("{name}: {error:#}"),
             }
         }
+        self.learn(name, &gaps)
     }
 
     /// Records an event of its application.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ondemand_core::{
+    config::IdleTimeout,
     lifecycle::{Step, View, note::VetoReason},
     measure::{Ktime, unit::ActiveState},
     policy::Verdict,
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Agent, connection, strangers, watched::Watched};
 use crate::{
-    bus::report::{HeldClients, Report, Service},
+    bus::report::{HeldClients, Learned, Report, Service},
     host::clock,
     systemd::Known,
 };
@@ -174,7 +175,8 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),
         sent_bytes: sample.map_or(0, |sample| sample.sent_bytes()),
         idle_seconds: idle.map(seconds),
-        idle_timeout_seconds: service.idle_timeout.map(seconds),
+        idle_timeout_seconds: watched.idle_timeout().map(seconds),
+        learned: learned(watched),
         stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,
         stops: tally.stops.values().sum(),
@@ -207,6 +209,20 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         held: false,
         held_until: None,
         detail: detail(watched, view),
+    }
+}
+
+fn learned(watched: &Watched) -> Learned {
+    let (learner, choice) = (&watched.learner, watched.learner.choice());
+    let tally = learner.tally();
+    Learned {
+        idle_timeout_seconds: choice.timeout.as_secs_f64(),
+        in_force: watched.service.idle_timeout == IdleTimeout::Learned,
+        reason: choice.to_string(),
+        gaps: learner.gaps(),
+        cold_start_cost_seconds: learner.cold_start_cost().as_secs_f64(),
+        fixed_cost_seconds: tally.fixed_cost,
+        learned_cost_seconds: tally.learned_cost,
     }
 }
 

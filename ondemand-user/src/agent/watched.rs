@@ -19,7 +19,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::caught::Held;
+use super::{caught::Held, learner::Learner};
 use crate::{
     bus::Reply,
     host::{ablation, complaints::Complaints},
@@ -63,6 +63,8 @@ pub struct Watched {
     pub is_new: bool,
     /// Its clients that are held.
     pub held: Held,
+    /// What is learned of it.
+    pub learner: Learner,
     /// Its step in the stop protocol.
     pub lifecycle: Lifecycle,
     /// When to look at it again.
@@ -128,6 +130,7 @@ impl Watched {
         let lifecycle = Lifecycle::new(options(&service, steerable, dry_run)).since(now);
         Self {
             units: service.unit_names(),
+            learner: Learner::new(&service.learning),
             service,
             slot,
             is_new: false,
@@ -250,8 +253,13 @@ impl Watched {
         if self.lifecycle.is_asked() {
             Rules::AT_ONCE
         } else {
-            Rules::from(&self.service)
+            Rules::new(&self.service, self.learner.timeout())
         }
+    }
+
+    /// How long it may be unused. `None`: for ever.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.service.idle_timeout.or(self.learner.timeout())
     }
 
     /// Its Unix sockets.
@@ -310,8 +318,7 @@ impl Watched {
             return None;
         }
         let fraction = self
-            .service
-            .idle_timeout
+            .idle_timeout()
             .map_or(SLOWEST_POLL, |timeout| timeout / 4);
         Some(fraction.clamp(FASTEST_POLL, SLOWEST_POLL))
     }

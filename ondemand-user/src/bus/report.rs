@@ -102,6 +102,8 @@ pub struct Service {
     pub idle_seconds: Option<f64>,
     /// Its idle timeout; null: never stopped.
     pub idle_timeout_seconds: Option<f64>,
+    /// What was learned of it; with a fixed idle timeout, to compare.
+    pub learned: Learned,
     /// Time until it is stopped without a client; null: it is used, held, down or unknown, or never.
     pub stops_in_seconds: Option<f64>,
     /// Starts since the agent began to watch it ([`ondemand_core::runs`]).
@@ -179,6 +181,27 @@ impl Service {
             .and_then(|until| u64::try_from(until.as_microsecond()).ok())
             .unwrap_or(names::NO_NUMBER)
     }
+}
+
+/// What was learned of a service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Learned {
+    /// The idle timeout that was learned.
+    pub idle_timeout_seconds: f64,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// Why it is what it is: one sentence.
+    pub reason: String,
+    /// The number of gaps between two uses that it rests on.
+    pub gaps: u64,
+    /// What a cold start costs: as much as to be up and idle for so long.
+    pub cold_start_cost_seconds: f64,
+    /// What the gaps cost since the agent began to watch the service, by that: with the configured idle timeout; if
+    /// that is the learned one, with the cost of a cold start for a timeout.
+    pub fixed_cost_seconds: f64,
+    /// The same with the learned one.
+    pub learned_cost_seconds: f64,
 }
 
 /// Clients that were held, since the agent began to watch the service.

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
-    Access, Agent, By, Config, Endpoint, FirstClient, List, Ready, Service, Statuses,
+    Access, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout, Learning, List,
+    Ready, Service, Statuses,
 };
 
 use super::{
@@ -64,7 +65,11 @@ pub fn units(data: &[u8]) {
             .collect(),
         backend: endpoint(backend, is_on(3)),
         unit,
-        idle_timeout: is_on(4).then_some(Duration::from_secs(600)),
+        idle_timeout: match is_on(4) {
+            true => IdleTimeout::After(Duration::from_secs(600)),
+            false => IdleTimeout::Never,
+        },
+        learning: Learning::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: is_on(5).then(|| Ready {
@@ -93,6 +98,7 @@ pub fn units(data: &[u8]) {
         agent: Agent {
             metrics: None,
             history: None,
+            cold_start_cost: ColdStartCost::default(),
         },
         services: BTreeMap::from([(name, service)]),
     };

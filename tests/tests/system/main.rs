@@ -36,6 +36,7 @@ mod history_writes;
 mod hostile;
 mod idle_stop;
 mod late_configuration;
+mod learned;
 mod looked_at_again;
 mod loops;
 mod many_at_once;

@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod first_client;
 mod keepalive;
+mod learning;
 mod names;
 mod networks;
 mod overlaps;
@@ -29,6 +30,7 @@ mod unit_names;
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
 pub use keepalive::KeepAlive;
+pub use learning::{ColdStartCost, IdleTimeout, Learning};
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
@@ -66,6 +68,8 @@ pub struct Agent {
     pub metrics: Option<SocketAddr>,
     /// The history database; `None` turns it off.
     pub history: Option<PathBuf>,
+    /// What a cold start costs of a service that does not say it.
+    pub cold_start_cost: ColdStartCost,
 }
 
 /// `[service.NAME]`.
@@ -79,8 +83,10 @@ pub struct Service {
     pub backend: Endpoint,
     /// The application's own unit, `.service`.
     pub unit: String,
-    /// Quiet for this duration means idle. `None`: never idle.
-    pub idle_timeout: Option<Duration>,
+    /// When it is idle.
+    pub idle_timeout: IdleTimeout,
+    /// What a learned idle timeout rests on.
+    pub learning: Learning,
     /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.

@@ -7,7 +7,9 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, endpoint,
     error::Problem,
-    first_client, keepalive, names, networks, overlaps,
+    first_client, keepalive,
+    learning::{self, ColdStartCost, Learning},
+    names, networks, overlaps,
     parsed::Parsed,
     ready,
     table::{Lines, Place, Section, Value, example},
@@ -16,13 +18,16 @@ use super::{
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
 /// Of `[agent]`. MANUAL.md describes each.
-pub const AGENT_KEYS: &[&str] = &["metrics", "history"];
+pub const AGENT_KEYS: &[&str] = &["metrics", "history", "cold_start_cost"];
 /// Of `[service.NAME]`. MANUAL.md describes each.
 pub const SERVICE_KEYS: &[&str] = &[
     "listen",
     "backend",
     "unit",
     "idle_timeout",
+    "idle_timeout_min",
+    "idle_timeout_max",
+    "cold_start_cost",
     "min_uptime",
     "start_timeout",
     "ready",
@@ -40,12 +45,8 @@ pub const SERVICE_KEYS: &[&str] = &[
 
 const DEFAULT_METRICS: &str = "127.0.0.1:9464";
 const DEFAULT_HISTORY: &str = "/var/lib/ondemand/history.db";
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_MIN_UPTIME: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Below this, the kernel's time stamps (one scheduler tick) and a cold start dominate.
-const MIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 const LISTEN_EXAMPLE: &str = r#"["0.0.0.0:80", "[::]:80"]"#;
 
@@ -94,21 +95,19 @@ fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
 type Sections = (Agent, Option<(Endpoint, Place)>, Vec<Parsed>);
 
 fn sections(root: &Value<'_>, problems: &mut Problems) -> Sections {
-    let mut services = Vec::new();
-    let mut agent_table = None;
+    let (mut agent_table, mut service_table) = (None, None);
     if let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) {
         agent_table = root.take("agent");
-        let table = root.take("service");
+        service_table = root.take("service");
         problems.0.extend(root.unknown());
-        if let Some(table) = table {
-            services = all_services(&table, problems);
-        }
     }
     let (agent, metrics) = agent(agent_table, problems);
+    let services = service_table.map(|table| all_services(&table, agent.cold_start_cost, problems));
+    let services = services.unwrap_or_default();
     (agent, metrics, services)
 }
 
-fn all_services(table: &Value<'_>, problems: &mut Problems) -> Vec<Parsed> {
+fn all_services(table: &Value<'_>, cost: ColdStartCost, problems: &mut Problems) -> Vec<Parsed> {
     let Some(entries) = problems.keep(table.table()) else {
         return Vec::new();
     };
@@ -119,14 +118,14 @@ fn all_services(table: &Value<'_>, problems: &mut Problems) -> Vec<Parsed> {
     }
     entries
         .iter()
-        .filter_map(|(name, value)| service(name, value, problems))
+        .filter_map(|(name, value)| service(name, value, cost, problems))
         .collect()
 }
 
 fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(Endpoint, Place)>) {
     let mut section = table.and_then(|table| problems.keep(Section::open(&table, AGENT_KEYS)));
     let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
-    let (metrics, history) = (take("metrics"), take("history"));
+    let (metrics, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
 
     let parsed = match &metrics {
         None => endpoint::tcp(DEFAULT_METRICS).ok(),
@@ -136,6 +135,7 @@ fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(E
         None => Some(PathBuf::from(DEFAULT_HISTORY)),
         Some(value) => problems.keep(history_path(value)).flatten(),
     };
+    let cost = learning::read_cost(cost.as_ref(), ColdStartCost::default(), &mut problems.0);
     problems
         .0
         .extend(section.map(Section::unknown).unwrap_or_default());
@@ -147,6 +147,7 @@ fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(E
         Agent {
             metrics: parsed,
             history,
+            cold_start_cost: cost.unwrap_or_default(),
         },
         claim,
     )
@@ -170,7 +171,12 @@ fn history_path(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
     }
 }
 
-fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Parsed> {
+fn service(
+    name: &str,
+    table: &Value<'_>,
+    cost: ColdStartCost,
+    problems: &mut Problems,
+) -> Option<Parsed> {
     if let Some(rest) = table.dotted() {
         let example = example(&table.place.key, &rest);
         let message = format!("a name with dots needs quotes: {example}");
@@ -195,10 +201,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
     let unit = unit.and_then(|value| Some((problems.keep(unit_name(&value))?, value.place)));
 
     let mut optional = |key: &str| section.take(key);
-    let idle_timeout = match optional("idle_timeout") {
-        None => Some(Some(DEFAULT_IDLE_TIMEOUT)),
-        Some(value) => problems.keep(idle_timeout(&value)),
-    };
+    let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
     let min_uptime = match optional("min_uptime") {
         None => Some(DEFAULT_MIN_UPTIME),
         Some(value) => problems.keep(finite(
@@ -236,6 +239,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         listen.as_ref().map(|(all, _)| all.as_slice()),
         &mut problems.0,
     );
+    let learning = Learning::read(&mut section, cost, &mut problems.0);
     let mut list = |key: &'static str| {
         let value = section.take(key)?;
         let kernel_knows = KernelKnows {
@@ -259,6 +263,7 @@ fn service(name: &str, table: &Value<'_>, problems: &mut Problems) -> Option<Par
         backend,
         unit,
         idle_timeout: idle_timeout?,
+        learning: learning?,
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,
@@ -405,20 +410,6 @@ fn finite(value: &Value<'_>, instead: &str) -> Result<Duration, Problem> {
             .place
             .problem(format!("cannot be infinite; {instead}"))
     })
-}
-
-fn idle_timeout(value: &Value<'_>) -> Result<Option<Duration>, Problem> {
-    let span = span(value)?;
-    match span {
-        Some(Duration::ZERO) => Err(value.place.problem(
-            "0 would stop the service immediately after each start; write a time span such as \"10min\", or \"infinity\" to never stop it",
-        )),
-        Some(span) if span < MIN_IDLE_TIMEOUT => Err(value.place.problem(format!(
-            "{span:?} is too short to tell idle from busy; the minimum is \"{}ms\"",
-            MIN_IDLE_TIMEOUT.as_millis()
-        ))),
-        span => Ok(span),
-    }
 }
 
 fn start_timeout(value: &Value<'_>) -> Result<Duration, Problem> {

@@ -63,7 +63,8 @@ fn a_short_file_gets_the_documented_defaults() {
         ],
         backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
         unit: "wiki.service".into(),
-        idle_timeout: Some(Duration::from_secs(600)),
+        idle_timeout: IdleTimeout::After(Duration::from_secs(600)),
+        learning: Learning::default(),
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         ready: None,
@@ -95,7 +96,10 @@ fn a_short_file_gets_the_documented_defaults() {
 fn every_key_is_read() {
     let secs = Duration::from_secs;
     check_service("idle_timeout = \"1h 30min\"", |s| {
-        s.idle_timeout == Some(secs(5400))
+        s.idle_timeout == IdleTimeout::After(secs(5400))
+    });
+    check_service("idle_timeout = 90", |s| {
+        s.idle_timeout == IdleTimeout::After(secs(90))
     });
     check_service("ready = \"tcp:127.0.0.1:8080\"", |s| {
         s.ready
@@ -114,20 +118,21 @@ fn every_key_is_read() {
         "ready = \"http://127.0.0.1:8080/\"\nready_status = 200",
         |s| s.ready.as_ref().unwrap().status().unwrap().contains(200),
     );
-    check_service("idle_timeout = 90", |s| s.idle_timeout == Some(secs(90)));
     check_service("idle_timeout = 1_000", |s| {
-        s.idle_timeout == Some(secs(1000))
+        s.idle_timeout == IdleTimeout::After(secs(1000))
     });
     check_service("idle_timeout = \"90\"", |s| {
-        s.idle_timeout == Some(secs(90))
+        s.idle_timeout == IdleTimeout::After(secs(90))
     });
     check_service("idle_timeout = \"0.2s\"", |s| {
-        s.idle_timeout == Some(Duration::from_millis(200))
+        s.idle_timeout == IdleTimeout::After(Duration::from_millis(200))
     });
     check_service("idle_timeout = \"100ms\"", |s| {
-        s.idle_timeout == Some(Duration::from_millis(100))
+        s.idle_timeout == IdleTimeout::After(Duration::from_millis(100))
     });
-    check_service("idle_timeout = \"infinity\"", |s| s.idle_timeout.is_none());
+    check_service("idle_timeout = \"infinity\"", |s| {
+        s.idle_timeout == IdleTimeout::Never
+    });
     check_service("min_uptime = 0", |s| s.min_uptime == Duration::ZERO);
     check_service("min_uptime = \"2d\"", |s| s.min_uptime == secs(172_800));
     check_service("start_timeout = \"500ms\"", |s| {
@@ -153,7 +158,8 @@ fn every_key_is_read() {
         config.agent,
         Agent {
             metrics: None,
-            history: None
+            history: None,
+            cold_start_cost: ColdStartCost::default(),
         }
     );
     assert!(config.services.is_empty());
@@ -551,4 +557,116 @@ fn an_unknown_service_is_named_with_what_there_is() {
     let many = parse(&many(100)).unwrap();
     let message = many.service("shop").unwrap_err().to_string();
     assert!(message.ends_with(" and 68 more"), "{message}");
+}
+
+#[test]
+fn a_learned_timeout_has_a_cost_and_bounds() {
+    let secs = Duration::from_secs;
+    let learning = |shortest, longest, cold_start_cost| Learning {
+        cold_start_cost,
+        shortest: secs(shortest),
+        longest: secs(longest),
+    };
+    let span = |seconds| ColdStartCost::Span(secs(seconds));
+    let week = 604_800;
+    check_service("idle_timeout = \"auto\"", |s| {
+        s.idle_timeout == IdleTimeout::Learned && s.learning == learning(5, week, span(300))
+    });
+    check_service(
+        "idle_timeout_min = \"1min\"\nidle_timeout_max = \"1h\"",
+        |s| s.learning == learning(60, 3600, span(300)),
+    );
+    check_service("idle_timeout_min = 5\nidle_timeout_max = 5", |s| {
+        s.learning == learning(5, 5, span(300))
+    });
+    check_service("idle_timeout_min = \"30d\"", |s| {
+        s.learning.shortest == secs(30 * 86_400) && s.learning.longest == s.learning.shortest
+    });
+    check_service("idle_timeout_max = \"infinity\"", |s| {
+        s.learning.longest > secs(week)
+    });
+    check_service("cold_start_cost = 90", |s| {
+        s.learning.cold_start_cost == span(90)
+    });
+    check_service("cold_start_cost = \"10x\"", |s| {
+        s.learning.cold_start_cost == ColdStartCost::Starts(10_000)
+    });
+    check_service("cold_start_cost = \"2.5 x\"", |s| {
+        s.learning.cold_start_cost == ColdStartCost::Starts(2_500)
+    });
+    // What the agent's says is for all that say nothing, wherever it stands.
+    check_service("[agent]\ncold_start_cost = \"1min\"", |s| {
+        s.learning.cold_start_cost == span(60)
+    });
+    check_service(
+        "cold_start_cost = \"2min\"\n[agent]\ncold_start_cost = \"1min\"",
+        |s| s.learning.cold_start_cost == span(120),
+    );
+
+    check_key(
+        "idle_timeout = \"Auto\"",
+        "service.wiki.idle_timeout: \"Auto\" is not a time span",
+    );
+    check_key(
+        "idle_timeout_min = \"4s\"",
+        "service.wiki.idle_timeout_min: a learned idle timeout is never shorter than 5 s",
+    );
+    check_key(
+        "idle_timeout_max = 0",
+        "service.wiki.idle_timeout_max: a learned idle timeout is never",
+    );
+    check_key(
+        "idle_timeout_min = \"infinity\"",
+        "service.wiki.idle_timeout_min: cannot be infinite",
+    );
+    check(
+        &wiki("idle_timeout_min = \"1h\"\nidle_timeout_max = \"10min\""),
+        "/etc/o.toml:6: service.wiki.idle_timeout_max: is less than idle_timeout_min, 1 h",
+    );
+    for value in [
+        "\"x\"",
+        "\"0x\"",
+        "\"-1x\"",
+        "\"1e3x\"",
+        "\"ten x\"",
+        "\"0.0001x\"",
+        "\"99999999999x\"",
+    ] {
+        check_key(
+            &format!("cold_start_cost = {value}"),
+            "service.wiki.cold_start_cost: ",
+        );
+    }
+    check_key(
+        "cold_start_cost = 0",
+        "service.wiki.cold_start_cost: \"0\" is too little",
+    );
+    check_key(
+        "cold_start_cost = \"2y\"",
+        "service.wiki.cold_start_cost: \"2y\" is more than a year",
+    );
+    check_key(
+        "cold_start_cost = \"infinity\"",
+        "service.wiki.cold_start_cost: \"infinity\" is more",
+    );
+    check(
+        "[agent]\ncold_start_cost = true",
+        "/etc/o.toml:2: agent.cold_start_cost: expected a string",
+    );
+}
+
+#[test]
+fn a_measured_cost_is_that_of_the_usual_start() {
+    let learning = Learning {
+        cold_start_cost: ColdStartCost::Starts(10_000),
+        ..Learning::default()
+    };
+    let check = |start: Option<u64>, cost: u64| {
+        let terms = learning.terms(start.map(Duration::from_millis));
+        assert_eq!(terms.cold_start_cost(), Duration::from_secs(cost));
+    };
+    check(None, 300);
+    check(Some(3_000), 30);
+    check(Some(1), 1);
+    check(Some(u64::MAX), 366 * 86_400);
 }

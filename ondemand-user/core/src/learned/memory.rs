@@ -191,9 +191,9 @@ impl Memory {
         }
     }
 
-    pub(super) fn is_sound(&self, terms: &Terms) -> bool {
+    pub(super) fn is_sound(&self, half_life: f64, terms: &Terms) -> bool {
         let rows = self.after.iter().chain([&self.all]);
-        self.half_life > 0.0
+        self.half_life == half_life
             && (1.0..=HEAVIEST).contains(&self.weight)
             && self.score.is_finite()
             && rows.into_iter().all(Row::is_sound)

@@ -13,6 +13,8 @@
 mod memory;
 mod reason;
 mod scale;
+mod starts;
+pub mod stored;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use memory::Memory;
 pub use reason::{Choice, Kind, Reason};
 use scale::Class;
 use serde::{Deserialize, Serialize};
+pub use starts::Starts;
 pub use terms::{DEFAULT_COST, SHORTEST, Terms};
 pub use trial::{Outcome, Trial};
 
@@ -64,6 +67,17 @@ impl Learned {
             bank: STAKE * terms.cost(),
             gaps: 0,
         };
+        learned.advise();
+        learned
+    }
+
+    /// The same by other terms. What a cold start costs is in all that was learned: with another cost nothing is known
+    /// any more.
+    pub fn by(self, terms: Terms) -> Self {
+        if self.terms.cost() != terms.cost() {
+            return Self::new(terms);
+        }
+        let mut learned = Self { terms, ..self };
         learned.advise();
         learned
     }
@@ -116,11 +130,10 @@ impl Learned {
     /// Whether it is a state that could have come from gaps: for one that was stored.
     pub fn is_sound(&self) -> bool {
         let bank = 0.0..=SAVED_UP.max(STAKE) * self.terms.cost();
-        bank.contains(&self.bank)
-            && self
-                .memories
-                .iter()
-                .all(|memory| memory.is_sound(&self.terms))
+        let mut memories = self.memories.iter().zip(HALF_LIVES);
+        self.terms.is_sound()
+            && bank.contains(&self.bank)
+            && memories.all(|(memory, half_life)| memory.is_sound(half_life, &self.terms))
     }
 
     fn advise(&mut self) {

@@ -31,9 +31,30 @@ impl Terms {
         }
     }
 
+    /// Whether they could come from [`Terms::new`].
+    pub(super) fn is_sound(&self) -> bool {
+        let longest = Duration::MAX.as_secs_f64();
+        (1e-3..=longest).contains(&self.cost)
+            && (0.0..=self.longest).contains(&self.shortest)
+            && self.longest <= longest
+    }
+
     /// The cost of a cold start.
     pub fn cold_start_cost(&self) -> Duration {
         Duration::from_secs_f64(self.cost)
+    }
+
+    /// The timeout of one who knows nothing: as near to the cost of a cold start as it may be.
+    pub fn fixed_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.fixed())
+    }
+
+    /// What a gap costs with this timeout.
+    pub fn cost_of_gap(&self, gap: Duration, timeout: Duration) -> Duration {
+        match gap <= timeout {
+            true => gap,
+            false => timeout.saturating_add(self.cold_start_cost()),
+        }
     }
 
     /// In seconds.
@@ -41,7 +62,7 @@ impl Terms {
         self.cost
     }
 
-    /// The timeout of one who knows nothing, nearest to the cost of a cold start: it costs at most twice the optimum.
+    /// The same as [`Terms::fixed_timeout`]: it costs at most twice the optimum, where it is that cost.
     pub(super) fn fixed(&self) -> f64 {
         self.cost.clamp(self.shortest, self.longest)
     }

@@ -107,6 +107,16 @@ fn it_keeps_within_its_bounds() {
 }
 
 #[test]
+fn other_bounds_keep_what_was_learned_and_another_cost_does_not() {
+    let before = learned(terms(COST), [3600.0; 30]);
+    let bounded = before.clone().by(within(COST, 60.0, 600.0));
+    assert_eq!(bounded.gaps(), 30);
+    assert_eq!(bounded.timeout(), Duration::from_secs(60));
+    assert_eq!(bounded.by(terms(COST)), before);
+    assert_eq!(before.by(terms(60.0)), Learned::new(terms(60.0)));
+}
+
+#[test]
 fn strange_gaps_are_gaps() {
     let year = 3.2e7;
     let gaps = [0.0, 1e-6, year, 100.0 * year, 1e13, 0.0];

@@ -1,7 +1,7 @@
 //! Tests of the state of one service.
 
 use ondemand_core::{
-    config::{Access, FirstClient, List},
+    config::{Access, FirstClient, IdleTimeout, Learning, List},
     measure::unit::ActiveState,
 };
 
@@ -76,7 +76,8 @@ fn service(listen: &str) -> Service {
         listen: vec![listen],
         backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
         unit: "wiki.service".into(),
-        idle_timeout: Some(Duration::from_secs(10)),
+        idle_timeout: IdleTimeout::After(Duration::from_secs(10)),
+        learning: Learning::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: None,

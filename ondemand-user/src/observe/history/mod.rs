@@ -9,12 +9,15 @@ mod known;
 mod loaded;
 mod mend;
 pub(crate) mod open;
+pub mod past;
 pub(crate) mod read;
 mod store;
 #[cfg(test)]
 mod tests;
 mod usage;
 mod writer;
+
+use std::time::Duration;
 
 pub use calendar::{Moment, monotonic};
 pub use known::Known;
@@ -133,4 +136,14 @@ pub enum What {
         /// How long it had been unused; `None`: unknown.
         gap: Option<i64>,
     },
+}
+
+impl What {
+    /// The gap between two uses that it ends, if it does and its length is known.
+    pub fn gap(&self) -> Option<Duration> {
+        match self {
+            Self::Arrived { gap, .. } => Some(Duration::from_millis(u64::try_from((*gap)?).ok()?)),
+            _ => None,
+        }
+    }
 }
