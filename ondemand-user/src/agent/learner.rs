@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ondemand_core::{
     config::{IdleTimeout, Learning, Service},
-    learned::{Choice, Kind, Learned, Starts, Terms, stored::Stored},
+    learned::{Choice, Learned, Starts, Tally, Terms, stored::Stored},
     measure::Ktime,
     words::Span,
 };
@@ -25,21 +25,9 @@ pub struct Learner {
     starts: Starts,
     /// Gaps that have ended since the history began to be read, which may not have them.
     since: Option<Vec<Duration>>,
-    tally: LearnedTally,
+    tally: Tally,
     /// The timeout that was logged last, and when.
     logged: Option<(Duration, Ktime)>,
-}
-
-/// What became of the gaps since the agent began to watch the service.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LearnedTally {
-    /// Gaps before which the learned timeout had a reason of this kind, in the order of [`Kind::ALL`].
-    pub reasons: [u64; Kind::ALL.len()],
-    /// What they cost with the configured timeout; if that is the learned one, with the one of a cold start's cost.
-    /// Seconds.
-    pub fixed_cost: f64,
-    /// What they cost with the learned timeout. Seconds.
-    pub learned_cost: f64,
 }
 
 impl Learner {
@@ -49,7 +37,7 @@ impl Learner {
             learned: Learned::new(learning.terms(None)),
             starts: Starts::default(),
             since: None,
-            tally: LearnedTally::default(),
+            tally: Tally::default(),
             logged: None,
         }
     }
@@ -74,8 +62,8 @@ impl Learner {
         self.learned.terms().cold_start_cost()
     }
 
-    /// The counts.
-    pub fn tally(&self) -> LearnedTally {
+    /// What became of the gaps since the agent began to watch the service.
+    pub fn tally(&self) -> Tally {
         self.tally
     }
 
@@ -142,7 +130,7 @@ impl Learner {
 
     /// Learns from a gap. Returns a message, if the timeout in force has changed by more than a step.
     pub fn learn(&mut self, gap: Duration, service: &Service, now: Ktime) -> Option<String> {
-        self.count(gap, service);
+        self.tally.count(gap, &self.learned, service.idle_timeout);
         self.learned.learn(gap);
         if let Some(since) = &mut self.since
             && since.len() < MOST_GAPS
@@ -167,23 +155,5 @@ impl Learner {
             Span(logged),
             self.choice()
         ))
-    }
-
-    fn count(&mut self, gap: Duration, service: &Service) {
-        let terms = self.learned.terms();
-        let learned = self.timeout();
-        let configured = match service.idle_timeout {
-            IdleTimeout::Learned => Some(terms.fixed_timeout()),
-            fixed => fixed.or(learned),
-        };
-        self.tally.fixed_cost += terms
-            .cost_of_gap(gap, configured.unwrap_or(Duration::MAX))
-            .as_secs_f64();
-        self.tally.learned_cost += terms.cost_of_gap(gap, learned).as_secs_f64();
-        let kind = self.choice().reason.kind();
-        let kinds = Kind::ALL.into_iter().zip(&mut self.tally.reasons);
-        for (_, count) in kinds.filter(|(of, _)| *of == kind) {
-            *count += 1;
-        }
     }
 }

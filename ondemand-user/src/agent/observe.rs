@@ -75,6 +75,7 @@ impl Agent {
             idle,
             ready: watched.shows_ready(state),
             idle_timeout: watched.idle_timeout(),
+            learned: (watched.learner.timeout(), watched.learner.tally()),
             held: watched.held.tally,
         }
     }

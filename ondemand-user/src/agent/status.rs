@@ -63,6 +63,12 @@ impl Agent {
         if let Some(stranger) = strangers::present(watched) {
             service.detail = format!("{}; {stranger}", service.detail);
         }
+        if service.learned.in_force && watched.problem.is_none() {
+            service.detail = format!(
+                "{}; idle timeout {}",
+                service.detail, service.learned.reason
+            );
+        }
         if let Some(hold) = hold {
             service.held = true;
             service.held_until = hold.until(&now).map(|until| until.to_string());

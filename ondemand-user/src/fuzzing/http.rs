@@ -58,6 +58,7 @@ fn observations() -> Observations {
         open: Some(1),
         idle: None,
         idle_timeout: None,
+        learned: Default::default(),
         ready: None,
         held: Tally::default(),
     };

@@ -94,6 +94,7 @@ pub fn ledger(data: &[u8]) {
         open: None,
         idle: None,
         idle_timeout: None,
+        learned: Default::default(),
         ready: None,
         held: Tally::default(),
     };

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 use tests::{
     client::{self, Request},
+    metrics,
     pause::idle_for,
     sandbox::Sandbox,
     service::{self, SOON, front, wait_state},
@@ -22,7 +23,7 @@ fn config(more: &str) -> String {
 }
 
 fn write(sandbox: &Sandbox, history: &str, services: &str) {
-    let agent = format!("[agent]\nmetrics = \"\"\nhistory = \"{history}\"\n\n");
+    let agent = format!("[agent]\nhistory = \"{history}\"\n\n");
     let path = "/etc/ondemand/ondemand.toml";
     sandbox.write(path, format!("{agent}{services}")).unwrap();
 }
@@ -146,6 +147,20 @@ fn what_was_learned_is_rebuilt_from_the_history() {
     assert!(seconds(&before, "fixed_cost_seconds") > 2.0, "{before}");
     assert_eq!(before["fixed_cost_seconds"], before["learned_cost_seconds"]);
     assert_eq!(service::number(&sandbox, "test", "stops").unwrap(), 0);
+    let samples = metrics::scrape(&sandbox).unwrap();
+    let sample = |name: &str, labels: &str| metrics::of_test(&samples, name, labels).unwrap();
+    let timeout = sample("learned_idle_timeout_seconds", "");
+    assert_eq!(timeout, seconds(&before, "idle_timeout_seconds"));
+    let few = ",reason=\"few-gaps\"";
+    assert_eq!(sample("learned_idle_timeout_reasons_total", few), 2.0);
+    let cost = |of: &str| {
+        sample(
+            "ondemand_gap_cost_seconds_total",
+            &format!(",timeout=\"{of}\""),
+        )
+    };
+    assert_eq!(cost("fixed"), cost("learned"));
+    assert_eq!(cost("fixed"), seconds(&before, "fixed_cost_seconds"));
 
     restart(&sandbox, || {
         sandbox.run(&["rm", LEARNED]).unwrap();
@@ -247,4 +262,18 @@ fn bursts_and_a_rhythm_settle_on_different_timeouts() {
         "{}",
         status["rhythm"]
     );
+    // They say why.
+    let table = sandbox.run(&["ondemand", "status"]).unwrap();
+    for name in ["test", "rhythm"] {
+        let reason = status[name]["learned"]["reason"].as_str().unwrap();
+        assert!(table.contains(reason), "{table}");
+        assert!(reason.contains(" gaps"), "{reason}");
+    }
+    service::wait_journal(
+        &sandbox,
+        "ondemand.service",
+        "test: its idle timeout is learned: ",
+        1,
+    )
+    .unwrap();
 }

@@ -15,6 +15,7 @@ mod reason;
 mod scale;
 mod starts;
 pub mod stored;
+mod tally;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use reason::{Choice, Kind, Reason};
 use scale::Class;
 use serde::{Deserialize, Serialize};
 pub use starts::Starts;
+pub use tally::Tally;
 pub use terms::{DEFAULT_COST, SHORTEST, Terms};
 pub use trial::{Outcome, Trial};
 

@@ -221,7 +221,10 @@ fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         return;
     };
     let service = &row.service;
-    let timeout = seconds(service.idle_timeout_seconds).unwrap_or("never".into());
+    let timeout = match service.learned.in_force {
+        true => service.learned.reason.clone(),
+        false => seconds(service.idle_timeout_seconds).unwrap_or("never".into()),
+    };
     let history = usize::from(area.width).saturating_sub(12);
     let lines = vec![
         Line::from(format!(

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ondemand_core::{
     caught::Tally,
+    learned::{self, Kind},
     lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
     runs::StopReason,
@@ -37,6 +38,8 @@ pub struct Observation {
     pub idle: Option<Duration>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
+    /// What was learned of it: an idle timeout, and what that would have meant.
+    pub learned: (Duration, learned::Tally),
     /// Whether its application is ready. `None`: it is down, or that is not asked.
     pub ready: Option<bool>,
     /// Its clients that were held.
@@ -200,6 +203,24 @@ impl Collector for All {
                     .map_or(f64::INFINITY, |timeout| timeout.as_secs_f64()),
             )
         })?;
+        all.gauge(
+            "ondemand_learned_idle_timeout",
+            Some(&seconds),
+            "Idle timeout that was learned from the service's own gaps, whether it is in force or not.",
+        )?
+        .gauges(|row| Some(row.learned.0.as_secs_f64()))?;
+        all.counter(
+            "ondemand_learned_idle_timeout_reasons",
+            None,
+            "Gaps between clients, by what the learned idle timeout rested on: few-gaps, lost (too much, so it was the fixed one), all-gaps, like-the-last (gaps after one like the last).",
+        )?
+        .kinds()?;
+        all.counter(
+            "ondemand_gap_cost",
+            Some(&seconds),
+            "Cost of the gaps between clients, time up and idle and cold starts at what they cost, by idle timeout: fixed (the configured one; with auto, that of a cold start's cost), learned.",
+        )?
+        .costs()?;
         all.gauge(
             "ondemand_state",
             None,
@@ -414,6 +435,36 @@ impl Family<'_> {
             ] {
                 let labels = [("service", observation.service.as_str()), ("to", way)];
                 count(&mut self.encoder.encode_family(&labels)?, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes a counter per kind of reason of a learned timeout.
+    fn kinds(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let counts = observation.learned.1.reasons;
+            for (kind, number) in Kind::ALL.into_iter().zip(counts) {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("reason", kind.as_str()),
+                ];
+                count(&mut self.encoder.encode_family(&labels)?, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes what gaps cost, per timeout.
+    fn costs(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let tally = &observation.learned.1;
+            for (timeout, cost) in [("fixed", tally.fixed_cost), ("learned", tally.learned_cost)] {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("timeout", timeout),
+                ];
+                count(&mut self.encoder.encode_family(&labels)?, &cost)?;
             }
         }
         Ok(())

@@ -29,6 +29,14 @@ fn row(service: &str) -> Row {
         open: Some(2),
         idle: Some(Duration::ZERO),
         idle_timeout: Some(Duration::from_millis(1500)),
+        learned: (
+            Duration::from_secs(90),
+            learned::Tally {
+                reasons: [3, 0, 1, 20],
+                fixed_cost: 600.5,
+                learned_cost: 90.25,
+            },
+        ),
         ready: Some(false),
         held: Tally {
             to_application: 6,
@@ -119,6 +127,24 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "gauge",
             "seconds",
             "idle_timeout_seconds{service=\"wiki\"} 1.5",
+        ),
+        (
+            "learned_idle_timeout_seconds",
+            "gauge",
+            "seconds",
+            "learned_idle_timeout_seconds{service=\"wiki\"} 90.0",
+        ),
+        (
+            "learned_idle_timeout_reasons",
+            "counter",
+            "",
+            "learned_idle_timeout_reasons_total{service=\"wiki\",reason=\"like-the-last\"} 20",
+        ),
+        (
+            "gap_cost_seconds",
+            "counter",
+            "seconds",
+            "gap_cost_seconds_total{service=\"wiki\",timeout=\"fixed\"} 600.5",
         ),
         (
             "state",
@@ -256,7 +282,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 25);
+    assert_eq!(helps.count(), 28);
 }
 
 #[test]
