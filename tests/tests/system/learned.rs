@@ -153,12 +153,7 @@ fn what_was_learned_is_rebuilt_from_the_history() {
     assert_eq!(timeout, seconds(&before, "idle_timeout_seconds"));
     let few = ",reason=\"few-gaps\"";
     assert_eq!(sample("learned_idle_timeout_reasons_total", few), 2.0);
-    let cost = |of: &str| {
-        sample(
-            "ondemand_gap_cost_seconds_total",
-            &format!(",timeout=\"{of}\""),
-        )
-    };
+    let cost = |of: &str| sample("gap_cost_seconds_total", &format!(",timeout=\"{of}\""));
     assert_eq!(cost("fixed"), cost("learned"));
     assert_eq!(cost("fixed"), seconds(&before, "fixed_cost_seconds"));
 
