@@ -106,6 +106,102 @@ fn equals_the_reference(trace: &str) {
     }
 }
 
+/// Seconds of a field of `learned`.
+fn learned(service: &Value, field: &str) -> f64 {
+    let found = service["learned"][field].as_f64();
+    found.unwrap_or_else(|| panic!("{field} in {}", service["learned"]))
+}
+
+/// What the learned timeout would have meant is consistent, for each service and in all.
+#[track_caller]
+fn learned_adds_up(trace: &str, most: (f64, f64)) {
+    const COST: u64 = 300;
+    let (services, end) = arrivals(trace);
+    let path = data(trace);
+    let path = path.to_str().unwrap();
+    let output = report(
+        &["--trace", path, "--json", "--cold-start-cost", "5min"],
+        b"",
+    );
+    assert!(output.status.success(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let fields = [
+        "cold_starts",
+        "warm_idle_seconds",
+        "cost_seconds",
+        "optimum_seconds",
+        "best_fixed_cost_seconds",
+    ];
+    let mut sums = [0.0; 5];
+    for service in json["services"].as_array().unwrap() {
+        let arrivals = &services[service["name"].as_str().unwrap()];
+        let [cold, warm, cost, optimum, best] = fields.map(|field| learned(service, field));
+        assert_eq!(cost, warm + cold * COST as f64, "{service}");
+        // The first client waits whoever decides.
+        let gaps = arrivals
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).min(COST));
+        assert_eq!(optimum, (COST + gaps.sum::<u64>()) as f64);
+        assert!(cost >= optimum, "{service}");
+        assert!(warm <= (end - arrivals[0]) as f64, "{service}");
+        let costs = service["what_if"].as_array().unwrap().iter();
+        let costs = costs.map(|row| row["cost_seconds"].as_f64().unwrap());
+        assert_eq!(best, costs.fold(f64::INFINITY, f64::min));
+        assert!(
+            service["learned"]["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains(": "))
+        );
+        for (sum, figure) in sums.iter_mut().zip([cold, warm, cost, optimum, best]) {
+            *sum += figure;
+        }
+    }
+    let total = &json["total"];
+    assert_eq!(fields.map(|field| learned(total, field)), sums);
+    let ratios = ["ratio_to_optimum", "ratio_to_best_fixed"].map(|field| learned(total, field));
+    assert_eq!(ratios, [sums[2] / sums[3], sums[2] / sums[4]]);
+    assert!(ratios[0] <= most.0 && ratios[1] <= most.1, "{ratios:?}");
+}
+
+#[test]
+fn what_is_learned_of_azure_functions_adds_up() {
+    require!(skip::missing(&["gzip"]));
+    learned_adds_up("azure2019_sample1250", (1.08, 1.02));
+}
+
+#[test]
+fn what_is_learned_of_a_home_web_server_adds_up() {
+    require!(skip::missing(&["gzip"]));
+    learned_adds_up("web_home_2015", (1.38, 1.02));
+}
+
+#[test]
+fn a_learned_timeout_keeps_within_its_bounds() {
+    let mut rows = "timestamp_seconds,service\n".to_owned();
+    for hour in 0..40 {
+        rows += &format!("{},a\n", 3600 * hour);
+    }
+    let timeout = |more: &[&str]| {
+        let output = report(
+            &[&["--trace", "-", "--json"], more].concat(),
+            rows.as_bytes(),
+        );
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        learned(&json["services"][0], "timeout_seconds")
+    };
+    assert!(timeout(&[]) < 60.0);
+    assert_eq!(timeout(&["--idle-timeout-min", "2min"]), 120.0);
+    assert_eq!(timeout(&["--idle-timeout-max", "1s"]), 1.0);
+    let bounds = ["--idle-timeout-min", "10s", "--idle-timeout-max", "9s"];
+    let arguments = [&["--trace", "-"][..], &bounds].concat();
+    check(
+        &arguments,
+        &rows,
+        2,
+        "--idle-timeout-max: 9 s is less than the shortest, 10 s",
+    );
+}
+
 #[test]
 fn every_azure_function_equals_the_reference() {
     require!(skip::missing(&["gzip"]));

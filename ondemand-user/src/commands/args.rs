@@ -252,6 +252,12 @@ pub struct Report {
     /// The time up and idle that is as bad as one cold start
     #[arg(long, value_name = "SPAN", value_parser = span, default_value = "10min")]
     pub cold_start_cost: Duration,
+    /// The shortest that a learned timeout may be [default: 5s; 1s with a trace]
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub idle_timeout_min: Option<Duration>,
+    /// The longest
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    pub idle_timeout_max: Option<Duration>,
     /// Price of a GiB of memory for an hour, in any currency
     #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
     pub price_per_gib_hour: Option<f64>,

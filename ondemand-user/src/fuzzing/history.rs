@@ -1,12 +1,12 @@
 //! A history: damaged, or written by another program.
 
-use std::{cell::RefCell, path::Path};
+use std::{cell::RefCell, path::Path, time::Duration};
 
-use ondemand_core::replay::Timeouts;
+use ondemand_core::{config::Learning, learned::Learned, replay::Timeouts};
 use rusqlite::{Connection, MAIN_DB, params};
 
 use super::Numbers;
-use crate::observe::history::{Moment, open, read::read_open};
+use crate::observe::history::{Moment, open, past, read::read_open};
 
 /// The start of a database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -72,10 +72,26 @@ fn whole(db: &mut Connection, data: &[u8]) {
     look(db, Some(1_799_000_000_000), 1_799_500_000_000);
 }
 
+/// All services as one.
+struct Told(Learned);
+
+impl past::Listener for Told {
+    fn start(&mut self, _: &str, _: Duration) {}
+
+    fn gap(&mut self, _: &str, length: Duration) {
+        self.0.learn(length);
+    }
+}
+
 fn look(db: &Connection, from: Option<i64>, until: i64) {
     let timeouts = Timeouts::default();
     let path = Path::new("/var/lib/ondemand/history.db");
-    let Ok((period, services)) = read_open(path, db, from, until, &timeouts, &now()) else {
+    // What is wrong with the rest of it is no matter for those who learn.
+    let mut told = Told(Learned::new(Learning::default().terms(None)));
+    let _ = past::tell_open(db, &now(), &mut told);
+    assert!(told.0.is_sound());
+    let rivals = (&timeouts, Learning::default().terms(None));
+    let Ok((period, services)) = read_open(path, db, from, until, rivals, &now()) else {
         return;
     };
     assert!(period.from <= period.until);

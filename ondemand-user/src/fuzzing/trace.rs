@@ -1,13 +1,13 @@
 //! A recorded trace, of any origin.
 
-use ondemand_core::replay::Timeouts;
+use ondemand_core::{config::Learning, replay::Timeouts};
 
 use crate::commands::report::trace::replay;
 
 /// A trace is replayed, and its figures are consistent; or a message names the line.
 pub fn trace(data: &[u8]) {
     let timeouts = Timeouts::default();
-    let trace = match replay(data, "trace", &timeouts) {
+    let trace = match replay(data, "trace", &timeouts, Learning::default().terms(None)) {
         Ok(trace) => trace,
         Err(error) => {
             let shown = format!("{error:#}");
@@ -21,6 +21,9 @@ pub fn trace(data: &[u8]) {
     for service in &trace.services {
         let arrivals: u64 = service.week.iter().copied().map(u64::from).sum();
         assert_eq!(arrivals, service.replay.arrivals());
+        let learned = service.trial.outcome();
+        assert!(learned.cost >= learned.optimum);
+        assert!(service.trial.learned().is_sound());
         let outcomes = service.replay.outcomes(&timeouts);
         for (shorter, longer) in outcomes.iter().zip(&outcomes[1..]) {
             assert!(shorter.cold_starts >= longer.cold_starts);

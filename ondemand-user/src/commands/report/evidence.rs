@@ -52,7 +52,10 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
-    use ondemand_core::replay::{Replay, Timeouts};
+    use ondemand_core::{
+        learned::{Terms, Trial},
+        replay::{Replay, Timeouts},
+    };
 
     use super::super::model::Service;
 
@@ -63,12 +66,23 @@ mod tests {
             let spans = [1, 60].map(std::time::Duration::from_secs);
             let timeouts = Timeouts::new(&spans).unwrap();
             let mut replay = Replay::new(&timeouts);
+            let [cost, shortest, longest] = [600, 5, 3600].map(std::time::Duration::from_secs);
+            let mut trial = Trial::new(Terms::new(cost, shortest, longest));
             replay.first();
+            trial.first();
             for _ in 0..gaps {
                 replay.gap(&timeouts, 30_000_000);
+                trial.gap(30_000_000);
             }
             let cost = 600_000_000;
-            let service = Service::new("wiki", &replay, &[0; 168], watched, &timeouts, cost);
+            let service = Service::new(
+                "wiki",
+                (&replay, &trial),
+                &[0; 168],
+                watched,
+                &timeouts,
+                cost,
+            );
             assert_eq!(service.evidence.missing().as_deref(), missing);
             assert_eq!(service.recommended.is_some(), missing.is_none());
             let total = Service::total(&[service], cost);

@@ -26,10 +26,11 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
         cpu.merge(&one.cpu);
         let measured = measure(&mut one, terms);
         add(&mut all, &measured);
-        let (replay, week) = (&one.replay, one.week.as_slice());
+        let gaps = (&one.replay, &one.trial);
+        let week = one.week.as_slice();
         let mut service = Service::new(
             &one.name,
-            replay,
+            gaps,
             week,
             measured.active_seconds + measured.inactive_seconds,
             &terms.timeouts,

@@ -2,6 +2,7 @@
 
 pub mod drawing;
 mod evidence;
+mod learned;
 mod measured;
 mod model;
 mod page;
@@ -19,8 +20,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use model::{Report, Service};
 use ondemand_core::{
+    learned::{SHORTEST, Terms as Learning},
     replay::{MOST_TIMEOUTS, Timeouts},
-    words::printable,
+    words::{Span, printable},
 };
 
 use crate::{
@@ -51,6 +53,8 @@ pub struct Terms {
     pub timeouts: Timeouts,
     /// The warm-idle time that is as bad as one cold start. Microseconds.
     pub cold_start_cost: u64,
+    /// What a learned timeout rests on besides the gaps.
+    pub learning: Learning,
     /// The price of memory, in any currency.
     pub price_per_gib_hour: Option<f64>,
 }
@@ -93,15 +97,31 @@ fn terms(options: &args::Report) -> Result<Terms> {
         })?,
     };
     let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    // The agent's own bounds. With a trace it may do what the fixed timeouts may that it is compared with.
+    let shortest = match options.trace {
+        Some(_) => Duration::from_secs(1),
+        None => SHORTEST,
+    };
+    let shortest = options.idle_timeout_min.unwrap_or(shortest);
+    let longest = options.idle_timeout_max.unwrap_or(Duration::MAX);
+    if longest < shortest {
+        let text = format!(
+            "--idle-timeout-max: {} is less than the shortest, {}: no timeout is between them",
+            Span(longest),
+            Span(shortest)
+        );
+        return Err(Usage(text).into());
+    }
     Ok(Terms {
         timeouts,
+        learning: Learning::new(options.cold_start_cost, shortest, longest),
         cold_start_cost: micros(options.cold_start_cost),
         price_per_gib_hour: options.price_per_gib_hour,
     })
 }
 
 fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {
-    let trace = trace::read(path, &terms.timeouts)?;
+    let trace = trace::read(path, &terms.timeouts, terms.learning)?;
     let known = trace.services.iter().map(|service| service.name.as_str());
     select(&options.services, known, &path.display().to_string())?;
     let services = trace
@@ -112,8 +132,9 @@ fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Repo
     let span = (trace.span.0 as f64 / 1e6, trace.span.1 as f64 / 1e6);
     let watched = span.1 - span.0;
     let services = services.map(|service| {
-        let (replay, week) = (&service.replay, service.week.as_slice());
-        Service::new(&service.name, replay, week, watched, &terms.timeouts, cost)
+        let gaps = (&service.replay, &service.trial);
+        let week = service.week.as_slice();
+        Service::new(&service.name, gaps, week, watched, &terms.timeouts, cost)
     });
     let services = services.collect();
     let zone = match span.0 < A_YEAR {
@@ -154,7 +175,7 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
         return Err(Usage(text.into()).into());
     }
     // The agent's user can write there.
-    let read = || history::read(&path, since, until, &terms.timeouts, &now);
+    let read = || history::read(&path, since, until, (&terms.timeouts, terms.learning), &now);
     let (period, loaded) = identity::as_owner(&path, read)
         .with_context(|| format!("read {} as its owner", path.display()))??;
     let known = loaded.iter().map(|service| service.name.as_str());

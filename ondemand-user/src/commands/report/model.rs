@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, path::Path};
 
 use ondemand_core::{
+    learned::Trial,
     replay::{self, Outcome, Replay, Timeouts},
     words::{Span, counted, span},
 };
 use serde::{Serialize, Serializer};
 
-use super::{Terms, evidence::Evidence};
+use super::{Terms, evidence::Evidence, learned::Learned};
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
@@ -55,6 +56,8 @@ pub struct Service {
     /// The outcome of each timeout.
     #[serde(serialize_with = "what_if")]
     pub what_if: WhatIf,
+    /// The outcome of the learned timeout.
+    pub learned: Learned,
     /// The timeout with the lowest cost; null without evidence.
     pub recommended: Option<Recommended>,
     /// What a recommendation would rest on.
@@ -196,7 +199,7 @@ impl Service {
     /// The result from the arrivals of one service, which was watched for this number of seconds.
     pub fn new(
         name: &str,
-        replay: &Replay,
+        (replay, trial): (&Replay, &Trial),
         week: &[u32],
         watched: f64,
         timeouts: &Timeouts,
@@ -214,6 +217,7 @@ impl Service {
             },
             ..Self::default()
         };
+        service.learned = Learned::new(trial, &service.what_if);
         service.conclude(watched);
         service
     }
@@ -240,6 +244,7 @@ impl Service {
                 }
             }
         }
+        total.learned = Learned::total(services.iter().map(|service| &service.learned));
         let watched = services.iter().map(|service| service.evidence.seconds);
         total.conclude(watched.fold(0.0, f64::max));
         total

@@ -8,6 +8,8 @@ use super::model::{Measured, Quantiles, Report, Service, seconds};
 
 /// Maximum number of services in the table: the busiest.
 const MOST_ROWS: usize = 40;
+/// Maximum number of reasons: those of the busiest.
+const MOST_REASONS: usize = 10;
 
 /// Formats the report.
 ///
@@ -31,6 +33,7 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     write_use(&mut text, report)?;
     write_what_if(&mut text, report)?;
     write_services(&mut text, report)?;
+    write_reasons(&mut text, report)?;
     Ok(text)
 }
 
@@ -202,6 +205,18 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
             span_of(seconds(outcome.cost(total.what_if.cold_start_cost))).to_string(),
         )?;
     }
+    let learned = &total.learned;
+    writeln!(
+        text,
+        "  {:>14}  {:>12}  {:>16}  {:>16}",
+        "auto",
+        learned.cold_starts,
+        span_of(learned.warm_idle_seconds).to_string(),
+        span_of(learned.cost_seconds).to_string()
+    )?;
+    if total.arrivals > 0 {
+        writeln!(text, "\nauto: {}.", learned.reason)?;
+    }
     match &total.recommended {
         Some(best) => {
             let timeout = span_of(best.timeout_seconds);
@@ -248,8 +263,8 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
     }
     writeln!(
         text,
-        "  {:>11}  {:>11}  {:>12}",
-        "BEST", "COLD STARTS", "UP AND IDLE"
+        "  {:>11}  {:>11}  {:>12}  {:>11}  {:>11}  {:>12}",
+        "BEST", "COLD STARTS", "UP AND IDLE", "AUTO", "COLD STARTS", "UP AND IDLE"
     )?;
     for row in rows {
         let name: String = row.name.chars().take(40).collect();
@@ -276,16 +291,27 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
             ];
             row_of(text, cells.map(String::as_str))?;
         }
-        match &row.recommended {
-            Some(best) => writeln!(
-                text,
-                "  {:>11}  {:>11}  {:>12}",
-                span_of(best.timeout_seconds).to_string(),
-                best.cold_starts,
-                span_of(best.warm_idle_seconds).to_string()
-            )?,
-            None => writeln!(text, "  {:>11}", "-")?,
+        let best = row.recommended.as_ref();
+        let best = best.map_or_else(
+            || ["-".to_owned(), String::new(), String::new()],
+            |best| {
+                [
+                    span_of(best.timeout_seconds).to_string(),
+                    best.cold_starts.to_string(),
+                    span_of(best.warm_idle_seconds).to_string(),
+                ]
+            },
+        );
+        let learned = &row.learned;
+        let learned = [
+            learned.timeout(),
+            learned.cold_starts.to_string(),
+            span_of(learned.warm_idle_seconds).to_string(),
+        ];
+        for [timeout, cold_starts, warm_idle] in [best, learned] {
+            write!(text, "  {timeout:>11}  {cold_starts:>11}  {warm_idle:>12}")?;
         }
+        writeln!(text)?;
     }
     if left_out > 0 {
         writeln!(
@@ -294,6 +320,21 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// Why the learned timeouts are what they are.
+fn write_reasons(text: &mut String, report: &Report) -> fmt::Result {
+    let mut rows: Vec<&Service> = report.services.iter().collect();
+    rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
+    writeln!(text, "\nWHY AUTO, AFTER THE LAST GAP")?;
+    for row in rows.iter().take(MOST_REASONS) {
+        let name: String = row.name.chars().take(40).collect();
+        writeln!(text, "  {name}: {}", row.learned.reason)?;
+    }
+    match rows.len().saturating_sub(MOST_REASONS) {
+        0 => Ok(()),
+        more => writeln!(text, "  and {more} more; --json has all of them"),
+    }
 }
 
 /// The measurements of a service, or their heads.

@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use csv_core::ReadRecordResult;
 use ondemand_core::{
+    learned::{Terms, Trial},
     replay::{Replay, Timeouts},
     words::counted,
 };
@@ -47,6 +48,8 @@ pub struct Service {
     pub name: String,
     /// Its gaps.
     pub replay: Replay,
+    /// The same by the learned timeout.
+    pub trial: Trial,
     /// Arrivals by hour of the week, UTC, starting on Monday at midnight.
     pub week: Box<[u32; 168]>,
     last: u64,
@@ -57,19 +60,19 @@ pub struct Service {
 /// # Errors
 ///
 /// It cannot be read, or is not a trace sorted by time: the message names file and line.
-pub fn read(path: &Path, timeouts: &Timeouts) -> Result<Trace> {
+pub fn read(path: &Path, timeouts: &Timeouts, learning: Terms) -> Result<Trace> {
     if path == Path::new("-") {
-        return replay(io::stdin().lock(), "standard input", timeouts);
+        return replay(io::stdin().lock(), "standard input", timeouts, learning);
     }
     let name = path.display().to_string();
     let file = File::open(path).with_context(|| format!("open the trace {name}"))?;
     let is_directory = file.metadata().is_ok_and(|data| data.is_dir());
     ensure!(!is_directory, "{name} is a directory; name a file in it");
     if path.extension().is_none_or(|extension| extension != "gz") {
-        return replay(file, &name, timeouts);
+        return replay(file, &name, timeouts, learning);
     }
     let (mut child, output) = unpack(file).with_context(|| format!("decompress {name}"))?;
-    let trace = replay(output, &name, timeouts);
+    let trace = replay(output, &name, timeouts, learning);
     let status = child.wait().context("wait for gzip")?;
     // A wrong line closes the pipe, which ends gzip by a signal. If gzip exits with an error, its
     // error is the cause of what the reader found.
@@ -96,9 +99,9 @@ fn unpack(file: File) -> Result<(Child, impl Read)> {
 /// # Errors
 ///
 /// Like [`read`].
-pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts) -> Result<Trace> {
+pub fn replay(input: impl Read, name: &str, timeouts: &Timeouts, learning: Terms) -> Result<Trace> {
     let mut input = BufReader::with_capacity(1 << 16, input);
-    let mut fleet = Fleet::new(timeouts);
+    let mut fleet = Fleet::new(timeouts, learning);
     let (mut columns, mut record) = (None, Record::new());
     let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
@@ -240,6 +243,7 @@ impl Record {
 /// All services during the reading of the trace.
 struct Fleet<'a> {
     timeouts: &'a Timeouts,
+    learning: Terms,
     numbers: HashMap<Box<[u8]>, usize>,
     services: Vec<Service>,
     begin: u64,
@@ -247,9 +251,10 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    fn new(timeouts: &'a Timeouts) -> Self {
+    fn new(timeouts: &'a Timeouts, learning: Terms) -> Self {
         Self {
             timeouts,
+            learning,
             numbers: HashMap::new(),
             services: Vec::new(),
             begin: 0,
@@ -295,7 +300,9 @@ impl<'a> Fleet<'a> {
         match self.numbers.get(service) {
             Some(&number) => {
                 let service = &mut self.services[number];
-                service.replay.gap(self.timeouts, at - service.last);
+                let gap = at - service.last;
+                service.replay.gap(self.timeouts, gap);
+                service.trial.gap(gap);
                 service.last = at;
                 service.week[hour] = service.week[hour].saturating_add(1);
             }
@@ -323,10 +330,12 @@ impl<'a> Fleet<'a> {
         let mut service = Service {
             name: text.to_owned(),
             replay: Replay::new(self.timeouts),
+            trial: Trial::new(self.learning),
             week: Box::new([0; 168]),
             last: at,
         };
         service.replay.first();
+        service.trial.first();
         service.week[hour] = 1;
         self.services.push(service);
         Ok(())
@@ -335,7 +344,9 @@ impl<'a> Fleet<'a> {
     fn end(mut self) -> Result<Trace> {
         ensure!(!self.services.is_empty(), "no arrivals");
         for service in &mut self.services {
-            service.replay.end(self.now - service.last);
+            let quiet = self.now - service.last;
+            service.replay.end(quiet);
+            service.trial.end(quiet);
         }
         Ok(Trace {
             services: self.services,

@@ -1,12 +1,9 @@
 //! The history of a service. Sums saturate instead of wrapping: the numbers may be those of a
 //! damaged file.
 
-use ondemand_core::{
-    replay::{Replay, Timeouts},
-    runs::StopReason,
-};
+use ondemand_core::{learned::Trial, replay::Replay, runs::StopReason};
 
-use super::Known;
+use super::{Known, read::Rivals};
 
 /// The number of equal parts of a period in the plot of states.
 pub const TIMELINE: usize = 240;
@@ -38,6 +35,8 @@ pub struct Loaded {
     pub name: String,
     /// Its quiet gaps. A gap belongs to the period in which it ends.
     pub replay: Replay,
+    /// The same by the learned timeout.
+    pub trial: Trial,
     /// Arrivals by hour of the week, local time, starting on Monday at midnight.
     pub week: Week,
     /// How long it was watched.
@@ -74,11 +73,12 @@ pub struct Loaded {
 
 impl Loaded {
     /// Without any data.
-    pub(super) fn new(name: String, quiet_since: Option<i64>, timeouts: &Timeouts) -> Self {
+    pub(super) fn new(name: String, quiet_since: Option<i64>, rivals: Rivals<'_>) -> Self {
         Self {
             name,
             quiet_since,
-            replay: Replay::new(timeouts),
+            replay: Replay::new(rivals.0),
+            trial: Trial::new(rivals.1),
             week: Box::new([0; 168]),
             watched: 0,
             active: 0,
@@ -110,7 +110,9 @@ impl Loaded {
         };
         let end = self.watched_until.min(period.until);
         let length = period.part(since, end);
-        self.replay.end((length as u64).saturating_mul(1000));
+        let length = (length as u64).saturating_mul(1000);
+        self.replay.end(length);
+        self.trial.end(length);
     }
 
     /// It was down for `span` milliseconds, and had this memory before.

@@ -32,7 +32,11 @@ pub fn tell(path: &Path, now: &Moment, listener: &mut impl Listener) -> Result<(
 }
 
 /// Like [`tell`], for an open database.
-fn tell_open(db: &Connection, now: &Moment, listener: &mut impl Listener) -> rusqlite::Result<()> {
+pub(crate) fn tell_open(
+    db: &Connection,
+    now: &Moment,
+    listener: &mut impl Listener,
+) -> rusqlite::Result<()> {
     let segments = open::segments(db)?;
     // If the agent has not written since the boot, all of it is over.
     let last = segments.last().filter(|last| last.boot == now.boot);

@@ -5,6 +5,7 @@ use std::{path::Path, thread};
 use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use ondemand_core::{
+    learned::{Terms, Trial},
     replay::{Replay, Timeouts},
     runs::StopReason,
 };
@@ -18,6 +19,9 @@ use super::{
     open,
 };
 
+/// The timeouts that are compared: fixed ones, and the learned one by these terms.
+pub type Rivals<'a> = (&'a Timeouts, Terms);
+
 /// Reads the database at `path`, from its first record if `from` is `None` or before that, as seen from
 /// `now`. Returns the period, which ends at `until`, and all services by name. All of these times are
 /// milliseconds since 1970.
@@ -29,21 +33,21 @@ pub fn read(
     path: &Path,
     from: Option<i64>,
     until: i64,
-    timeouts: &Timeouts,
+    rivals: Rivals<'_>,
     now: &Moment,
 ) -> Result<(Period, Vec<Loaded>)> {
     let mut db = open::to_read(path, now)?;
     let explain = |error| open::explain(path, error);
     // One consistent state, while the agent keeps writing.
     let db = db.transaction().map_err(explain)?;
-    let mut reader = Reader::begin(path, &db, from, until, timeouts, now)?;
+    let mut reader = Reader::begin(path, &db, from, until, rivals, now)?;
     // The two large tables are read in parallel.
     let (period, calendar) = (reader.period, reader.calendar.clone());
     let known = reader.known();
     let gaps = thread::scope(|scope| {
         let gaps = scope.spawn(|| {
             let db = open::to_read(path, now)?;
-            gaps(&db, period, &calendar, timeouts, &known).map_err(explain)
+            gaps(&db, period, &calendar, rivals, &known).map_err(explain)
         });
         reader.watches(&db).map_err(explain)?;
         reader.activations(&db).map_err(explain)?;
@@ -62,16 +66,16 @@ pub(crate) fn read_open(
     db: &Connection,
     from: Option<i64>,
     until: i64,
-    timeouts: &Timeouts,
+    rivals: Rivals<'_>,
     now: &Moment,
 ) -> Result<(Period, Vec<Loaded>)> {
     let explain = |error| open::explain(path, error);
     open::check(path, db)?;
-    let mut reader = Reader::begin(path, db, from, until, timeouts, now)?;
+    let mut reader = Reader::begin(path, db, from, until, rivals, now)?;
     reader.watches(db).map_err(explain)?;
     reader.activations(db).map_err(explain)?;
     let (period, known) = (reader.period, reader.known());
-    let gaps = gaps(db, period, &reader.calendar, timeouts, &known).map_err(explain)?;
+    let gaps = gaps(db, period, &reader.calendar, rivals, &known).map_err(explain)?;
     reader.finish(path, db, gaps)
 }
 
@@ -130,7 +134,7 @@ impl Reader {
         db: &Connection,
         from: Option<i64>,
         until: i64,
-        timeouts: &Timeouts,
+        rivals: Rivals<'_>,
         now: &Moment,
     ) -> Result<Self> {
         let explain = |error| open::explain(path, error);
@@ -162,15 +166,15 @@ impl Reader {
             begin,
             services: Vec::new(),
         };
-        reader.services(db, timeouts).map_err(explain)?;
+        reader.services(db, rivals).map_err(explain)?;
         Ok(reader)
     }
 
     /// Assembles the results.
     fn finish(mut self, path: &Path, db: &Connection, gaps: Gaps) -> Result<(Period, Vec<Loaded>)> {
         for (service, gaps) in self.services.iter_mut().zip(gaps) {
-            if let Some((service, (replay, week))) = service.as_mut().zip(gaps) {
-                (service.replay, service.week) = (replay, week);
+            if let Some((service, (replay, trial, week))) = service.as_mut().zip(gaps) {
+                (service.replay, service.trial, service.week) = (replay, trial, week);
             }
         }
         self.end(db).map_err(|error| open::explain(path, error))?;
@@ -205,7 +209,7 @@ impl Reader {
         self.services.get_mut(place)?.as_deref_mut()
     }
 
-    fn services(&mut self, db: &Connection, timeouts: &Timeouts) -> rusqlite::Result<()> {
+    fn services(&mut self, db: &Connection, rivals: Rivals<'_>) -> rusqlite::Result<()> {
         let mut statement = db.prepare("SELECT id, name, quiet_since FROM service ORDER BY id")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -215,7 +219,7 @@ impl Reader {
             };
             self.services.resize_with(place, || None);
             let (name, quiet_since) = (row.get(1)?, row.get(2)?);
-            let loaded = Loaded::new(name, quiet_since, timeouts);
+            let loaded = Loaded::new(name, quiet_since, rivals);
             self.services.push(Some(Box::new(loaded)));
         }
         Ok(())
@@ -367,17 +371,23 @@ impl Reader {
 }
 
 /// The gaps of a service, and when they ended.
-type Gaps = Vec<Option<(Replay, Week)>>;
+type Gaps = Vec<Option<(Replay, Trial, Week)>>;
 
 /// Reads the gaps of the known services.
 fn gaps(
     db: &Connection,
     period: Period,
     calendar: &Calendar,
-    timeouts: &Timeouts,
+    rivals: Rivals<'_>,
     known: &[bool],
 ) -> rusqlite::Result<Gaps> {
-    let none = || (Replay::new(timeouts), Box::new([0; 168]));
+    let none = || {
+        (
+            Replay::new(rivals.0),
+            Trial::new(rivals.1),
+            Box::new([0; 168]),
+        )
+    };
     let mut services: Gaps = known.iter().map(|known| known.then(none)).collect();
     let mut hours = Hours::new();
     let mut statement = db.prepare(
@@ -387,12 +397,19 @@ fn gaps(
     while let Some(row) = rows.next()? {
         let hour = hours.of(calendar.wall(row.get(0)?));
         let service = services.get_mut(row.get::<_, u32>(1)? as usize);
-        let Some((replay, week)) = service.and_then(Option::as_mut) else {
+        let Some((replay, trial, week)) = service.and_then(Option::as_mut) else {
             continue;
         };
         match unsigned(row, 2)? {
-            Some(length) => replay.gap(timeouts, length.saturating_mul(1000)),
-            None => replay.first(),
+            Some(length) => {
+                let length = length.saturating_mul(1000);
+                replay.gap(rivals.0, length);
+                trial.gap(length);
+            }
+            None => {
+                replay.first();
+                trial.first();
+            }
         }
         week[hour] = week[hour].saturating_add(1);
     }

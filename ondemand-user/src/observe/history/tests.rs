@@ -2,16 +2,17 @@
 
 mod days;
 mod old;
+mod past;
 mod unseen;
 mod year;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock};
 
-use ondemand_core::replay::Timeouts;
+use ondemand_core::{config::Learning, replay::Timeouts};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{store::Store, *};
+use super::{read::Rivals, store::Store, *};
 
 const MINUTE: i64 = 60_000;
 /// The wall clock at the boot: 2026-03-02, a Monday.
@@ -24,6 +25,11 @@ fn moment(monotonic: i64) -> Moment {
         monotonic,
         wall: BASE + monotonic,
     }
+}
+
+fn rivals() -> Rivals<'static> {
+    static TIMEOUTS: LazyLock<Timeouts> = LazyLock::new(Timeouts::default);
+    (&TIMEOUTS, Learning::default().terms(None))
 }
 
 fn place() -> (TempDir, std::path::PathBuf) {
@@ -97,7 +103,7 @@ fn written_at(path: &Path, records: &[Record], now: i64) -> Store {
 /// Reads a period, at its end. Milliseconds after the boot.
 fn read_at(path: &Path, from: Option<i64>, until: i64) -> anyhow::Result<(Period, Vec<Loaded>)> {
     let (from, now) = (from.map(|from| BASE + from), moment(until));
-    read(path, from, BASE + until, &Timeouts::default(), &now)
+    read(path, from, BASE + until, rivals(), &now)
 }
 
 fn load(path: &Path, from: i64, until: i64) -> Loaded {

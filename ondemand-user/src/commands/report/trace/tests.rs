@@ -2,9 +2,13 @@
 
 use super::*;
 
+fn learning() -> Terms {
+    ondemand_core::config::Learning::default().terms(None)
+}
+
 #[track_caller]
 fn refused(text: &str, expected: &str) {
-    let error = replay(text.as_bytes(), "t.csv", &Timeouts::default()).unwrap_err();
+    let error = replay(text.as_bytes(), "t.csv", &Timeouts::default(), learning()).unwrap_err();
     assert_eq!(format!("{error:#}"), expected, "{text:?}");
 }
 
@@ -74,7 +78,7 @@ fn other_ways_to_write_a_trace() {
         "service,url,timestamp_seconds\na,/x,0\na,\"/y,\",1.5000009\n",
         "\"timestamp_seconds\",\"service\"\n\"0\",\"a\"\n 1.5 ,a",
     ] {
-        let trace = replay(text.as_bytes(), "t.csv", &Timeouts::default()).unwrap();
+        let trace = replay(text.as_bytes(), "t.csv", &Timeouts::default(), learning()).unwrap();
         assert_eq!(trace.span, (0, 1_500_000), "{text:?}");
         let [service] = trace.services.as_slice() else {
             panic!("{text:?}: {trace:?}");

@@ -101,13 +101,7 @@ fn check(steps: &[Step], active: i64, watched: i64) {
     for step in steps {
         host.step(*step);
     }
-    let read = read(
-        &host.path,
-        None,
-        host.now.wall,
-        &Timeouts::default(),
-        &host.now,
-    );
+    let read = read(&host.path, None, host.now.wall, rivals(), &host.now);
     let (period, mut services) = read.unwrap();
     let found = services.remove(0);
     let seconds = |millis: i64| (millis + 500) / 1000;
@@ -266,6 +260,6 @@ fn a_wrong_clock_deletes_nothing() {
         ..moment(60 * MINUTE)
     };
     store.write(&many, &ahead).unwrap();
-    let (_, services) = read(&path, None, ahead.wall, &Timeouts::default(), &ahead).unwrap();
+    let (_, services) = read(&path, None, ahead.wall, rivals(), &ahead).unwrap();
     assert_eq!(services[0].activations, 2);
 }

@@ -29,7 +29,7 @@ fn check(sql: &str, now: (i64, i64), what: &[What], minutes: [i64; 2], later: [i
         wall: BASE + now.0 * HOUR,
     };
     let up = |now: &Moment| {
-        let (_, services) = read(&path, None, now.wall, &Timeouts::default(), now).unwrap();
+        let (_, services) = read(&path, None, now.wall, rivals(), now).unwrap();
         let mut found = [0, 0];
         for service in services {
             found[usize::from(service.name == "forge")] = service.active / MINUTE;
