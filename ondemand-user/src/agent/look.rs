@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use ondemand_core::{
     lifecycle::{Command, Counter, EndLoop, Input, View},
-    measure::{sample::Leg, unit::ActiveState},
     policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
 };
 
@@ -85,45 +84,6 @@ impl Agent {
                 // stopped is another one.
                 input = Some(Input::Changed);
             }
-        }
-    }
-
-    /// A connection that the application had, and that no process has any more, is no use of the next run.
-    fn forget_the_ended_run(&mut self, name: &str) {
-        let Some(watched) = self.services.get(name) else {
-            return;
-        };
-        let (Some(units), Ok(sample)) = (self.units_of(watched), self.sampler.sample(watched.slot))
-        else {
-            return;
-        };
-        let state = units.backend.state;
-        let is_open = |leg: &Leg| leg.open().is_some_and(|open| open > 0);
-        let of_application = [sample.steered, sample.back, sample.ignored];
-        // A client that has just come to the front socket waits for the next run.
-        let age = sample.last_activity.and_then(|at| sample.at.since(at));
-        let of_proxy = units.proxy.is_settled_down()
-            && is_open(&sample.front)
-            && age.is_some_and(|age| age > STAMP_SLACK * 5);
-        let has_ended = state.is_down() || state == ActiveState::Activating;
-        if !has_ended || !(of_proxy || of_application.iter().any(is_open)) {
-            return;
-        }
-        // What a process still has is no orphan, and is looked for again when something has changed.
-        let legs = of_application.iter().chain([&sample.front]);
-        let sums = legs.fold((0, 0), |(accepted, closed), leg| {
-            (accepted + leg.accepted, closed + leg.closed)
-        });
-        let slot = watched.slot;
-        let before = self
-            .services
-            .get_mut(name)
-            .and_then(|watched| watched.left.replace(sums));
-        if before == Some(sums) {
-            return;
-        }
-        if let Err(error) = timed("orphans", || self.sampler.end_run(slot)) {
-            log::warn!("{name}: {error:#}");
         }
     }
 

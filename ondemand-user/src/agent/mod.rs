@@ -22,6 +22,7 @@ mod loops;
 mod may_stop;
 mod notify;
 mod observe;
+mod orphans;
 mod polls;
 mod privilege;
 mod ready;

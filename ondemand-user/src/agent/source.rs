@@ -208,6 +208,10 @@ impl Source {
 
     /// Why the file is not in force, and what is, on one line; `None`: it is.
     pub fn trouble(&self) -> Option<String> {
+        // After each event, for the line of the agent's state.
+        if self.is_in_force() {
+            return None;
+        }
         self.report().trouble()
     }
 

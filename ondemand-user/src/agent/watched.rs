@@ -19,7 +19,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{caught::Held, learner::Learner};
+use super::{caught::Held, learner::Learner, orphans::Orphans};
 use crate::{
     bus::Reply,
     host::{ablation, complaints::Complaints},
@@ -78,8 +78,8 @@ pub struct Watched {
     /// The number of the pending call to systemd or to the veto program; answers to older ones are
     /// late.
     pub ticket: u64,
-    /// The connections accepted and closed when it was last looked for what the ended run has left.
-    pub left: Option<(u64, u64)>,
+    /// Connections that ended runs have left.
+    pub orphans: Orphans,
     /// The listener of a stranger at its address, as a sentence.
     pub stranger: Option<String>,
     /// Whether the program that listens at its address binds ports for containers.
@@ -141,7 +141,7 @@ impl Watched {
             armed: false,
             uncounted: Uncounted::default(),
             ticket: 0,
-            left: None,
+            orphans: Orphans::default(),
             stranger: None,
             forwarder: false,
             awaits_accept: None,

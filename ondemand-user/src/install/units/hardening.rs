@@ -14,7 +14,6 @@ ProtectClock=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
-ProtectKernelTunables=yes
 ProtectControlGroups=yes
 ProtectProc=invisible
 ProcSubset=pid
@@ -27,6 +26,7 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+ReadOnlyPaths=-/sys
 ";
 
 /// What the program needs of the file system: its libraries, wherever a distribution has them, and
@@ -41,8 +41,12 @@ const NEEDED: &str =
 /// then the proxy could not query systemd about the backend.
 pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> String {
     let mut text = String::from(ALWAYS);
-    if let Some(user) = user {
-        text += &format!("User={user}\n");
+    match user {
+        // What ProtectKernelTunables= makes read-only is hidden by ProcSubset=, or below /sys. For each of its twenty
+        // names systemd 252 reads the table of mounts twice, whether it is there or not.
+        Some(user) => text += &format!("User={user}\n"),
+        // Without ProcSubset=, on a kernel that lacks it, root could write there.
+        None => text += "ProtectKernelTunables=yes\n",
     }
     let path = match backend {
         Endpoint::Tcp(_) => None,

@@ -137,6 +137,8 @@ fn the_proxy_may_do_little() {
         "PrivateUsers=",
         "RootDirectory=/RootImage=",
         "DeviceAllow=",
+        // ProcSubset= and ReadOnlyPaths= stand for it.
+        "ProtectKernelTunables=",
     ];
     let dac = [
         // TemporaryFileSystem=/:ro stands for it.
@@ -156,6 +158,7 @@ fn the_proxy_may_do_little() {
             // It hides the whole file system, and the table does not know it.
             "TemporaryFileSystem=",
             "BindReadOnlyPaths=",
+            "ReadOnlyPaths=",
         ];
         check(&unit, &part, &[&rest[..], more].concat(), &unseen);
     }
@@ -182,9 +185,9 @@ fn the_scores() {
         let part = hardening::proxy(&config.services["wiki"].backend, "/bin/true", user);
         format!("[Service]\nExecStart=/bin/true\n{part}")
     };
-    check(&proxy(&wiki(""), Some("ondemand")), 1.3);
-    check(&proxy(&unix("/run/b.sock"), Some("ondemand")), 1.5);
-    check(&proxy(&unix("/tmp/b.sock"), Some("ondemand")), 1.7);
+    check(&proxy(&wiki(""), Some("ondemand")), 1.5);
+    check(&proxy(&unix("/run/b.sock"), Some("ondemand")), 1.7);
+    check(&proxy(&unix("/tmp/b.sock"), Some("ondemand")), 1.9);
     // Without a user for it.
     check(&proxy(&wiki(""), None), 1.6);
 }
