@@ -44,21 +44,33 @@ const PROGRAM: &str = "test-holder";
 /// What starts the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
-    Ondemand,
+    /// The kernel holds the client for a second; after that the proxy carries it.
+    Held,
+    Proxied,
     /// The application takes its socket from systemd.
     Native,
     /// systemd-socket-proxyd.
     Proxyd,
 }
 
-const WAYS: [Way; 3] = [Way::Ondemand, Way::Native, Way::Proxyd];
+const WAYS: [Way; 4] = [Way::Held, Way::Proxied, Way::Native, Way::Proxyd];
 
 impl Way {
     fn name(self) -> &'static str {
         match self {
-            Self::Ondemand => "ondemand",
+            Self::Held => "ondemand, held",
+            Self::Proxied => "ondemand, proxied",
             Self::Native => "its own socket unit",
             Self::Proxyd => "socket-proxyd",
+        }
+    }
+
+    /// What the configuration says of first clients, if there is one.
+    fn first_client(self) -> Option<&'static str> {
+        match self {
+            Self::Held => Some("held"),
+            Self::Proxied => Some("proxied"),
+            Self::Native | Self::Proxyd => None,
         }
     }
 }
@@ -118,8 +130,8 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
             progress.step(&format!(
                 "round {round} of {rounds}: {size} services, {name}"
             ));
-            let members: Vec<Member> = (0..size).map(Member::quiet).collect();
-            let sandbox = set_up(settings, way, &members)?;
+            let mut members: Vec<Member> = (0..size).map(Member::quiet).collect();
+            let sandbox = set_up(settings, way, &mut members)?;
             let usage = Usage::now(&sandbox)?;
             progress.step(&format!("round {round} of {rounds}: their clients, {name}"));
             for (kind, value) in one(&sandbox, way, &members)? {
@@ -136,8 +148,12 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     })
 }
 
-fn set_up(settings: &Settings, way: Way, members: &[Member]) -> Result<Sandbox> {
-    if way == Way::Ondemand {
+fn set_up(settings: &Settings, way: Way, members: &mut [Member]) -> Result<Sandbox> {
+    if let Some(first_client) = way.first_client() {
+        for member in &mut *members {
+            member.first_client = first_client;
+        }
+        let members = &*members;
         let sandbox = fleet::boot(&settings.ondemand, PROGRAM, members)?;
         fleet::watch(&sandbox, members)?;
         return Ok(sandbox);
@@ -146,7 +162,7 @@ fn set_up(settings: &Settings, way: Way, members: &[Member]) -> Result<Sandbox> 
     sandbox.install(&tests::built(PROGRAM)?, &format!("/usr/bin/{PROGRAM}"))?;
     let write =
         |file: &str, text: String| sandbox.write(&format!("/etc/systemd/system/{file}"), text);
-    for member in members {
+    for member in &*members {
         let (name, unit) = (&member.name, member.unit());
         let (front, backend) = (member.front, member.backend);
         let starts = match way {
@@ -192,9 +208,9 @@ fn set_up(settings: &Settings, way: Way, members: &[Member]) -> Result<Sandbox> 
 
 /// Milliseconds of CPU time of PID 1, the agent, and all.
 fn used(sandbox: &Sandbox, way: Way) -> Result<[f64; 3]> {
-    let agent = match way {
-        Way::Ondemand => fleet::agent_cpu(sandbox)? / 1000.0,
-        _ => 0.0,
+    let agent = match way.first_client() {
+        Some(_) => fleet::agent_cpu(sandbox)? / 1000.0,
+        None => 0.0,
     };
     let all = cpu_microseconds(sandbox, "")? / 1000.0;
     Ok([init_cpu(sandbox)?, agent, all])
@@ -272,21 +288,30 @@ fn report(values: &Values, size: u16, rounds: u32) -> Report {
         let row = std::iter::once(kind.name().to_owned()).chain(WAYS.map(value));
         table.rows.push(row.collect());
     }
-    let ours = |kind| series(kind, Way::Ondemand);
-    let targets = vec![
-        Target {
-            what: "ondemand: clients without an answer".to_owned(),
-            series: ours(Kind::Unserved),
-            limit: Limit::AtMost(0.0),
-            digits: 0,
-        },
-        Target {
-            what: "ondemand: the agent's CPU / PID 1's".to_owned(),
-            series: ours(Kind::Agent).ratio_to(&ours(Kind::Init)),
-            limit: Limit::AtMost(SHARE),
-            digits: 2,
-        },
-    ];
+    let mut targets = Vec::new();
+    for way in WAYS.into_iter().filter(|way| way.first_client().is_some()) {
+        let (name, of) = (way.name(), |kind| series(kind, way));
+        targets.extend([
+            Target {
+                what: format!("{name}: clients without an answer"),
+                series: of(Kind::Unserved),
+                limit: Limit::AtMost(0.0),
+                digits: 0,
+            },
+            Target {
+                what: format!("{name}: the agent's CPU / PID 1's"),
+                series: of(Kind::Agent).ratio_to(&of(Kind::Init)),
+                limit: Limit::AtMost(SHARE),
+                digits: 2,
+            },
+            Target {
+                what: format!("{name} / {}: the slowest waits", Way::Proxyd.name()),
+                series: of(Kind::Slowest).ratio_to(&series(Kind::Slowest, Way::Proxyd)),
+                limit: Limit::AtMost(1.0),
+                digits: 2,
+            },
+        ]);
+    }
     let figures = values.iter().map(|((kind, way), series)| Figure {
         what: kind.name().to_owned(),
         of: way.name().to_owned(),

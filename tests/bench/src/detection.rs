@@ -127,6 +127,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
             front: 8000,
             backend: 8080,
             idle_timeout: TIMEOUT,
+            first_client: "auto",
         },
     );
     let sandbox = fleet::boot(&settings.ondemand, "test-backend", &members)?;

@@ -26,6 +26,8 @@ pub struct Member {
     pub backend: u16,
     /// The idle timeout.
     pub idle_timeout: Duration,
+    /// What becomes of its clients while it is down, as in the configuration.
+    pub first_client: &'static str,
 }
 
 impl Member {
@@ -36,6 +38,7 @@ impl Member {
             front: 10_000 + index,
             backend: 20_000 + index,
             idle_timeout: Duration::from_secs(3600),
+            first_client: "auto",
         }
     }
 
@@ -47,12 +50,13 @@ impl Member {
     fn table(&self) -> String {
         format!(
             "[service.{}]\nlisten = [\"127.0.0.1:{}\"]\nbackend = \"127.0.0.1:{}\"\nunit = \"{}\"\n\
-             idle_timeout = \"{}ms\"\nmin_uptime = \"0s\"\nsteer = true\n\n",
+             idle_timeout = \"{}ms\"\nmin_uptime = \"0s\"\nsteer = true\nfirst_client = \"{}\"\n\n",
             self.name,
             self.front,
             self.backend,
             self.unit(),
-            self.idle_timeout.as_millis()
+            self.idle_timeout.as_millis(),
+            self.first_client
         )
     }
 }

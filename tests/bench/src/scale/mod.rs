@@ -156,6 +156,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
         front: 8000,
         backend: 8080,
         idle_timeout: Duration::from_secs(3600),
+        first_client: "auto",
     });
     let sandbox = fleet::boot(&settings.ondemand, "test-holder", &members)?;
     fleet::watch(&sandbox, &members)?;
