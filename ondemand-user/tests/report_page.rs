@@ -264,6 +264,53 @@ fn the_same_figures_for_scripts() {
 }
 
 #[test]
+fn what_people_want_to_know_comes_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
+    let more = ["--currency", "EUR", "--watts-per-cpu", "10"];
+    let json: Value =
+        serde_json::from_slice(&report(&history, &[&["--json"][..], &more].concat())).unwrap();
+    tests::documents::assert_documented(&json);
+    let (total, hours) = (&json["total"], 7.0 * 24.0);
+    let close = |found: &Value, expected: f64| {
+        let found = found.as_f64().unwrap();
+        assert!((found - expected).abs() < 1e-9, "{found}, {expected}");
+    };
+    close(&total["off_ratio"], 1.0 - 21.0 * 0.5 / hours);
+    let given_back = hours - 8.0 - 21.0 * 0.5;
+    close(&json["services"][0]["memory_gib_less"], given_back / hours);
+    close(&total["memory_gib_less"], 3.0 * given_back / hours);
+    close(&total["cpu_kwh"], 3.0 * 42.0 * 10.0 / 3.6e6);
+    assert_eq!(
+        (&json["currency"], &json["watts_per_cpu"]),
+        (&"EUR".into(), &10.0.into())
+    );
+    let headline = json["headline"].as_str().unwrap();
+    let learned = total["learned"]["cold_starts"].as_u64().unwrap();
+    for part in [
+        "Off 94 % of the time",
+        "2.7 GiB less memory on average",
+        &format!("worth {:.2} EUR", 3.0 * given_back * 0.5),
+        "63 starts",
+        &format!("with auto {learned} clients would have waited"),
+    ] {
+        assert!(headline.contains(part), "{part:?} in {headline}");
+    }
+    // On top, and what a recommendation rests on before it.
+    let text = String::from_utf8(report(&history, &more)).unwrap();
+    assert_eq!(text.split("\n\n").nth(1), Some(headline), "{text}");
+    let place = |words: &str| {
+        text.find(words)
+            .unwrap_or_else(|| panic!("{words:?} in {text}"))
+    };
+    assert!(
+        place("Evidence: 60 gaps between clients in 7 d.") < place("Recommended: "),
+        "{text}"
+    );
+    assert!(text.contains(" kWh"), "{text}");
+}
+
+#[test]
 fn what_systemd_does_not_account_is_unknown() {
     let directory = tempfile::tempdir().unwrap();
     let history = week(directory.path(), None, None);

@@ -7,7 +7,7 @@ use ondemand_core::config::{DEFAULT_PATH, Endpoint, Ready, Statuses, time_span};
 
 use super::{
     help,
-    values::{moment, price, span},
+    values::{currency, moment, price, span, watts},
 };
 use crate::{install::permission::USER, proxy};
 
@@ -261,6 +261,12 @@ pub struct Report {
     /// Price of a GiB of memory for an hour, in any currency
     #[arg(long, value_name = "PRICE", value_parser = price, allow_hyphen_values = true)]
     pub price_per_gib_hour: Option<f64>,
+    /// The currency of the price: EUR
+    #[arg(long, value_name = "NAME", value_parser = currency, requires = "price_per_gib_hour")]
+    pub currency: Option<String>,
+    /// What a CPU takes while it is used, in watts: for the energy of the services' CPU time
+    #[arg(long, value_name = "WATTS", value_parser = watts, allow_hyphen_values = true)]
+    pub watts_per_cpu: Option<f64>,
     /// Print JSON, for scripts
     #[arg(long, conflicts_with = "html")]
     pub json: bool,
@@ -329,6 +335,13 @@ mod tests {
         check("ondemand report --last 7", false);
         check("ondemand report --cold-start-cost 10", false);
         check("ondemand report --price-per-gib-hour -1", false);
+        check(
+            "ondemand report --price-per-gib-hour 1 --currency EUR",
+            true,
+        );
+        check("ondemand report --currency EUR", false);
+        check("ondemand report --watts-per-cpu 12.5", true);
+        check("ondemand report --watts-per-cpu -1", false);
         check(
             "ondemand wait-listening wiki -- /bin/proxyd --x 127.0.0.1:80",
             true,

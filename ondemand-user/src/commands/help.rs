@@ -133,7 +133,7 @@ agent: it shows what ondemand would have done.
 Examples:
   ondemand report --last 7d
   ondemand report --since 2026-11-01 --until 2026-12-01 --html november.html
-  ondemand report wiki --cold-start-cost 30min --price-per-gib-hour 0.004
+  ondemand report wiki --cold-start-cost 30min --price-per-gib-hour 0.004 --currency EUR
   ondemand report --trace arrivals.csv --timeouts 1min,10min,1h --json
 
 Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";

@@ -51,6 +51,35 @@ pub fn span(text: &str) -> Result<Duration, String> {
     Ok(span)
 }
 
+/// The longest name of a currency. Characters.
+const LONGEST_CURRENCY: usize = 16;
+
+/// Parses the name or the sign of a currency.
+///
+/// # Errors
+///
+/// `text` is none that could be printed beside a price.
+pub fn currency(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let is_plain =
+        (1..=LONGEST_CURRENCY).contains(&text.chars().count()) && !text.contains(char::is_control);
+    match is_plain {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "not a currency of at most {LONGEST_CURRENCY} characters; write it like EUR"
+        )),
+    }
+}
+
+/// Parses a power in watts: a number that is not negative.
+///
+/// # Errors
+///
+/// `text` is not one.
+pub fn watts(text: &str) -> Result<f64, String> {
+    price(text).map_err(|_| format!("{text:?} is not a number of watts; write it like 12.5"))
+}
+
 /// Parses a price: a number that is not negative.
 ///
 /// # Errors
@@ -93,6 +122,16 @@ mod tests {
             1_800_000
         );
         assert_eq!(local("2026-11-01"), local("2026-11-01T00:00:00"));
+    }
+
+    #[test]
+    fn currencies() {
+        assert_eq!(currency(" EUR "), Ok("EUR".to_owned()));
+        assert_eq!(currency("\u{20ac}"), Ok("\u{20ac}".to_owned()));
+        for text in ["", " ", "\u{1b}[2J", "a currency that is none"] {
+            assert!(currency(text).is_err(), "{text:?}");
+        }
+        assert!(watts("12.5").is_ok() && watts("-1").is_err() && watts("").is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a recommendation rests on.
 
+use std::fmt;
+
 use ondemand_core::words::{Span, counted, span};
 use serde::Serialize;
 
@@ -47,6 +49,14 @@ impl Evidence {
         });
         let missing: Vec<String> = [gaps, watched].into_iter().flatten().collect();
         (!missing.is_empty()).then(|| missing.join("; "))
+    }
+}
+
+/// `120 gaps between clients in 3 d 4 h`.
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gaps = counted(self.gaps, "gap");
+        write!(f, "{gaps} between clients in {}", Span(span(self.seconds)))
     }
 }
 

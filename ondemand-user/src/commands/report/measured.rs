@@ -45,13 +45,11 @@ pub fn report(path: &Path, period: Period, loaded: Vec<Loaded>, terms: &Terms) -
     all.first_byte = Quantiles::of(&mut starts.1);
     all.memory_gib_hours_given_back = gib_hours(&given_back);
     all.cpu_seconds = cpu_seconds(&cpu);
-    all.money_given_back = money(&all, terms);
     let span = (period.from as f64 / 1e3, period.until as f64 / 1e3);
+    all.conclude(span.1 - span.0, terms);
     let zone = jiff::tz::TimeZone::system();
     let zone = zone.iana_name().unwrap_or("local time").to_owned();
-    let mut report = Report::new("history", path, span, zone, services, terms);
-    report.total.measured = Some(all);
-    report
+    Report::new("history", path, span, zone, services, Some(all), terms)
 }
 
 fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
@@ -64,20 +62,35 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         cold_start: Quantiles::of(&mut one.cold_starts),
         first_byte: Quantiles::of(&mut one.first_bytes),
         memory_gib_hours_given_back: gib_hours(&one.given_back),
-        money_given_back: None,
         cpu_seconds: cpu_seconds(&one.cpu),
         connections: one.connections,
         received_bytes: one.received,
         sent_bytes: one.sent,
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
+        ..Measured::default()
     };
-    measured.money_given_back = money(&measured, terms);
+    let watched = measured.active_seconds + measured.inactive_seconds;
+    measured.conclude(watched, terms);
     measured
 }
 
-fn money(measured: &Measured, terms: &Terms) -> Option<f64> {
-    let price = terms.price_per_gib_hour?;
-    Some(measured.memory_gib_hours_given_back? * price)
+impl Measured {
+    /// Computes what follows from the others, in this number of seconds.
+    fn conclude(&mut self, seconds: f64, terms: &Terms) {
+        let watched = self.active_seconds + self.inactive_seconds;
+        let given_back = self.memory_gib_hours_given_back;
+        let hours = seconds / 3600.0;
+        self.off_ratio = (watched > 0.0).then(|| self.inactive_seconds / watched);
+        self.memory_gib_less = given_back.filter(|_| hours > 0.0).map(|sum| sum / hours);
+        self.money_given_back = given_back
+            .zip(terms.price_per_gib_hour)
+            .map(|(sum, price)| sum * price);
+        let joules = self
+            .cpu_seconds
+            .zip(terms.watts_per_cpu)
+            .map(|(time, watts)| time * watts);
+        self.cpu_kwh = joules.map(|joules| joules / 3.6e6);
+    }
 }
 
 fn gib_hours(given_back: &Known<u128>) -> Option<f64> {

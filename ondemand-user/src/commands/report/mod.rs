@@ -2,6 +2,7 @@
 
 pub mod drawing;
 mod evidence;
+mod headline;
 mod learned;
 mod measured;
 mod model;
@@ -57,6 +58,10 @@ pub struct Terms {
     pub learning: Learning,
     /// The price of memory, in any currency.
     pub price_per_gib_hour: Option<f64>,
+    /// Its currency.
+    pub currency: Option<String>,
+    /// What a CPU that is used takes, in watts.
+    pub watts_per_cpu: Option<f64>,
 }
 
 /// Computes the report and prints it, or writes it as a page.
@@ -117,6 +122,8 @@ fn terms(options: &args::Report) -> Result<Terms> {
         learning: Learning::new(options.cold_start_cost, shortest, longest),
         cold_start_cost: micros(options.cold_start_cost),
         price_per_gib_hour: options.price_per_gib_hour,
+        currency: options.currency.clone(),
+        watts_per_cpu: options.watts_per_cpu,
     })
 }
 
@@ -147,6 +154,7 @@ fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Repo
         span,
         zone.into(),
         services,
+        None,
         terms,
     ))
 }

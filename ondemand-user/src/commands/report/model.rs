@@ -9,7 +9,7 @@ use ondemand_core::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Terms, evidence::Evidence, learned::Learned};
+use super::{Terms, evidence::Evidence, headline, learned::Learned};
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
@@ -30,6 +30,12 @@ pub struct Report {
     pub cold_start_cost_seconds: f64,
     /// The price from the command line.
     pub price_per_gib_hour: Option<f64>,
+    /// Its currency.
+    pub currency: Option<String>,
+    /// What a CPU that is used takes, from the command line. Watts.
+    pub watts_per_cpu: Option<f64>,
+    /// What people want to know first, in one sentence.
+    pub headline: String,
     /// All services together, with one timeout for all.
     pub total: Service,
     /// By name.
@@ -76,6 +82,8 @@ pub struct Measured {
     pub active_seconds: f64,
     /// How long it was down while it was watched.
     pub inactive_seconds: f64,
+    /// The share of that; null: it was not watched.
+    pub off_ratio: Option<f64>,
     /// How long starts took until the application listened.
     pub cold_start: Quantiles,
     /// How long starts took until the first packet went to a client.
@@ -83,10 +91,14 @@ pub struct Measured {
     /// Memory at each stop, times the time until the next start. Null if systemd does not account it;
     /// stops without accounting are not included.
     pub memory_gib_hours_given_back: Option<f64>,
-    /// The same in money; null without a price.
+    /// The same over the time: how much less memory was used on average. GiB; null as above.
+    pub memory_gib_less: Option<f64>,
+    /// The memory given back in money; null without a price.
     pub money_given_back: Option<f64>,
     /// CPU time of the runs that ended in the period; null as above.
     pub cpu_seconds: Option<f64>,
+    /// The energy that took; null without `watts_per_cpu`, and as above.
+    pub cpu_kwh: Option<f64>,
     /// Clients accepted in these runs.
     pub connections: u64,
     /// Payload bytes from clients in these runs.
@@ -333,18 +345,27 @@ fn recommend(what_if: &WhatIf) -> Option<Recommended> {
 }
 
 impl Report {
-    /// Assembles a report; `services` in any order.
+    /// Formats an amount of money.
+    pub fn money(&self, amount: f64) -> String {
+        match &self.currency {
+            Some(currency) => format!("{amount:.2} {currency}"),
+            None => format!("{amount:.2}"),
+        }
+    }
+
+    /// Assembles a report; `services` in any order, `measured` of all of them.
     pub fn new(
         source: &'static str,
         file: &Path,
         (from, until): (f64, f64),
         time_zone: String,
         mut services: Vec<Service>,
+        measured: Option<Measured>,
         terms: &Terms,
     ) -> Self {
         services.sort_by(|one, other| one.name.cmp(&other.name));
         let total = Service::total(&services, terms.cold_start_cost);
-        Self {
+        let mut report = Self {
             source,
             file: file.display().to_string(),
             from,
@@ -353,9 +374,15 @@ impl Report {
             time_zone,
             cold_start_cost_seconds: seconds(terms.cold_start_cost.into()),
             price_per_gib_hour: terms.price_per_gib_hour,
+            currency: terms.currency.clone(),
+            watts_per_cpu: terms.watts_per_cpu,
+            headline: String::new(),
             total,
             services,
-        }
+        };
+        report.total.measured = measured;
+        report.headline = headline::of(&report);
+        report
     }
 }
 

@@ -109,13 +109,17 @@ fn page(report: &Report, figures: &[Figure]) -> Result<String, Error> {
         report.source,
         escaped(&report.file)
     )?;
+    if !report.headline.is_empty() {
+        writeln!(html, "<p id=\"headline\">{}</p>", escaped(&report.headline))?;
+    }
     tiles(&mut html, report)?;
     match &report.total.recommended {
         Some(best) => {
             let (timeout, reason) = (span_of(best.timeout_seconds), escaped(&best.reason));
             writeln!(
                 html,
-                "<p class=\"best\"><b>Recommended for all: idle_timeout {timeout}</b>; {reason}.</p>"
+                "<p class=\"best\">By {}: <b>idle_timeout {timeout} is recommended for all</b>; {reason}.</p>",
+                report.total.evidence
             )?;
         }
         None => {
@@ -152,7 +156,7 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
             ("stops", stops(measured)),
             ("cold start", quantiles(&measured.cold_start)),
             ("first byte", quantiles(&measured.first_byte)),
-            ("memory given back", given_back(measured)),
+            ("memory given back", given_back(report, measured)),
             ("CPU used", cpu(measured)),
             (
                 "traffic",
@@ -242,7 +246,7 @@ fn services_table(html: &mut String, report: &Report) -> Result<(), Error> {
                 measured.activations,
                 p95.map_or("-".into(), |p95| span_of(p95).to_string()),
                 match measured.memory_gib_hours_given_back {
-                    Some(_) => given_back(measured),
+                    Some(_) => given_back(report, measured),
                     None => "-".to_owned(),
                 },
                 measured

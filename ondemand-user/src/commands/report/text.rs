@@ -27,6 +27,9 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
         span_of(report.seconds)
     )?;
     writeln!(text, "{}\n", period(report))?;
+    if !report.headline.is_empty() {
+        writeln!(text, "{}\n", report.headline)?;
+    }
     if let Some(measured) = &report.total.measured {
         write_measured(&mut text, report, measured)?;
     }
@@ -78,21 +81,24 @@ pub fn span_of(seconds: f64) -> Span {
 /// The text for figures that systemd does not account.
 const UNKNOWN: &str = "unknown (systemd does not account it)";
 
-/// Formats CPU time.
+/// Formats CPU time, and its energy.
 pub fn cpu(measured: &Measured) -> String {
-    let known = measured.cpu_seconds.map(|cpu| span_of(cpu).to_string());
-    known.unwrap_or_else(|| UNKNOWN.to_owned())
+    let Some(cpu) = measured.cpu_seconds else {
+        return UNKNOWN.to_owned();
+    };
+    let energy = measured.cpu_kwh.map(|kwh| format!(", {kwh:.3} kWh"));
+    format!("{}{}", span_of(cpu), energy.unwrap_or_default())
 }
 
 /// Formats `12 GiB-hours`, and their price.
-pub fn given_back(measured: &Measured) -> String {
+pub fn given_back(report: &Report, measured: &Measured) -> String {
     let Some(given_back) = measured.memory_gib_hours_given_back else {
         return UNKNOWN.to_owned();
     };
     let mut text = format!("{given_back:.2} GiB-hours");
     if let Some(money) = measured.money_given_back {
         // Writing to a string cannot fail.
-        let _ = write!(text, ", worth {money:.2}");
+        let _ = write!(text, ", worth {}", report.money(money));
     }
     text
 }
@@ -137,11 +143,19 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
     writeln!(text, "  stops         {}", stops(measured))?;
     writeln!(text, "  cold start    {}", quantiles(&measured.cold_start))?;
     writeln!(text, "  first byte    {}", quantiles(&measured.first_byte))?;
-    let price = report
-        .price_per_gib_hour
-        .map(|price| format!(" (at {price} a GiB-hour)"));
+    let price = report.price_per_gib_hour.map(|price| {
+        let currency = report
+            .currency
+            .as_ref()
+            .map_or(String::new(), |of| format!(" {of}"));
+        format!(" (at {price}{currency} a GiB-hour)")
+    });
     let price = price.unwrap_or_default();
-    writeln!(text, "  given back    {}{price}", given_back(measured))?;
+    writeln!(
+        text,
+        "  given back    {}{price}",
+        given_back(report, measured)
+    )?;
     writeln!(text, "  CPU used      {}", cpu(measured))?;
     writeln!(
         text,
@@ -185,7 +199,7 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
     let cost = span_of(report.cold_start_cost_seconds);
     writeln!(
         text,
-        "OTHER IDLE TIMEOUTS (one for all; a cold start is as bad as {cost} up and idle)"
+        "OTHER IDLE TIMEOUTS, one for all (cost: the time up and idle, and {cost} for each cold start)"
     )?;
     writeln!(
         text,
@@ -217,12 +231,15 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
     if total.arrivals > 0 {
         writeln!(text, "\nauto: {}.", learned.reason)?;
     }
+    if total.recommended.is_some() {
+        writeln!(text, "\nEvidence: {}.", total.evidence)?;
+    }
     match &total.recommended {
         Some(best) => {
             let timeout = span_of(best.timeout_seconds);
             writeln!(
                 text,
-                "\nRecommended: idle_timeout {timeout}; {}.\n",
+                "Recommended: idle_timeout {timeout}; {}.\n",
                 best.reason
             )
         }
