@@ -35,27 +35,27 @@ pub fn takes_pass(slot: u32) -> bool {
     unsafe { core::ptr::read_volatile(pass) != 0 && atomic_exchange(pass, 0) != 0 }
 }
 
-/// Assigns the client to the agent's socket if it may be held. Otherwise the ordinary look-up continues, which
-/// finds the front socket.
+/// Assigns the client to the agent's socket if it may be held, and returns whether it was. Otherwise it goes to the
+/// front socket.
 #[inline(always)]
-pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64) {
+pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64) -> bool {
     let lookup = ctx.lookup;
     let address = remote_address!(lookup, family);
     let is_known =
         is_private(address) || (gate & GATE_WAKE != 0 && is_listed(slot, LIST_WAKE, address));
     if !is_known {
-        return;
+        return false;
     }
     let sender = sender(ctx, address, port);
     let now = now();
     // SAFETY: entries are only replaced as a whole.
     if unsafe { SENDERS.get(sender) }.is_some_and(|until| now < *until) || is_unread(now) {
-        return;
+        return false;
     }
     if !fits(slot, MOST_OF_SERVICE, now) || !fits(MAX_SERVICES, MOST_CAUGHT, now) {
         // What it sends next belongs to the same socket.
         let _ = SENDERS.insert(sender, now + SENDER_NS, 0);
-        return;
+        return false;
     }
     let place = catcher_place(family);
     // SAFETY: map and place are valid; a found socket is released again.
@@ -64,10 +64,12 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
             (&raw const CATCHERS).cast_mut().cast(),
             (&raw const place).cast(),
         );
-        if !socket.is_null() {
-            bpf_sk_assign(lookup.cast(), socket, 0);
-            bpf_sk_release(socket);
+        if socket.is_null() {
+            return false;
         }
+        let result = bpf_sk_assign(lookup.cast(), socket, 0);
+        bpf_sk_release(socket);
+        result == 0
     }
 }
 

@@ -1,9 +1,12 @@
 //! sock_ops: tags listeners, and counts connections when they are established and closed.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG,
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::{
         bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_map_update, generated::bpf_skc_to_tcp_sock,
@@ -14,8 +17,9 @@ use aya_ebpf::{
 use ondemand_ebpf::{
     Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
     EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE,
-    GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE, LEG_STEERED,
-    LEGS, LIST_IGNORE, ROLE_BACKEND, ROLE_FORWARDER, ROLE_FRONT, Sender, Tag,
+    GATE_OWN, GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE,
+    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, Sender, Tag,
+    listener_place,
 };
 
 use crate::{
@@ -25,10 +29,10 @@ use crate::{
     },
     keepalive,
     maps::{
-        ALARMS, COUNTERS, ENDPOINTS, LISTENERS, PROBES, atomic_add_ordered, atomic_exchange, emit,
-        gate, is_listed, is_watched, set_tag, tag,
+        ALARMS, COUNTERS, ENDPOINTS, FRONTS, LISTENERS, PROBES, atomic_add_ordered,
+        atomic_exchange, emit, gate, is_listed, is_watched, set_tag, tag,
     },
-    traffic,
+    own, traffic,
 };
 
 #[sock_ops]
@@ -38,6 +42,7 @@ pub fn connections(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
         BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
         BPF_SOCK_OPS_RTT_CB => acknowledged(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => own::connecting(&ctx),
         _ => {}
     }
     1
@@ -67,7 +72,15 @@ fn listening(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    let forwarder = role == ROLE_BACKEND && is_forwarder();
+    let forwarder = role != ROLE_FRONT && is_forwarder();
+    // SAFETY: a socket of the context; the result is a trusted pointer or null.
+    let trusted = unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        !tcp.is_null() && is_trusted(tcp.cast(), slot)
+    };
+    // SAFETY: the context is valid during the whole program.
+    let family = unsafe { (*ctx.ops).family };
+    let serves = trusted && !forwarder;
     let value = Tag {
         slot,
         role: if forwarder { ROLE_FORWARDER } else { role },
@@ -75,27 +88,34 @@ fn listening(ctx: &SockOpsContext) {
         port,
         address,
         keepalive: keepalive::of_listener(ctx, slot),
+        listens: if role == ROLE_OWN && serves {
+            own::appears(owner, family, &address)
+        } else {
+            0
+        },
         ..Tag::default()
     };
     // SAFETY: a socket of the context, checked against null.
     unsafe { set_tag(socket.cast(), value) };
-    if role != ROLE_BACKEND {
+    if role == ROLE_FRONT {
+        if gate(slot) & GATE_OWN != 0 {
+            let place = listener_place(slot, family);
+            // SAFETY: the map has places of this kind.
+            unsafe { insert(ctx, (&raw const FRONTS).cast_mut().cast(), place, 0) };
+        }
         return;
     }
-    // SAFETY: a socket of the context; the result is a trusted pointer or null.
-    let trusted = unsafe {
-        let tcp = bpf_skc_to_tcp_sock(socket.cast());
-        !tcp.is_null() && is_trusted(tcp.cast(), slot)
-    };
-    let mut kind = EVENT_STRANGER;
-    if forwarder {
-        kind = EVENT_FORWARDER;
+    let kind = if forwarder {
+        EVENT_FORWARDER
     } else if trusted {
-        kind = EVENT_LISTENING;
-        // SAFETY: the context is valid during the whole program.
-        let family = unsafe { (*ctx.ops).family };
-        remember_listener(slot, family, &address, |place, flags| {
-            insert_listener(ctx, place, flags)
+        EVENT_LISTENING
+    } else {
+        EVENT_STRANGER
+    };
+    if role != ROLE_OWN && serves {
+        // SAFETY: the map has places of this kind.
+        remember_listener(slot, family, &address, |place, flags| unsafe {
+            insert(ctx, (&raw const LISTENERS).cast_mut().cast(), place, flags)
         });
     }
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
@@ -103,17 +123,13 @@ fn listening(ctx: &SockOpsContext) {
     emit(kind, slot, unsafe { bpf_ktime_get_ns() });
 }
 
+/// # Safety
+///
+/// `map` is a map of sockets with keys of this type.
 #[inline(always)]
-fn insert_listener(ctx: &SockOpsContext, mut place: u32, flags: u64) -> i64 {
-    // SAFETY: the map, the place and the context are valid for the call.
-    unsafe {
-        bpf_sock_map_update(
-            ctx.ops,
-            (&raw const LISTENERS).cast_mut().cast(),
-            (&raw mut place).cast(),
-            flags,
-        )
-    }
+unsafe fn insert(ctx: &SockOpsContext, map: *mut c_void, mut place: u32, flags: u64) -> i64 {
+    // SAFETY: guaranteed by the caller; the context is valid for the call.
+    unsafe { bpf_sock_map_update(ctx.ops, map, (&raw mut place).cast(), flags) }
 }
 
 /// A connection's leg: the port and address it arrived at, against those of its listener.
@@ -147,14 +163,20 @@ fn established(ctx: &SockOpsContext) {
     // SAFETY: checked against null; every other writer holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
     let slot = tag.slot;
-    let mut leg = leg_of(tag, ctx.local_port(), address);
+    let port = ctx.local_port();
+    let mut leg = match tag.role {
+        ROLE_OWN if own::was_inside(ctx, port) => LEG_BACK,
+        ROLE_OWN => LEG_STEERED,
+        _ => leg_of(tag, port, address),
+    };
     if leg == LEG_STEERED && gate(slot) & GATE_IGNORE != 0 {
         let remote = remote_address!(ctx.ops, word!(ctx.ops, family));
         if is_listed(slot, LIST_IGNORE, remote) {
             leg = LEG_IGNORED;
         }
     }
-    if leg == LEG_BACK && gate(slot) & GATE_PROBED != 0 && is_probe(ctx) {
+    let may_be_probe = leg == LEG_BACK || tag.role == ROLE_OWN;
+    if may_be_probe && gate(slot) & GATE_PROBED != 0 && is_probe(ctx) {
         leg = LEG_PROBE;
     }
     let (Some(counters), Some(alarm)) = (COUNTERS.get_ptr_mut(slot), ALARMS.get_ptr_mut(slot))
@@ -318,6 +340,7 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     if old == LISTEN {
+        own::vanishes(tag);
         // SAFETY: the helper has no preconditions.
         emit(EVENT_UNLISTENED, slot, unsafe { bpf_ktime_get_ns() });
         return;

@@ -175,7 +175,7 @@ pub fn index(leg: u32) -> usize {
 /// wildcard may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
 /// (net/core/filter.c). An IPv6 socket may be bound to an IPv4 address (ipv6(7)), as Java does.
 #[inline(always)]
-fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
+pub fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
     let zeros = address[0] == 0 && address[1] == 0;
     let v4 = family == INET || (zeros && address[2] == MAPPED);
     let wildcard = zeros && address[2] == 0 && address[3] == 0;

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -14,6 +14,10 @@ pub const MAX_SERVICES: u32 = 1024;
 pub const MAX_ENDPOINTS: u32 = 16_384;
 /// Listening sockets that connections can be steered to: one per service and family.
 pub const MAX_LISTENERS: u32 = 2 * MAX_SERVICES;
+/// Maximum number of ports of one service whose application keeps its addresses.
+pub const MAX_PORTS: u32 = 16;
+/// Places of such ports, one per service, port and family ([`present_place`]).
+pub const MAX_PRESENT: u32 = MAX_SERVICES * MAX_PORTS * 2;
 /// Maximum number of networks in the lists of all services ([`Network`]).
 pub const MAX_NETWORKS: u32 = 16_384;
 /// Size of the event ring buffer in bytes.
@@ -29,6 +33,12 @@ pub const MOST_CAUGHT: u64 = 8192;
 pub const MAX_PROBES: u32 = 4 * MAX_SERVICES;
 /// Maximum number of clients that are known to be at the front socket although others are held ([`Sender`]).
 pub const MAX_SENDERS: u32 = 16_384;
+/// Maximum number of connections of services to themselves that are being made ([`INSIDER_NS`]).
+pub const MAX_INSIDERS: u32 = 16_384;
+/// Maximum number of units whose connections are their service's own: the application and the proxy of each.
+pub const MAX_UNITS: u32 = 2 * MAX_SERVICES;
+/// Length of a unit's name with its final NUL, as the key of the map `UNITS`. A longer one is cut.
+pub const UNIT_NAME: usize = 128;
 /// Number of ports, and of words in the map of ports ([`PORT_WATCHED`]).
 pub const PORTS: u32 = 65_536;
 
@@ -66,10 +76,14 @@ const _: () = assert!(size_of::<Endpoint>() == 32);
 pub struct Owner {
     /// The service's slot.
     pub slot: u32,
-    /// [`ROLE_FRONT`] or [`ROLE_BACKEND`].
+    /// [`ROLE_FRONT`], [`ROLE_BACKEND`] or [`ROLE_OWN`].
     pub role: u32,
+    /// Of a [`ROLE_OWN`]: which of the service's ports it is, from 0 on.
+    pub place: u32,
+    /// One for a wildcard that is not configured, and may be bound in place of an address that is. Otherwise zero.
+    pub alias: u32,
 }
-const _: () = assert!(size_of::<Owner>() == 8);
+const _: () = assert!(size_of::<Owner>() == 16);
 
 /// The front socket, held by PID 1.
 pub const ROLE_FRONT: u32 = 1;
@@ -78,6 +92,9 @@ pub const ROLE_BACKEND: u32 = 2;
 /// The same, made by a program that binds ports for others and may never accept a connection
 /// ([`FORWARDERS`]). Only in a [`Tag`].
 pub const ROLE_FORWARDER: u32 = 3;
+
+/// The application's own listener at the address where its clients arrive: the service has no other ([`GATE_OWN`]).
+pub const ROLE_OWN: u32 = 4;
 
 /// Programs that bind the published port of a container. Rootful podman accepts nothing there, since the
 /// firewall leads the packets elsewhere. Names of processes (`comm`), cut to 15 bytes as the kernel does.
@@ -100,9 +117,10 @@ pub const COMM: usize = 16;
 
 /// A connection to the front socket.
 pub const LEG_FRONT: u32 = 0;
-/// A connection to the front address that was steered to the backend's listener.
+/// A client's connection to the application itself: it was steered to its listener, or arrived there ([`ROLE_OWN`]).
 pub const LEG_STEERED: u32 = 1;
-/// A connection to the backend's own address: the proxy's, or a client's.
+/// A connection to the backend's own address: the proxy's, or a client's. At a [`ROLE_OWN`]: the proxy's, or one of
+/// the application itself.
 pub const LEG_BACK: u32 = 2;
 /// Like [`LEG_STEERED`], by a client whose use does not keep the service up ([`GATE_IGNORE`]).
 pub const LEG_IGNORED: u32 = 3;
@@ -133,6 +151,11 @@ pub const GATE_CATCH: u64 = 1 << 5;
 /// Bit of a service's gate: the agent connects to the backend to see whether it is ready, from the ends in the map
 /// `PROBES`.
 pub const GATE_PROBED: u64 = 1 << 6;
+
+/// Bit of a service's gate: the application keeps the address where clients arrive. While the gate is open, and it
+/// listens in that family, nothing is done with a connection. Otherwise it is assigned to the front socket, which
+/// listens at a private address.
+pub const GATE_OWN: u64 = 1 << 7;
 
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
@@ -177,10 +200,17 @@ pub struct Tag {
     pub sent: u64,
     /// [`KeepAlive::idle`] that was set on the listener, which its connections inherit; zero: none.
     pub keepalive: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// Of a listener with [`ROLE_OWN`]: the families for which it is counted in `PRESENT`, [`LISTENS_V4`] and
+    /// [`LISTENS_V6`], and its [`Owner::place`], shifted by [`LISTENS_BITS`].
+    pub listens: u32,
 }
 const _: () = assert!(size_of::<Tag>() == 56);
+/// Bit of [`Tag::listens`].
+pub const LISTENS_V4: u32 = 1 << 0;
+/// Bit of [`Tag::listens`].
+pub const LISTENS_V6: u32 = 1 << 1;
+/// Number of these bits.
+pub const LISTENS_BITS: u32 = 2;
 
 /// The counters of one service. Shared by all CPUs, changed by atomic additions only.
 #[repr(C)]
@@ -230,6 +260,9 @@ pub struct Sender {
 const _: () = assert!(size_of::<Sender>() == 20);
 /// How long a client goes to the front socket, in nanoseconds: a SYN is sent again after 1, 3 and 7 s.
 pub const SENDER_NS: u64 = 10_000_000_000;
+/// How long a connection of a service's own units passes a closed gate, in nanoseconds: until TCP gives up
+/// (`net.ipv4.tcp_syn_retries`), unless it is established before.
+pub const INSIDER_NS: u64 = 130_000_000_000;
 /// How long an agent may leave packets in the ring buffer, in nanoseconds. After that clients go to the front
 /// socket: it hangs, or is too slow.
 pub const UNREAD_NS: u64 = 1_000_000_000;
@@ -312,6 +345,11 @@ pub const fn listener_place(slot: u32, family: u32) -> u32 {
     2 * slot + (family == INET6) as u32
 }
 
+/// The place of a port's listeners in the map `PRESENT`. `port`: [`Owner::place`].
+pub const fn present_place(slot: u32, port: u32, family: u32) -> u32 {
+    2 * (slot * MAX_PORTS + port) + (family == INET6) as u32
+}
+
 /// A message of the ring buffer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,6 +421,12 @@ const _: () = assert!(size_of::<Meta>() == 16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(pub [u8; MAX_NAME + 1]);
 
+/// The name of a unit, which is that of its cgroup, NUL-padded: the key of the map `UNITS`. The value is the slot of
+/// the service that it belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnitName(pub [u8; UNIT_NAME]);
+
 #[cfg(feature = "user")]
 mod pod {
     /// SAFETY: for all of them: `repr(C)`, integers only, no padding (see the assertions above), so
@@ -405,6 +449,7 @@ mod pod {
         Network,
         Owner,
         Sender,
-        SocketRecord
+        SocketRecord,
+        UnitName
     );
 }

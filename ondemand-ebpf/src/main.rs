@@ -8,11 +8,13 @@
 )]
 #![allow(missing_docs, reason = "a program, which is not imported")]
 
+mod binding;
 mod catching;
 mod connections;
 mod context;
 mod keepalive;
 mod maps;
+mod own;
 mod snapshot;
 mod steering;
 mod traffic;

@@ -13,8 +13,9 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive,
-    MAX_ENDPOINTS, MAX_LISTENERS, MAX_NETWORKS, MAX_PROBES, MAX_SENDERS, MAX_SERVICES, Meta, Name,
-    Network, Owner, PORT_WATCHED, Sender, Tag, Window,
+    MAX_ENDPOINTS, MAX_INSIDERS, MAX_LISTENERS, MAX_NETWORKS, MAX_PRESENT, MAX_PROBES, MAX_SENDERS,
+    MAX_SERVICES, MAX_UNITS, Meta, Name, Network, Owner, PORT_WATCHED, Sender, Tag, UnitName,
+    Window,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -60,6 +61,19 @@ pub static SENDERS: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_S
 /// The agent's own connections, which ask whether an application is ready.
 #[map]
 pub static PROBES: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_PROBES, 0);
+/// Front sockets of services whose applications keep their addresses, by `listener_place`.
+#[map]
+pub static FRONTS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
+/// The number of listeners of these applications, by `present_place`.
+#[map]
+pub static PRESENT: Array<u64> = Array::with_max_entries(MAX_PRESENT, 0);
+/// The units of these services.
+#[map]
+pub static UNITS: HashMap<UnitName, u32> = HashMap::with_max_entries(MAX_UNITS, BPF_F_NO_PREALLOC);
+/// Connections that these units make to their own service, until they are established. The value is the moment until
+/// when, in nanoseconds of `CLOCK_MONOTONIC`.
+#[map]
+pub static INSIDERS: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_INSIDERS, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 /// Names by slot. Used by the agent only.
@@ -230,6 +244,17 @@ pub unsafe fn atomic_add_ordered(counter: *mut u64, amount: u64) -> u64 {
 pub unsafe fn atomic_exchange(place: *mut u64, value: u64) -> u64 {
     // SAFETY: guaranteed by the caller.
     unsafe { intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(place, value) }
+}
+
+/// Atomic subtraction whose result is not used.
+///
+/// # Safety
+///
+/// `counter` points into a map's value.
+#[inline(always)]
+pub unsafe fn atomic_sub(counter: *mut u64, amount: u64) {
+    // SAFETY: guaranteed by the caller.
+    unsafe { atomic_add(counter, amount.wrapping_neg()) }
 }
 
 /// Sends an event. A full buffer drops it: the agent's timers are the fallback.

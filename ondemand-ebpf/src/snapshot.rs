@@ -13,8 +13,8 @@ use aya_ebpf::{
     },
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_ENDED, GATE_IGNORE, INET6, LEG_LEFT, LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT,
-    ROLE_BACKEND, ROLE_FORWARDER, SocketRecord, Tag,
+    Endpoint, GATE_ENDED, GATE_IGNORE, GATE_OWN, INET6, LEG_LEFT, LEG_LISTENER, LEGS, LIST_IGNORE,
+    NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, SocketRecord, Tag, listener_place,
 };
 
 use crate::{
@@ -22,8 +22,8 @@ use crate::{
     context::{
         CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, field, is_trusted, remember_listener,
     },
-    maps::{COUNTERS, ENDPOINTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
-    traffic,
+    maps::{COUNTERS, ENDPOINTS, FRONTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
+    own, traffic,
 };
 
 /// `TCP_NEW_SYN_RECV`: a request socket, which is a half-open handshake.
@@ -114,28 +114,54 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             return 0;
         }
         let before = tag(tcp.cast());
-        let before = before
-            .as_ref()
-            .map_or((0, 0), |tag| (tag.role, tag.keepalive));
-        let forwarder = role == ROLE_BACKEND && before.0 == ROLE_FORWARDER;
+        let before = before.as_ref().copied().unwrap_or_default();
+        let forwarder = role != ROLE_FRONT && before.role == ROLE_FORWARDER;
+        trusted = !forwarder && is_trusted(tcp.cast(), slot);
+        own::vanishes(&before);
+        let listens = if role == ROLE_OWN && trusted {
+            own::appears(owner, record.family, &record.address)
+        } else {
+            0
+        };
         let value = Tag {
             slot,
             role: if forwarder { ROLE_FORWARDER } else { role },
             leg: LEG_LISTENER,
             port: record.port,
             address: record.address,
-            keepalive: before.1,
+            keepalive: before.keepalive,
+            listens,
             ..Tag::default()
         };
         set_tag(tcp.cast(), value);
-        trusted = !forwarder && is_trusted(tcp.cast(), slot);
     }
     record.slot = slot;
     record.role = role;
-    if role == ROLE_BACKEND && trusted {
-        remember_listener(slot, record.family, &record.address, |place, flags| {
-            insert_listener(socket, place, flags)
-        });
+    match role {
+        ROLE_OWN => {}
+        ROLE_FRONT if gate(slot) & GATE_OWN == 0 => {}
+        ROLE_FRONT => {
+            let place = listener_place(slot, record.family);
+            // SAFETY: the map has places of this kind.
+            unsafe { insert(socket, (&raw const FRONTS).cast_mut().cast(), place, 0) };
+        }
+        _ if trusted => {
+            // SAFETY: the map has places of this kind.
+            remember_listener(
+                slot,
+                record.family,
+                &record.address,
+                |place, flags| unsafe {
+                    insert(
+                        socket,
+                        (&raw const LISTENERS).cast_mut().cast(),
+                        place,
+                        flags,
+                    )
+                },
+            );
+        }
+        _ => {}
     }
     write(meta, &record);
     0
@@ -226,17 +252,13 @@ pub fn orphans(ctx: *const TcpIterator) -> i32 {
     0
 }
 
+/// # Safety
+///
+/// `map` is a map of sockets with keys of this type.
 #[inline(always)]
-fn insert_listener(socket: *mut c_void, place: u32, flags: u64) -> i64 {
-    // SAFETY: map, place and socket are valid for the call.
-    unsafe {
-        bpf_map_update_elem(
-            (&raw const LISTENERS).cast_mut().cast(),
-            (&raw const place).cast(),
-            socket,
-            flags,
-        )
-    }
+unsafe fn insert(socket: *mut c_void, map: *mut c_void, place: u32, flags: u64) -> i64 {
+    // SAFETY: guaranteed by the caller; place and socket are valid for the call.
+    unsafe { bpf_map_update_elem(map, (&raw const place).cast(), socket, flags) }
 }
 
 /// Describes a socket; `None` if its port is not watched.

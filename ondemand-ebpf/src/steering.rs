@@ -1,6 +1,8 @@
 //! sk_lookup: while a service's gate is open, steers new connections to its front address to the
-//! backend's own listening socket; while the service is down, refuses clients that may not start
-//! it.
+//! backend's own listening socket, or leaves them alone if the application listens there itself; while
+//! the service is down, refuses clients that may not start it.
+
+use core::ffi::c_void;
 
 use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
@@ -8,16 +10,18 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_WAKE, INET6, LIST_IGNORE,
-    LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_FRONT, listener_place,
+    GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_OWN, GATE_WAKE, INET6, LIST_IGNORE,
+    LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_BACKEND, ROLE_FRONT, ROLE_OWN,
+    listener_place,
 };
 
 use crate::{
     catching,
-    context::{MAPPED, NETNS, local_address, now, remote_address, word},
+    context::{NETNS, local_address, now, remote_address, word},
     maps::{
-        COUNTERS, ENDPOINTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
+        COUNTERS, FRONTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
     },
+    own,
 };
 
 /// `IPPROTO_TCP`
@@ -40,14 +44,23 @@ fn steer(ctx: &SkLookupContext) -> u32 {
     if known & PORT_FRONT == 0 || word!(lookup, protocol) != TCP {
         return PASS;
     }
-    let Some(slot) = front_slot(ctx, known, family, port) else {
+    let Some(found) = front(ctx, known, family, port) else {
         return PASS;
     };
+    let slot = found.slot;
     let Some(counters) = COUNTERS.get_ptr_mut(slot) else {
         return PASS;
     };
     let mut keeps_up = true;
     let lists = gate(slot);
+    let is_own = lists & GATE_OWN != 0;
+    if is_own && found.role == ROLE_FRONT {
+        // The private address of a front socket is nobody's destination.
+        return DROP;
+    }
+    if is_own && own::is_inside(ctx, family, port, lists) {
+        return PASS;
+    }
     if lists & (GATE_WAKE | GATE_IGNORE) != 0 {
         let remote = remote_address!(lookup, family);
         if lists & (GATE_WAKE | GATE_ADMIT) == GATE_WAKE && !is_listed(slot, LIST_WAKE, remote) {
@@ -67,6 +80,10 @@ fn steer(ctx: &SkLookupContext) -> u32 {
         }
     }
     let gate = gate(slot);
+    if is_own {
+        arrive(ctx, &found, family, port, gate);
+        return PASS;
+    }
     if gate & GATE_OPEN == 0 {
         if gate & GATE_CATCH == 0 {
             return PASS;
@@ -77,27 +94,66 @@ fn steer(ctx: &SkLookupContext) -> u32 {
         }
     }
     let place = listener_place(slot, family);
-    // SAFETY: map and place are valid; a found socket is released again. If it cannot take the
-    // connection, the ordinary lookup continues.
-    unsafe {
-        let socket = bpf_map_lookup_elem(
-            (&raw const LISTENERS).cast_mut().cast(),
-            (&raw const place).cast(),
-        );
-        if !socket.is_null() {
-            bpf_sk_assign(ctx.lookup.cast(), socket, 0);
-            bpf_sk_release(socket);
-        } else if gate & GATE_CATCH != 0 {
-            // The application is gone: what this client sends next belongs to the front socket, too.
-            catching::goes_to_front(ctx, family, port);
-        }
+    // SAFETY: the map has places of this kind.
+    let is_there = unsafe { assign(ctx, (&raw const LISTENERS).cast_mut().cast(), place) };
+    if !is_there && gate & GATE_CATCH != 0 {
+        // The application is gone: what this client sends next belongs to the front socket, too.
+        catching::goes_to_front(ctx, family, port);
     }
     PASS
 }
 
-/// The slot of the front socket at the destination. In most cases the port alone determines it.
+/// A client at the address of an application that keeps it.
 #[inline(always)]
-fn front_slot(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<u32> {
+fn arrive(ctx: &SkLookupContext, at: &Owner, family: u32, port: u32, gate: u64) {
+    let slot = at.slot;
+    let (is_open, catches) = (gate & GATE_OPEN != 0, gate & GATE_CATCH != 0);
+    if own::is_present(slot, at.place, family)
+        && (is_open || (catches && catching::takes_pass(slot)))
+    {
+        return;
+    }
+    if catches && !is_open && catching::catch(ctx, slot, family, port, gate) {
+        return;
+    }
+    if catches && is_open {
+        // The application is gone: see above.
+        catching::goes_to_front(ctx, family, port);
+    }
+    // SAFETY: the map has places of this kind.
+    unsafe {
+        assign(
+            ctx,
+            (&raw const FRONTS).cast_mut().cast(),
+            listener_place(slot, family),
+        )
+    };
+}
+
+/// Assigns the connection to the socket at this place, and returns whether there is one. If it cannot take the
+/// connection, the ordinary look-up continues.
+///
+/// # Safety
+///
+/// `map` is a map of sockets with keys of this type.
+#[inline(always)]
+unsafe fn assign(ctx: &SkLookupContext, map: *mut c_void, place: u32) -> bool {
+    // SAFETY: guaranteed by the caller; a found socket is released again.
+    unsafe {
+        let socket = bpf_map_lookup_elem(map, (&raw const place).cast());
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_assign(ctx.lookup.cast(), socket, 0);
+        bpf_sk_release(socket);
+    }
+    true
+}
+
+/// The service whose clients arrive at the destination. In most cases the port alone determines it; then its role is
+/// that of a front socket or of an application that keeps its only port.
+#[inline(always)]
+fn front(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<Owner> {
     let slots = if family == INET6 {
         known >> PORT_SLOT_BITS
     } else {
@@ -105,40 +161,15 @@ fn front_slot(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Opti
     };
     match slots & ((1 << PORT_SLOT_BITS) - 1) {
         0 => {
-            let owner = owner(ctx, family, port)?;
-            (owner.role == ROLE_FRONT).then_some(owner.slot)
+            let address = local_address!(ctx.lookup, family);
+            let owner = own::owner(NETNS.load(), address, port, family != INET6)?;
+            (owner.role != ROLE_BACKEND).then_some(*owner)
         }
-        slot => Some(slot - 1),
-    }
-}
-
-/// The owner of the destination, or of the wildcard of its family.
-#[inline(always)]
-fn owner(ctx: &SkLookupContext, family: u32, port: u32) -> Option<&'static Owner> {
-    let lookup = ctx.lookup;
-    let netns = NETNS.load();
-    let address = local_address!(lookup, family);
-    let wildcard = if family == INET6 {
-        [0; 4]
-    } else {
-        [0, 0, MAPPED, 0]
-    };
-    // SAFETY: entries are only replaced as a whole.
-    unsafe {
-        ENDPOINTS
-            .get(Endpoint {
-                netns,
-                address,
-                port,
-                pad: 0,
-            })
-            .or_else(|| {
-                ENDPOINTS.get(Endpoint {
-                    netns,
-                    address: wildcard,
-                    port,
-                    pad: 0,
-                })
-            })
+        slot => Some(Owner {
+            slot: slot - 1,
+            role: ROLE_OWN,
+            place: 0,
+            alias: 0,
+        }),
     }
 }

@@ -20,9 +20,13 @@ use ondemand::{
     host::{config_file, logging},
     install::{
         check, permission, settle,
-        units::{self, generator, pacing},
+        units::{self, generator, last_good, pacing},
     },
-    kernel::load::{self, Outcome},
+    kernel::{
+        load::{self, Outcome},
+        maps::watch,
+        sockets::listening::Application,
+    },
     proxy::{self, wait},
 };
 use ondemand_core::{config, words::printable};
@@ -57,12 +61,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Agent { dry_run, .. } => block_on(agent::run(&path, dry_run))?,
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
-        Command::Load { user } => match load::run(&user)? {
-            Outcome::Loaded => println!("loaded and attached the eBPF programs"),
-            // Before each agent: not for the journal.
-            Outcome::Present if !io::stdout().is_terminal() => {}
-            Outcome::Present => println!("the eBPF programs are loaded and count: nothing to do"),
-        },
+        Command::Load { user, serve } => load_programs(&path, &user, serve)?,
         Command::Permit { user, print: true } => {
             let config = config_file::load(&path)?;
             let user = user.unwrap_or_else(permission::user);
@@ -100,6 +99,32 @@ fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
         .enable_all()
         .build();
     runtime.context("start the event loop")?.block_on(task)
+}
+
+/// `serve`: fails if applications that keep their addresses cannot be started by their clients.
+fn load_programs(path: &Path, user: &str, serve: bool) -> Result<()> {
+    match load::run(user)? {
+        Outcome::Loaded => println!("loaded and attached the eBPF programs"),
+        // Before each agent: not for the journal.
+        Outcome::Present if !io::stdout().is_terminal() => {}
+        Outcome::Present => println!("the eBPF programs are loaded and count: nothing to do"),
+    }
+    let Some(config) = last_good::current(path) else {
+        return Ok(());
+    };
+    let services: Vec<_> = config.services.values().collect();
+    if !services.iter().any(|service| service.own_address) {
+        return Ok(());
+    }
+    let group = load::group(user)?;
+    match block_on(async { watch::fill(group, &services) }) {
+        Err(error) if !serve => {
+            // The agent says what becomes of them.
+            log::warn!("{error:#}");
+            Ok(())
+        }
+        filled => filled,
+    }
 }
 
 /// The agent reads its configuration again, whatever became of its permissions: those of the services
@@ -158,11 +183,15 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
         command,
     } = options;
     if let (Some(unit), Some(backend), Some(start_timeout)) = (unit, backend, start_timeout) {
+        let application = Application {
+            backend,
+            own: Vec::new(),
+        };
         let ready = args::asked(ready, ready_status);
         return wait::run(
             &name,
             &unit,
-            &backend,
+            &application,
             ready.as_ref(),
             start_timeout,
             &command,
@@ -173,7 +202,7 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
     wait::run(
         &name,
         &service.unit,
-        &service.backend,
+        &Application::from(service),
         service.ready.as_ref(),
         service.start_timeout,
         &command,

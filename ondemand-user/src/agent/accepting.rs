@@ -79,6 +79,11 @@ impl Agent {
                  (steer = false makes that explicit)",
                 watched.service.backend
             );
+            if watched.service.own_address {
+                // Others may reach the container the same way, unseen.
+                watched.forwarder = true;
+                self.find_problem(name);
+            }
         }
     }
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use ondemand_core::measure::{Ktime, unit::Units};
+use ondemand_core::{
+    lifecycle::JobEnd,
+    measure::{Ktime, unit::Units},
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -217,7 +220,8 @@ impl Agent {
         let aliases = self.aliases.as_ref();
         let problem = watched::problem(&watched.units, &known)
             .or_else(|| aliases.and_then(|aliases| aliases.problem(name).cloned()))
-            .or_else(|| self.permission.denied(name).cloned());
+            .or_else(|| self.permission.denied(name).cloned())
+            .or_else(|| watched.not_served());
         if problem == watched.problem {
             return;
         }
@@ -234,6 +238,24 @@ impl Agent {
             None => log::info!("{name}: managed again"),
         }
         watched.problem = problem;
+        self.keep_up_unserved(name);
+    }
+
+    /// Takes the lease of an application that no client could start.
+    fn keep_up_unserved(&self, name: &str) {
+        let (Some(watched), Some(systemd)) = (self.services.get(name), self.systemd.caller())
+        else {
+            return;
+        };
+        if self.dry_run || watched.could_be_started() {
+            return;
+        }
+        let (name, lease) = (name.to_owned(), watched.units.lease.clone());
+        tokio::spawn(async move {
+            if let JobEnd::Failed(why) = systemd.start(&lease).await {
+                log::warn!("{name}: {why}");
+            }
+        });
     }
 
     /// Logs once that a service with `steer = true` has a listener that cannot be steered to.

@@ -4,7 +4,10 @@ use ondemand_core::{lifecycle::Input, measure::sample::KernelEvent};
 use tokio::sync::oneshot;
 
 use super::Agent;
-use crate::{host::clock, kernel::maps::events::News};
+use crate::{
+    host::clock,
+    kernel::{maps::events::News, sockets::listening::Application},
+};
 
 /// Maximum number of proxies of one service that wait for its listener.
 const MOST_WAITING: usize = 64;
@@ -44,6 +47,7 @@ impl Agent {
                 watched.forwarder = matches!(event, KernelEvent::Forwarder(..));
                 self.find_refusal(&name);
                 self.find_forwarder(&name);
+                self.find_problem(&name);
             }
             (KernelEvent::Stranger(_, at), Some(watched)) => {
                 // They judge it themselves.
@@ -65,7 +69,7 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        let there = crate::kernel::sockets::listening::is_listening(&watched.service.backend);
+        let there = Application::from(&watched.service).is_listening();
         if there.is_ok_and(|there| there) {
             // The caller may be gone.
             let _ = answer.send(());

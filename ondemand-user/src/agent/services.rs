@@ -82,8 +82,11 @@ impl Services {
             names.push(name.clone());
             names.sort();
         }
-        for address in fronts(&watched) {
+        for address in arrivals(&watched) {
             self.by_front.insert(address, name.clone());
+        }
+        for alias in aliases(&watched) {
+            self.by_front.entry(alias).or_insert_with(|| name.clone());
         }
         self.marked.insert(name.clone());
         self.by_name.insert(name, watched);
@@ -100,7 +103,7 @@ impl Services {
                 }
             }
         }
-        for address in fronts(&watched) {
+        for address in arrivals(&watched).chain(aliases(&watched)) {
             // It may be another service's by now.
             if self.by_front.get(&address).is_some_and(|of| of == name) {
                 self.by_front.remove(&address);
@@ -116,7 +119,7 @@ impl Services {
         self.by_unit.get(unit).map_or(&[], Vec::as_slice)
     }
 
-    /// The service with a front socket at this address, or at the wildcard of its family.
+    /// The service whose clients arrive at this address, or at the wildcard of its family.
     pub fn of_front(&self, address: SocketAddr) -> Option<&str> {
         let wildcard: IpAddr = match address {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -176,7 +179,8 @@ impl Services {
     }
 }
 
-fn fronts(watched: &Watched) -> impl Iterator<Item = SocketAddr> {
+/// Where clients of a service arrive.
+fn arrivals(watched: &Watched) -> impl Iterator<Item = SocketAddr> {
     watched
         .service
         .listen
@@ -185,6 +189,19 @@ fn fronts(watched: &Watched) -> impl Iterator<Item = SocketAddr> {
             Endpoint::Tcp(address) => Some(*address),
             Endpoint::Unix(_) => None,
         })
+}
+
+/// The wildcards that an application may bind in place of these addresses, which it keeps.
+fn aliases(watched: &Watched) -> Vec<SocketAddr> {
+    if !watched.service.own_address {
+        return Vec::new();
+    }
+    let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let wildcards = |at: SocketAddr| {
+        let v4 = at.is_ipv4().then(|| SocketAddr::new(v4, at.port()));
+        [Some(SocketAddr::new(v6, at.port())), v4]
+    };
+    arrivals(watched).flat_map(wildcards).flatten().collect()
 }
 
 impl Agent {

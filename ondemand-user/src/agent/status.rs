@@ -175,7 +175,12 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         name: service.name.clone(),
         unit: service.unit.clone(),
         state: state.as_str().into(),
-        route: if steered { "steered" } else { "proxied" }.into(),
+        route: match (steered, service.own_address) {
+            (true, true) => "native",
+            (true, false) => "steered",
+            (false, _) => "proxied",
+        }
+        .into(),
         open_connections: watched.open(sample.as_ref()),
         accepted_connections: sample.map_or(0, |sample| sample.accepted()),
         received_bytes: sample.map_or(0, |sample| sample.received_bytes()),

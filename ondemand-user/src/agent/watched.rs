@@ -169,7 +169,14 @@ impl Watched {
 
     /// Takes over a changed configuration. With another unit everything is reset.
     pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
-        if (&service.listen, &service.backend) != (&self.service.listen, &self.service.backend) {
+        let places = |service: &Service| {
+            (
+                service.listen.clone(),
+                service.front.clone(),
+                service.backend.clone(),
+            )
+        };
+        if places(&service) != places(&self.service) {
             self.uncounted.begin(now);
         }
         if service.ready != self.service.ready {
@@ -214,8 +221,31 @@ impl Watched {
         self.dry_run
     }
 
+    /// Address rules are as effective as ever where the application keeps its address.
     fn may_steer(&self) -> bool {
-        self.steerable && self.rules.is_none() && !self.rules_unread
+        let ruled = self.rules.is_some() || self.rules_unread;
+        self.steerable && (!ruled || self.service.own_address)
+    }
+
+    /// Whether a client of the application could start it.
+    pub fn could_be_started(&self) -> bool {
+        self.steerable || !self.service.own_address
+    }
+
+    /// Why an application that keeps its address must stay up, if so.
+    pub fn not_served(&self) -> Option<String> {
+        if !self.could_be_started() {
+            return Some(
+                "its application keeps its address, and on this host no program can start it for a client, so it stays \
+                 up; `ondemand check` says why"
+                    .into(),
+            );
+        }
+        (self.service.own_address && self.forwarder).then(|| {
+            "a program that publishes a container's port listens at its address, and its clients may not be seen, so it \
+             stays up: publish the port at another one, such as 127.0.0.1:8080, and set `backend`"
+                .into()
+        })
     }
 
     /// Sets the unit whose address rules steering would bypass. Returns whether to log this: it
@@ -226,7 +256,7 @@ impl Watched {
         self.rules = place;
         let options = options(&self.service, self.may_steer(), self.dry_run);
         self.lifecycle.set_options(options);
-        changed && self.steerable && self.could_steer()
+        changed && self.steerable && self.could_steer() && !self.service.own_address
     }
 
     /// The unit whose address rules steering would bypass.

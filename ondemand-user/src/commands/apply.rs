@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::{User, geteuid};
 use ondemand_core::{
-    config::{Config, DEFAULT_PATH},
+    config::{Config, DEFAULT_PATH, is_private_front},
     lifecycle::JobEnd,
     words::{counted, printable},
 };
@@ -21,6 +21,7 @@ use crate::{
         turn::Turn,
         units::{Record, generator},
     },
+    kernel::{self, load, maps::watch},
     systemd::{Questions, Systemd},
 };
 
@@ -48,12 +49,28 @@ pub async fn run(path: &Path) -> Result<()> {
             generator::NAME
         );
     }
-    let turn = Turn::take().await?;
+    let mut turn = Turn::take().await?;
     let config = config_file::load(path)?;
     let systemd = Systemd::connect().await?;
     systemd.daemon_reload().await?;
     let mut failed = false;
-    let steps = settle::run(&config, &Record::here(), true).await?;
+    let record = Record::here();
+    if record
+        .left(&config)
+        .iter()
+        .any(|name| is_own(&record, name))
+    {
+        // Their clients must no longer be taken to a front socket that is closed next. The agent takes a turn, too.
+        drop(turn);
+        match tell_agent().await {
+            Ok(true) => {}
+            Ok(false) => leave_alone(&config)?,
+            // It is told again, and the failure said, below.
+            Err(error) => log::debug!("{error:#}"),
+        }
+        turn = Turn::take().await?;
+    }
+    let steps = settle::run(&config, &record, true).await?;
     for step in &steps {
         failed |= matches!(step, Step::Waits(..));
         say(&step.to_string());
@@ -82,6 +99,22 @@ pub async fn run(path: &Path) -> Result<()> {
         "not everything could be done; the lines above say what to do"
     );
     Ok(())
+}
+
+/// Whether the application of a service that was let go kept its address.
+fn is_own(record: &Record, name: &str) -> bool {
+    let fronts = record.listens(name);
+    let mut fronts = fronts.iter().filter_map(|front| front.parse().ok());
+    fronts.any(|front| is_private_front(&front))
+}
+
+/// Writes to the kernel's maps what an agent would.
+fn leave_alone(config: &Config) -> Result<()> {
+    if !kernel::home().exists() {
+        return Ok(());
+    }
+    let services: Vec<_> = config.services.values().collect();
+    watch::fill(load::group(permission::USER)?, &services)
 }
 
 fn say(line: &str) {

@@ -1,6 +1,6 @@
 //! The command line: clap types only.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use ondemand_core::config::{DEFAULT_PATH, Endpoint, Ready, Statuses, time_span};
@@ -9,7 +9,7 @@ use super::{
     help,
     values::{currency, moment, price, span, watts},
 };
-use crate::{install::permission::USER, proxy};
+use crate::{install::permission::USER, kernel::sockets::listening::Application, proxy};
 
 /// Stops unused systemd services, and loses no request.
 ///
@@ -60,6 +60,9 @@ pub enum Command {
         /// The user that the agent runs as, whose group may use them
         #[arg(long, value_name = "NAME", default_value = USER)]
         user: String,
+        /// Fail, too, if applications that keep their addresses cannot be started by their clients
+        #[arg(long)]
+        serve: bool,
     },
     /// Grant the agent's user its permission: a polkit rule
     #[command(after_help = help::PERMIT)]
@@ -186,6 +189,9 @@ pub struct Proxy {
     /// The status codes that mean that it is
     #[arg(long, value_name = "CODES", requires = "ready")]
     pub ready_status: Option<Statuses>,
+    /// The addresses where clients arrive, if the application itself listens there
+    #[arg(long, value_name = "ADDRESS")]
+    pub own_address: Vec<SocketAddr>,
     /// How long the first client is held until the application listens
     #[arg(long, value_name = "TIME", value_parser = time_span)]
     pub start_timeout: Duration,
@@ -202,13 +208,14 @@ impl From<Proxy> for proxy::Options {
             backend,
             ready,
             ready_status,
+            own_address: own,
             start_timeout,
             exit_idle_time,
         } = options;
         Self {
             name,
             unit,
-            backend,
+            application: Application { backend, own },
             ready: asked(ready, ready_status),
             start_timeout,
             exit_idle_time,

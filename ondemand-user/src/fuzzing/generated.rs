@@ -46,7 +46,9 @@ pub(super) fn check(config: &Config, host: &Host) {
 }
 
 pub(super) fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
-    assert_eq!(generated.len(), 6 * config.services.len());
+    let keeps = config.services.values().any(|it| it.own_address);
+    let of_all = if keeps { 2 } else { 0 };
+    assert_eq!(generated.len(), 6 * config.services.len() + of_all);
     for (service, files) in config.services.values().zip(generated.chunks(6)) {
         let plain = plain(service);
         let plain = Config {
@@ -99,6 +101,7 @@ fn plain(service: &Service) -> Service {
     Service {
         name: "a".into(),
         listen: service.listen.iter().map(&mut endpoint).collect(),
+        front: service.front.iter().map(&mut endpoint).collect(),
         backend: endpoint(&service.backend),
         unit: "a.service".into(),
         access: Access {
@@ -142,7 +145,7 @@ fn same_shape(file: &UnitFile, expected: &UnitFile) {
 /// Checks that systemd reads the original values.
 fn values(config: &Config, service: &Service, host: &Host, files: &[UnitFile]) {
     let socket = service.socket_unit();
-    let mut listen = service.listen.iter();
+    let mut listen = service.front.iter();
     for file in files {
         let Content::Text(text) = &file.content else {
             continue;
@@ -191,9 +194,15 @@ fn command(service: &Service, host: &Host) -> Vec<String> {
         "proxy".into(),
         format!("--unit={}", service.unit),
         format!("--backend={}", service.backend),
+    ];
+    if service.own_address {
+        let own = service.listen.iter();
+        words.extend(own.map(|address| format!("--own-address={address}")));
+    }
+    words.extend([
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-    ];
+    ]);
     let ready = service.ready.as_ref();
     words.extend(ready.map(|ready| format!("--ready={ready}")));
     let status = ready.and_then(Ready::status);

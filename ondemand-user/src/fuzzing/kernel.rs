@@ -54,6 +54,8 @@ pub fn sockets(data: &[u8]) {
             .then(|| ondemand_ebpf::Owner {
                 slot: endpoint.port % 1024,
                 role: 1 + endpoint.address[3] % 2,
+                place: 0,
+                alias: 0,
             })
     };
     let snapshot = snapshot::summarize(&records, owner, 7);

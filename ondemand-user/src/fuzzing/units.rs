@@ -57,12 +57,15 @@ pub fn units(data: &[u8]) {
         Err(_) if tcp => Endpoint::Tcp(([127, 0, 0, 1], 80).into()),
         Err(_) => Endpoint::Unix(text.into()),
     };
+    let listen: Vec<_> = listen
+        .into_iter()
+        .map(|text| endpoint(text, is_on(2)))
+        .collect();
     let service = Service {
         name: name.clone(),
-        listen: listen
-            .into_iter()
-            .map(|text| endpoint(text, is_on(2)))
-            .collect(),
+        front: listen.clone(),
+        listen,
+        own_address: is_on(5),
         backend: endpoint(backend, is_on(3)),
         unit,
         idle_timeout: match is_on(4) {

@@ -251,7 +251,7 @@ pub fn silent(config: &Config) -> Result<Vec<&Service>> {
     let mut silent = Vec::new();
     for service in config.services.values() {
         let mut listens = true;
-        for endpoint in &service.listen {
+        for endpoint in &service.front {
             listens &= match endpoint {
                 Endpoint::Tcp(address) => listeners.contains(address),
                 Endpoint::Unix(_) => is_listening(endpoint)?,
@@ -380,8 +380,8 @@ fn heir<'a>(entry: &Entry, listens: &[String], config: &'a Config) -> Option<&'a
         .filter_map(|text| text.parse().ok())
         .collect();
     let meets = |service: &&Service| {
-        let mut fronts = service.listen.iter();
-        fronts.any(|front| listens.iter().any(|old| old.overlaps(front)))
+        let mut needed = service.front.iter().chain(&service.listen);
+        needed.any(|front| listens.iter().any(|old| old.overlaps(front)))
     };
     let mut services = config.services.values();
     services

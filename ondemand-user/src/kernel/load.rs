@@ -16,13 +16,15 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Array,
-    programs::{CgroupAttachMode, Iter, SkLookup, SockOps, SocketFilter, links::FdLink},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Iter, SkLookup, SockOps, SocketFilter, links::FdLink,
+    },
 };
 use nix::unistd::{Gid, User, geteuid};
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 
 use super::{
-    ATTACHED, BPFFS, DIRECTORY, FILTER, ITERATORS, MAPS, OBJECT, OPTIONAL,
+    ATTACHED, BPFFS, DIRECTORY, FILTER, ITERATORS, MAPS, OBJECT, OPTIONAL, STEERING,
     btf::KernelTypes,
     owner,
     pins::{self, Gone, Pins},
@@ -57,17 +59,26 @@ pub fn run(user: &str) -> Result<Outcome> {
         bail!("only root may load eBPF programs: `sudo ondemand load`");
     }
     requirements::check(Path::new(BPFFS))?;
-    let found = User::from_name(user).with_context(|| format!("look up the user {user}"))?;
-    if found.is_none() {
+    let group = group(user)?;
+    if group.as_raw() == 0 && user != "root" {
         log::warn!(
             "the user {user} does not exist, so only an agent of root's can use the programs; \
              `systemd-sysusers` creates that of the package"
         );
     }
-    let group = found.map_or(Gid::from_raw(0), |user| user.gid);
     let place = Place::new(&Path::new(BPFFS).join(DIRECTORY))?;
     owner::directory(&place.root, group)?;
     place.complete(group, || pins::lock(&place.root))
+}
+
+/// The group of a user; that of root if there is none of this name.
+///
+/// # Errors
+///
+/// The host's users cannot be looked up.
+pub fn group(user: &str) -> Result<Gid> {
+    let found = User::from_name(user).with_context(|| format!("look up the user {user}"))?;
+    Ok(found.map_or(Gid::from_raw(0), |user| user.gid))
 }
 
 /// The reason for which connections are not steered, of the last [`run`].
@@ -129,7 +140,7 @@ impl Place {
     /// The kernel refuses a program, or an agent is running; what was there before still is.
     pub fn complete<L>(&self, group: Gid, lock: impl FnOnce() -> Result<L>) -> Result<Outcome> {
         let outcome = match self.find()? {
-            Some(pins) if pins.has(OPTIONAL) => Outcome::Present,
+            Some(pins) if OPTIONAL.iter().all(|name| pins.has(name)) => Outcome::Present,
             Some(_) => {
                 // With an agent that runs it goes on as it is, without steering.
                 if let Ok(_lock) = lock() {
@@ -189,7 +200,9 @@ fn set_up(pins: &Path, netns: u64, cgroup: &Path) -> Result<()> {
                 link.pin(&pin)
                     .with_context(|| format!("pin {}", pin.display()))?;
             }
-            Err(error) if name == OPTIONAL => no_steering = Some(format!("{error:#}")),
+            Err(error) if name == STEERING => no_steering = Some(format!("{error:#}")),
+            // An application that does not set SO_REUSEADDR may have to try again.
+            Err(error) if OPTIONAL.contains(&name) => log::warn!("{error:#}"),
             Err(error) => return Err(error),
         }
     }
@@ -224,6 +237,15 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let offsets = [
         ("OFFSET_COMM", types.offset_of("task_struct", "comm")?),
         ("OFFSET_UID", types.offset_of("sock", "sk_uid")?),
+        // `struct sock_cgroup_data` begins with the pointer.
+        ("OFFSET_CGROUP", types.offset_of("sock", "sk_cgrp_data")?),
+        ("OFFSET_NODE", types.offset_of("cgroup", "kn")?),
+        ("OFFSET_SELF", types.offset_of("cgroup", "self")?),
+        (
+            "OFFSET_PARENT",
+            types.offset_of("cgroup_subsys_state", "parent")?,
+        ),
+        ("OFFSET_NODE_NAME", types.offset_of("kernfs_node", "name")?),
         ("OFFSET_FLAGS", types.offset_of("sock_common", "skc_flags")?),
         (
             "OFFSET_WRITE_SEQ",
@@ -314,7 +336,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
                 .with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }
-        "steering" => {
+        STEERING => {
             let program: &mut SkLookup = program(ebpf, name)?;
             program
                 .load()
@@ -322,6 +344,16 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
             let namespace = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
             let link = program.attach(namespace).with_context(what)?;
             Ok(program.take_link(link)?.into())
+        }
+        "bind4" | "bind6" => {
+            let program: &mut CgroupSockAddr = program(ebpf, name)?;
+            program
+                .load()
+                .map_err(|error| verifier::refused(name, error))?;
+            let link = program
+                .attach(cgroup, CgroupAttachMode::Single)
+                .with_context(what)?;
+            Ok(program.take_link(link)?.try_into()?)
         }
         name if ITERATORS.contains(&name) => {
             let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;

@@ -53,7 +53,7 @@ const NOT_LOADED: &str = "the eBPF programs are not loaded; `systemctl restart o
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 24] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -70,6 +70,10 @@ const MAPS: [&str; 20] = [
     "PASSES",
     "SENDERS",
     "PROBES",
+    "FRONTS",
+    "PRESENT",
+    "UNITS",
+    "INSIDERS",
     "EVENTS",
     "NAMES",
     "META",
@@ -77,13 +81,15 @@ const MAPS: [&str; 20] = [
 ];
 
 /// The programs that stay attached when the agent exits.
-const ATTACHED: [&str; 2] = ["connections", "steering"];
+const ATTACHED: [&str; 4] = ["connections", STEERING, "bind4", "bind6"];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
 const ITERATORS: [&str; 4] = ["snapshot", "adopt", "bytes", "orphans"];
 /// The filter of the agent's sockets, which it attaches itself.
 const FILTER: &str = "caught";
-/// The one of the attached without which the proxy serves.
-const OPTIONAL: &str = "steering";
+/// The one without which the proxy serves.
+const STEERING: &str = "steering";
+/// Those of the attached that a kernel may refuse.
+const OPTIONAL: [&str; 3] = [STEERING, "bind4", "bind6"];
 
 /// The pinned maps and programs.
 pub struct Kernel {
@@ -141,7 +147,7 @@ impl Kernel {
             pins.found_at(&home);
         }
         Ok(Self {
-            no_steering: (!pins.has(OPTIONAL)).then(load::no_steering),
+            no_steering: (!pins.has(STEERING)).then(load::no_steering),
             home,
             pins,
             _directory: directory,
@@ -221,7 +227,7 @@ fn open_map(home: &Path, name: &str) -> Result<Map> {
 ///
 /// They do not, or one is missing, or attached to nothing: a [`Gone`]. Or one cannot be opened.
 fn open_pins(home: &Path, netns: u64) -> Result<Pins> {
-    let programs = ATTACHED.map(|name| (name, name != OPTIONAL));
+    let programs = ATTACHED.map(|name| (name, !OPTIONAL.contains(&name)));
     let iterators = ITERATORS.map(|name| (name, true));
     let pins = Pins::open(home, &MAPS, programs.into_iter().chain(iterators))?;
     let meta = Array::<_, Meta>::try_from(open_map(home, "META")?)?;

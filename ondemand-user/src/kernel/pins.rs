@@ -26,12 +26,24 @@ pub fn lock(directory: &Path) -> Result<Flock<File>> {
     let file = File::open(directory).with_context(|| format!("open {}", directory.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => bail!(
-            "another agent is running, and only one may run at a time: systemctl stop ondemand.service"
-        ),
+        Err((_, Errno::EWOULDBLOCK)) => bail!(InUse),
         Err((_, error)) => Err(error).with_context(|| format!("lock {}", directory.display())),
     }
 }
+
+/// An agent has the lock.
+#[derive(Debug)]
+pub struct InUse;
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "another agent is running, and only one may run at a time: systemctl stop ondemand.service",
+        )
+    }
+}
+
+impl std::error::Error for InUse {}
 
 /// A pin or an attachment that no longer exists: its counters are not maintained.
 #[derive(Debug)]

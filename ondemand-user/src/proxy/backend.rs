@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +11,10 @@ use std::{
 };
 
 use ondemand_core::config::Endpoint;
-use tokio::{net::UnixStream, time::Instant};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::Instant,
+};
 
 use super::{
     is_absent,
@@ -18,7 +22,7 @@ use super::{
     stranger::{self, Guard},
     stream::Stream,
 };
-use crate::host::complaints::Complaints;
+use crate::{host::complaints::Complaints, kernel::sockets::listening::Application};
 
 /// How long to retry a backend that was ready before: it may be restarting.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +36,7 @@ pub struct Backend {
     /// The service's name, for messages.
     name: String,
     endpoint: Endpoint,
+    application: Application,
     guard: Guard,
     /// Until when its start may go on.
     starting_until: Mutex<Instant>,
@@ -51,10 +56,16 @@ enum Complaint {
 
 impl Backend {
     /// One that may not be ready before that moment.
-    pub fn new(name: &str, endpoint: Endpoint, guard: Guard, starting_until: Instant) -> Self {
+    pub fn new(
+        name: &str,
+        application: Application,
+        guard: Guard,
+        starting_until: Instant,
+    ) -> Self {
         Self {
             name: name.to_owned(),
-            endpoint,
+            endpoint: application.backend.clone(),
+            application,
             guard,
             starting_until: Mutex::new(starting_until),
             answered: AtomicBool::new(false),
@@ -98,6 +109,9 @@ impl Backend {
         let connected = async {
             self.guard.look().await?;
             match &self.endpoint {
+                Endpoint::Tcp(_) if let Some(ends) = ends.filter(|_| self.is_own()) => {
+                    self.connect_own(ends).await.map(Stream::Tcp)
+                }
                 Endpoint::Tcp(address) => source::connect(*address, ends).await.map(Stream::Tcp),
                 Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
             }
@@ -114,6 +128,32 @@ impl Backend {
                 );
             }
         })
+    }
+
+    /// Whether the application keeps the addresses where clients arrive.
+    fn is_own(&self) -> bool {
+        !self.application.own.is_empty()
+    }
+
+    /// Connects to the address that the client arrived at. If nothing listens there, as with an application that
+    /// listens in one family alone, to another of the same port.
+    async fn connect_own(&self, ends: Ends) -> io::Result<TcpStream> {
+        let arrived = source::canonical(ends.arrived);
+        let mut result = self.connect_at(arrived, ends).await;
+        for other in self.application.others(arrived) {
+            match &result {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    result = self.connect_at(other, ends).await;
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
+    async fn connect_at(&self, address: SocketAddr, ends: Ends) -> io::Result<TcpStream> {
+        self.guard.look_at(address).await?;
+        source::connect_inside(address, ends).await
     }
 
     /// Whether a failure may mean that it is not ready yet.

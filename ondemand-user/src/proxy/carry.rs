@@ -60,6 +60,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::kernel::sockets::listening::Application;
     use crate::proxy::{backend::PAUSE, stranger::Guard};
 
     /// A listener and its address.
@@ -74,7 +75,11 @@ mod tests {
         let arrived = client.local_addr().unwrap();
         let endpoint = Endpoint::Tcp(to);
         let guard = Guard::new("test.service", &endpoint);
-        let backend = Backend::new("test", endpoint, guard, Instant::now());
+        let application = Application {
+            backend: endpoint,
+            own: Vec::new(),
+        };
+        let backend = Backend::new("test", application, guard, Instant::now());
         tokio::spawn(async move {
             carry(Stream::Tcp(client), Some(Ends { arrived, peer }), &backend).await;
         })

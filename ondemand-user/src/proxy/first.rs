@@ -211,6 +211,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::kernel::sockets::listening::Application;
     use crate::proxy::carry::carry;
     use crate::proxy::stranger::Guard;
 
@@ -228,7 +229,16 @@ mod tests {
         let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = Endpoint::Tcp(application.local_addr().unwrap());
         let guard = Guard::new("test.service", &to);
-        let backend = Arc::new(Backend::new("test", to, guard, Instant::now() + patience));
+        let place = Application {
+            backend: to,
+            own: Vec::new(),
+        };
+        let backend = Arc::new(Backend::new(
+            "test",
+            place,
+            guard,
+            Instant::now() + patience,
+        ));
         let address = front.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
         let (accepted, _) = front.accept().await.unwrap();

@@ -39,7 +39,7 @@ use tokio::{
 };
 use wait::Clients;
 
-use crate::{host::program, systemd};
+use crate::{host::program, kernel::sockets::listening::Application, systemd};
 
 /// Maximum number of connections; more wait at the front socket. Each takes two descriptors, and
 /// `LimitNOFILE=` of the unit allows them.
@@ -55,7 +55,7 @@ pub struct Options {
     /// The application's unit.
     pub unit: String,
     /// Where the application listens.
-    pub backend: Endpoint,
+    pub application: Application,
     /// When it is ready. `None`: when it listens.
     pub ready: Option<Ready>,
     /// How long the first client is held.
@@ -107,12 +107,12 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-            let guard = Guard::new(&options.unit, &options.backend);
+            let guard = Guard::new(&options.unit, &options.application.backend);
             let left = tokio::select! {
                 waited = wait::wait_for_backend(
                     &options.name,
                     &options.unit,
-                    &options.backend,
+                    &options.application,
                     options.ready.as_ref(),
                     options.start_timeout,
                     &clients,
@@ -143,11 +143,12 @@ async fn serve(
     };
     let backend = Arc::new(Backend::new(
         &options.name,
-        options.backend.clone(),
+        options.application.clone(),
         guard,
         Instant::now() + left,
     ));
     let mut accept_failed = Seldom::default();
+    let mut loops = Seldom::default();
     let mut connections = JoinSet::new();
     buffers::begin();
     let mut memory = Memory::default();
@@ -155,6 +156,16 @@ async fn serve(
     loop {
         tokio::select! {
             accepted = listeners.accept(), if connections.len() < MOST => match accepted {
+                // The kernel's program does not know this proxy for one of the service's units.
+                Ok((client, Some(ends))) if source::is_outgoing(ends) => {
+                    client.reset_at_close();
+                    if loops.occurs(Instant::now()).is_some() {
+                        log::error!(
+                            "{}: a connection of this proxy to the application has come back to it",
+                            options.name
+                        );
+                    }
+                }
                 Ok((client, ends)) => {
                     let backend = Arc::clone(&backend);
                     connections.spawn(async move { carry(client, ends, &backend).await });

@@ -5,8 +5,10 @@
 //! client arrived at. Loopback is for clients that came over loopback.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use nix::{
@@ -65,6 +67,74 @@ pub async fn connect(backend: SocketAddr, ends: Option<Ends>) -> io::Result<TcpS
     Err(io::Error::new(io::ErrorKind::AddrNotAvailable, LooksLocal))
 }
 
+/// Connects to an application that keeps the address where this client arrived, in such a way that [`is_outgoing`]
+/// knows the connection.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_inside(address: SocketAddr, ends: Ends) -> io::Result<TcpStream> {
+    let source = canonical(ends.arrived);
+    let of_family = source.is_ipv4() == address.is_ipv4();
+    if of_family && (ends.are_local() || !is_loopback(source)) {
+        return connect_outgoing(SocketAddr::new(source.ip(), 0), address).await;
+    }
+    if ends.are_local() {
+        return connect_outgoing(SocketAddr::new(address.ip(), 0), address).await;
+    }
+    for source in others(&addresses_of_this_host()?, ends.arrived, address) {
+        match connect_outgoing(source, address).await {
+            Err(error) if is_unusable(&error) => {}
+            connected => return connected,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrNotAvailable, LooksLocal))
+}
+
+/// The two ends of the connections to the application, as the other side would have them.
+static OUTGOING: Mutex<BTreeSet<(SocketAddr, SocketAddr)>> = Mutex::new(BTreeSet::new());
+
+/// Whether a client is this proxy itself: without the kernel's help, each connection to the application would be one
+/// more client.
+pub fn is_outgoing(ends: Ends) -> bool {
+    let ends = (canonical(ends.peer), canonical(ends.arrived));
+    outgoing().contains(&ends)
+}
+
+fn outgoing() -> MutexGuard<'static, BTreeSet<(SocketAddr, SocketAddr)>> {
+    OUTGOING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets a connection that is closed, if it was one to the application.
+pub fn closes(stream: &TcpStream) {
+    let mut outgoing = outgoing();
+    if !outgoing.is_empty()
+        && let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr())
+    {
+        outgoing.remove(&(canonical(local), canonical(peer)));
+    }
+}
+
+/// The port is chosen before connect(2), so that it is known before the connection arrives anywhere.
+async fn connect_outgoing(source: SocketAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(source)?;
+    socket.bind(source)?;
+    let ends = (canonical(socket.local_addr()?), canonical(address));
+    outgoing().insert(ends);
+    let connected = socket.connect(address).await;
+    if connected.is_err() {
+        outgoing().remove(&ends);
+    }
+    connected
+}
+
+fn socket(source: SocketAddr) -> io::Result<TcpSocket> {
+    match source {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
 /// Whether the connection was not made because the application would have taken its client for a local one.
 pub fn looks_local(error: &io::Error) -> bool {
     error
@@ -93,10 +163,7 @@ fn is_unusable(error: &io::Error) -> bool {
 }
 
 async fn connect_from(source: SocketAddr, backend: SocketAddr) -> io::Result<TcpStream> {
-    let socket = match source {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
+    let socket = socket(source)?;
     // connect(2) chooses the port, so that connections to other destinations may have the same (ip(7)).
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(source)?;

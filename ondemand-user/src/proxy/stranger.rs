@@ -62,9 +62,18 @@ impl Guard {
     ///
     /// It is a [`Stranger`], which [`is_stranger`] recognizes.
     pub async fn look(&self) -> io::Result<()> {
-        let Some(address) = self.address else {
-            return Ok(());
-        };
+        match self.address {
+            Some(address) => self.look_at(address).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same for another address of this host.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::look`].
+    pub async fn look_at(&self, address: SocketAddr) -> io::Result<()> {
         let listener = match tcp_listener_at(address) {
             Ok(Some(listener)) => listener,
             Ok(None) => return Ok(()),

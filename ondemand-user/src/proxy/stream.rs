@@ -11,12 +11,22 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+use super::source;
+
 /// A connection of either kind.
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Self::Tcp(stream) = self {
+            source::closes(stream);
+        }
+    }
 }
 
 impl Stream {

@@ -6,6 +6,8 @@
 //! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
 //! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory.
 //!
+//! `--no-reuse`: without SO_REUSEADDR. `--also ADDRESS` listens there, too.
+//!
 //! `--unready-ms N` with `--unready WAY`: for N ms after it has listened it loses each connection: `reset`,
 //! `close`, `read` and then close, or `refuse` those that come after the first. Or it answers badly: with the status
 //! `503`, a `redirect` to where it was asked, `garbage`, megabytes of a head (`endless`), or never (`silent`).
@@ -80,9 +82,15 @@ fn main() {
     }
     let address: SocketAddr = address.parse().expect("an address");
     let workers = option("--workers", 1usize);
-    let workers: Vec<Worker> = (0..workers)
+    let mut workers: Vec<Worker> = (0..workers)
         .map(|number| Worker::new(number, address, workers > 1))
         .collect();
+    let also: String = option("--also", String::new());
+    if !also.is_empty() {
+        work_ms(option("--also-delay-ms", 0));
+        let also = also.parse().expect("an address");
+        workers.push(Worker::new(workers.len(), also, false));
+    }
     if flag("--notify") {
         notify();
     }
@@ -302,7 +310,9 @@ fn tcp_listener(address: SocketAddr, reuse_port: bool) -> TcpListener {
     assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
     // SAFETY: just opened, and owned here.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    if !flag("--no-reuse") {
+        setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    }
     if reuse_port {
         setsockopt(&socket, sockopt::ReusePort, &true).expect("SO_REUSEPORT");
     }

@@ -1,6 +1,6 @@
 //! A kernel that takes no more sk_lookup programs: everything works, through the proxy.
 
-use std::{fs::File, os::fd::OwnedFd};
+use std::{fs::File, os::fd::OwnedFd, time::Duration};
 
 use tests::{
     bpf::{self, Hook},
@@ -71,4 +71,36 @@ fn without_sk_lookup_the_proxy_carries_everything() {
     ask_with(&sandbox, front(), Request::default()).unwrap();
     wait_route(&sandbox, "steered");
     assert!(is_steered(&sandbox, front()));
+}
+
+#[test]
+fn without_sk_lookup_an_application_that_keeps_its_address_stays_up() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(&sandbox, "app.service", "--listen 127.0.0.1:8000").unwrap();
+    let config = "[service.test]\nlisten = \"127.0.0.1:8000\"\nunit = \"app.service\"\nidle_timeout = \"300ms\"\n\
+                  min_uptime = \"0s\"\n";
+    service::write_config(&sandbox, config).unwrap();
+    let crowd = crowd(&sandbox);
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    let said = "no program can start it for a client";
+    service::wait_journal(&sandbox, "ondemand.service", said, 1).unwrap();
+    service::stays(&sandbox, "app.service", "active", Duration::from_secs(1));
+    let problem = status(&sandbox, "test").unwrap()["problem"].to_string();
+    assert!(problem.contains(said), "{problem}");
+    // At boot nobody waits for an agent.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand.service", "app.service"])
+        .unwrap();
+    let load = sandbox.run(&["systemctl", "start", "ondemand-load.service"]);
+    assert!(load.is_err());
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    drop(crowd);
+    sandbox
+        .run(&["systemctl", "start", "ondemand.service"])
+        .unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    assert!(is_steered(&sandbox, front()) || wait_state(&sandbox, "app.service", "active").is_ok());
 }

@@ -18,6 +18,7 @@ mod learning;
 mod names;
 mod networks;
 mod overlaps;
+mod own;
 mod parse;
 mod parsed;
 mod ready;
@@ -33,6 +34,7 @@ pub use keepalive::KeepAlive;
 pub use learning::{ColdStartCost, IdleTimeout, Learning};
 pub use names::possible as possible_name;
 pub use networks::List;
+pub use own::is_private_front;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use ready::{By, Ready, Statuses};
 pub use table::nearest;
@@ -77,9 +79,13 @@ pub struct Agent {
 pub struct Service {
     /// The key in the file: letters, digits, `-`, `_`, `.`; at most 63 bytes.
     pub name: String,
-    /// The front socket's addresses. `[::]` here means IPv6 alone; IPv4 has its own `0.0.0.0`.
+    /// Where clients arrive. `[::]` here means IPv6 alone; IPv4 has its own `0.0.0.0`.
     pub listen: Vec<Endpoint>,
-    /// Where the application listens. Never a wildcard address.
+    /// Whether the application itself listens at these addresses, all of TCP. Otherwise the front socket does.
+    pub own_address: bool,
+    /// The front socket's addresses: those of `listen`, or private ones.
+    pub front: Vec<Endpoint>,
+    /// Where the application listens: the first address that reaches it. Never a wildcard address.
     pub backend: Endpoint,
     /// The application's own unit, `.service`.
     pub unit: String,

@@ -18,14 +18,14 @@ pub const LONGEST_NAME: usize = 63;
 
 /// What `ondemand-` precedes in the names of ondemand's own programs and units: a service of this name
 /// would have the same names.
-const RESERVED: [&str; 3] = ["generator", "load", "permit"];
+const RESERVED: [&str; 4] = ["generator", "load", "open", "permit"];
 
 /// Checks the name of a service. The error says what is wrong and what to write.
 pub(super) fn service(name: &str) -> Result<(), String> {
     if RESERVED.contains(&name) {
-        let [one, two, three] = RESERVED;
         return Err(format!(
-            "a reserved name: ondemand-{name} is ondemand's own; choose a name other than {one:?}, {two:?} and {three:?}"
+            "a reserved name: ondemand-{name} is ondemand's own; choose a name other than {}",
+            RESERVED.join(", ")
         ));
     }
     match problem(name) {
@@ -256,7 +256,7 @@ mod tests {
         );
         check_name(
             "load",
-            "load: a reserved name: ondemand-load is ondemand's own; choose a name other than \"generator\", \"load\" and \"permit\"",
+            "load: a reserved name: ondemand-load is ondemand's own; choose a name other than generator, load, open, permit",
         );
         for good in [
             "a",

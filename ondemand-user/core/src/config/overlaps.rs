@@ -8,7 +8,7 @@ use super::{Endpoint, endpoint, error::Problem, parsed::Parsed, table::Place};
 pub(super) struct Claim<'a> {
     /// The service's name; `None` is the agent itself.
     owner: Option<&'a str>,
-    /// Whether it is bound by systemd's front socket.
+    /// Whether clients arrive there.
     front: bool,
     endpoint: &'a Endpoint,
     place: &'a Place,
@@ -34,12 +34,14 @@ pub(super) fn check(services: &[Parsed], metrics: Option<&(Endpoint, Place)>) ->
             endpoint,
             place,
         }));
-        claims.push(Claim {
-            owner,
-            front: false,
-            endpoint: &parsed.service.backend,
-            place: &parsed.backend,
-        });
+        if !parsed.service.own_address {
+            claims.push(Claim {
+                owner,
+                front: false,
+                endpoint: &parsed.service.backend,
+                place: &parsed.backend,
+            });
+        }
     }
     let mut problems = addresses(claims);
     problems.extend(units(services));

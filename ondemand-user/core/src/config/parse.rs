@@ -9,7 +9,7 @@ use super::{
     error::Problem,
     first_client, keepalive,
     learning::{self, ColdStartCost, Learning},
-    names, networks, overlaps,
+    names, networks, overlaps, own,
     parsed::Parsed,
     ready,
     table::{Lines, Place, Section, Value, example},
@@ -67,7 +67,8 @@ pub(super) fn document(text: &str) -> Result<(Agent, BTreeMap<String, Service>),
     let table = DeTable::parse(text).map_err(|err| vec![syntax(&lines, &err)])?;
     let table = DeValue::Table(table.into_inner());
     let mut problems = Problems::default();
-    let (agent, metrics, services) = sections(&Value::root(&lines, &table), &mut problems);
+    let (agent, metrics, mut services) = sections(&Value::root(&lines, &table), &mut problems);
+    own::assign(&mut services);
     // An invalid service cannot be compared with others: its own problem is reported first.
     problems
         .0
@@ -189,7 +190,8 @@ fn service(
 
     let listen = required(&mut section, "listen", LISTEN_EXAMPLE, problems);
     let listen = listen.and_then(|value| listen_addresses(&value, problems));
-    let backend = required(&mut section, "backend", "\"127.0.0.1:8080\"", problems);
+    let backend = section.take("backend");
+    let own_address = backend.is_none();
     let backend =
         backend.and_then(|value| Some((problems.keep(backend_address(&value))?, value.place)));
     let unit = required(
@@ -222,6 +224,14 @@ fn service(
     let steer = match optional("steer") {
         None => Some(true),
         Some(value) => problems.keep(value.boolean()),
+    };
+    let backend = match &listen {
+        Some((listen, places)) if own_address => {
+            let backend = own::backend(listen, places, steer, &table.place);
+            let backend = backend.map_err(|found| problems.0.extend(found)).ok();
+            backend.zip(places.first().cloned())
+        }
+        _ => backend,
     };
     let first_client = problems.keep(first_client::read(
         optional("first_client").as_ref(),
@@ -259,7 +269,9 @@ fn service(
         (listen?, backend?, unit?);
     let service = Service {
         name: name.to_owned(),
+        front: listen.clone(),
         listen,
+        own_address,
         backend,
         unit,
         idle_timeout: idle_timeout?,

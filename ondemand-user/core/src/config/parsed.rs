@@ -7,6 +7,7 @@ pub(super) struct Parsed {
     pub service: Service,
     /// As long as `service.listen`.
     pub listen: Vec<Place>,
+    /// Where the application's address stands.
     pub backend: Place,
     pub unit: Place,
 }

@@ -61,6 +61,8 @@ fn a_short_file_gets_the_documented_defaults() {
             Endpoint::Tcp("0.0.0.0:80".parse().unwrap()),
             Endpoint::Tcp("[::]:80".parse().unwrap()),
         ],
+        own_address: false,
+        front: config.services["wiki"].listen.clone(),
         backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
         unit: "wiki.service".into(),
         idle_timeout: IdleTimeout::After(Duration::from_secs(600)),
@@ -349,10 +351,6 @@ fn missing_keys_say_what_to_add() {
     check(
         "\n[service.a]\n",
         "/etc/o.toml:2: service.a.listen: missing; add listen = [",
-    );
-    check(
-        "\n[service.a]\n",
-        "/etc/o.toml:2: service.a.backend: missing; add backend = \"127.0.0.1:8080\"",
     );
     check(
         "\n[service.a]\n",

@@ -73,7 +73,9 @@ fn service(listen: &str) -> Service {
     };
     Service {
         name: "wiki".into(),
-        listen: vec![listen],
+        listen: vec![listen.clone()],
+        own_address: false,
+        front: vec![listen],
         backend: Endpoint::Tcp("127.0.0.1:8080".parse().unwrap()),
         unit: "wiki.service".into(),
         idle_timeout: IdleTimeout::After(Duration::from_secs(10)),

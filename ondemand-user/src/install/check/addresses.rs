@@ -15,6 +15,7 @@ use super::{
     finding::Finding,
     forwarders::{self, Place},
     holders::{Holder, Sockets},
+    own_address,
 };
 use crate::kernel::sockets::sock_diag::TcpListener;
 
@@ -35,7 +36,7 @@ pub fn look(service: &Service, units: &Units, sockets: &Sockets) -> Vec<Finding>
         return vec![Finding::unknown("listen", error)];
     }
     let mut found: Vec<_> = service
-        .listen
+        .front
         .iter()
         .map(|endpoint| {
             front(endpoint, service, units.front.as_deref(), sockets)
@@ -219,7 +220,9 @@ fn front(
         ),
         Port::Free if active == Some(false) => Finding::warning(
             WHAT,
-            format!("{endpoint} is free; {unit} does not listen yet (it starts at the next boot)"),
+            format!(
+                "{endpoint} is free; {unit} does not listen there yet (it starts at the next boot)"
+            ),
             format!("systemctl start {unit}"),
         ),
         Port::Free => Finding::ok(WHAT, format!("{endpoint} is free")),
@@ -280,6 +283,12 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
             ),
             Unusable::Never(message, next) => Finding::error(WHAT, message, next),
         });
+    }
+    if service.own_address
+        && matches!(units.backend.as_deref(), Some("active" | "reloading"))
+        && let Some(finding) = own_address::look(service, sockets)
+    {
+        return Ok(finding);
     }
     let there = sockets.at(endpoint);
     let listening = match endpoint {
@@ -368,11 +377,24 @@ fn silent(service: &Service, elsewhere: Vec<SocketAddr>) -> Finding {
             "backend",
             message,
             format!(
-                "it may still be starting; otherwise set backend to its address; journalctl -u {unit}"
+                "it may still be starting; otherwise set {} to its address; journalctl -u {unit}",
+                if service.own_address {
+                    "listen"
+                } else {
+                    "backend"
+                }
             ),
         );
     };
     let all: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
+    if service.own_address {
+        let listen: Vec<_> = all.iter().map(|at| format!("{at:?}")).collect();
+        return Finding::warning(
+            "backend",
+            format!("{message}, but on {}", all.join(", ")),
+            format!("set listen = [{}]", listen.join(", ")),
+        );
+    }
     // A wildcard address cannot be connected to.
     let mut suggested = *first;
     if suggested.ip().is_unspecified() {

@@ -28,6 +28,15 @@ pub fn at_backend(service: &Service, holder: &Holder, place: Place) -> Finding {
     let (endpoint, unit) = (&service.backend, &service.unit);
     let what = format!("{holder} forwards {endpoint} to a container");
     let explicit = format!("set steer = false for service.{}", service.name);
+    if service.own_address {
+        return Finding::error(
+            WHAT,
+            format!(
+                "{what}: clients may reach it past the host's own sockets, unseen, so {unit} is never stopped"
+            ),
+            "publish the container's port at another address, such as 127.0.0.1:8080, and make that `backend`",
+        );
+    }
     match place {
         Place::Own if service.steer => Finding::warning(
             WHAT,

@@ -39,7 +39,11 @@ pub fn look(config: &Config) -> Finding {
 fn claimed(config: &Config, address: SocketAddr) -> Option<(&str, &Endpoint)> {
     let metrics = Endpoint::Tcp(address);
     config.services.values().find_map(|service| {
-        let mut own = service.listen.iter().chain([&service.backend]);
+        let mut own = service
+            .listen
+            .iter()
+            .chain([&service.backend])
+            .chain(&service.front);
         let endpoint = own.find(|endpoint| endpoint.overlaps(&metrics))?;
         Some((service.name.as_str(), endpoint))
     })

@@ -13,6 +13,7 @@ mod host;
 mod loaded;
 mod metrics;
 mod mounts;
+mod own_address;
 mod permission;
 mod ports;
 mod programs;

@@ -25,7 +25,8 @@ fn judge(config: &Config, first: u16) -> Option<Finding> {
         .services
         .values()
         .filter_map(|service| match service.backend {
-            Endpoint::Tcp(address) if address.port() >= first => {
+            // Nobody else can bind an address that an application keeps.
+            Endpoint::Tcp(address) if address.port() >= first && !service.own_address => {
                 Some(format!("{} ({})", service.name, address.port()))
             }
             _ => None,

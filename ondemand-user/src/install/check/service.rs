@@ -242,6 +242,15 @@ async fn steering(service: &Service, common: &Common<'_>, are_plain: [bool; 2]) 
     if !service.steer {
         return None;
     }
+    if service.own_address {
+        return Some(Finding::ok(
+            WHAT,
+            format!(
+                "{} keeps its address: while it is up its clients are its own",
+                service.unit
+            ),
+        ));
+    }
     let (straight, proxied) = ways(service);
     let list = |endpoints: &[&Endpoint]| {
         let all: Vec<_> = endpoints.iter().map(ToString::to_string).collect();

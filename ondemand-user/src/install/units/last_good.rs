@@ -93,6 +93,21 @@ pub fn find(original: &Path) -> Option<Copy> {
     find_in(PLACES.map(Path::new), original)
 }
 
+/// The configuration that the generator takes: that of the file, or the last correct one. `None`: no service is on
+/// demand.
+pub fn current(path: &Path) -> Option<Config> {
+    match config_file::load(path) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            let copy = find(path);
+            if path.exists() || copy.is_some() {
+                log::warn!("{error:#}");
+            }
+            copy.map(|copy| copy.config)
+        }
+    }
+}
+
 pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> {
     directories.into_iter().find_map(|directory| {
         let file = directory.join(FILE);

@@ -17,6 +17,7 @@ mod host;
 mod install;
 mod kept;
 pub mod last_good;
+mod open;
 pub mod pacing;
 mod program;
 mod record;
@@ -84,6 +85,7 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
                 .with_context(|| format!("service.{}", service.name))?,
         );
     }
+    files.extend(open::files(config, &header));
     Ok(files)
 }
 

@@ -32,7 +32,7 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
         &format!("Front socket of {} (ondemand)", service.name),
     );
     writeln!(text, "OnFailure={}\n\n[Socket]", service.timer_unit())?;
-    for endpoint in &service.listen {
+    for endpoint in &service.front {
         writeln!(
             text,
             "ListenStream={}",
@@ -42,19 +42,19 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     // Each address is separate: [::] leaves IPv4 to its own entry.
     text += "BindIPv6Only=ipv6-only\nBacklog=4096\n";
     if service
-        .listen
+        .front
         .iter()
         .any(|endpoint| matches!(endpoint, Endpoint::Tcp(_)))
     {
         text += "NoDelay=yes\n";
         text += &keepalive(service.keepalive);
     }
-    if service.listen.iter().any(may_come_later) {
+    if service.front.iter().any(may_come_later) {
         // Otherwise the socket fails for good at a boot at which the network is not up yet.
         text += "FreeBind=yes\n";
     }
     if service
-        .listen
+        .front
         .iter()
         .any(|endpoint| matches!(endpoint, Endpoint::Unix(_)))
     {
@@ -159,9 +159,15 @@ fn command_line(service: &Service, host: &Host) -> Result<String> {
         "proxy".into(),
         format!("--unit={}", service.unit),
         format!("--backend={}", service.backend),
+    ];
+    if service.own_address {
+        let own = service.listen.iter();
+        words.extend(own.map(|address| format!("--own-address={address}")));
+    }
+    words.extend([
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
-    ];
+    ]);
     if let Some(ready) = &service.ready {
         words.push(format!("--ready={ready}"));
         let status = ready.status();

@@ -73,7 +73,8 @@ impl Sampler {
 
     /// Whether a listener may be at the address of the application: true if that is unknown.
     fn may_listen(&self, slot: Slot) -> bool {
-        let backend = self.watched.get(&slot).and_then(|of| of.backend);
+        let watched = self.watched.get(&slot);
+        let backend = watched.and_then(|of| of.backend);
         // (It is never a wildcard, for which the kernel would not find the listeners of single addresses.)
         backend
             .is_some_and(|address| tcp_listener_at(address).map_or(true, |found| found.is_some()))

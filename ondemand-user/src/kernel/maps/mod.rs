@@ -6,7 +6,7 @@ pub mod events;
 mod networks;
 mod probes;
 pub(crate) mod snapshot;
-mod watch;
+pub mod watch;
 mod watchlist;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,8 +20,8 @@ use ondemand_core::measure::{
 };
 use ondemand_ebpf::{
     Alarm, Counters, Endpoint, GATE_ADMIT, GATE_CATCH, GATE_ENDED, GATE_OPEN, GATE_WAKE, INET,
-    INET6, KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_SERVICES, Name, Network,
-    Owner, Sender, SocketRecord, listener_place,
+    INET6, KeepAlive, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_STEERED, MAX_PORTS, MAX_SERVICES, Name,
+    Network, Owner, Sender, SocketRecord, UnitName, listener_place, present_place,
 };
 use tokio::io::unix::AsyncFd;
 use watch::Written;
@@ -46,6 +46,9 @@ pub struct Sampler {
     networks: LpmTrie<MapData, Network, u32>,
     /// The cookies of the sockets in it.
     listeners: Array<MapData, u64>,
+    /// The numbers of listeners of applications that keep their addresses.
+    present: Array<MapData, u64>,
+    units: BpfHashMap<MapData, UnitName, u32>,
     names: Array<MapData, Name>,
     events: AsyncFd<RingBuf<MapData>>,
     /// Services of which a listener was closed: others are still to be searched for.
@@ -84,6 +87,8 @@ impl Sampler {
             gates: Array::try_from(kernel.map("GATES")?)?,
             networks: LpmTrie::try_from(kernel.map("NETWORKS")?)?,
             listeners: listeners(kernel.map("LISTENERS")?)?,
+            present: Array::try_from(kernel.map("PRESENT")?)?,
+            units: BpfHashMap::try_from(kernel.map("UNITS")?)?,
             names,
             probes: BpfHashMap::try_from(kernel.map("PROBES")?)?,
             // SAFETY: it owns its descriptor, which stays the same for its lifetime.
@@ -321,12 +326,18 @@ impl Sampler {
         self.records("adopt").map(drop)
     }
 
-    /// Whether the service has a listener that connections can be steered to.
+    /// Whether the service has a listener that connections can be steered to, or if its application keeps its
+    /// addresses, one at each of their ports.
     ///
     /// # Errors
     ///
     /// The map cannot be read.
     pub fn is_steerable(&self, slot: Slot) -> Result<bool> {
+        let ports = self.watched.get(&slot).map(Addresses::ports);
+        let ports = ports.unwrap_or_default().len() as u32;
+        if ports > 0 {
+            return self.is_present(slot, ports);
+        }
         for family in [INET, INET6] {
             match self.listeners.get(&listener_place(slot.0, family), 0) {
                 Ok(_) => return Ok(true),
@@ -335,6 +346,21 @@ impl Sampler {
             }
         }
         Ok(false)
+    }
+
+    /// Whether an application that keeps its addresses listens at each of this number of ports.
+    fn is_present(&self, slot: Slot, ports: u32) -> Result<bool> {
+        for port in 0..ports.min(MAX_PORTS) {
+            let mut found = false;
+            for family in [INET, INET6] {
+                let count = self.present.get(&present_place(slot.0, port, family), 0);
+                found |= count.context("count the listeners")? as i64 > 0;
+            }
+            if !found {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether, since the last query, a listener of this backend was found that connections cannot be

@@ -3,7 +3,7 @@
 use ondemand_core::measure::sample::{Slot, Snapshot};
 use ondemand_ebpf::{
     Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LEFT, LEG_PROBE, LEG_STEERED, NO_SLOT, Owner,
-    ROLE_BACKEND, ROLE_FRONT, SocketRecord,
+    ROLE_FRONT, SocketRecord,
 };
 
 use super::watchlist;
@@ -42,6 +42,8 @@ pub(crate) fn summarize(
             Some(Owner {
                 slot: record.slot,
                 role: record.role,
+                place: 0,
+                alias: 0,
             })
         };
         let Some(owner) = owner else { continue };
@@ -49,7 +51,7 @@ pub(crate) fn summarize(
         match (record.state, record.leg) {
             (LISTEN, _) if owner.role == ROLE_FRONT => sockets.front_listeners += 1,
             (LISTEN, _) => sockets.back_listeners += 1,
-            (NEW_SYN_RECV, _) if owner.role == ROLE_BACKEND => sockets.half_open += 1,
+            (NEW_SYN_RECV, _) if owner.role != ROLE_FRONT => sockets.half_open += 1,
             (NEW_SYN_RECV | TIME_WAIT | CLOSE, _) => {}
             (_, LEG_FRONT) => sockets.front += 1,
             (_, LEG_STEERED) => sockets.steered += 1,

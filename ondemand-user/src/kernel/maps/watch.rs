@@ -9,15 +9,18 @@ use ondemand_core::{
     measure::sample::Slot,
 };
 use ondemand_ebpf::{
-    Counters, Endpoint, GATE_IGNORE, GATE_WAKE, KeepAlive, MAX_NAME, MAX_SERVICES, Name, Network,
-    Owner,
+    Counters, Endpoint, GATE_IGNORE, GATE_OWN, GATE_WAKE, KeepAlive, MAX_NAME, MAX_SERVICES, Name,
+    Network, Owner, UNIT_NAME, UnitName,
 };
+
+use nix::unistd::Gid;
 
 use super::{
     Sampler,
     networks::{self, Lists},
     watchlist::{self, Addresses},
 };
+use crate::kernel::{Kernel, pins::InUse};
 
 /// What the maps of the configuration have, so that a change costs what it is about: nobody else writes them.
 #[derive(Default)]
@@ -26,6 +29,29 @@ pub(super) struct Written {
     ports: BTreeMap<u32, u32>,
     keepalives: HashMap<Slot, KeepAlive>,
     lists: Lists,
+    units: HashMap<UnitName, u32>,
+}
+
+/// Watches the services as the next agent will, so that applications that keep their addresses are started by their
+/// clients until then. Does nothing while an agent runs. Must be called inside a tokio runtime, as root.
+///
+/// # Errors
+///
+/// The programs are not loaded, connections cannot be assigned, or a map cannot be written: these applications are out
+/// of their clients' reach while they are down.
+pub fn fill(group: Gid, services: &[&Service]) -> Result<()> {
+    let kernel = match Kernel::open(group) {
+        Err(error) if error.is::<InUse>() => return Ok(()),
+        kernel => kernel?,
+    };
+    let keeps = services.iter().find(|service| service.own_address);
+    if let (Some(service), Some(why)) = (keeps, &kernel.no_steering) {
+        bail!(
+            "{} keeps its address, and on this host no program can start it for its clients: {why}",
+            service.unit
+        );
+    }
+    Sampler::new(kernel)?.watch(services).map(drop)
 }
 
 impl Sampler {
@@ -76,6 +102,8 @@ impl Sampler {
                     .context("write the times of TCP's keep-alive")?;
             }
             written.keepalives.insert(slot, times);
+            let units = units(service).into_iter();
+            written.units.extend(units.map(|unit| (unit, slot.0)));
             self.watched.insert(slot, addresses(service));
             slots.insert(service.name.clone(), slot);
         }
@@ -87,6 +115,7 @@ impl Sampler {
         let present = before.as_ref().filter(|_| !is_other).map(|it| &it.lists);
         let is_same = present.is_some() && self.watched == addresses_before;
         self.write_networks(present, &written.lists)?;
+        self.write_units(before.as_ref().map(|it| &it.units), &written.units)?;
         match before {
             Some(before) if is_same => {
                 (written.endpoints, written.ports) = (before.endpoints, before.ports);
@@ -157,6 +186,35 @@ impl Sampler {
         Ok(())
     }
 
+    /// Updates `UNITS`.
+    fn write_units(
+        &mut self,
+        before: Option<&HashMap<UnitName, u32>>,
+        wanted: &HashMap<UnitName, u32>,
+    ) -> Result<()> {
+        if before == Some(wanted) {
+            return Ok(());
+        }
+        for (unit, slot) in wanted {
+            self.units
+                .insert(unit, slot, 0)
+                .context("write a service's units")?;
+        }
+        let present: Vec<UnitName> = self
+            .units
+            .keys()
+            .collect::<Result<_, _>>()
+            .context("read the services' units")?;
+        for unit in present {
+            if !wanted.contains_key(&unit) {
+                self.units
+                    .remove(&unit)
+                    .context("remove a service's unit")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Updates the lists of clients: additions first and removals last, so that an address that stays
     /// in a list is never missing from it.
     fn write_networks(&mut self, before: Option<&Lists>, lists: &Lists) -> Result<()> {
@@ -176,7 +234,7 @@ impl Sampler {
         let known: Vec<Slot> = self.known.keys().copied().collect();
         for slot in known {
             let bits = lists.bits.get(&slot).copied().unwrap_or(0);
-            self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE, bits)
+            self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE | GATE_OWN, bits)
                 .context("write which lists of clients exist")?;
         }
         for key in present {
@@ -203,7 +261,28 @@ fn addresses(service: &Service) -> Addresses {
         config::Endpoint::Unix(_) => None,
     };
     Addresses {
-        front: service.listen.iter().filter_map(tcp).collect(),
-        backend: tcp(&service.backend),
+        front: service.front.iter().filter_map(tcp).collect(),
+        backend: tcp(&service.backend).filter(|_| !service.own_address),
+        own: match service.own_address {
+            true => service.listen.iter().filter_map(tcp).collect(),
+            false => Vec::new(),
+        },
     }
+}
+
+/// The units whose connections are their service's own.
+fn units(service: &Service) -> Vec<UnitName> {
+    if !service.own_address {
+        return Vec::new();
+    }
+    let names = service.unit_names();
+    let names = [names.backend, names.proxy].into_iter();
+    let key = |name: String| {
+        let mut key = [0; UNIT_NAME];
+        // The last byte stays zero, as the kernel's program has it.
+        let len = name.len().min(UNIT_NAME - 1);
+        key[..len].copy_from_slice(&name.as_bytes()[..len]);
+        UnitName(key)
+    };
+    names.map(key).collect()
 }

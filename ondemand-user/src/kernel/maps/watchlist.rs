@@ -2,14 +2,14 @@
 //! computed from the configuration.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use ondemand_core::measure::sample::Slot;
 use ondemand_ebpf::{
     Endpoint, MAX_SERVICES, Owner, PORT_FRONT, PORT_SLOT_BITS, PORT_WATCHED, ROLE_BACKEND,
-    ROLE_FRONT,
+    ROLE_FRONT, ROLE_OWN,
 };
 
 /// The TCP addresses of one service.
@@ -19,6 +19,21 @@ pub struct Addresses {
     pub front: Vec<SocketAddr>,
     /// The backend's; `None` for a Unix socket.
     pub backend: Option<SocketAddr>,
+    /// The application's, if it keeps the addresses where clients arrive.
+    pub own: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// The ports of [`Self::own`], in the order of [`Owner::place`].
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports = Vec::new();
+        for address in &self.own {
+            if !ports.contains(&address.port()) {
+                ports.push(address.port());
+            }
+        }
+        ports
+    }
 }
 
 /// Converts an address to the form of [`Endpoint::address`].
@@ -37,7 +52,7 @@ pub fn address_words(ip: IpAddr) -> [u32; 4] {
 /// Returns every endpoint and its owner.
 ///
 /// An application may bind the wildcard where its configured address is a specific one, so
-/// a backend's port is also watched on the wildcards, unless something else was configured
+/// its port is also watched on the wildcards, unless something else was configured
 /// there. A front on `[::]` serves IPv6 only (`BindIPv6Only=` of the generated socket).
 pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<Endpoint, Owner> {
     let endpoint = |ip: IpAddr, port: u16| Endpoint {
@@ -51,22 +66,31 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
     let mut table = HashMap::new();
     let mut aliases = Vec::new();
     for (slot, service) in services {
-        let front = Owner {
+        let owner = |role, place| Owner {
             slot: slot.0,
-            role: ROLE_FRONT,
+            role,
+            place,
+            alias: 0,
         };
+        let front = owner(ROLE_FRONT, 0);
         for address in &service.front {
             table.insert(endpoint(address.ip(), address.port()), front);
         }
-        if let Some(address) = service.backend {
-            let backend = Owner {
-                slot: slot.0,
-                role: ROLE_BACKEND,
+        let backend = service.backend.map(|at| (at, owner(ROLE_BACKEND, 0)));
+        let ports = service.ports();
+        let own = service.own.iter().map(|at| {
+            let place = ports.iter().position(|port| *port == at.port());
+            (*at, owner(ROLE_OWN, place.unwrap_or(0) as u32))
+        });
+        for (address, application) in own.chain(backend) {
+            table.insert(endpoint(address.ip(), address.port()), application);
+            let alias = Owner {
+                alias: 1,
+                ..application
             };
-            table.insert(endpoint(address.ip(), address.port()), backend);
-            aliases.push((endpoint(v6, address.port()), backend));
+            aliases.push((endpoint(v6, address.port()), alias));
             if address.is_ipv4() {
-                aliases.push((endpoint(v4, address.port()), backend));
+                aliases.push((endpoint(v4, address.port()), alias));
             }
         }
     }
@@ -76,8 +100,9 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
     table
 }
 
-/// Returns the word of each watched port ([`PORT_WATCHED`]). Where a front socket on the wildcard is
-/// the only owner of a port in its family, the word names its slot, and no address is looked up.
+/// Returns the word of each watched port ([`PORT_WATCHED`]). Where a front socket on the wildcard, or an application
+/// that keeps it and no other port, is the only owner of a port in its family, the word names its slot, and no address
+/// is looked up.
 pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
     let wildcards: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let wildcards = wildcards.map(address_words);
@@ -87,13 +112,21 @@ pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
         let of_port = (endpoint.port, is_v4(&endpoint.address));
         *owners.entry(of_port).or_default() += 1;
     }
+    let has_others: HashSet<u32> = table
+        .values()
+        .filter(|owner| owner.place > 0)
+        .map(|owner| owner.slot)
+        .collect();
     let mut words = BTreeMap::new();
     for (endpoint, owner) in table {
         let word = words.entry(endpoint.port).or_insert(PORT_WATCHED);
-        if owner.role != ROLE_FRONT {
+        if owner.role == ROLE_BACKEND {
             continue;
         }
         *word |= PORT_FRONT;
+        if has_others.contains(&owner.slot) {
+            continue;
+        }
         let v4 = is_v4(&endpoint.address);
         if wildcards.contains(&endpoint.address) && owners[&(endpoint.port, v4)] == 1 {
             let shift = if v4 { 0 } else { PORT_SLOT_BITS };
@@ -145,7 +178,15 @@ mod tests {
             .map(|(slot, (front, backend))| {
                 let front = front.iter().map(|text| text.parse().unwrap()).collect();
                 let backend = backend.map(|text| text.parse().unwrap());
-                (Slot(slot as u32), Addresses { front, backend })
+                let own = Vec::new();
+                (
+                    Slot(slot as u32),
+                    Addresses {
+                        front,
+                        backend,
+                        own,
+                    },
+                )
             })
             .collect();
         endpoints(7, &services)

@@ -1,10 +1,15 @@
 //! Finds listening TCP and Unix sockets of this network namespace (sock_diag).
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use nix::sys::stat::{major, minor};
-use ondemand_core::config::Endpoint;
+use ondemand_core::config::{Endpoint, Service};
 
 use crate::kernel::sockets::sock_diag::{self, TcpListener, UnixSocket};
 
@@ -23,6 +28,74 @@ pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
         }
         Endpoint::Unix(path) => is_bound(path, &sock_diag::unix_sockets(true)?),
     }
+}
+
+/// Where an application listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Its first address.
+    pub backend: Endpoint,
+    /// All of them, if it keeps those where clients arrive. Otherwise empty.
+    pub own: Vec<SocketAddr>,
+}
+
+impl From<&Service> for Application {
+    fn from(service: &Service) -> Self {
+        let own = service.listen.iter().filter_map(|endpoint| match endpoint {
+            Endpoint::Tcp(address) if service.own_address => Some(*address),
+            _ => None,
+        });
+        Self {
+            backend: service.backend.clone(),
+            own: own.collect(),
+        }
+    }
+}
+
+impl Application {
+    /// Whether it listens: at each of its ports, in one family at least.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not answer.
+    pub fn is_listening(&self) -> Result<bool> {
+        if self.own.is_empty() {
+            return is_listening(&self.backend);
+        }
+        let mut ports: Vec<u16> = self.own.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        for port in ports {
+            let listeners = sock_diag::tcp_listeners(port)?;
+            let mut own = self.own.iter().filter(|own| own.port() == port);
+            if !own.any(|own| listeners.iter().any(|it| covers(it, &reachable(*own)))) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The other addresses of its own at which it may be reached for a client that arrived here: an application may
+    /// listen in one family alone.
+    pub fn others(&self, arrived: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+        let of_port = self
+            .own
+            .iter()
+            .filter(move |own| own.port() == arrived.port());
+        of_port
+            .map(|own| reachable(*own))
+            .filter(move |own| own.is_ipv4() != arrived.is_ipv4())
+    }
+}
+
+/// An address that reaches a socket bound to this one.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Whether one of these sockets listens at this path.

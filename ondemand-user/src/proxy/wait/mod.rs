@@ -26,7 +26,7 @@ pub use clients::Clients;
 use elsewhere::Elsewhere;
 use first_try::FirstTry;
 use ondemand_core::{
-    config::{Endpoint, Ready},
+    config::Ready,
     measure::{Ktime, unit::Unit},
     readiness::{Decision, Seen, Why, decide},
 };
@@ -35,7 +35,7 @@ use unseen::Unseen;
 
 use crate::{
     host::{clock, complaints::Complaints},
-    kernel::sockets::listening,
+    kernel::sockets::listening::{self, Application},
     proxy::stranger::Guard,
 };
 
@@ -61,7 +61,7 @@ impl fmt::Display for OutOfSight {
     }
 }
 
-/// Waits until `unit` is active and `backend` listens, then executes `command`, if any.
+/// Waits until `unit` is active and `application` listens, then executes `command`, if any.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ impl fmt::Display for OutOfSight {
 pub fn run(
     name: &str,
     unit: &str,
-    backend: &Endpoint,
+    application: &Application,
     ready: Option<&Ready>,
     start_timeout: Duration,
     command: &[OsString],
@@ -83,16 +83,16 @@ pub fn run(
         .block_on(wait_for_backend(
             name,
             unit,
-            backend,
+            application,
             ready,
             start_timeout,
             &clients,
-            &Guard::new(unit, backend),
+            &Guard::new(unit, &application.backend),
         ))?;
     become_command(command).inspect_err(|_| let_go(name, &clients))
 }
 
-/// Waits until `unit` is active, `backend` listens, and is ready. Returns what is left of `start_timeout`.
+/// Waits until `unit` is active, `application` listens, and is ready. Returns what is left of `start_timeout`.
 ///
 /// # Errors
 ///
@@ -100,18 +100,18 @@ pub fn run(
 pub async fn wait_for_backend(
     name: &str,
     unit: &str,
-    backend: &Endpoint,
+    application: &Application,
     ready: Option<&Ready>,
     start_timeout: Duration,
     clients: &Clients,
     guard: &Guard,
 ) -> Result<Duration> {
-    let first_try = FirstTry::begin(matches!(backend, Endpoint::Unix(_)));
+    let first_try = FirstTry::begin(!application.backend.is_tcp());
     let readiness = Readiness::new(name, ready);
     let watched = watch(
         name,
         unit,
-        backend,
+        application,
         readiness,
         start_timeout,
         &first_try,
@@ -149,12 +149,13 @@ fn become_command(command: &[OsString]) -> Result<()> {
 async fn watch(
     name: &str,
     unit: &str,
-    backend: &Endpoint,
+    application: &Application,
     mut readiness: Readiness,
     start_timeout: Duration,
     first_try: &FirstTry,
     guard: &Guard,
 ) -> Result<Duration> {
+    let backend = &application.backend;
     let start = Instant::now();
     let mut bus = Bus::new(name, unit);
     let mut pause = FIRST_PAUSE;
@@ -167,7 +168,7 @@ async fn watch(
     let taken = loop {
         // The unit's state is read after the listener was found: the listener of a backend that
         // is being stopped must not be taken for that of the next one.
-        let mut looked = listening::is_listening(backend);
+        let mut looked = application.is_listening();
         let mut listening = matches!(looked, Ok(true));
         bus.look();
         if listening {

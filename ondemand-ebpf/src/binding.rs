@@ -1,0 +1,101 @@
+//! bind(2) of the addresses that applications keep ([`ROLE_OWN`]).
+//!
+//! A connection that the front socket has accepted there would keep an application from binding its address that does
+//! not set SO_REUSEADDR, so it is set. And while the application is down any user could take an address whose port is
+//! not a privileged one: only root, the application's user and its own unit may bind it.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{
+        bpf_get_netns_cookie,
+        generated::{bpf_setsockopt, bpf_skc_to_tcp_sock},
+    },
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use ondemand_ebpf::{Endpoint, INET, INET6, Owner, ROLE_OWN};
+
+use crate::{
+    context::{MAPPED, is_trusted, word},
+    maps::{ENDPOINTS, is_watched},
+    own::belongs,
+};
+
+const REFUSE: i32 = 0;
+const ALLOW: i32 = 1;
+/// `IPPROTO_TCP`, and that of MPTCP's sockets.
+const TCP: u32 = 6;
+const MPTCP: u32 = 262;
+/// `SOL_SOCKET` and `SO_REUSEADDR`.
+const SOCKET: i32 = 1;
+const REUSE: i32 = 2;
+
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    let address = word!(ctx.sock_addr, user_ip4);
+    bind(ctx.sock_addr, INET, [0, 0, MAPPED, address])
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    let at = ctx.sock_addr;
+    let address = [
+        word!(at, user_ip6[0]),
+        word!(at, user_ip6[1]),
+        word!(at, user_ip6[2]),
+        word!(at, user_ip6[3]),
+    ];
+    bind(at, INET6, address)
+}
+
+#[inline(always)]
+fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
+    let port = u32::from(u16::from_be(word!(at, user_port) as u16));
+    let protocol = word!(at, protocol);
+    if !is_watched(port) || (protocol != TCP && protocol != MPTCP) {
+        return ALLOW;
+    }
+    // SAFETY: the context is valid during the whole program.
+    let netns = unsafe { bpf_get_netns_cookie(at.cast()) };
+    let is_v4 = family == INET || (address[0] == 0 && address[1] == 0 && address[2] == MAPPED);
+    let Some(owner) = owner(netns, address, port, is_v4) else {
+        return ALLOW;
+    };
+    // SAFETY: the context is valid; the union is read as the pointer that the kernel stores in it.
+    let socket = unsafe { (*at).__bindgen_anon_1.sk };
+    if socket.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: a socket of the context, checked against null; the result is a trusted pointer or null.
+    let is_allowed = unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        // An MPTCP socket is none; its user is not known.
+        tcp.is_null() || is_trusted(tcp.cast(), owner.slot) || belongs(tcp.cast(), owner.slot)
+    };
+    if !is_allowed {
+        return REFUSE;
+    }
+    let mut one = 1i32;
+    // SAFETY: the context and the value are valid for the call. If it fails, bind(2) goes on as it would have.
+    unsafe { bpf_setsockopt(at.cast(), SOCKET, REUSE, (&raw mut one).cast(), 4) };
+    ALLOW
+}
+
+/// The application whose configured address meets the one to be bound.
+#[inline(always)]
+fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'static Owner> {
+    let find = |address| {
+        // SAFETY: entries are only replaced as a whole.
+        let owner = unsafe {
+            ENDPOINTS.get(Endpoint {
+                netns,
+                address,
+                port,
+                pad: 0,
+            })
+        };
+        owner.filter(|owner| owner.role == ROLE_OWN)
+    };
+    let wildcard = if is_v4 { [0, 0, MAPPED, 0] } else { [0; 4] };
+    find(address).or_else(|| find(wildcard).filter(|owner| owner.alias == 0))
+}

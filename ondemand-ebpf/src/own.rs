@@ -1,0 +1,222 @@
+//! Applications that keep the address where their clients arrive ([`ROLE_OWN`]). While the gate is open nothing is done
+//! with a connection. While it is closed, clients are held, or assigned to the front socket, which listens at a private
+//! address; only the proxy and the application itself, which are told by their cgroups, always reach the application.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    Global,
+    helpers::{
+        bpf_get_netns_cookie, bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes,
+        generated::bpf_skc_to_tcp_sock,
+    },
+    programs::{SkLookupContext, SockOpsContext},
+};
+use ondemand_ebpf::{
+    Endpoint, GATE_PROBED, INET, INET6, INSIDER_NS, LISTENS_BITS, LISTENS_V4, LISTENS_V6, Owner,
+    ROLE_OWN, Sender, Tag, UNIT_NAME, UnitName, present_place,
+};
+
+use crate::{
+    context::{MAPPED, families, local_address, now, remote_address, word},
+    maps::{ENDPOINTS, INSIDERS, PRESENT, PROBES, UNITS, atomic_add, atomic_sub, is_watched},
+};
+
+/// Offset of the pointer to a socket's cgroup in `struct sock`. Set by the loader, like those below.
+#[unsafe(no_mangle)]
+static OFFSET_CGROUP: Global<u32> = Global::new(0);
+/// Of `kn` in `struct cgroup`.
+#[unsafe(no_mangle)]
+static OFFSET_NODE: Global<u32> = Global::new(0);
+/// Of `self` in `struct cgroup`.
+#[unsafe(no_mangle)]
+static OFFSET_SELF: Global<u32> = Global::new(0);
+/// Of `parent` in `struct cgroup_subsys_state`.
+#[unsafe(no_mangle)]
+static OFFSET_PARENT: Global<u32> = Global::new(0);
+/// Of `name` in `struct kernfs_node`.
+#[unsafe(no_mangle)]
+static OFFSET_NODE_NAME: Global<u32> = Global::new(0);
+
+/// How far above a process's cgroup that of its unit is looked for: it may have some of its own (`Delegate=`).
+const MOST_LEVELS: u32 = 8;
+
+/// connect(2), with the source chosen and no packet sent: remembers who connects to its own service.
+pub fn connecting(ctx: &SockOpsContext) {
+    let to = u32::from_be(word!(ctx.ops, remote_port));
+    if !is_watched(to) {
+        return;
+    }
+    let family = word!(ctx.ops, family);
+    let (local, remote) = (
+        local_address!(ctx.ops, family),
+        remote_address!(ctx.ops, family),
+    );
+    // SAFETY: the context is valid during the whole program.
+    let (netns, socket) = unsafe {
+        (
+            bpf_get_netns_cookie(ctx.ops.cast()),
+            (*ctx.ops).__bindgen_anon_2.sk,
+        )
+    };
+    if socket.is_null() {
+        return;
+    }
+    let is_v4 = remote[0] == 0 && remote[1] == 0 && remote[2] == MAPPED;
+    let Some(owner) = owner(netns, remote, to, is_v4).filter(|owner| owner.role == ROLE_OWN) else {
+        return;
+    };
+    let key = Sender {
+        address: local,
+        port: ctx.local_port() as u16,
+        to: to as u16,
+    };
+    // SAFETY: a socket of the context, checked against null; the result is a valid pointer or null.
+    let is_inside = unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        !tcp.is_null() && belongs(tcp.cast(), owner.slot)
+    };
+    // Another process may have had the port before.
+    let _ = if is_inside {
+        INSIDERS.insert(key, now() + INSIDER_NS, 0)
+    } else {
+        INSIDERS.remove(key)
+    };
+}
+
+/// The owner of an address, or of the wildcard of its family.
+#[inline(always)]
+pub fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'static Owner> {
+    let at = |address| Endpoint {
+        netns,
+        address,
+        port,
+        pad: 0,
+    };
+    let wildcard = if is_v4 { [0, 0, MAPPED, 0] } else { [0; 4] };
+    // SAFETY: entries are only replaced as a whole.
+    unsafe {
+        ENDPOINTS
+            .get(at(address))
+            .or_else(|| ENDPOINTS.get(at(wildcard)))
+    }
+}
+
+/// Whether a socket was made in a cgroup of one of this service's units. Names suffice: a process in a cgroup of the
+/// same name elsewhere could only make its own connection be refused while the service is down.
+///
+/// # Safety
+///
+/// `socket` is a pointer to a `struct sock`.
+#[inline(always)]
+pub unsafe fn belongs(socket: *const c_void, slot: u32) -> bool {
+    // SAFETY: reads of kernel memory that cannot fault; the offsets are the running kernel's.
+    unsafe {
+        let Some(mut cgroup) = pointer(socket, OFFSET_CGROUP.load()) else {
+            return false;
+        };
+        for _ in 0..MOST_LEVELS {
+            let name = pointer(cgroup, OFFSET_NODE.load())
+                .and_then(|node| pointer(node, OFFSET_NODE_NAME.load()));
+            let Some(name) = name else {
+                return false;
+            };
+            let mut unit = UnitName([0; UNIT_NAME]);
+            if bpf_probe_read_kernel_str_bytes(name.cast(), &mut unit.0).is_ok()
+                && UNITS.get(unit).is_some_and(|of| *of == slot)
+            {
+                return true;
+            }
+            let parent = pointer(cgroup, OFFSET_SELF.load() + OFFSET_PARENT.load());
+            let Some(parent) = parent else {
+                return false;
+            };
+            cgroup = parent.byte_sub(OFFSET_SELF.load() as usize);
+        }
+    }
+    false
+}
+
+/// Reads a pointer that is not null.
+///
+/// # Safety
+///
+/// The offset is that of a pointer.
+#[inline(always)]
+unsafe fn pointer(object: *const c_void, offset: u32) -> Option<*const c_void> {
+    // SAFETY: guaranteed by the caller; a wrong address is an error.
+    let read = unsafe {
+        bpf_probe_read_kernel(object.byte_add(offset as usize).cast::<*const c_void>()).ok()?
+    };
+    (!read.is_null()).then_some(read)
+}
+
+/// Whether a connection was made by one of the service's own units, or by the agent to ask whether it is ready.
+#[inline(always)]
+pub fn is_inside(ctx: &SkLookupContext, family: u32, port: u32, gate: u64) -> bool {
+    let lookup = ctx.lookup;
+    let key = Sender {
+        address: remote_address!(lookup, family),
+        port: u16::from_be(word!(lookup, remote_port)),
+        to: port as u16,
+    };
+    // SAFETY: entries are only replaced as a whole.
+    let until = unsafe { INSIDERS.get(key) };
+    let until = match until {
+        // SAFETY: as above.
+        None if gate & GATE_PROBED != 0 => unsafe { PROBES.get(key) },
+        until => until,
+    };
+    until.is_some_and(|until| now() < *until)
+}
+
+/// Whether an established connection was made by one of the service's own units. It is no longer remembered: its port
+/// may be another process's next.
+#[inline(always)]
+pub fn was_inside(ctx: &SockOpsContext, port: u32) -> bool {
+    let key = Sender {
+        address: remote_address!(ctx.ops, word!(ctx.ops, family)),
+        port: u32::from_be(word!(ctx.ops, remote_port)) as u16,
+        to: port as u16,
+    };
+    INSIDERS.remove(key).is_ok()
+}
+
+/// Whether the application listens at this port in this family.
+#[inline(always)]
+pub fn is_present(slot: u32, port: u32, family: u32) -> bool {
+    let Some(count) = PRESENT.get_ptr(present_place(slot, port, family)) else {
+        return false;
+    };
+    // SAFETY: a valid map value, whose words are written whole. Negative: it is unknown, and the front socket serves.
+    unsafe { core::ptr::read_volatile(count) as i64 > 0 }
+}
+
+/// Counts a listener of the application in the families that it serves. Returns its [`Tag::listens`].
+#[inline(always)]
+pub fn appears(owner: &Owner, family: u32, address: &[u32; 4]) -> u32 {
+    let (v4, v6) = families(family, address);
+    let listens = if v4 { LISTENS_V4 } else { 0 } | if v6 { LISTENS_V6 } else { 0 };
+    let listens = listens | owner.place << LISTENS_BITS;
+    change(owner.slot, listens, atomic_add);
+    listens
+}
+
+/// It is no longer there, if it was counted.
+#[inline(always)]
+pub fn vanishes(tag: &Tag) {
+    change(tag.slot, tag.listens, atomic_sub);
+}
+
+#[inline(always)]
+fn change(slot: u32, listens: u32, by: unsafe fn(*mut u64, u64)) {
+    for (bit, family) in [(LISTENS_V4, INET), (LISTENS_V6, INET6)] {
+        let place = present_place(slot, listens >> LISTENS_BITS, family);
+        if listens & bit != 0
+            && let Some(count) = PRESENT.get_ptr_mut(place)
+        {
+            // SAFETY: a valid map value.
+            unsafe { by(count, 1) };
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Applications that keep the addresses where their clients arrive, and the private addresses of their front sockets.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashSet;
+
+use super::{Endpoint, Service, error::Problem, parsed::Parsed, table::Place};
+
+/// The ports of private addresses: below those that the kernel gives to clients (`net.ipv4.ip_local_port_range`), and
+/// above those of most programs.
+const FIRST_PORT: u16 = 21_000;
+const PORTS: u16 = 11_000;
+
+/// Where an application listens that has no `backend`: at the first address where clients arrive.
+///
+/// `places`: of the addresses, for the problems.
+pub(super) fn backend(
+    listen: &[Endpoint],
+    places: &[Place],
+    steer: Option<bool>,
+    service: &Place,
+) -> Result<Endpoint, Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (endpoint, place) in listen.iter().zip(places) {
+        if !endpoint.is_tcp() {
+            problems.push(place.problem(format!(
+                "{endpoint} is a path, which an application cannot keep; add backend = \"/run/app.sock\", the path that \
+                 it listens on"
+            )));
+        }
+    }
+    if steer == Some(false) {
+        problems.push(service.problem(
+            "steer = false needs a backend: an application without one listens where its clients arrive".to_owned(),
+        ));
+    }
+    match listen.first() {
+        Some(Endpoint::Tcp(first)) if problems.is_empty() => Ok(Endpoint::Tcp(reachable(*first))),
+        _ => Err(problems),
+    }
+}
+
+/// An address that reaches a socket bound to this one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// Gives the front sockets of these services their private addresses, one for each family of `listen`: derived from
+/// the services' names, so that they stay as they are. No two services have the same port, nor one that the
+/// configuration names; of two that would, the one whose name comes later has the next.
+pub(super) fn assign(services: &mut [Parsed]) {
+    let port = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(address.port()),
+        Endpoint::Unix(_) => None,
+    };
+    let named = services.iter().flat_map(|parsed| {
+        let service = &parsed.service;
+        service.listen.iter().chain([&service.backend])
+    });
+    let mut taken: HashSet<u16> = named.filter_map(port).collect();
+    let mut own: Vec<&mut Service> = services
+        .iter_mut()
+        .map(|parsed| &mut parsed.service)
+        .filter(|service| service.own_address)
+        .collect();
+    own.sort_by(|a, b| a.name.cmp(&b.name));
+    for service in own {
+        let hash = hash(&service.name);
+        let mut offset = (hash % u64::from(PORTS)) as u16;
+        while !taken.insert(FIRST_PORT + offset) {
+            offset = (offset + 1) % PORTS;
+        }
+        let [.., a, b, c] = hash.to_be_bytes();
+        // 127.64.0.0/10, without addresses that end in 0 or 255.
+        let v4 = Ipv4Addr::new(127, 64 | a & 63, b, 1 + c % 254);
+        let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(at) if at.is_ipv4());
+        let families: [(bool, IpAddr); 2] = [
+            (service.listen.iter().any(is_v4), v4.into()),
+            (
+                !service.listen.iter().all(is_v4),
+                Ipv6Addr::LOCALHOST.into(),
+            ),
+        ];
+        let addresses = families.into_iter().filter(|(is_wanted, _)| *is_wanted);
+        service.front = addresses
+            .map(|(_, ip)| Endpoint::Tcp(SocketAddr::new(ip, FIRST_PORT + offset)))
+            .collect();
+    }
+}
+
+/// Whether it may be the private address of a front socket.
+pub fn is_private_front(endpoint: &Endpoint) -> bool {
+    let Endpoint::Tcp(address) = endpoint else {
+        return false;
+    };
+    let is_there = match address.ip() {
+        IpAddr::V4(ip) => ip.octets()[0] == 127 && ip.octets()[1] >> 6 == 1,
+        IpAddr::V6(ip) => ip.is_loopback(),
+    };
+    is_there && (FIRST_PORT..FIRST_PORT + PORTS).contains(&address.port())
+}
+
+/// FNV-1a, 64 bits: the same on all hosts and in all versions, which the standard library does not promise of its own.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{
+        super::{
+            MAX_SERVICES,
+            tests::{check, check_instead, parse},
+        },
+        is_private_front,
+    };
+
+    #[test]
+    fn an_application_without_a_backend_keeps_its_address() {
+        let text =
+            "[service.wiki]\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\nunit = \"wiki.service\"";
+        let config = parse(text).unwrap();
+        let wiki = &config.services["wiki"];
+        assert!(wiki.own_address && wiki.can_steer());
+        assert_eq!(wiki.backend.to_string(), "127.0.0.1:80");
+        let front: Vec<_> = wiki.front.iter().map(ToString::to_string).collect();
+        // They must not change with the version.
+        assert_eq!(front, ["127.105.42.66:24081", "[::1]:24081"]);
+        let one = parse(&text.replace("\"0.0.0.0:80\", ", "")).unwrap();
+        let wiki = &one.services["wiki"];
+        assert_eq!(wiki.backend.to_string(), "[::1]:80");
+        assert_eq!(wiki.front.len(), 1);
+        assert!(is_private_front(&wiki.front[0]));
+        let moved = parse(&format!("{text}\nbackend = \"127.0.0.1:8080\"")).unwrap();
+        let wiki = &moved.services["wiki"];
+        assert!(!wiki.own_address && !is_private_front(&wiki.front[0]));
+        assert_eq!(wiki.front, wiki.listen);
+    }
+
+    #[test]
+    fn no_two_front_sockets_have_one_port() {
+        let services: String = (0..MAX_SERVICES)
+            .map(|n| {
+                format!(
+                    "[service.s{n}]\nlisten = \"[::1]:{}\"\nunit = \"s{n}.service\"\n",
+                    21_000 + n
+                )
+            })
+            .collect();
+        let config = parse(&services).unwrap();
+        let fronts: HashSet<_> = config.services.values().map(|it| &it.front[0]).collect();
+        assert_eq!(fronts.len(), MAX_SERVICES);
+        let listen: HashSet<_> = config.services.values().map(|it| &it.listen[0]).collect();
+        assert!(fronts.is_disjoint(&listen));
+    }
+
+    #[test]
+    fn what_cannot_be_kept() {
+        check_instead(
+            "backend",
+            "steer = false",
+            "/etc/o.toml:1: service.wiki: steer = false needs a backend",
+        );
+        check(
+            "[service.b]\nlisten = \"/run/b\"\nunit = \"b.service\"",
+            "/etc/o.toml:2: service.b.listen: /run/b is a path, which an application cannot keep; add backend",
+        );
+    }
+}
