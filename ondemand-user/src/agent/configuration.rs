@@ -103,6 +103,7 @@ impl Agent {
         }
         self.metrics.configure(&config, is_other);
         self.config = config;
+        self.renew_times_of_use();
         if has_past {
             self.read_past();
         }
@@ -165,6 +166,9 @@ impl Agent {
         }
         self.lessons.learn_anew(&service.name);
         watched.is_new = !Record::here().path(&service.name).exists();
+        if !self.began && !watched.is_new {
+            self.keeping.resume(&watched);
+        }
         let counted = self
             .sampler
             .sample(slot)

@@ -123,6 +123,7 @@ impl Agent {
             self.next_poll,
             self.notifier.due(),
             self.holding.wake(),
+            self.keeping.due(),
             self.transitions.due(),
         ];
         let next = next.into_iter().flatten().min();

@@ -10,6 +10,7 @@ use ondemand_core::{
 use super::{
     Agent,
     events::Message,
+    keeping,
     loops::Failing,
     timing::timed,
     watched::{Complaint, Watched},
@@ -41,7 +42,7 @@ impl Agent {
         // Read after the sample, so that nothing in the sample is in the future.
         let now = clock::now();
         let facts = Facts {
-            hold: self.holding.hold(&watched.service.name, now),
+            hold: keeping::hold(watched).or_else(|| self.holding.hold(&watched.service.name, now)),
             ..watched.facts(&units)
         };
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);

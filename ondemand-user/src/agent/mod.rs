@@ -13,6 +13,7 @@ mod connection;
 mod events;
 mod holding;
 mod jobs;
+mod keeping;
 mod kernel_events;
 mod last_look;
 mod learner;
@@ -48,6 +49,7 @@ use anyhow::{Context as _, Result};
 use connection::Connection;
 use events::{Event, Message, Sources};
 use holding::Holding;
+use keeping::Keeping;
 use last_look::LastLooks;
 use learning::Lessons;
 use may_stop::Permission;
@@ -100,6 +102,7 @@ struct Agent {
     last_looks: LastLooks,
     holding: Holding,
     lessons: Lessons,
+    keeping: Keeping,
     announcer: Announcer,
     permission: Permission,
     /// What the units' names mean, once they were read.
@@ -185,6 +188,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         last_looks: LastLooks::default(),
         holding: Holding::open(config.services.keys().map(String::as_str)),
         lessons: Lessons::open(),
+        keeping: Keeping::default(),
         announcer: Announcer::default(),
         permission: Permission::default(),
         aliases: None,
@@ -397,6 +401,7 @@ impl Agent {
         self.pass_transitions(now);
         self.end_holds();
         self.save_lessons(now);
+        self.pass_times_of_use(now);
         if self.notifier.alive(now) {
             self.still_counts();
             self.services.mark_failing();

@@ -8,7 +8,7 @@ use ondemand_core::{
     words::Span,
 };
 
-use super::{Agent, watched::Watched};
+use super::{Agent, keeping, watched::Watched};
 use crate::{
     bus::{self, Error, Reply, names},
     host::clock,
@@ -171,7 +171,14 @@ impl Agent {
 
     fn explain(&self, name: &str, refusal: &Refusal) -> String {
         let left = self.holding.left(name, &clock::moment());
+        let kept = self.services.get(name).and_then(keeping::detail);
         match (refusal, left) {
+            (Refusal::Held, _) if kept.is_some() => {
+                let kept = kept.unwrap_or_default();
+                format!(
+                    "it is {kept} (keep_up); `systemctl stop` of its unit stops it all the same"
+                )
+            }
             (Refusal::Held, Some(left)) => {
                 format!("it is {left}; release it first (`ondemand release {name}`)")
             }

@@ -12,7 +12,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{Agent, connection, strangers, watched::Watched};
+use super::{Agent, connection, keeping, strangers, watched::Watched};
 use crate::{
     bus::report::{HeldClients, Learned, Report, Service},
     host::clock,
@@ -68,6 +68,10 @@ impl Agent {
                 "{}; idle timeout {}",
                 service.detail, service.learned.reason
             );
+        }
+        if let Some(kept) = keeping::detail(watched).filter(|_| watched.problem.is_none()) {
+            service.kept_up = true;
+            service.detail = format!("{}; {kept}", service.detail);
         }
         if let Some(hold) = hold {
             service.held = true;
@@ -218,6 +222,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         problem: None,
         memory_bytes: None,
         held: false,
+        kept_up: false,
         held_until: None,
         detail: detail(watched, view),
     }

@@ -139,6 +139,8 @@ pub struct Service {
     pub memory_bytes: Option<u64>,
     /// Whether it is held, that is, stays up however idle it is.
     pub held: bool,
+    /// Whether it is kept up by `keep_up` now, however idle it is.
+    pub kept_up: bool,
     /// End of the hold (RFC 3339); null: until it is released, or it is not held.
     pub held_until: Option<String>,
     /// Failures of its proxy since the agent began to watch it.

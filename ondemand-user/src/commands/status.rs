@@ -257,6 +257,7 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
                 "idle_seconds",
                 "idle_timeout_seconds",
                 "ignored",
+                "kept_up",
                 "last_start_duration_seconds",
                 "learned",
                 "memory_bytes",

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
     Access, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout, Learning, List,
-    Ready, Service, Statuses,
+    Ready, Schedule, Service, Statuses,
 };
 
 use super::{
@@ -73,6 +73,7 @@ pub fn units(data: &[u8]) {
             false => IdleTimeout::Never,
         },
         learning: Learning::default(),
+        keep_up: Schedule::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: is_on(5).then(|| Ready {

@@ -64,6 +64,7 @@ mod steering;
 mod steering_faults;
 mod steering_race;
 mod stranger;
+mod times_of_use;
 mod top;
 mod transitions;
 mod upgrade;

@@ -22,6 +22,7 @@ mod own;
 mod parse;
 mod parsed;
 mod ready;
+mod schedule;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use networks::List;
 pub use own::is_private_front;
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use ready::{By, Ready, Statuses};
+pub use schedule::{Minute, Schedule};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
 
@@ -93,6 +95,8 @@ pub struct Service {
     pub idle_timeout: IdleTimeout,
     /// What a learned idle timeout rests on.
     pub learning: Learning,
+    /// When it is kept up, however idle it is.
+    pub keep_up: Schedule,
     /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.

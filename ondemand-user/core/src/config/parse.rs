@@ -11,7 +11,7 @@ use super::{
     learning::{self, ColdStartCost, Learning},
     names, networks, overlaps, own,
     parsed::Parsed,
-    ready,
+    ready, schedule,
     table::{Lines, Place, Section, Value, example},
     timespan,
 };
@@ -28,6 +28,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "idle_timeout_min",
     "idle_timeout_max",
     "cold_start_cost",
+    "keep_up",
     "min_uptime",
     "start_timeout",
     "ready",
@@ -204,6 +205,7 @@ fn service(
 
     let mut optional = |key: &str| section.take(key);
     let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
+    let keep_up = problems.keep(schedule::read(optional("keep_up").as_ref()));
     let min_uptime = match optional("min_uptime") {
         None => Some(DEFAULT_MIN_UPTIME),
         Some(value) => problems.keep(finite(
@@ -276,6 +278,7 @@ fn service(
         unit,
         idle_timeout: idle_timeout?,
         learning: learning?,
+        keep_up: keep_up?,
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,

@@ -67,6 +67,7 @@ fn a_short_file_gets_the_documented_defaults() {
         unit: "wiki.service".into(),
         idle_timeout: IdleTimeout::After(Duration::from_secs(600)),
         learning: Learning::default(),
+        keep_up: Schedule::default(),
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         ready: None,
@@ -667,4 +668,28 @@ fn a_measured_cost_is_that_of_the_usual_start() {
     check(Some(3_000), 30);
     check(Some(1), 1);
     check(Some(u64::MAX), 366 * 86_400);
+}
+
+#[test]
+fn times_of_use_are_read_or_refused() {
+    let friday = Minute::new(4, 17, 59);
+    check_service("keep_up = \"Mon..Fri 08:00-18:00\"", |s| {
+        s.keep_up.contains(friday)
+    });
+    check_service("keep_up = [\"Sat,Sun\", \"22:00-06:00\"]", |s| {
+        !s.keep_up.contains(friday)
+    });
+    check_key(
+        "keep_up = \"workdays\"",
+        "service.wiki.keep_up: \"workdays\" is no time of use: \"workdays\" is no day",
+    );
+    check_key("keep_up = []", "service.wiki.keep_up: 1 to 16 times of use");
+    check_key(
+        "keep_up = 8",
+        "service.wiki.keep_up: expected an array of strings, found an integer",
+    );
+    check(
+        &wiki("keep_up = [\"Mon\",\n\"Tue 8-9\"]"),
+        "/etc/o.toml:6: service.wiki.keep_up: \"Tue 8-9\" is no time of use",
+    );
 }

@@ -1,7 +1,7 @@
 //! Tests of the state of one service.
 
 use ondemand_core::{
-    config::{Access, FirstClient, IdleTimeout, Learning, List},
+    config::{Access, FirstClient, IdleTimeout, Learning, List, Schedule},
     measure::unit::ActiveState,
 };
 
@@ -80,6 +80,7 @@ fn service(listen: &str) -> Service {
         unit: "wiki.service".into(),
         idle_timeout: IdleTimeout::After(Duration::from_secs(10)),
         learning: Learning::default(),
+        keep_up: Schedule::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: None,
