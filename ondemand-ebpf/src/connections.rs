@@ -201,6 +201,7 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     tag.leg = leg;
+    tag.since = now();
     if leg == LEG_PROBE {
         return;
     }
@@ -209,9 +210,12 @@ fn established(ctx: &SockOpsContext) {
     if leg == LEG_IGNORED {
         return;
     }
-    let now = now();
+    let now = tag.since;
     // SAFETY: a valid map value.
-    unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*counters).last_open, now);
+        core::ptr::write_volatile(&raw mut (*counters).last_change, now);
+    }
     // SAFETY: as above.
     if opened != 0 && unsafe { atomic_exchange(&raw mut (*alarm).opened, 0) } != 0 {
         emit(EVENT_OPENED, slot, now);

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 8;
+pub const LAYOUT_VERSION: u32 = 9;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -151,6 +151,8 @@ pub const GATE_CATCH: u64 = 1 << 5;
 /// Bit of a service's gate: the agent connects to the backend to see whether it is ready, from the ends in the map
 /// `PROBES`.
 pub const GATE_PROBED: u64 = 1 << 6;
+/// Bit of a service's gate: the iterator `clients` lists its connections ([`Client`]).
+pub const GATE_LISTED: u64 = 1 << 8;
 
 /// Bit of a service's gate: the application keeps the address where clients arrive. While the gate is open, and it
 /// listens in that family, nothing is done with a connection. Otherwise it is assigned to the front socket, which
@@ -203,8 +205,10 @@ pub struct Tag {
     /// Of a listener with [`ROLE_OWN`]: the families for which it is counted in `PRESENT`, [`LISTENS_V4`] and
     /// [`LISTENS_V6`], and its [`Owner::place`], shifted by [`LISTENS_BITS`].
     pub listens: u32,
+    /// When the connection was established, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
+    pub since: u64,
 }
-const _: () = assert!(size_of::<Tag>() == 56);
+const _: () = assert!(size_of::<Tag>() == 64);
 /// Bit of [`Tag::listens`].
 pub const LISTENS_V4: u32 = 1 << 0;
 /// Bit of [`Tag::listens`].
@@ -224,6 +228,8 @@ pub struct Counters {
     /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last connection that was established or
     /// closed, without [`LEG_IGNORED`].
     pub last_change: u64,
+    /// The same clock: the last connection that was established, without [`LEG_IGNORED`].
+    pub last_open: u64,
     /// Look-ups of the front address by arriving SYNs, without those of ignored clients.
     pub lookups: u64,
     /// The last look-up, on the same clock.
@@ -242,7 +248,7 @@ pub struct Counters {
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
 }
-const _: () = assert!(size_of::<Counters>() == 176);
+const _: () = assert!(size_of::<Counters>() == 184);
 
 /// One end of a connection, and the port that it connects to. The key of the map `SENDERS`: clients that go to the front
 /// socket while others are held. And of the map `PROBES`: connections that are not counted. The value is the moment
@@ -401,6 +407,27 @@ pub struct SocketRecord {
     pub address: [u32; 4],
 }
 const _: () = assert!(size_of::<SocketRecord>() == 40);
+
+/// An open connection, in the format of the iterator `clients`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// [`Tag::slot`].
+    pub slot: u32,
+    /// [`Tag::leg`].
+    pub leg: u32,
+    /// The peer's address, as in [`Endpoint`].
+    pub address: [u32; 4],
+    /// Its port, in host order.
+    pub port: u32,
+    /// For how many ticks of the kernel (`jiffies`) no byte of payload went either way; [`NO_TICKS`]: unknown.
+    pub silent: u32,
+    /// [`Tag::since`].
+    pub since: u64,
+}
+const _: () = assert!(size_of::<Client>() == 40);
+/// [`Client::silent`] that is unknown.
+pub const NO_TICKS: u32 = u32::MAX;
 
 /// [`SocketRecord::slot`] of a socket without a tag.
 pub const NO_SLOT: u32 = u32::MAX;

@@ -13,8 +13,9 @@ use aya_ebpf::{
     },
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_ENDED, GATE_IGNORE, GATE_OWN, INET6, LEG_LEFT, LEG_LISTENER, LEGS, LIST_IGNORE,
-    NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, SocketRecord, Tag, listener_place,
+    Client, Endpoint, GATE_ENDED, GATE_IGNORE, GATE_LISTED, GATE_OWN, INET6, LEG_LEFT,
+    LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, SocketRecord,
+    Tag, listener_place,
 };
 
 use crate::{
@@ -45,6 +46,8 @@ static OFFSET_ADDRESS6: Global<u32> = Global::new(72);
 static OFFSET_PEER4: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFFSET_PEER6: Global<u32> = Global::new(56);
+#[unsafe(no_mangle)]
+static OFFSET_PEER_PORT: Global<u32> = Global::new(12);
 /// `skc_listener` of a request socket.
 #[unsafe(no_mangle)]
 static OFFSET_LISTENER: Global<u32> = Global::new(0);
@@ -252,6 +255,49 @@ pub fn orphans(ctx: *const TcpIterator) -> i32 {
     0
 }
 
+/// Lists the open connections of the services whose gate says so, with the time of their silence.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn clients(ctx: *const TcpIterator) -> i32 {
+    // SAFETY: the context is valid during the whole program.
+    let (meta, socket) = unsafe { ((*ctx).meta, (*ctx).socket) };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
+    let (family, port, peer_port) = unsafe {
+        (
+            u32::from(field::<u16>(socket, OFFSET_FAMILY.load())),
+            u32::from(field::<u16>(socket, OFFSET_PORT.load())),
+            field::<u16>(socket, OFFSET_PEER_PORT.load()),
+        )
+    };
+    if !is_watched(port) {
+        return 0;
+    }
+    // SAFETY: a trusted socket pointer of the context, checked against null.
+    let client = unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if tcp.is_null() {
+            return 0;
+        }
+        let pointer = tag(tcp.cast());
+        if pointer.is_null() || (*pointer).leg >= LEGS || gate((*pointer).slot) & GATE_LISTED == 0 {
+            return 0;
+        }
+        Client {
+            slot: (*pointer).slot,
+            leg: (*pointer).leg,
+            address: address(socket, family, OFFSET_PEER4.load(), OFFSET_PEER6.load()),
+            port: u32::from(u16::from_be(peer_port)),
+            silent: traffic::silent(tcp.cast()),
+            since: (*pointer).since,
+        }
+    };
+    write(meta, &client);
+    0
+}
+
 /// # Safety
 ///
 /// `map` is a map of sockets with keys of this type.
@@ -408,13 +454,13 @@ unsafe fn address(socket: *mut c_void, family: u32, v4: u32, v6: u32) -> [u32; 4
 }
 
 #[inline(always)]
-fn write(meta: *const IteratorMeta, record: &SocketRecord) {
+fn write<T>(meta: *const IteratorMeta, record: &T) {
     // SAFETY: the seq file of the context; a full buffer makes the kernel call again.
     unsafe {
         bpf_seq_write(
             (*meta).seq.cast(),
             core::ptr::from_ref(record).cast(),
-            size_of::<SocketRecord>() as u32,
+            size_of::<T>() as u32,
         );
     }
 }

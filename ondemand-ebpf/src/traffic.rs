@@ -6,8 +6,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock, programs::SockOpsContext};
-use ondemand_ebpf::{Counters, Tag};
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock},
+    programs::SockOpsContext,
+};
+use ondemand_ebpf::{Counters, NO_TICKS, Tag};
 
 use crate::{
     context::{LAST_ACK, field, index, word},
@@ -86,6 +90,40 @@ pub unsafe fn add_so_far(tcp: *mut c_void, state: u32, tag: &mut Tag, counters: 
         }
     };
     add(&total, tag, counters);
+}
+
+/// Offset of `lsndtime` in `struct tcp_sock`: when the last payload was sent (`tcp_event_data_sent`). Zero: this
+/// kernel has none. A connection begins with both times at its establishment (`tcp_create_openreq_child`).
+#[unsafe(no_mangle)]
+static OFFSET_LSNDTIME: Global<u32> = Global::new(0);
+/// Offset of `icsk_ack.lrcvtime` in `struct inet_connection_sock`, with which a `tcp_sock` begins: when the last
+/// payload was received (`tcp_event_data_recv`).
+#[unsafe(no_mangle)]
+static OFFSET_LRCVTIME: Global<u32> = Global::new(0);
+
+/// For how many ticks no byte of payload went either way.
+///
+/// # Safety
+///
+/// As for [`add_so_far`].
+#[inline(always)]
+pub unsafe fn silent(tcp: *mut c_void) -> u32 {
+    let (sent, received) = (OFFSET_LSNDTIME.load(), OFFSET_LRCVTIME.load());
+    if sent == 0 || received == 0 {
+        return NO_TICKS;
+    }
+    // SAFETY: guaranteed by the caller; the helper has no preconditions.
+    let (sent, received, now) = unsafe {
+        let (sent, received): (u32, u32) = (field(tcp, sent), field(tcp, received));
+        (sent, received, bpf_jiffies64() as u32)
+    };
+    let since = |then: u32| {
+        let ticks = now.wrapping_sub(then);
+        // It is later than the present, or so long ago that this cannot be told.
+        if ticks >= 1 << 31 { 0 } else { ticks }
+    };
+    let (sent, received) = (since(sent), since(received));
+    if sent < received { sent } else { received }
 }
 
 /// Whether the application has closed it, or is gone: `SOCK_DEAD`, bit 0 of `skc_flags`. A connection that

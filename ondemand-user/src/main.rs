@@ -82,7 +82,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             proxy::run(&options.into())?;
             return Ok(ExitCode::from(pacing::DONE));
         }
-        Command::Status { json } => block_on(status::run(json))?,
+        Command::Status { name, json } => block_on(status::run(name.as_deref(), json))?,
         Command::Top => block_on(top::run())?,
         Command::Hold { name, span, start } => block_on(actions::hold(&name, span, start))?,
         Command::Release { name } => block_on(actions::release(&name))?,

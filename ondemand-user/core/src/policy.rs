@@ -7,7 +7,10 @@ use std::{fmt, time::Duration};
 
 use crate::{
     config::Service,
-    measure::{Ktime, sample::Sample},
+    measure::{
+        Ktime,
+        sample::{Sample, Silence},
+    },
 };
 
 /// Maximum lag of the kernel's stamps. They come from the coarse clock, which advances once per
@@ -30,6 +33,8 @@ pub struct Rules {
     pub idle_timeout: Option<Duration>,
     /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
+    /// A connection without a byte for this duration is no use. `None`: each open one is.
+    pub silent_after: Option<Duration>,
 }
 
 impl Rules {
@@ -38,6 +43,7 @@ impl Rules {
     pub const AT_ONCE: Self = Self {
         idle_timeout: Some(Duration::ZERO),
         min_uptime: Duration::ZERO,
+        silent_after: None,
     };
 }
 
@@ -47,6 +53,7 @@ impl Rules {
         Self {
             idle_timeout: service.idle_timeout.or(learned),
             min_uptime: service.min_uptime,
+            silent_after: service.silent_after,
         }
     }
 }
@@ -66,6 +73,8 @@ pub struct Facts {
     pub no_front: bool,
     /// The hold, if there is one.
     pub hold: Option<Hold>,
+    /// When bytes went on its open connections, as far as that was looked at.
+    pub silence: Option<Silence>,
 }
 
 /// A request to keep a service up, however idle it is.
@@ -73,6 +82,55 @@ pub struct Facts {
 pub struct Hold {
     /// When it expires. `None`: when it is released.
     pub until: Option<Ktime>,
+}
+
+/// How long it is known that connections are silent: a byte may come at any time.
+pub const SILENCE_KNOWN: Duration = Duration::from_millis(500);
+
+/// The last byte of the open connections, if all of them are silent for long enough: then they are no use.
+fn silent_since(rules: &Rules, now: Ktime, sample: &Sample, facts: &Facts) -> Option<Ktime> {
+    let (after, seen) = (rules.silent_after?, facts.silence?);
+    let is_known = now.since(seen.at)? < SILENCE_KNOWN && seen.changes == sample.changes();
+    let has_all = sample.older == 0 && facts.uncounted == 0;
+    (is_known && has_all && seen.newest + after <= seen.at).then_some(seen.newest)
+}
+
+/// The earliest moment at which the silence of its open connections could make a service idle, by what is known. `None`:
+/// no connection is open, it is in use otherwise, or silence does not matter.
+pub fn silence_due(rules: &Rules, sample: &Sample, facts: &Facts) -> Option<Ktime> {
+    let (idle_timeout, after, started) = (rules.idle_timeout?, rules.silent_after?, facts.started?);
+    let is_open = sample.open()? > 0;
+    // Of these the times of the last bytes are not known.
+    if !is_open || sample.older > 0 || facts.uncounted > 0 || facts.no_front {
+        return None;
+    }
+    let longest = after.max(idle_timeout);
+    let known = facts
+        .silence
+        .filter(|seen| seen.changes.0 == sample.changes().0);
+    let last = match (known, sample.last_open) {
+        (Some(seen), _) => Some(seen.newest + longest),
+        // The last one to be established may be open, if none was closed since.
+        (None, Some(open)) if sample.last_activity <= Some(open) => {
+            Some(open + STAMP_SLACK + longest)
+        }
+        (None, _) => None,
+    };
+    let hold = match facts.hold {
+        Some(Hold { until: None }) => return None,
+        Some(Hold { until }) => until,
+        None => None,
+    };
+    let all = [
+        last,
+        hold,
+        Some(started + idle_timeout.max(rules.min_uptime)),
+        sample
+            .last_activity
+            .map(|at| at + STAMP_SLACK + idle_timeout),
+        facts.uncounted_until.map(|at| at + idle_timeout),
+    ];
+    all.into_iter().flatten().max()
 }
 
 /// Whether a service is in use.
@@ -150,7 +208,8 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     // Where the front is a Unix socket and the backend TCP, each client has a TCP connection
     // behind it: the larger number counts each client once.
     let open = counted.max(facts.uncounted);
-    if open > 0 {
+    let silent = silent_since(rules, now, sample, facts).filter(|_| open > 0);
+    if open > 0 && silent.is_none() {
         return Verdict::Busy { open };
     }
     let Some(started) = facts.started else {
@@ -161,6 +220,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
         sample.last_activity,
         sample.last_lookup,
         facts.uncounted_until,
+        silent,
     ];
     let since = stamps.into_iter().flatten().max().unwrap_or(started);
     if since > now || sample.at > now {
@@ -193,6 +253,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
             .map(|at| at + STAMP_SLACK + idle_timeout),
         sample.last_lookup.map(looked_up),
         facts.uncounted_until.map(|at| at + idle_timeout),
+        silent.map(|at| at + idle_timeout),
     ];
     let idle_at = idle_at.into_iter().flatten().max().unwrap_or(now);
     if now >= idle_at {

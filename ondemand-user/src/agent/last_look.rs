@@ -104,6 +104,18 @@ impl Agent {
     fn sockets_of(&mut self, name: &str, snapshot: Option<&Snapshot>) -> Option<Sockets> {
         self.look_at_unix_sockets(Some(name));
         let slot = self.services.get(name)?.slot;
-        Some(snapshot?.sockets.get(&slot).copied().unwrap_or_default())
+        let mut sockets = snapshot?.sockets.get(&slot).copied().unwrap_or_default();
+        let open = sockets.front + sockets.steered + sockets.back;
+        let watched = self.services.get(name)?;
+        if open > 0 && watched.rules().silent_after.is_some() {
+            // Behind the closed gate: a byte that has come since the first look is seen.
+            self.look_for_silence(name);
+            let watched = self.services.get(name)?;
+            let sample = self.sampler.sample(slot).ok();
+            if watched.silent(sample.as_ref(), clock::now()) > 0 {
+                sockets.silent = open;
+            }
+        }
+        Some(sockets)
     }
 }

@@ -55,6 +55,7 @@ impl Agent {
             listens: watched.held.len() > 0
                 && self.sampler.is_steerable(watched.slot).unwrap_or(false),
             ready: watched.is_ready(),
+            silent: watched.silent(sample.as_ref(), now),
         })
     }
 
@@ -92,6 +93,7 @@ impl Agent {
     fn fresh_view(&mut self, name: &str) -> Option<View> {
         self.forget_the_ended_run(name);
         self.follow_readiness(name);
+        self.follow_silence(name);
         let watched = self.services.get_mut(name)?;
         if watched.problem.is_some() {
             return None;

@@ -8,6 +8,7 @@ mod accepting;
 mod aliases;
 mod announce;
 mod caught;
+mod clients;
 mod configuration;
 mod connection;
 mod events;
@@ -30,6 +31,7 @@ mod ready;
 mod recorder;
 mod requests;
 mod services;
+mod silence;
 mod source;
 mod status;
 mod strangers;
@@ -124,6 +126,8 @@ struct Agent {
     poll_cost: Duration,
     /// When the bytes of open connections may be counted again.
     next_bytes: Ktime,
+    /// When the open connections of a service may be listed again.
+    next_clients: Ktime,
 }
 
 /// Watches the services of the configuration until a signal ends it. Its exit changes nothing: the
@@ -201,6 +205,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         complaints: Complaints::default(),
         poll_cost: Duration::ZERO,
         next_bytes: Ktime::from_nanos(0),
+        next_clients: Ktime::from_nanos(0),
     };
     agent.begin(config, raw).await?;
     loop {

@@ -104,6 +104,7 @@ mod tests {
             ignored: Leg::default(),
             refused: 0,
             older: 0,
+            last_open: None,
             lookups: 0,
             last_lookup: None,
             served: None,

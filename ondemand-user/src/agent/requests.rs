@@ -16,7 +16,7 @@ use crate::{
 
 impl Agent {
     /// The service of this name.
-    fn named(&mut self, name: &str) -> Result<&mut Watched, Error> {
+    pub(super) fn named(&mut self, name: &str) -> Result<&mut Watched, Error> {
         match self.config.service(name) {
             Err(error) => Err(Error::new(names::NO_SUCH_SERVICE, error.to_string())),
             Ok(_) => self.services.get_mut(name).ok_or_else(Error::gone),
@@ -33,6 +33,7 @@ impl Agent {
             bus::Request::Trouble(answer) => {
                 drop(answer.send(Ok(self.source.trouble().unwrap_or_default())));
             }
+            bus::Request::Clients(name, answer) => self.clients(&name, answer),
             bus::Request::Known(name, answer) => drop(answer.send(self.named(&name).map(drop))),
             bus::Request::Describe(name, answer) => {
                 let known = self.named(&name).map(drop);

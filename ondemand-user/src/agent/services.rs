@@ -217,6 +217,7 @@ impl Agent {
                 watched.look_at,
                 watched.held.due(),
                 watched.probing.due(),
+                watched.listening.due,
                 self.recorder.due(name),
             ];
             let is_up = self

@@ -19,7 +19,7 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{caught::Held, learner::Learner, orphans::Orphans};
+use super::{caught::Held, learner::Learner, orphans::Orphans, silence::Listening};
 use crate::{
     bus::Reply,
     host::{ablation, complaints::Complaints},
@@ -109,6 +109,8 @@ pub struct Watched {
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
+    /// The silence of its connections.
+    pub listening: Listening,
     /// Whether its application is ready (`ready`).
     pub probing: Probing,
     /// Proxies that wait for that.
@@ -156,6 +158,7 @@ impl Watched {
             gave_up: false,
             tally: Tally::default(),
             waiting: Vec::new(),
+            listening: Listening::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),
             asked: Vec::new(),
@@ -281,7 +284,10 @@ impl Watched {
     /// The policy's rules.
     pub fn rules(&self) -> Rules {
         if self.lifecycle.is_asked() {
-            Rules::AT_ONCE
+            Rules {
+                silent_after: self.service.silent_after,
+                ..Rules::AT_ONCE
+            }
         } else {
             Rules::new(&self.service, self.learner.timeout())
         }
@@ -319,6 +325,7 @@ impl Watched {
             syn_cookies: self.syn_cookies,
             hold: None,
             no_front: self.is_silent,
+            silence: self.listening.seen,
         }
     }
 

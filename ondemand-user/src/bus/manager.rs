@@ -192,6 +192,20 @@ impl Manager {
         Ok(reply)
     }
 
+    /// The open connections of a service as JSON: who keeps it up.
+    async fn clients(
+        &self,
+        service: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<String, Error> {
+        check_name(service)?;
+        let (_, _pending) = self.admit(connection, &call).await?;
+        let service = service.to_owned();
+        let clients = ask(&self.requests, |answer| Request::Clients(service, answer)).await?;
+        serde_json::to_string(&clients).map_err(|error| Error::new(DBUS_FAILED, error.to_string()))
+    }
+
     /// Returns when the application of a service listens: its proxy waits for that.
     async fn wait_listening(
         &self,

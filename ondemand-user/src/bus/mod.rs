@@ -57,6 +57,8 @@ pub enum Request {
     },
     /// The state of one service.
     Describe(String, Reply<Box<report::Service>>),
+    /// Its open connections.
+    Clients(String, Reply<Box<report::Clients>>),
     /// Whether the service exists.
     Known(String, Reply<()>),
     /// Hold it, for a time or until it is released; returns the end as

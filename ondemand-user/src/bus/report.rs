@@ -206,6 +206,32 @@ pub struct Learned {
     pub learned_cost_seconds: f64,
 }
 
+/// The open connections of a service, those that were used last first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Clients {
+    /// At most a hundred.
+    pub clients: Vec<OpenConnection>,
+    /// How many more there are.
+    pub clients_left_out: u64,
+}
+
+/// An open connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenConnection {
+    /// The client's address and port.
+    pub address: String,
+    /// `steered`, `proxied`, `ignored`, or `direct`: at the backend's own address.
+    pub way: String,
+    /// When it was established (RFC 3339).
+    pub since: Option<String>,
+    /// For how long it has been open.
+    pub open_seconds: f64,
+    /// For how long no byte has gone either way; null: unknown.
+    pub silent_seconds: Option<f64>,
+}
+
 /// Clients that were held, since the agent began to watch the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldClients {

@@ -89,6 +89,8 @@ pub enum Command {
     /// Show the services: their state, their clients, when they will be stopped
     #[command(after_help = help::STATUS)]
     Status {
+        /// Only this service, and who keeps it up: NAME of [service.NAME]
+        name: Option<String>,
         /// Print JSON, for scripts
         #[arg(long)]
         json: bool,
@@ -198,6 +200,9 @@ pub struct Proxy {
     /// How long to stay without a connection
     #[arg(long, value_name = "TIME", value_parser = time_span)]
     pub exit_idle_time: Duration,
+    /// After how long a connection without a byte is no use
+    #[arg(long, value_name = "TIME", value_parser = time_span)]
+    pub silent_after: Option<Duration>,
 }
 
 impl From<Proxy> for proxy::Options {
@@ -211,6 +216,7 @@ impl From<Proxy> for proxy::Options {
             own_address: own,
             start_timeout,
             exit_idle_time,
+            silent_after,
         } = options;
         Self {
             name,
@@ -219,6 +225,7 @@ impl From<Proxy> for proxy::Options {
             ready: asked(ready, ready_status),
             start_timeout,
             exit_idle_time,
+            silent_after,
         }
     }
 }
@@ -309,6 +316,8 @@ mod tests {
         check("ondemand --config /x check --json", true);
         check("ondemand units --output /x", true);
         check("ondemand status --json", true);
+        check("ondemand status wiki", true);
+        check("ondemand status wiki llm", false);
         check("ondemand top", true);
         check("ondemand hold wiki", true);
         check("ondemand hold wiki --for 2h", true);

@@ -93,6 +93,18 @@ impl Client {
         answer.map_err(|_| Error::Slow)?
     }
 
+    /// Returns the open connections of a service, a [`crate::bus::report::Clients`] in JSON.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`].
+    pub async fn clients(&self, service: &str) -> Result<String> {
+        let body = (service,);
+        let call = self.call("Clients", &body, Flags::empty());
+        let answer = tokio::time::timeout(TIMEOUT, call).await;
+        answer.map_err(|_| Error::Slow)?
+    }
+
     /// Makes the agent do something, however long it takes. `interactive`: polkit may ask the
     /// user for a password.
     ///

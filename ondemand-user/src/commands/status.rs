@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use ondemand_core::words::{Bytes, Span, printable};
 
 use crate::{
-    bus::report::{Report, Service},
+    bus::report::{Clients, Report, Service},
     commands::client::Client,
     host::program,
 };
@@ -16,8 +16,15 @@ use crate::{
 /// # Errors
 ///
 /// There is no agent, or access is denied.
-pub async fn run(json: bool) -> Result<()> {
-    let text = Client::connect().await?.status().await?;
+pub async fn run(name: Option<&str>, json: bool) -> Result<()> {
+    let agent = Client::connect().await?;
+    let mut text = agent.status().await?;
+    let mut clients = Clients::default();
+    if let Some(name) = name {
+        let listed = agent.clients(name).await?;
+        text = only(&text, name, &listed).context("parse the agent's reply")?;
+        clients = serde_json::from_str(&listed).context("parse the agent's reply")?;
+    }
     let output = if json {
         // Passed through, to keep the fields of a newer agent.
         let value: serde_json::Value =
@@ -26,13 +33,59 @@ pub async fn run(json: bool) -> Result<()> {
     } else {
         let report: Report = serde_json::from_str(&text)
             .context("parse the agent's reply (is its version different?)")?;
-        printable(&(table(&report) + &outdated(&program::outdated())))
+        let clients = name.map(|_| list(&clients)).unwrap_or_default();
+        printable(&(table(&report) + &clients + &outdated(&program::outdated())))
     };
     match std::io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe, as in `ondemand status | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("print the status"),
     }
+}
+
+/// The report of one service, with its connections.
+fn only(report: &str, name: &str, clients: &str) -> serde_json::Result<String> {
+    let mut report: serde_json::Value = serde_json::from_str(report)?;
+    let clients: serde_json::Value = serde_json::from_str(clients)?;
+    if let Some(services) = report["services"].as_array_mut() {
+        services.retain(|service| service["name"] == name);
+        for service in services.iter_mut().filter_map(|it| it.as_object_mut()) {
+            service.extend(clients.as_object().cloned().unwrap_or_default());
+        }
+    }
+    serde_json::to_string(&report)
+}
+
+/// Who keeps a service up.
+fn list(open: &Clients) -> String {
+    if open.clients.is_empty() {
+        return "\nno connection is open\n".into();
+    }
+    let span = |seconds: f64| Span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let here = |since: &str| {
+        let since: jiff::Timestamp = since.parse().ok()?;
+        let here = since.to_zoned(jiff::tz::TimeZone::system());
+        Some(here.strftime("%F %T").to_string())
+    };
+    let head = ["CLIENT", "WAY", "SINCE", "OPEN FOR", "SILENT FOR"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = std::iter::once(head)
+        .chain(open.clients.iter().map(|client| {
+            let since = client.since.as_deref().and_then(here);
+            let silent = client.silent_seconds.map(|silent| span(silent).to_string());
+            [
+                client.address.clone(),
+                client.way.clone(),
+                since.unwrap_or_else(|| "?".into()),
+                span(client.open_seconds).to_string(),
+                silent.unwrap_or_else(|| "?".into()),
+            ]
+        }))
+        .collect();
+    let mut text = "\n".to_owned() + &aligned(&rows, 0..0);
+    if open.clients_left_out > 0 {
+        text += &format!("and {} more, silent for longer\n", open.clients_left_out);
+    }
+    text
 }
 
 /// The last line, after an upgrade.
@@ -73,15 +126,23 @@ fn table(report: &Report) -> String {
     let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(str::to_owned))
         .chain(report.services.iter().map(row))
         .collect();
+    text += &aligned(&rows, RIGHT);
+    if report.dry_run {
+        text.push_str("\ndry run: the agent logs what it would stop, and stops nothing\n");
+    }
+    text
+}
+
+/// `right`: columns of figures.
+fn aligned<const N: usize>(rows: &[[String; N]], right: std::ops::Range<usize>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| width(column).unwrap_or(0))
-        .collect();
-    for row in &rows {
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             // Writing to a string cannot fail.
-            let _ = if RIGHT.contains(&column) {
+            let _ = if right.contains(&column) {
                 write!(line, "{cell:>width$}  ")
             } else {
                 write!(line, "{cell:<width$}  ")
@@ -89,9 +150,6 @@ fn table(report: &Report) -> String {
         }
         text.push_str(line.trim_end());
         text.push('\n');
-    }
-    if report.dry_run {
-        text.push_str("\ndry run: the agent logs what it would stop, and stops nothing\n");
     }
     text
 }
@@ -124,7 +182,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bus::report::{Configuration, Counts};
+    use crate::bus::report::{Configuration, Counts, OpenConnection};
 
     fn report() -> Report {
         let wiki = Service {
@@ -192,6 +250,43 @@ wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connecti
             table(&dry)
                 .ends_with("\ndry run: the agent logs what it would stop, and stops nothing\n")
         );
+    }
+
+    #[test]
+    fn who_keeps_it_up_is_listed() {
+        let client = OpenConnection {
+            address: "10.7.0.2:4711".into(),
+            way: "steered".into(),
+            since: None,
+            open_seconds: 7200.0,
+            silent_seconds: Some(60.0),
+        };
+        let other = OpenConnection {
+            address: "[::1]:5".into(),
+            way: "proxied".into(),
+            silent_seconds: None,
+            open_seconds: 0.25,
+            ..client.clone()
+        };
+        let open = Clients {
+            clients: vec![client, other],
+            clients_left_out: 3,
+        };
+        let expected = "
+CLIENT         WAY      SINCE  OPEN FOR  SILENT FOR
+10.7.0.2:4711  steered  ?      2 h       1 min
+[::1]:5        proxied  ?      250 ms    ?
+and 3 more, silent for longer
+";
+        assert_eq!(list(&open), expected);
+        assert_eq!(list(&Clients::default()), "\nno connection is open\n");
+        let report = serde_json::to_string(&report()).unwrap();
+        let text = only(&report, "wiki", &serde_json::to_string(&open).unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        ::tests::documents::assert_documented(&json);
+        assert_eq!(json["services"].as_array().unwrap().len(), 1);
+        assert_eq!(json["services"][0]["clients"][1]["address"], "[::1]:5");
+        assert_eq!(json["services"][0]["clients_left_out"], 3);
     }
 
     #[test]

@@ -203,6 +203,8 @@ fn command(service: &Service, host: &Host) -> Vec<String> {
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
     ]);
+    let silent = service.silent_after;
+    words.extend(silent.map(|after| format!("--silent-after={}ms", after.as_millis())));
     let ready = service.ready.as_ref();
     words.extend(ready.map(|ready| format!("--ready={ready}")));
     let status = ready.and_then(Ready::status);

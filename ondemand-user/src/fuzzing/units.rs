@@ -74,6 +74,7 @@ pub fn units(data: &[u8]) {
         },
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        silent_after: None,
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: is_on(5).then(|| Ready {

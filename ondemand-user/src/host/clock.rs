@@ -1,9 +1,9 @@
 //! The clocks of this host.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 use ondemand_core::{holds::Moment, measure::Ktime};
 
 use super::ablation;
@@ -13,6 +13,12 @@ pub fn now() -> Ktime {
     let now =
         clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists on every Linux");
     Ktime::from_nanos(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+/// The kernel's tick, the length of a `jiffy`: the coarse clocks advance by it (`hrtimer_get_res`).
+pub fn tick() -> Duration {
+    // 100 Hz is the least that a kernel can have.
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::from_millis(10), Duration::from)
 }
 
 /// The wall clock. Milliseconds since 1970.

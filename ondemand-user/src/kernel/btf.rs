@@ -87,6 +87,28 @@ impl KernelTypes {
         Ok(bits / 8)
     }
 
+    /// Returns the offset in bytes of `inner` in `outer`, which is a member of `structure` and a struct without a name.
+    ///
+    /// # Errors
+    ///
+    /// This kernel has no such struct or member.
+    pub fn offset_within(&self, structure: &str, outer: &str, inner: &str) -> Result<u32> {
+        let describe = || format!("find {outer}.{inner} of struct {structure} in the kernel's BTF");
+        let at = *self.structs.get(structure).with_context(describe)?;
+        let info = word(&self.data, at + 4)?;
+        for index in 0..(info & 0xffff) as usize {
+            let entry = at + TYPE_LEN + index * TYPE_LEN;
+            if self.name(word(&self.data, entry)?)? != outer {
+                continue;
+            }
+            let id = word(&self.data, entry + 4)? as usize;
+            let found = *self.types.get(id.wrapping_sub(1)).with_context(describe)?;
+            let bits = self.find(found, inner)?.with_context(describe)?;
+            return Ok(self.offset_of(structure, outer)? + bits / 8);
+        }
+        Err(anyhow::anyhow!(describe()))
+    }
+
     fn find(&self, at: usize, member: &str) -> Result<Option<u32>> {
         let info = word(&self.data, at + 4)?;
         let has_bitfields = info >> 31 == 1;
@@ -148,6 +170,10 @@ mod tests {
         // skc_num has followed three 32-bit words since Linux 3.x.
         assert!(types.offset_of("sock_common", "skc_num").unwrap() < 64);
         assert!(types.offset_of("tcp_sock", "write_seq").unwrap() > 0);
+        let received = types.offset_within("inet_connection_sock", "icsk_ack", "lrcvtime");
+        let ack = types.offset_of("inet_connection_sock", "icsk_ack").unwrap();
+        assert!((ack + 4..ack + 64).contains(&received.unwrap()));
+        assert!(types.offset_of("tcp_sock", "lsndtime").unwrap() > 0);
         let error = types
             .offset_of("sock_common", "no_such_member")
             .unwrap_err()

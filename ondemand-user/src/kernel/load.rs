@@ -234,7 +234,18 @@ fn report(no_steering: Option<&str>) -> io::Result<()> {
 
 fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
     let types = KernelTypes::running()?;
+    // Without these times a connection is in use for as long as it is open.
+    let ack = types.offset_within("inet_connection_sock", "icsk_ack", "lrcvtime");
     let offsets = [
+        (
+            "OFFSET_LSNDTIME",
+            types.offset_of("tcp_sock", "lsndtime").unwrap_or_default(),
+        ),
+        ("OFFSET_LRCVTIME", ack.unwrap_or_default()),
+        (
+            "OFFSET_PEER_PORT",
+            types.offset_of("sock_common", "skc_dport")?,
+        ),
         ("OFFSET_COMM", types.offset_of("task_struct", "comm")?),
         ("OFFSET_UID", types.offset_of("sock", "sk_uid")?),
         // `struct sock_cgroup_data` begins with the pointer.

@@ -83,7 +83,7 @@ const MAPS: [&str; 24] = [
 /// The programs that stay attached when the agent exits.
 const ATTACHED: [&str; 4] = ["connections", STEERING, "bind4", "bind6"];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
-const ITERATORS: [&str; 4] = ["snapshot", "adopt", "bytes", "orphans"];
+const ITERATORS: [&str; 5] = ["snapshot", "adopt", "bytes", "orphans", "clients"];
 /// The filter of the agent's sockets, which it attaches itself.
 const FILTER: &str = "caught";
 /// The one without which the proxy serves.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backend::{Backend, PAUSE},
+    silence,
     source::Ends,
     stream::Stream,
 };
@@ -179,6 +180,7 @@ impl Kept {
             return Ok(false);
         }
         let read = client.try_read_bytes(&mut chunk)?;
+        silence::ends();
         KEPT.fetch_add(read, Ordering::Relaxed);
         self.bytes.extend_from_slice(&chunk[..read]);
         self.ended = read == 0;

@@ -14,6 +14,7 @@ mod listener;
 mod memory;
 mod one_way;
 mod seldom;
+mod silence;
 mod source;
 mod stranger;
 mod stream;
@@ -47,6 +48,9 @@ const MOST: usize = 30_000;
 /// The pause after accept(2) failed, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long it takes at most to read what has come.
+const UNREAD: Duration = Duration::from_millis(5);
+
 /// What to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -62,6 +66,8 @@ pub struct Options {
     pub start_timeout: Duration,
     /// How long to stay without a connection.
     pub exit_idle_time: Duration,
+    /// Connections without a byte for this time are no use. `None`: all are.
+    pub silent_after: Option<Duration>,
 }
 
 /// The backend did not become ready, and the waiting clients were closed: no other proxy has anything to do for
@@ -167,6 +173,7 @@ async fn serve(
                     }
                 }
                 Ok((client, ends)) => {
+                    silence::ends();
                     let backend = Arc::clone(&backend);
                     connections.spawn(async move { carry(client, ends, &backend).await });
                 }
@@ -196,6 +203,14 @@ async fn serve(
             // Clients that connected meanwhile are served, here or by the next proxy.
             _ = leave.recv() => if connections.is_empty() {
                 idle_at = Instant::now();
+            } else if let Some(after) = options.silent_after && silence::lasts(after) {
+                // What has come and is not read yet is read now.
+                tokio::time::sleep(UNREAD).await;
+                if silence::lasts(after) {
+                    let silent = counted(connections.len() as u64, "silent connection");
+                    log::info!("{}: closing {silent}", options.name);
+                    return Ok(());
+                }
             },
             _ = terminate.recv() => break,
         }

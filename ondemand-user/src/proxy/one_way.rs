@@ -7,6 +7,7 @@ use tokio::task::coop::consume_budget;
 
 use super::{
     buffers::{self, Buffer, Kept, LARGEST},
+    silence,
     stream::Stream,
 };
 
@@ -60,7 +61,10 @@ fn pass_on(from: &Stream, to: &Stream, size: &mut usize) -> io::Result<Passed> {
     };
     let read = match read {
         Ok(0) => return Ok(Passed::End),
-        Ok(read) => read,
+        Ok(read) => {
+            silence::ends();
+            read
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             *size = (*size / 2).max(SMALLEST);
             return Ok(Passed::Nothing);

@@ -59,6 +59,7 @@ mod runs;
 mod scale;
 mod scans;
 mod setup;
+mod silence;
 mod sockets;
 mod steering;
 mod steering_faults;

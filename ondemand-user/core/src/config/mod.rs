@@ -23,6 +23,7 @@ mod parse;
 mod parsed;
 mod ready;
 mod schedule;
+mod silence;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,8 @@ pub struct Service {
     pub learning: Learning,
     /// When it is kept up, however idle it is.
     pub keep_up: Schedule,
+    /// A connection with no byte either way for this duration is no use. `None`: each open one is.
+    pub silent_after: Option<Duration>,
     /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.

@@ -11,7 +11,7 @@ use super::{
     learning::{self, ColdStartCost, Learning},
     names, networks, overlaps, own,
     parsed::Parsed,
-    ready, schedule,
+    ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
     timespan,
 };
@@ -29,6 +29,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "idle_timeout_max",
     "cold_start_cost",
     "keep_up",
+    "silent_after",
     "min_uptime",
     "start_timeout",
     "ready",
@@ -206,6 +207,7 @@ fn service(
     let mut optional = |key: &str| section.take(key);
     let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
     let keep_up = problems.keep(schedule::read(optional("keep_up").as_ref()));
+    let silent_after = problems.keep(silence::read(optional("silent_after").as_ref()));
     let min_uptime = match optional("min_uptime") {
         None => Some(DEFAULT_MIN_UPTIME),
         Some(value) => problems.keep(finite(
@@ -279,6 +281,7 @@ fn service(
         idle_timeout: idle_timeout?,
         learning: learning?,
         keep_up: keep_up?,
+        silent_after: silent_after?,
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,

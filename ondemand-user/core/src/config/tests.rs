@@ -68,6 +68,7 @@ fn a_short_file_gets_the_documented_defaults() {
         idle_timeout: IdleTimeout::After(Duration::from_secs(600)),
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        silent_after: None,
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         ready: None,
@@ -121,6 +122,10 @@ fn every_key_is_read() {
         "ready = \"http://127.0.0.1:8080/\"\nready_status = 200",
         |s| s.ready.as_ref().unwrap().status().unwrap().contains(200),
     );
+    check_service("silent_after = \"30min\"", |s| {
+        s.silent_after == Some(secs(1800))
+    });
+    check_service("silent_after = \"infinity\"", |s| s.silent_after.is_none());
     check_service("idle_timeout = 1_000", |s| {
         s.idle_timeout == IdleTimeout::After(secs(1000))
     });
@@ -436,6 +441,14 @@ fn bad_values_name_line_and_key() {
             expected,
         );
     }
+    check_key(
+        "silent_after = 0",
+        "service.wiki.silent_after: must be between 1 s and 20 days",
+    );
+    check_key(
+        "silent_after = \"1 year\"",
+        "service.wiki.silent_after: must be between 1 s and 20 days",
+    );
     check_key(
         "start_timeout = 0",
         "service.wiki.start_timeout: 0 would refuse the first client",

@@ -59,6 +59,11 @@ impl Lifecycle {
             return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
         }
         let open = sockets.front + sockets.steered + sockets.back + sockets.older;
+        if open > 0 && view.silent == 0 && first.open().is_some_and(|open| open > 0) {
+            // A byte has come on one that was silent.
+            return self.keep(view, Cause::Activity(0), commands);
+        }
+        let open = open.saturating_sub(sockets.silent);
         if open > 0 && !self.leaves_out(Protection::Connections) {
             commands.push(Command::Count(Counter::Drift));
             return self.keep(view, Cause::Drift(sockets), commands);
@@ -90,6 +95,7 @@ impl Lifecycle {
             quiet,
             started,
             asked: self.is_asked(),
+            silent: view.silent,
         });
         commands.push(Command::ReleaseLease);
     }

@@ -79,6 +79,8 @@ pub struct View {
     pub listens: bool,
     /// Whether the application is ready for clients, if more than a listener was asked for (`ready`).
     pub ready: bool,
+    /// Open connections that are no use, because no byte goes on them: the verdict is in spite of these.
+    pub silent: u64,
 }
 
 /// The cause of a step.

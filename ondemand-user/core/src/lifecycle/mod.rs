@@ -115,6 +115,8 @@ pub struct Stop {
     pub started: Option<Ktime>,
     /// Whether it was requested.
     pub asked: bool,
+    /// Open connections on which no byte went, which it closes.
+    pub silent: u64,
 }
 
 /// The state of one service.
@@ -148,6 +150,8 @@ pub struct Lifecycle {
     request: Option<Request>,
     /// Since when the proxy has been up without its backend.
     orphaned: Option<Ktime>,
+    /// The start of the idle time when a proxy with silent connections was signalled to exit.
+    dismissed: Option<Ktime>,
     /// systemd's own restarts of the backend.
     restarts: Restarts,
     /// The backend's starts that count towards its limit.
@@ -177,6 +181,7 @@ impl Lifecycle {
             runs: Runs::default(),
             request: None,
             orphaned: None,
+            dismissed: None,
             restarts: Restarts::default(),
             starts: Starts::default(),
             proxy_failures: ProxyFailures::default(),
@@ -201,6 +206,7 @@ impl Lifecycle {
         let released = stop.map(|stop| Released {
             quiet: stop.quiet,
             asked: stop.asked,
+            silent: stop.silent,
         });
         let look = Look {
             now,
@@ -366,6 +372,12 @@ impl Lifecycle {
             };
             let proxy_is_down =
                 units.proxy.is_settled_down() || self.leaves_out(Protection::ProxyDown);
+            // Its silent connections keep the proxy. It leaves only if no byte has gone on any of them.
+            let is_silent = view.silent > 0 && units.proxy.is_settled_up() && !self.options.ask;
+            if is_silent && !self.options.dry_run && self.dismissed != Some(since) {
+                self.dismissed = Some(since);
+                commands.push(Command::DismissProxy);
+            }
             if !proxy_is_down || view.now < self.pause.until || view.caught > 0 {
                 return;
             }

@@ -49,6 +49,8 @@ pub struct Sample {
     /// When the last counted connection was established or closed. `None`: none yet. Like
     /// `last_lookup`, it may lag by up to one scheduler tick (10 ms).
     pub last_activity: Option<Ktime>,
+    /// When the last counted connection was established.
+    pub last_open: Option<Ktime>,
     /// Look-ups (arriving SYNs) that the steering program saw.
     pub lookups: u64,
     /// The last of them.
@@ -68,6 +70,14 @@ impl Sample {
     /// Clients accepted in total. A client behind the proxy has two legs and counts once.
     pub fn accepted(&self) -> u64 {
         self.steered.accepted + self.front.accepted.max(self.back.accepted)
+    }
+
+    /// The connections that were established and closed so far: the same numbers mean the same open connections.
+    pub fn changes(&self) -> (u64, u64) {
+        let legs = [&self.front, &self.steered, &self.back];
+        legs.iter().fold((0, 0), |(accepted, closed), leg| {
+            (accepted + leg.accepted, closed + leg.closed)
+        })
     }
 
     /// Payload bytes from clients.
@@ -98,6 +108,19 @@ pub struct Sockets {
     pub front_listeners: u64,
     /// Listening sockets at the backend's address.
     pub back_listeners: u64,
+    /// Of the open connections those that were silent for `silent_after` when the sockets were read.
+    pub silent: u64,
+}
+
+/// The open connections of a service at one moment, by the times of their last bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Silence {
+    /// The moment.
+    pub at: Ktime,
+    /// [`Sample::changes`] then.
+    pub changes: (u64, u64),
+    /// The last byte that went on any of them, either way.
+    pub newest: Ktime,
 }
 
 /// All watched sockets at one moment.

@@ -8,6 +8,7 @@ const fn ms(ms: u64) -> Ktime {
 const RULES: Rules = Rules {
     idle_timeout: Some(Duration::from_secs(10)),
     min_uptime: Duration::ZERO,
+    silent_after: None,
 };
 
 fn sample() -> Sample {
@@ -20,6 +21,7 @@ fn sample() -> Sample {
         refused: 0,
         older: 0,
         last_activity: None,
+        last_open: None,
         lookups: 0,
         last_lookup: None,
         served: None,
@@ -375,4 +377,127 @@ fn unknown_is_not_idle() {
         ..facts()
     };
     check(RULES, late, Some(sample()), future, unknown(Reason::Clock));
+}
+
+/// One that is used by two connections since 1 s.
+fn two_connections() -> Sample {
+    let leg = Leg {
+        accepted: 2,
+        ..Leg::default()
+    };
+    Sample {
+        steered: leg,
+        last_activity: Some(ms(1_000)),
+        last_open: Some(ms(1_000)),
+        ..sample()
+    }
+}
+
+const SILENT: Rules = Rules {
+    silent_after: Some(Duration::from_secs(30)),
+    ..RULES
+};
+
+fn seen(at: u64, newest: u64) -> Facts {
+    Facts {
+        silence: Some(Silence {
+            at: ms(at),
+            changes: (2, 0),
+            newest: ms(newest),
+        }),
+        ..facts()
+    }
+}
+
+#[test]
+fn silent_connections_are_no_use() {
+    let (busy, idle) = (Verdict::Busy { open: 2 }, idle(5_000));
+    let check = |now, facts, expected| {
+        let sample = Sample {
+            at: ms(now),
+            ..two_connections()
+        };
+        assert_eq!(decide(&SILENT, ms(now), Some(&sample), &facts), expected);
+    };
+    check(40_000, facts(), busy);
+    check(35_000, seen(35_000, 5_000), idle);
+    check(35_000, seen(34_999, 5_000), busy);
+    check(35_400, seen(35_000, 5_000), idle);
+    // A byte may have come since.
+    check(36_000, seen(35_000, 5_000), busy);
+    check(35_000, seen(35_000, 5_001), busy);
+    // Another connection was made, or closed.
+    let other = Facts {
+        silence: Some(Silence {
+            changes: (3, 1),
+            ..seen(35_000, 5_000).silence.unwrap()
+        }),
+        ..facts()
+    };
+    check(35_000, other, busy);
+    // Of these nothing is known.
+    let unix = Facts {
+        uncounted: 1,
+        ..seen(35_000, 5_000)
+    };
+    check(35_000, unix, busy);
+    let older = Sample {
+        older: 1,
+        ..two_connections()
+    };
+    let verdict = decide(&SILENT, ms(35_000), Some(&older), &seen(35_000, 5_000));
+    assert_eq!(verdict, Verdict::Busy { open: 3 });
+    let verdict = decide(
+        &RULES,
+        ms(35_000),
+        Some(&two_connections()),
+        &seen(35_000, 5_000),
+    );
+    assert_eq!(verdict, busy, "not asked for");
+}
+
+#[test]
+fn silence_is_looked_at_when_it_can_decide() {
+    #[track_caller]
+    fn check(rules: &Rules, sample: Sample, facts: &Facts, expected: Option<u64>) {
+        assert_eq!(silence_due(rules, &sample, facts), expected.map(ms));
+    }
+    let two = two_connections();
+    check(&RULES, two, &facts(), None);
+    check(&SILENT, sample(), &facts(), None);
+    // The last one to be made cannot be silent for long enough before.
+    check(&SILENT, two, &facts(), Some(31_010));
+    // One was closed since: the others may be silent for long.
+    let closed = Sample {
+        last_activity: Some(ms(20_000)),
+        ..two
+    };
+    check(&SILENT, closed, &facts(), Some(30_010));
+    // Known from a look, and a newer one has nothing to add.
+    check(&SILENT, two, &seen(31_010, 25_000), Some(55_000));
+    check(&SILENT, closed, &seen(31_010, 500), Some(30_500));
+    let slow = Rules {
+        idle_timeout: Some(Duration::from_secs(60)),
+        ..SILENT
+    };
+    check(&slow, two, &seen(31_010, 25_000), Some(85_000));
+    // Another was made since that look.
+    let third = Leg {
+        accepted: 3,
+        ..two.steered
+    };
+    let third = Sample {
+        steered: third,
+        last_activity: Some(ms(40_000)),
+        last_open: Some(ms(40_000)),
+        ..two
+    };
+    check(&SILENT, third, &seen(31_010, 25_000), Some(70_010));
+    let hold = |until| Facts {
+        hold: Some(Hold { until }),
+        ..facts()
+    };
+    check(&SILENT, two, &hold(None), None);
+    check(&SILENT, two, &hold(Some(ms(99_000))), Some(99_000));
+    check(&SILENT, Sample { older: 1, ..two }, &facts(), None);
 }

@@ -69,6 +69,8 @@ pub struct Run {
     pub received_bytes: u64,
     /// Payload bytes to clients.
     pub sent_bytes: u64,
+    /// Open connections that its stop closed: no byte went on them (`silent_after`).
+    pub silent: u64,
     /// How long it has been up.
     pub up: Duration,
     /// False: it was up before the agent's first view, and the counts start there.
@@ -205,6 +207,9 @@ impl fmt::Display for RunEvent {
                     _ => "",
                 };
                 write!(f, "stopped{why} after {} quiet ({run})", Span(*quiet))?;
+                if run.silent > 0 {
+                    write!(f, "; closed {}", counted(run.silent, "silent connection"))?;
+                }
                 match failed {
                     true => f.write_str("; its unit has failed"),
                     false => Ok(()),
@@ -255,6 +260,7 @@ mod tests {
             connections: 12,
             received_bytes: 0,
             sent_bytes: 3_400_000,
+            silent: 0,
             up: minutes(60),
             whole: true,
         };

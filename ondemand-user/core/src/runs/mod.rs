@@ -54,6 +54,8 @@ pub struct Released {
     pub quiet: Duration,
     /// Whether the stop was requested.
     pub asked: bool,
+    /// Open connections on which no byte went.
+    pub silent: u64,
 }
 
 /// Accepted connections, received and sent bytes.
@@ -271,7 +273,10 @@ impl Runs {
         released: Option<Released>,
         events: &mut Vec<RunEvent>,
     ) {
-        let run = self.so_far(look.now, look.sample);
+        let run = Run {
+            silent: released.map_or(0, |released| released.silent),
+            ..self.so_far(look.now, look.sample)
+        };
         let Some(current) = self.current.take() else {
             return;
         };
@@ -319,6 +324,7 @@ impl Runs {
             connections: grown(0),
             received_bytes: grown(1),
             sent_bytes: grown(2),
+            silent: 0,
             up: run.up.and_then(|up| now.since(up)).unwrap_or_default(),
             whole: run.whole,
         }

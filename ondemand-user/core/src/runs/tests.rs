@@ -40,6 +40,7 @@ fn sample(accepted: u64, open: u64) -> Sample {
         refused: 0,
         older: 0,
         last_activity: None,
+        last_open: None,
         lookups: 0,
         last_lookup: None,
         served: None,
@@ -265,6 +266,7 @@ fn ends_have_the_reason_of_who_began_them() {
         let released = released.map(|asked| Released {
             quiet: Duration::from_secs(7),
             asked,
+            silent: 0,
         });
         let look = Look {
             now: at(13),

@@ -140,6 +140,7 @@ fn systemds_own_restarts() {
                 caught: 0,
                 listens: false,
                 ready: true,
+                silent: 0,
                 now: Ktime::from_nanos(10),
                 sample: None,
                 verdict: Verdict::Quiet {

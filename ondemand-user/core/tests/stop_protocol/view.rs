@@ -25,6 +25,7 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
         false => Rules {
             idle_timeout: model.idle_timeout,
             min_uptime: Duration::ZERO,
+            silent_after: None,
         },
     };
     let facts = facts(model, state, agent);
@@ -50,6 +51,7 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
             Backend::Active | Backend::Activating { listening: true }
         ),
         ready: true,
+        silent: 0,
     }
 }
 
@@ -93,6 +95,7 @@ fn sample(state: &State) -> Sample {
         refused: 0,
         older: 0,
         last_activity: kernel.last_activity,
+        last_open: None,
         lookups: 0,
         last_lookup: kernel.last_lookup,
         served: kernel.served,

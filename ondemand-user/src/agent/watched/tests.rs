@@ -81,6 +81,7 @@ fn service(listen: &str) -> Service {
         idle_timeout: IdleTimeout::After(Duration::from_secs(10)),
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        silent_after: None,
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: None,

@@ -66,6 +66,7 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         connections: one.connections,
         received_bytes: one.received,
         sent_bytes: one.sent,
+        silent_connections: one.silent,
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
         ..Measured::default()
     };
@@ -108,6 +109,9 @@ fn add(all: &mut Measured, one: &Measured) {
     all.connections = all.connections.saturating_add(one.connections);
     all.received_bytes = all.received_bytes.saturating_add(one.received_bytes);
     all.sent_bytes = all.sent_bytes.saturating_add(one.sent_bytes);
+    all.silent_connections = all
+        .silent_connections
+        .saturating_add(one.silent_connections);
     for (reason, count) in &one.stops_by_reason {
         *all.stops_by_reason.entry(reason).or_default() += count;
     }

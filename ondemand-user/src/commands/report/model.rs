@@ -105,6 +105,8 @@ pub struct Measured {
     pub received_bytes: u64,
     /// Payload bytes to clients in these runs.
     pub sent_bytes: u64,
+    /// Silent connections that the stops of these runs closed (`silent_after`).
+    pub silent_connections: u64,
     /// Number of runs' ends by reason.
     pub stops_by_reason: BTreeMap<&'static str, u64>,
 }

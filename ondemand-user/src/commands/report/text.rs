@@ -157,9 +157,13 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
         given_back(report, measured)
     )?;
     writeln!(text, "  CPU used      {}", cpu(measured))?;
+    let silent = match measured.silent_connections {
+        0 => String::new(),
+        silent => format!(", {silent} silent ones closed by stops"),
+    };
     writeln!(
         text,
-        "  traffic       {}, {} in, {} out\n",
+        "  traffic       {}, {} in, {} out{silent}\n",
         counted(measured.connections, "connection"),
         Bytes(measured.received_bytes),
         Bytes(measured.sent_bytes)

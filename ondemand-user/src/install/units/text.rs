@@ -168,6 +168,8 @@ fn command_line(service: &Service, host: &Host) -> Result<String> {
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),
     ]);
+    let silent = service.silent_after;
+    words.extend(silent.map(|after| format!("--silent-after={}ms", after.as_millis())));
     if let Some(ready) = &service.ready {
         words.push(format!("--ready={ready}"));
         let status = ready.status();

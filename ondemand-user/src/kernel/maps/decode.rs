@@ -12,8 +12,8 @@ use ondemand_core::{
     },
 };
 use ondemand_ebpf::{
-    EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER, EVENT_LISTENING, EVENT_OPENED,
-    EVENT_STRANGER, EVENT_UNLISTENED, Event, SocketRecord,
+    Client, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER, EVENT_LISTENING,
+    EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Event, SocketRecord,
 };
 
 /// Bytes per read from an iterator: the maximum that the kernel returns (`bpf_seq_read`,
@@ -67,8 +67,26 @@ pub(crate) fn caught(mut item: &[u8]) -> Option<(Packet, Ktime)> {
 /// # Errors
 ///
 /// It cannot be read, or ends in the middle of a record.
-pub(crate) fn records(mut from: impl Read) -> Result<Vec<SocketRecord>> {
+pub(crate) fn records(from: impl Read) -> Result<Vec<SocketRecord>> {
     let mut records = Vec::new();
+    each(from, record, |record| records.push(record))?;
+    Ok(records)
+}
+
+/// The same of the iterator `clients`, without keeping them.
+///
+/// # Errors
+///
+/// As for [`records`].
+pub(crate) fn clients(from: impl Read, take: impl FnMut(Client)) -> Result<()> {
+    each(from, client, take)
+}
+
+fn each<T>(
+    mut from: impl Read,
+    next: impl Fn(&mut BytesMut) -> Option<T>,
+    mut take: impl FnMut(T),
+) -> Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         let left = buffer.len();
@@ -80,19 +98,36 @@ pub(crate) fn records(mut from: impl Read) -> Result<Vec<SocketRecord>> {
             }
         };
         buffer.truncate(left + read);
-        records.extend(std::iter::from_fn(|| record(&mut buffer)));
+        while let Some(item) = next(&mut buffer) {
+            take(item);
+        }
         if read == 0 {
             ensure!(
                 buffer.is_empty(),
                 "the kernel's list of sockets ends in the middle of a record"
             );
-            return Ok(records);
+            return Ok(());
         }
     }
 }
 
+/// As [`record`].
+fn client(buffer: &mut BytesMut) -> Option<Client> {
+    if buffer.remaining() < size_of::<Client>() {
+        return None;
+    }
+    Some(Client {
+        slot: buffer.get_u32_ne(),
+        leg: buffer.get_u32_ne(),
+        address: [(); 4].map(|()| buffer.get_u32_ne()),
+        port: buffer.get_u32_ne(),
+        silent: buffer.get_u32_ne(),
+        since: buffer.get_u64_ne(),
+    })
+}
+
 /// Takes a record from the front of `buffer`. `None`: there is no complete one.
-fn record(buffer: &mut impl Buf) -> Option<SocketRecord> {
+fn record(buffer: &mut BytesMut) -> Option<SocketRecord> {
     if buffer.remaining() < size_of::<SocketRecord>() {
         return None;
     }

@@ -1,6 +1,7 @@
 //! The only reader of the kernel's maps: turns them into samples and snapshots.
 
 pub mod catching;
+pub mod clients;
 pub(crate) mod decode;
 pub mod events;
 mod networks;
@@ -202,6 +203,7 @@ impl Sampler {
             refused: counters.refused,
             older: self.older.get(&slot).copied().unwrap_or(0),
             last_activity: moment(counters.last_change),
+            last_open: moment(counters.last_open),
             lookups: counters.lookups,
             last_lookup: moment(counters.last_lookup),
             served: moment(counters.served),

@@ -49,6 +49,15 @@ pub fn address_words(ip: IpAddr) -> [u32; 4] {
     words
 }
 
+/// The reverse of [`address_words`].
+pub fn address_of(words: [u32; 4]) -> IpAddr {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_ne_bytes();
+    }
+    Ipv6Addr::from(octets).to_canonical()
+}
+
 /// Returns every endpoint and its owner.
 ///
 /// An application may bind the wildcard where its configured address is a specific one, so

@@ -61,6 +61,8 @@ pub struct Loaded {
     pub received: u64,
     /// See `cpu`.
     pub sent: u64,
+    /// Silent connections that the stops of these runs closed.
+    pub silent: u64,
     /// Ends of runs, by [`StopReason::code`].
     pub stops: [u64; StopReason::ALL.len()],
     /// Since when it is down, and its memory before.
@@ -91,6 +93,7 @@ impl Loaded {
             connections: 0,
             received: 0,
             sent: 0,
+            silent: 0,
             stops: [0; StopReason::ALL.len()],
             down: None,
             memory: None,

@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
 use super::{LARGEST, Moment, calendar::Segment, mend};
 
 /// The version of the tables, `PRAGMA user_version`.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 /// Size of a page: each write takes whole ones, and changes a few bytes in four to nine. Bytes.
 const PAGE: i64 = 1024;
 /// Size of the writer's cache. KiB.
@@ -18,8 +18,11 @@ const LOG: i64 = 4 << 20;
 /// Identifies databases of ondemand, `PRAGMA application_id`: "ondm".
 pub const APPLICATION: i64 = 0x6f6e_646d;
 /// Each takes a database from the version of its index to the next.
-const MIGRATIONS: [&str; VERSION as usize] =
-    [include_str!("schema.sql"), include_str!("clock.sql")];
+const MIGRATIONS: [&str; VERSION as usize] = [
+    include_str!("schema.sql"),
+    include_str!("clock.sql"),
+    include_str!("silent.sql"),
+];
 
 /// How long to wait for a lock of another program.
 const PATIENCE: Duration = Duration::from_secs(3);

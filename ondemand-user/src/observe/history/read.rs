@@ -262,7 +262,7 @@ impl Reader {
             self.run(id, &run);
         }
         let sql = format!(
-            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu
+            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu, silent
              FROM activation WHERE started >= ? AND started < ? ORDER BY started"
         );
         let mut statement = db.prepare(&sql)?;
@@ -300,6 +300,8 @@ impl Reader {
                 *sum = sum.saturating_add(unsigned(row, column)?.unwrap_or(0));
             }
             service.cpu.add(unsigned(row, 10)?);
+            let silent = unsigned(row, 11)?.unwrap_or(0);
+            service.silent = service.silent.saturating_add(silent);
         }
         Ok(())
     }

@@ -230,11 +230,12 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             connections,
             received,
             sent,
+            silent,
         } => {
             execute(
-                "UPDATE activation SET connections = ?1, received = ?2, sent = ?3
-                 WHERE service = ?4 AND ended IS NULL",
-                params![connections, received, sent, service],
+                "UPDATE activation SET connections = ?1, received = ?2, sent = ?3, silent = ?4
+                 WHERE service = ?5 AND ended IS NULL",
+                params![connections, received, sent, silent, service],
             )?;
             end(db, service, clock.at(*at), *reason)
         }

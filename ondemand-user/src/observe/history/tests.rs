@@ -55,6 +55,7 @@ fn stopped(at: i64, reason: StopReason) -> What {
         connections: 3,
         received: 10,
         sent: 20,
+        silent: 2,
     }
 }
 
@@ -144,6 +145,7 @@ fn a_period_is_cut_out_of_what_was_written() {
         (vec![250], vec![300])
     );
     assert_eq!((whole.connections, whole.received, whole.sent), (3, 10, 20));
+    assert_eq!(whole.silent, 2);
     assert_eq!(
         (whole.cpu.known(), whole.stops),
         (Some(7_000_000), [1, 0, 0, 0, 0])
@@ -361,11 +363,11 @@ fn a_newer_version_is_left_alone() {
     let (_directory, path) = place();
     drop(written(&path, &two_runs()));
     let newer = Connection::open(&path).unwrap();
-    newer.execute_batch("PRAGMA user_version = 3").unwrap();
+    newer.execute_batch("PRAGMA user_version = 4").unwrap();
     drop(newer);
     unreadable(
         &path,
-        "was written by a newer ondemand (version 3 of its tables, this one supports 2)",
+        "was written by a newer ondemand (version 4 of its tables, this one supports 3)",
     );
     let error = Store::open(&path, &moment(0)).err().unwrap().to_string();
     assert!(error.contains("newer ondemand"), "{error}");

@@ -388,3 +388,78 @@ fn step_3_looks_again() {
         "rest",
     );
 }
+
+/// Idle in spite of two open connections, on which no byte goes.
+fn silent() -> View {
+    with(idle(), |view| {
+        view.silent = 2;
+        view.sample = Some(Sample {
+            steered: Leg {
+                accepted: 14,
+                closed: 12,
+                ..Leg::default()
+            },
+            ..sample(12)
+        });
+    })
+}
+
+#[test]
+fn silent_connections_are_closed_by_a_stop() {
+    let looking = || {
+        after(
+            STEERED,
+            &[(busy(), Input::Changed), (silent(), Input::Changed)],
+        )
+    };
+    let seen = |silent| {
+        Input::Snapshot(Some(Sockets {
+            steered: 2,
+            front_listeners: 1,
+            silent,
+            ..Sockets::default()
+        }))
+    };
+    check(looking(), silent(), seen(2), "release", "releasing");
+    // A byte has come since the first look.
+    let spoke = with(silent(), |view| {
+        view.silent = 0;
+        view.verdict = Verdict::Busy { open: 2 };
+    });
+    check(
+        looking(),
+        spoke,
+        seen(0),
+        "+veto:activity say open @120000",
+        "rest",
+    );
+    // One more is in the socket tables.
+    check(
+        looking(),
+        silent(),
+        seen(1),
+        "+drift +veto:drift say open @60250",
+        "rest",
+    );
+}
+
+#[test]
+fn a_proxy_with_silent_connections_leaves_first() {
+    let proxied = with(silent(), |view| {
+        view.units.proxy = unit(ActiveState::Active);
+    });
+    check(
+        warm(STEERED),
+        proxied,
+        Input::Changed,
+        "dismiss-proxy @120000",
+        "rest",
+    );
+    let again = after(
+        STEERED,
+        &[(busy(), Input::Changed), (proxied, Input::Changed)],
+    );
+    check(again, proxied, Input::Changed, "@120000", "rest");
+    // Nobody is asked before its connections are closed.
+    check(warm(ASKED), proxied, Input::Changed, "@120000", "rest");
+}

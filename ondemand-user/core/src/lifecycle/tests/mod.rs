@@ -66,6 +66,7 @@ fn sample(accepted: u64) -> Sample {
         refused: 0,
         older: 0,
         last_activity: Some(ms(SINCE)),
+        last_open: Some(ms(SINCE)),
         lookups: accepted,
         last_lookup: Some(ms(SINCE)),
         served: Some(ms(START)),
@@ -101,6 +102,7 @@ fn idle() -> View {
         caught: 0,
         listens: false,
         ready: true,
+        silent: 0,
     }
 }
 

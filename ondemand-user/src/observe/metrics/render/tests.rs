@@ -18,6 +18,7 @@ fn row(service: &str) -> Row {
         refused: 4,
         older: 0,
         last_activity: None,
+        last_open: None,
         lookups: 0,
         last_lookup: None,
         served: None,
