@@ -128,9 +128,14 @@ fn report(history: &Path, more: &[&str]) -> Vec<u8> {
 
 /// What the browser shows in a window of this width.
 fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
+    probed(directory, page, PROBE, width, dark)
+}
+
+/// What this script finds in the page, in a window of this width.
+fn probed(directory: &Path, page: &str, probe: &str, width: u32, dark: bool) -> Value {
     let copy = directory.join(format!("page-{width}-{dark}.html"));
     // In a frame, because the browser makes no window as narrow as a phone.
-    let page = page.replace("</body>", &format!("{PROBE}</body>"));
+    let page = page.replace("</body>", &format!("{probe}</body>"));
     let page = page.replace('&', "&amp;").replace('"', "&quot;");
     let frame = format!(
         "<!doctype html><body><iframe style=\"width:{width}px;height:1000px;border:0\" \
@@ -177,14 +182,18 @@ fn every_plot_has_its_data_on_any_screen() {
     let page = directory.path().join("page.html");
     report(&history, &["--html", page.to_str().unwrap()]);
     let page = fs::read_to_string(page).unwrap();
-    for foreign in ["http:", "https:", "<script", "<link", "@import", "url("] {
+    for foreign in [
+        "http:", "https:", "src=", "<link", "@import", "url(", "fetch",
+    ] {
         let page = page.replace("http://www.w3.org/2000/svg", "");
         assert!(
             !page.contains(foreign),
             "the page needs something else: {foreign}"
         );
     }
-    assert!(page.contains("&lt;b&gt;&amp;&quot;llm&quot;"));
+    // A name is text, in the data, too.
+    assert!(page.contains(r#""\u003cb\u003e\u0026\"llm\"""#));
+    assert!(!page.contains("<b>&"));
     let (mut grounds, mut bars) = (Vec::new(), Vec::new());
     for (width, dark) in [(390, false), (1200, false), (390, true), (1200, true)] {
         let seen = look(directory.path(), &page, width, dark);
@@ -229,6 +238,152 @@ fn every_plot_has_its_data_on_any_screen() {
     assert_eq!(grounds[0], grounds[1]);
     assert_ne!(grounds[0].1, grounds[2].1, "dark is another colour");
     assert_ne!(bars[0].1, bars[2].1, "dark is another colour");
+}
+
+/// Uses the page: sorts, searches, opens a service's plots, points at them.
+const USE: &str = r##"<script>
+const $ = query => document.querySelector(query);
+const names = () => [...document.querySelectorAll("#services tbody tr:not([hidden]) td:first-child")].map(cell => cell.textContent);
+const head = title => [...document.querySelectorAll("#services th button")].find(button => button.textContent === title);
+const type = text => { $("#search").value = text; $("#search").dispatchEvent(new Event("input")); };
+const rows = id => $("#" + id).querySelectorAll("text").length;
+const bars = () => $("#gaps").querySelectorAll("rect").length;
+const point = (figure, shape) => {
+  $(`#${figure} ${shape}`).dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+  return $(`#${figure} output`).textContent;
+};
+const result = { began: performance.now(), first: names().slice(0, 3), subject: $("#subject").textContent };
+head("Service").click();
+result.up = names().slice(0, 3);
+head("Service").click();
+result.down = names().slice(0, 3);
+result.sorted = $("#services th[aria-sort]").getAttribute("aria-sort");
+head("Arrivals").click();
+result.arrivals = names().slice(0, 3);
+type("LL");
+result.found = names();
+result.count = $("#found").textContent;
+type("");
+result.all = names().length;
+result.bars = bars();
+[...document.querySelectorAll("#services tbody tr")].find(row => row.cells[0].textContent === WANTED).click();
+result.chosen = $("#subject").textContent;
+result.why = $("#why").textContent;
+result.bold = document.querySelectorAll("#subject b, #services b").length;
+result.itsBars = bars();
+result.gap = point("gaps", "rect[fill='var(--first)']");
+result.timeout = point("what-if", "circle");
+result.auto = $("#what-if line[stroke-dasharray] title").textContent;
+result.hour = point("week", "rect[fill='var(--first)']");
+result.state = $("#states") && point("states", "rect[fill='var(--first)']");
+result.axes = [...document.querySelectorAll("figure text")].map(text => text.textContent);
+$("#all").click();
+result.back = [$("#subject").textContent, bars(), $("#all").hidden];
+result.few = document.querySelectorAll("#what-if-table tr").length;
+result.ended = performance.now();
+top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
+</script>"##;
+
+#[test]
+fn a_person_finds_each_service() {
+    require!(skip::missing(&["chromium"]));
+    let directory = tempfile::tempdir().unwrap();
+    let history = week(directory.path(), Some(1 << 30), Some(2_000_000));
+    let page = String::from_utf8(report(&history, &["--html", "-"])).unwrap();
+    let [wiki, game, llm] = SERVICES;
+    let wanted = serde_json::to_string(llm).unwrap().replace('<', "\\u003c");
+    let seen = probed(
+        directory.path(),
+        &page,
+        &USE.replace("WANTED", &wanted),
+        1200,
+        false,
+    );
+    let lists = |name: &str| -> Vec<String> { serde_json::from_value(seen[name].clone()).unwrap() };
+    assert_eq!(seen["subject"], "All services");
+    assert_eq!(lists("up"), [llm, game, wiki], "{seen}");
+    assert_eq!(lists("down"), [wiki, game, llm], "{seen}");
+    assert_eq!(seen["sorted"], "descending");
+    assert_eq!(lists("found"), [llm], "{seen}");
+    assert_eq!(seen["count"], "1 of 3 services");
+    assert_eq!(seen["all"], 3);
+    // Its own plots, and why its timeout would be what it is; its name is text.
+    assert_eq!(seen["chosen"], llm, "{seen}");
+    assert_eq!(seen["bold"], 0, "{seen}");
+    assert!(
+        seen["why"].as_str().unwrap().starts_with("auto: "),
+        "{seen}"
+    );
+    assert_eq!(seen["itsBars"], seen["bars"], "all are alike");
+    let value = |name: &str| seen[name].as_str().unwrap();
+    assert!(
+        value("gap").contains("7 gaps longer than 45 min, up to 1 h"),
+        "{seen}"
+    );
+    assert!(
+        value("timeout").starts_with("1 s: 21 cold starts, "),
+        "{seen}"
+    );
+    assert!(
+        value("auto").starts_with("auto: ") && value("auto").contains("up and idle"),
+        "{seen}"
+    );
+    assert_eq!(value("hour"), "Mon 08:00 to 09:00: 1 arrival");
+    assert!(
+        value("state").starts_with(llm) && value("state").contains("up"),
+        "{seen}"
+    );
+    let axes = lists("axes");
+    for title in [
+        "gaps between two uses",
+        "length of the gap, up to",
+        "cold starts",
+        "idle timeout (dashed: auto)",
+        "time",
+    ] {
+        assert!(axes.iter().any(|text| text == title), "{title}: {axes:?}");
+    }
+    assert_eq!(
+        seen["back"],
+        serde_json::json!(["All services", seen["bars"], true])
+    );
+    // The head, the best, which is the shortest, the next and the learned one.
+    assert_eq!(seen["few"], 4, "{seen}");
+}
+
+/// As many as the largest trace here, each with some arrivals.
+#[test]
+fn a_page_of_1250_services_opens_at_once() {
+    require!(skip::missing(&["chromium", "gzip"]));
+    let directory = tempfile::tempdir().unwrap();
+    let trace = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/data/azure2019_sample1250/trace.csv.gz"
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_ondemand"))
+        .args(["report", "--trace", trace, "--html", "-"])
+        .output()
+        .unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.len() < 3 << 20, "{} bytes", page.len());
+    let seen = probed(
+        directory.path(),
+        &page,
+        &USE.replace("WANTED", "\"f0027\""),
+        1200,
+        false,
+    );
+    assert_eq!(seen["all"], 1250, "{}", seen["found"]);
+    assert_eq!(seen["chosen"], "f0027");
+    assert_eq!(seen["state"], Value::Null, "a trace has no states");
+    // Of a debug build's page, on a machine that is busy with other tests.
+    let opened = seen["began"].as_f64().unwrap();
+    let patience = f64::from(tests::patience());
+    println!(
+        "drawn after {opened} ms, used in {} ms",
+        seen["ended"].as_f64().unwrap() - opened
+    );
+    assert!(opened < 2000.0 * patience, "{opened} ms");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `ondemand report`: the measurements, and the effect of other idle timeouts.
 
+mod data;
 pub mod drawing;
 mod evidence;
 mod headline;
@@ -7,7 +8,6 @@ mod learned;
 mod measured;
 mod model;
 mod page;
-mod plots;
 mod text;
 pub mod trace;
 

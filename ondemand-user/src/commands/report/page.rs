@@ -1,87 +1,66 @@
-//! A report as a self-contained page: no script, no font, no network.
+//! A report as a self-contained page: no library, no font, no network. Its own program draws the plots and the table.
 
 use std::fmt::{Error, Write as _};
 
 use anyhow::{Context as _, Result};
-use ondemand_core::words::{Bytes, counted};
+use ondemand_core::{
+    replay::Outcome,
+    words::{Bytes, counted},
+};
 
 use super::{
-    model::{Report, Service, seconds},
-    plots,
+    data,
+    model::{Report, seconds},
     text::{cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
 
-/// Maximum number of services in the table: those with most arrivals.
-const MOST_ROWS: usize = 200;
+/// Only what is in the page runs, and it reaches nothing.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; \
+                      form-action 'none'";
 
 /// Formats the page.
 ///
 /// # Errors
 ///
-/// A plot cannot be drawn.
+/// None: writing to a string cannot fail.
 pub fn write(report: &Report) -> Result<String> {
-    let figures = figures(report)?;
-    page(report, &figures).context("write the page")
+    page(report).context("write the page")
 }
 
-struct Figure {
-    id: &'static str,
-    title: &'static str,
-    caption: String,
-    svg: String,
-}
+/// A plot: its `id`, title and caption.
+type Figure = (&'static str, &'static str, String);
 
-fn figures(report: &Report) -> Result<Vec<Figure>> {
-    let total = &report.total;
+fn figures(report: &Report) -> Vec<Figure> {
     let mut figures = vec![
-        Figure {
-            id: "gaps",
-            title: "Gaps between uses",
-            caption: format!(
-                "{} between two uses, by length",
-                counted(total.gaps.iter().map(|gaps| gaps.count).sum(), "gap")
-            ),
-            svg: plots::gaps(total)?,
-        },
-        Figure {
-            id: "what-if",
-            title: "Other idle timeouts",
-            caption: format!(
-                "<span class=\"first\">Cold starts</span> (left) and <span class=\"second\">{} up \
-                 and idle</span> (right) with each idle timeout; the line is the recommended one",
-                plots::what_if_unit(total).0
-            ),
-            svg: plots::what_if(total)?,
-        },
+        ("gaps", "Gaps between uses", "What a timeout is chosen by".to_owned()),
+        (
+            "what-if",
+            "Other idle timeouts",
+            "<span class=\"first\">Cold starts</span> and <span class=\"second\">time up and idle</span> with each idle \
+             timeout; dashed: with the learned one; the upright line is the best of them"
+                .to_owned(),
+        ),
     ];
-    if total.measured.is_some() {
-        let rows = plots::timeline_rows(report).len();
-        let left_out = report.services.len() - rows;
-        let mut caption = "When each service was up: a stronger colour means longer".to_owned();
-        if left_out > 0 {
-            caption += &format!("; {left_out} more with fewer arrivals are not shown");
-        }
-        figures.push(Figure {
-            id: "states",
-            title: "States",
-            caption,
-            svg: plots::timeline(report, |at| moment(report, at))?,
-        });
+    if report.total.measured.is_some() {
+        let caption =
+            "When it was up: a stronger colour means longer. Of all services, those that save most"
+                .to_owned();
+        figures.push(("states", "States", caption));
     }
-    figures.push(Figure {
-        id: "week",
-        title: "The week",
-        caption: format!("Arrivals by hour and weekday ({})", escaped(zone(report))),
-        svg: plots::heat_map(total)?,
-    });
-    Ok(figures)
+    let zone = escaped(zone(report));
+    figures.push((
+        "week",
+        "The week",
+        format!("Arrivals by hour and weekday ({zone})"),
+    ));
+    figures
 }
 
-/// Formats a moment on an axis, as short as the period allows.
+/// Formats a moment, as short as the period allows.
 fn moment(report: &Report, at: f64) -> String {
     let format = match report.seconds {
-        ..172_800.0 => "%H:%M",
-        ..31_536_000.0 => "%b %-d",
+        ..172_800.0 => "%a %H:%M",
+        ..31_536_000.0 => "%b %-d %H:%M",
         _ => "%Y-%m-%d",
     };
     let at = jiff::Timestamp::from_second(at as i64).unwrap_or_default();
@@ -90,12 +69,13 @@ fn moment(report: &Report, at: f64) -> String {
         .to_string()
 }
 
-fn page(report: &Report, figures: &[Figure]) -> Result<String, Error> {
+fn page(report: &Report) -> Result<String, Error> {
     let mut html = String::new();
     let style = include_str!("page.css");
     writeln!(
         html,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
          <title>ondemand report</title>\n<style>\n{style}</style></head>\n<body>"
     )?;
@@ -127,18 +107,33 @@ fn page(report: &Report, figures: &[Figure]) -> Result<String, Error> {
             writeln!(html, "<p class=\"best\">Recommended: none{why}.</p>")?;
         }
     }
-    writeln!(html, "<div class=\"plots\">")?;
-    for figure in figures {
+    writeln!(
+        html,
+        "<noscript><p class=\"best\">The plots and the table of services need JavaScript, which this browser does not run; \
+         `ondemand report` prints the same figures.</p></noscript>\n\
+         <section id=\"plots\"><h2><span id=\"subject\">All services</span> <button id=\"all\" hidden>show all \
+         services</button></h2><p class=\"quiet\" id=\"why\"></p><div class=\"plots\">"
+    )?;
+    for (id, title, caption) in figures(report) {
         writeln!(
             html,
-            "<figure id=\"{}\"><h2>{}</h2>{}<figcaption>{}</figcaption></figure>",
-            figure.id, figure.title, figure.svg, figure.caption
+            "<figure id=\"{id}\"><h2>{title}</h2><output></output><figcaption>{caption}</figcaption></figure>"
         )?;
     }
-    writeln!(html, "</div>")?;
+    writeln!(html, "</div></section>")?;
     what_if(&mut html, report)?;
-    services_table(&mut html, report)?;
-    writeln!(html, "</body></html>")?;
+    writeln!(
+        html,
+        "<h2>Services</h2><p class=\"quiet\"><input id=\"search\" type=\"search\" placeholder=\"search\" aria-label=\"search \
+         for services\"> <output id=\"found\"></output> Those that save most come first; a click on a head sorts, one on a \
+         service shows its plots.</p>\n<div class=\"scroll\"><table id=\"services\"></table></div>"
+    )?;
+    let data = data::json(report, |at| moment(report, at));
+    let program = include_str!("page.js");
+    writeln!(
+        html,
+        "<script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n{program}</script>\n</body></html>"
+    )?;
     Ok(html)
 }
 
@@ -181,99 +176,59 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
     writeln!(html, "</div>")
 }
 
+/// The best timeout, its neighbours and the learned one; all of them on request.
 fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
     let total = &report.total;
-    writeln!(
-        html,
-        "<h2>The same idle timeout for all</h2><p class=\"quiet\">A cold start is as bad \
-         as {} up and idle.</p><div class=\"scroll\"><table id=\"what-if-table\"><tr><th>Idle \
-         timeout</th><th>Cold starts</th><th>Up and idle</th><th>Cost</th></tr>",
-        span_of(report.cold_start_cost_seconds)
-    )?;
+    let (outcomes, cost) = (&total.what_if.outcomes, total.what_if.cold_start_cost);
     let best = total.recommended.as_ref().map(|best| best.timeout_seconds);
-    for outcome in &total.what_if.outcomes {
-        let timeout = seconds(outcome.timeout.into());
-        let class = if best == Some(timeout) {
-            " class=\"chosen\""
-        } else {
-            ""
-        };
-        writeln!(
-            html,
-            "<tr{class}><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            span_of(timeout),
-            outcome.cold_starts,
-            span_of(seconds(outcome.warm_idle)),
-            span_of(seconds(outcome.cost(total.what_if.cold_start_cost)))
-        )?;
-    }
-    writeln!(html, "</table></div>")
-}
-
-fn services_table(html: &mut String, report: &Report) -> Result<(), Error> {
-    let mut rows: Vec<&Service> = report.services.iter().collect();
-    rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
-    let left_out = rows.len().saturating_sub(MOST_ROWS);
-    rows.truncate(MOST_ROWS);
-    let measured = report.total.measured.is_some();
-    let more = match measured {
-        true => {
-            "<th>Active</th><th>Inactive</th><th>Starts</th><th>Cold start p95</th><th>Memory \
-             given back</th><th>CPU</th>"
-        }
-        false => "",
+    let is_best = |outcome: &Outcome| best == Some(seconds(outcome.timeout.into()));
+    let rows = |html: &mut String, outcomes: &[Outcome]| {
+        outcomes.iter().try_for_each(|outcome| {
+            let class = if is_best(outcome) {
+                " class=\"chosen\""
+            } else {
+                ""
+            };
+            writeln!(
+                html,
+                "<tr{class}><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                span_of(seconds(outcome.timeout.into())),
+                outcome.cold_starts,
+                span_of(seconds(outcome.warm_idle)),
+                span_of(seconds(outcome.cost(cost)))
+            )
+        })
     };
+    let head =
+        "<tr><th>Idle timeout</th><th>Cold starts</th><th>Up and idle</th><th>Cost</th></tr>";
+    let span = span_of(report.cold_start_cost_seconds);
     writeln!(
         html,
-        "<h2>Services</h2><div class=\"scroll\"><table id=\"services\"><tr><th>Service</th>\
-         <th>Arrivals</th>{more}<th>Best timeout</th><th>Its cold starts</th><th>Its time up \
-         and idle</th></tr>"
+        "<h2>The same idle timeout for all</h2><p class=\"quiet\">The cost is the time up and idle, and {span} for each cold \
+         start.</p><div class=\"scroll\"><table id=\"what-if-table\">{head}"
     )?;
-    for row in rows {
-        write!(
-            html,
-            "<tr><td>{}</td><td>{}</td>",
-            escaped(&row.name),
-            row.arrivals
-        )?;
-        if let Some(measured) = &row.measured {
-            let p95 = measured.cold_start.p95_seconds;
-            write!(
-                html,
-                "<td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
-                span_of(measured.active_seconds),
-                span_of(measured.inactive_seconds),
-                measured.activations,
-                p95.map_or("-".into(), |p95| span_of(p95).to_string()),
-                match measured.memory_gib_hours_given_back {
-                    Some(_) => given_back(report, measured),
-                    None => "-".to_owned(),
-                },
-                measured
-                    .cpu_seconds
-                    .map_or("-".to_owned(), |cpu| span_of(cpu).to_string())
-            )?;
-        }
-        match &row.recommended {
-            Some(best) => writeln!(
-                html,
-                "<td title=\"{}\">{}</td><td>{}</td><td>{}</td></tr>",
-                escaped(&best.reason),
-                span_of(best.timeout_seconds),
-                best.cold_starts,
-                span_of(best.warm_idle_seconds)
-            )?,
-            None => writeln!(html, "<td>-</td><td>-</td><td>-</td></tr>")?,
-        }
-    }
-    writeln!(html, "</table></div>")?;
-    if left_out > 0 {
-        writeln!(
-            html,
-            "<p class=\"quiet\">{left_out} more with fewer arrivals.</p>"
-        )?;
-    }
-    Ok(())
+    // Without a recommendation, what people would try.
+    let place = outcomes
+        .iter()
+        .position(is_best)
+        .unwrap_or(outcomes.len() / 2);
+    let few = place.saturating_sub(1)..(place + 2).min(outcomes.len());
+    rows(html, &outcomes[few])?;
+    let learned = &total.learned;
+    writeln!(
+        html,
+        "<tr><td>auto (learned for each)</td><td>{}</td><td>{}</td><td>{}</td></tr></table></div>",
+        learned.cold_starts,
+        span_of(learned.warm_idle_seconds),
+        span_of(learned.cost_seconds)
+    )?;
+    writeln!(
+        html,
+        "<details><summary>all {} that were compared</summary><div class=\"scroll\"><table>{head}",
+        counted(outcomes.len() as u64, "timeout")
+    )?;
+    rows(html, outcomes)?;
+    writeln!(html, "</table></div></details>")
 }
 
 /// Escapes text for HTML.

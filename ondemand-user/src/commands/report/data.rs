@@ -1,0 +1,166 @@
+//! What the page's program draws.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::model::{Report, Service, seconds};
+
+/// The data of the page.
+#[derive(Serialize)]
+struct Data<'a> {
+    /// The compared timeouts. Seconds.
+    timeouts: Vec<f64>,
+    /// The ends of the parts of the timelines.
+    moments: Vec<String>,
+    /// Whether there are measurements.
+    measured: bool,
+    total: Row<'a>,
+    services: Vec<Row<'a>>,
+}
+
+/// A service, or all. Spans are in seconds.
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    arrivals: u64,
+    /// Up to each timeout, and longer.
+    gaps: Vec<u64>,
+    /// Cold starts with each timeout.
+    cold: Vec<u64>,
+    /// Time up and idle with each timeout.
+    warm: Vec<f64>,
+    /// The recommended timeout's place among them.
+    best: Option<usize>,
+    learned: Learned<'a>,
+    /// Hours of the week with arrivals, and how many.
+    week: Vec<u32>,
+    /// A digit of base 13 for each part of the period: twelfths of it up.
+    up: String,
+    /// How long it was off; with a trace, at most with the learned timeout.
+    off: Option<f64>,
+    /// How much less memory was used on average, in GiB.
+    gib: Option<f64>,
+    starts: Option<u64>,
+    /// The median of its starts.
+    p50: Option<f64>,
+    cpu: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Learned<'a> {
+    timeout: Option<f64>,
+    cold: u64,
+    warm: f64,
+    reason: &'a str,
+}
+
+impl<'a> Row<'a> {
+    fn new(service: &'a Service, period: f64) -> Self {
+        let outcomes = &service.what_if.outcomes;
+        let best = service.recommended.as_ref();
+        let is_best =
+            |timeout: u64| best.is_some_and(|best| best.timeout_seconds == seconds(timeout.into()));
+        let week = service
+            .week
+            .iter()
+            .zip(0_u32..)
+            .filter(|(count, _)| **count > 0);
+        let learned = &service.learned;
+        let measured = service.measured.as_ref();
+        Self {
+            name: &service.name,
+            arrivals: service.arrivals,
+            gaps: service.gaps.iter().map(|gaps| gaps.count).collect(),
+            cold: outcomes.iter().map(|outcome| outcome.cold_starts).collect(),
+            warm: outcomes
+                .iter()
+                .map(|outcome| rounded(seconds(outcome.warm_idle)))
+                .collect(),
+            best: outcomes.iter().position(|outcome| is_best(outcome.timeout)),
+            learned: Learned {
+                timeout: learned.timeout_seconds,
+                cold: learned.cold_starts,
+                warm: rounded(learned.warm_idle_seconds),
+                reason: &learned.reason,
+            },
+            week: week.flat_map(|(count, hour)| [hour, *count]).collect(),
+            up: up(&service.timeline),
+            off: Some(measured.map_or_else(
+                || rounded((period - learned.warm_idle_seconds).max(0.0)),
+                |measured| rounded(measured.inactive_seconds),
+            )),
+            gib: measured.and_then(|measured| measured.memory_gib_less),
+            starts: measured.map(|measured| measured.activations),
+            p50: measured.and_then(|measured| measured.cold_start.p50_seconds),
+            cpu: measured.and_then(|measured| measured.cpu_seconds),
+        }
+    }
+}
+
+/// To what is shown of it: the file has thousands of these.
+fn rounded(seconds: f64) -> f64 {
+    if seconds < 60.0 {
+        seconds
+    } else {
+        seconds.round()
+    }
+}
+
+/// Even the shortest run is shown.
+fn up(timeline: &[f32]) -> String {
+    let digit = |share: &f32| char::from_digit((share.clamp(0.0, 1.0) * 12.0).ceil() as u32, 36);
+    timeline.iter().filter_map(digit).collect()
+}
+
+/// Formats the data as JSON that can stand in a page; `moment` formats a part of the period.
+pub fn json(report: &Report, moment: impl Fn(f64) -> String) -> String {
+    let parts = report
+        .services
+        .iter()
+        .map(|service| service.timeline.len())
+        .max();
+    let parts = parts.unwrap_or(0);
+    let at = |part: usize| report.from + report.seconds * part as f64 / parts as f64;
+    let row = |service| Row::new(service, report.seconds);
+    let data = Data {
+        timeouts: report
+            .total
+            .what_if
+            .outcomes
+            .iter()
+            .map(|it| seconds(it.timeout.into()))
+            .collect(),
+        moments: (0..=parts)
+            .filter(|_| parts > 0)
+            .map(|part| moment(at(part)))
+            .collect(),
+        measured: report.total.measured.is_some(),
+        total: row(&report.total),
+        services: report.services.iter().map(row).collect(),
+    };
+    // Strings and finite numbers always serialize.
+    let json = serde_json::to_string(&data).unwrap_or_default();
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // These occur in strings only. A page must not take them for its own.
+            '<' | '>' | '&' => {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_digits() {
+        assert_eq!(up(&[0.0, 0.001, 0.5, 1.0, 2.0]), "016cc");
+    }
+}
