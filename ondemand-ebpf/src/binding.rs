@@ -18,7 +18,7 @@ use ondemand_ebpf::{Endpoint, INET, INET6, Owner, ROLE_OWN};
 use crate::{
     context::{MAPPED, is_trusted, word},
     maps::{ENDPOINTS, is_watched},
-    own::belongs,
+    own::service_of,
 };
 
 const REFUSE: i32 = 0;
@@ -70,7 +70,9 @@ fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
     let is_allowed = unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket.cast());
         // An MPTCP socket is none; its user is not known.
-        tcp.is_null() || is_trusted(tcp.cast(), owner.slot) || belongs(tcp.cast(), owner.slot)
+        tcp.is_null()
+            || is_trusted(tcp.cast(), owner.slot)
+            || service_of(tcp.cast()) == Some(owner.slot)
     };
     if !is_allowed {
         return REFUSE;

@@ -18,19 +18,19 @@ use ondemand_ebpf::{
     Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
     EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE,
     GATE_OWN, GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE,
-    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, Sender, Tag,
+    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN, Sender, Tag,
     listener_place,
 };
 
 use crate::{
     context::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, LISTEN, index, is_forwarder,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, LISTEN, NETNS, index, is_forwarder,
         is_trusted, local_address, now, remember_listener, remote_address, word,
     },
     keepalive,
     maps::{
         ALARMS, COUNTERS, ENDPOINTS, FRONTS, LISTENERS, PROBES, atomic_add_ordered,
-        atomic_exchange, emit, gate, is_listed, is_watched, set_tag, tag,
+        atomic_exchange, emit, gate, is_listed, is_watched, set_tag, tag, watch_port,
     },
     own, traffic,
 };
@@ -51,7 +51,7 @@ pub fn connections(ctx: SockOpsContext) -> u32 {
 fn listening(ctx: &SockOpsContext) {
     let port = ctx.local_port();
     if !is_watched(port) {
-        return;
+        return other(ctx, port);
     }
     // SAFETY: the context is valid during the whole program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.ops.cast()) };
@@ -64,7 +64,7 @@ fn listening(ctx: &SockOpsContext) {
     };
     // SAFETY: entries are only replaced as a whole; a torn read stays within the same service.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
-        return;
+        return other(ctx, port);
     };
     let (slot, role) = (owner.slot, owner.role);
     // SAFETY: the context is valid; the union is read as the pointer that the kernel stores in it.
@@ -123,6 +123,32 @@ fn listening(ctx: &SockOpsContext) {
     emit(kind, slot, unsafe { bpf_ktime_get_ns() });
 }
 
+/// A listener at an address that is not configured: one of an application's unit is use of its service.
+#[inline(always)]
+fn other(ctx: &SockOpsContext, port: u32) {
+    // SAFETY: the context is valid; see `listening`.
+    let (netns, socket) = unsafe {
+        (
+            bpf_get_netns_cookie(ctx.ops.cast()),
+            (*ctx.ops).__bindgen_anon_2.sk,
+        )
+    };
+    if socket.is_null() || netns != NETNS.load() {
+        return;
+    }
+    // SAFETY: a socket of the context, checked against null; the result is a valid pointer or null.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket.cast());
+        if tcp.is_null() {
+            return;
+        }
+        if let Some(slot) = own::service_of(tcp.cast()).filter(|_| !is_forwarder()) {
+            watch_port(port);
+            set_tag(socket.cast(), own::other(slot, port));
+        }
+    }
+}
+
 /// # Safety
 ///
 /// `map` is a map of sockets with keys of this type.
@@ -166,7 +192,8 @@ fn established(ctx: &SockOpsContext) {
     let port = ctx.local_port();
     let mut leg = match tag.role {
         ROLE_OWN if own::was_inside(ctx, port) => LEG_BACK,
-        ROLE_OWN => LEG_STEERED,
+        ROLE_OTHER if own::was_inside(ctx, port) => LEG_PROBE,
+        ROLE_OWN | ROLE_OTHER => LEG_STEERED,
         _ => leg_of(tag, port, address),
     };
     if leg == LEG_STEERED && gate(slot) & GATE_IGNORE != 0 {
@@ -193,7 +220,8 @@ fn established(ctx: &SockOpsContext) {
             core::ptr::read_volatile(&raw const (*alarm).accepted),
         )
     };
-    if (answered != 0 && is_clients(leg)) || (accepted != 0 && leg != LEG_FRONT) {
+    let is_other = tag.role == ROLE_OTHER;
+    if !is_other && ((answered != 0 && is_clients(leg)) || (accepted != 0 && leg != LEG_FRONT)) {
         wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
     }
     // Without the flag its close would not be counted: then it must not be counted as open.

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -35,7 +35,7 @@ pub const MAX_PROBES: u32 = 4 * MAX_SERVICES;
 pub const MAX_SENDERS: u32 = 16_384;
 /// Maximum number of connections of services to themselves that are being made ([`INSIDER_NS`]).
 pub const MAX_INSIDERS: u32 = 16_384;
-/// Maximum number of units whose connections are their service's own: the application and the proxy of each.
+/// Maximum number of units that belong to services: the application and the proxy of each.
 pub const MAX_UNITS: u32 = 2 * MAX_SERVICES;
 /// Length of a unit's name with its final NUL, as the key of the map `UNITS`. A longer one is cut.
 pub const UNIT_NAME: usize = 128;
@@ -95,6 +95,8 @@ pub const ROLE_FORWARDER: u32 = 3;
 
 /// The application's own listener at the address where its clients arrive: the service has no other ([`GATE_OWN`]).
 pub const ROLE_OWN: u32 = 4;
+/// A listener of the application's unit at an address that is not configured. Only in a [`Tag`].
+pub const ROLE_OTHER: u32 = 5;
 
 /// Programs that bind the published port of a container. Rootful podman accepts nothing there, since the
 /// firewall leads the packets elsewhere. Names of processes (`comm`), cut to 15 bytes as the kernel does.
@@ -117,7 +119,8 @@ pub const COMM: usize = 16;
 
 /// A connection to the front socket.
 pub const LEG_FRONT: u32 = 0;
-/// A client's connection to the application itself: it was steered to its listener, or arrived there ([`ROLE_OWN`]).
+/// A client's connection to the application itself: it was steered to its listener, or arrived there ([`ROLE_OWN`],
+/// [`ROLE_OTHER`]).
 pub const LEG_STEERED: u32 = 1;
 /// A connection to the backend's own address: the proxy's, or a client's. At a [`ROLE_OWN`]: the proxy's, or one of
 /// the application itself.
@@ -131,7 +134,8 @@ pub const LEG_LISTENER: u32 = 4;
 /// A connection of an earlier run of the application: its process is gone, and the kernel still tries to
 /// deliver its last bytes. It was counted as closed.
 pub const LEG_LEFT: u32 = 5;
-/// A connection of the agent's own, which asks whether the application is ready ([`GATE_PROBED`]). It is not counted.
+/// A connection of the agent's own, which asks whether the application is ready ([`GATE_PROBED`]), or of the application
+/// with itself ([`ROLE_OTHER`]). It is not counted.
 pub const LEG_PROBE: u32 = 6;
 
 /// Bit of a service's gate: new connections to the front address are steered to the backend.

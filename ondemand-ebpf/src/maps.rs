@@ -67,7 +67,7 @@ pub static FRONTS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
 /// The number of listeners of these applications, by `present_place`.
 #[map]
 pub static PRESENT: Array<u64> = Array::with_max_entries(MAX_PRESENT, 0);
-/// The units of these services.
+/// The units of the services.
 #[map]
 pub static UNITS: HashMap<UnitName, u32> = HashMap::with_max_entries(MAX_UNITS, BPF_F_NO_PREALLOC);
 /// Connections that these units make to their own service, until they are established. The value is the moment until
@@ -140,6 +140,18 @@ pub fn port_word(port: u32) -> u32 {
 #[inline(always)]
 pub fn is_watched(port: u32) -> bool {
     port_word(port) & PORT_WATCHED != 0
+}
+
+/// Watches a port at which an application listens that is not configured. If another CPU, or the agent, writes the word
+/// at this moment, this may be lost: then the snapshot does not see what the counters do, and nothing is stopped.
+#[inline(always)]
+pub fn watch_port(port: u32) {
+    if let Some(word) = PORTS.get_ptr_mut(port) {
+        // SAFETY: a valid map value.
+        unsafe {
+            core::ptr::write_volatile(word, core::ptr::read_volatile(word) | PORT_WATCHED);
+        }
+    }
 }
 
 /// The gate of `slot`: the bits `GATE_`. Each call reads it again.

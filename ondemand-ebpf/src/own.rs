@@ -13,12 +13,12 @@ use aya_ebpf::{
     programs::{SkLookupContext, SockOpsContext},
 };
 use ondemand_ebpf::{
-    Endpoint, GATE_PROBED, INET, INET6, INSIDER_NS, LISTENS_BITS, LISTENS_V4, LISTENS_V6, Owner,
-    ROLE_OWN, Sender, Tag, UNIT_NAME, UnitName, present_place,
+    Endpoint, GATE_PROBED, INET, INET6, INSIDER_NS, LEG_LISTENER, LISTENS_BITS, LISTENS_V4,
+    LISTENS_V6, Owner, ROLE_OTHER, ROLE_OWN, Sender, Tag, UNIT_NAME, UnitName, present_place,
 };
 
 use crate::{
-    context::{MAPPED, families, local_address, now, remote_address, word},
+    context::{MAPPED, NETNS, families, local_address, now, remote_address, word},
     maps::{ENDPOINTS, INSIDERS, PRESENT, PROBES, UNITS, atomic_add, atomic_sub, is_watched},
 };
 
@@ -63,19 +63,26 @@ pub fn connecting(ctx: &SockOpsContext) {
         return;
     }
     let is_v4 = remote[0] == 0 && remote[1] == 0 && remote[2] == MAPPED;
-    let Some(owner) = owner(netns, remote, to, is_v4).filter(|owner| owner.role == ROLE_OWN) else {
+    // `None`: a port at which an application listens that is not configured.
+    let owner = owner(netns, remote, to, is_v4);
+    if netns != NETNS.load() || owner.is_some_and(|owner| owner.role != ROLE_OWN) {
         return;
-    };
+    }
     let key = Sender {
         address: local,
         port: ctx.local_port() as u16,
         to: to as u16,
     };
     // SAFETY: a socket of the context, checked against null; the result is a valid pointer or null.
-    let is_inside = unsafe {
+    let of = unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket.cast());
-        !tcp.is_null() && belongs(tcp.cast(), owner.slot)
+        if tcp.is_null() {
+            None
+        } else {
+            service_of(tcp.cast())
+        }
     };
+    let is_inside = of.is_some_and(|slot| owner.is_none_or(|owner| owner.slot == slot));
     // Another process may have had the port before.
     let _ = if is_inside {
         INSIDERS.insert(key, now() + INSIDER_NS, 0)
@@ -102,39 +109,31 @@ pub fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'
     }
 }
 
-/// Whether a socket was made in a cgroup of one of this service's units. Names suffice: a process in a cgroup of the
-/// same name elsewhere could only make its own connection be refused while the service is down.
+/// The service in a cgroup of whose units a socket was made. Names suffice: a process in a cgroup of the same name
+/// elsewhere could only make its own connection be refused while the service is down, or its listener keep it up.
 ///
 /// # Safety
 ///
 /// `socket` is a pointer to a `struct sock`.
 #[inline(always)]
-pub unsafe fn belongs(socket: *const c_void, slot: u32) -> bool {
+pub unsafe fn service_of(socket: *const c_void) -> Option<u32> {
     // SAFETY: reads of kernel memory that cannot fault; the offsets are the running kernel's.
     unsafe {
-        let Some(mut cgroup) = pointer(socket, OFFSET_CGROUP.load()) else {
-            return false;
-        };
+        let mut cgroup = pointer(socket, OFFSET_CGROUP.load())?;
         for _ in 0..MOST_LEVELS {
-            let name = pointer(cgroup, OFFSET_NODE.load())
-                .and_then(|node| pointer(node, OFFSET_NODE_NAME.load()));
-            let Some(name) = name else {
-                return false;
-            };
+            let node = pointer(cgroup, OFFSET_NODE.load())?;
+            let name = pointer(node, OFFSET_NODE_NAME.load())?;
             let mut unit = UnitName([0; UNIT_NAME]);
             if bpf_probe_read_kernel_str_bytes(name.cast(), &mut unit.0).is_ok()
-                && UNITS.get(unit).is_some_and(|of| *of == slot)
+                && let Some(slot) = UNITS.get(unit)
             {
-                return true;
+                return Some(*slot);
             }
-            let parent = pointer(cgroup, OFFSET_SELF.load() + OFFSET_PARENT.load());
-            let Some(parent) = parent else {
-                return false;
-            };
+            let parent = pointer(cgroup, OFFSET_SELF.load() + OFFSET_PARENT.load())?;
             cgroup = parent.byte_sub(OFFSET_SELF.load() as usize);
         }
     }
-    false
+    None
 }
 
 /// Reads a pointer that is not null.
@@ -180,6 +179,18 @@ pub fn was_inside(ctx: &SockOpsContext, port: u32) -> bool {
         to: port as u16,
     };
     INSIDERS.remove(key).is_ok()
+}
+
+/// The tag of a listener of a unit's at an address that is not configured.
+#[inline(always)]
+pub fn other(slot: u32, port: u32) -> Tag {
+    Tag {
+        slot,
+        role: ROLE_OTHER,
+        leg: LEG_LISTENER,
+        port,
+        ..Tag::default()
+    }
 }
 
 /// Whether the application listens at this port in this family.

@@ -14,8 +14,8 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     Client, Endpoint, GATE_ENDED, GATE_IGNORE, GATE_LISTED, GATE_OWN, INET6, LEG_LEFT,
-    LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OWN, SocketRecord,
-    Tag, listener_place,
+    LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN,
+    SocketRecord, Tag, listener_place,
 };
 
 use crate::{
@@ -23,7 +23,10 @@ use crate::{
     context::{
         CLOSE_WAIT, ESTABLISHED, LISTEN, MAPPED, NETNS, field, is_trusted, remember_listener,
     },
-    maps::{COUNTERS, ENDPOINTS, FRONTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag},
+    maps::{
+        COUNTERS, ENDPOINTS, FRONTS, LISTENERS, gate, is_listed, is_watched, set_tag, tag,
+        watch_port,
+    },
     own, traffic,
 };
 
@@ -92,6 +95,8 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     if socket.is_null() {
         return 0;
     }
+    // SAFETY: a trusted socket pointer of the context, checked against null.
+    unsafe { adopt_other(socket) };
     let Some(mut record) = record(socket) else {
         return 0;
     };
@@ -168,6 +173,36 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
     }
     write(meta, &record);
     0
+}
+
+/// Tags a listener of a unit's at an address that is not configured.
+///
+/// # Safety
+///
+/// `socket` is a BTF pointer to a `struct sock_common`.
+#[inline(always)]
+unsafe fn adopt_other(socket: *mut c_void) {
+    // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
+    let (state, port) = unsafe {
+        (
+            u32::from(field::<u8>(socket, OFFSET_STATE.load())),
+            u32::from(field::<u16>(socket, OFFSET_PORT.load())),
+        )
+    };
+    if state != LISTEN || is_watched(port) {
+        return;
+    }
+    // SAFETY: checked against null; the helpers check what they are given.
+    unsafe {
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if tcp.is_null() {
+            return;
+        }
+        if let Some(slot) = own::service_of(tcp.cast()) {
+            watch_port(port);
+            set_tag(tcp.cast(), own::other(slot, port));
+        }
+    }
 }
 
 /// Adds the bytes that open connections have transferred so far to the counters. Writes no records.
@@ -356,6 +391,10 @@ fn record(socket: *mut c_void) -> Option<SocketRecord> {
         // SAFETY: a trusted socket pointer, checked against null.
         } else if unsafe { traffic::is_orphan(tcp.cast()) } {
             record.leg = LEG_LEFT;
+        } else if let Some(slot) = unsafe { own::service_of(tcp.cast()) } {
+            // Older than the programs, at an address that may not be configured.
+            record.slot = slot;
+            record.role = ROLE_OTHER;
         }
     }
     Some(record)

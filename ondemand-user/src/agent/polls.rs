@@ -18,7 +18,7 @@ impl Agent {
         self.next_poll = None;
         self.look_at_unix_sockets(None);
         let sample = |watched: &Watched| self.sampler.sample(watched.slot).ok();
-        let polled = |watched: &Watched| {
+        let is_polled = |watched: &Watched| {
             self.units_of(watched)
                 .and_then(|units| watched.poll_interval(&units, sample(watched).as_ref()))
                 .is_some()
@@ -26,13 +26,21 @@ impl Agent {
         let polled: Vec<&Watched> = self
             .services
             .values()
-            .filter(|watched| polled(watched))
+            .filter(|watched| is_polled(watched))
             .collect();
         let older = polled
             .iter()
             .any(|watched| sample(watched).is_some_and(|sample| sample.older > 0));
+        // A client that has come meanwhile ends the polls of older connections: the close of its connection is
+        // requested instead, at a look.
+        let joined = |watched: &&Watched| {
+            sample(watched).is_some_and(|sample| sample.older > 0) && !is_polled(watched)
+        };
+        let joined = self.services.values().filter(joined);
         let names: Vec<String> = polled
             .iter()
+            .copied()
+            .chain(joined)
             .map(|watched| watched.service.name.clone())
             .collect();
         if older {

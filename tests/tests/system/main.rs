@@ -47,6 +47,7 @@ mod metrics_cost;
 mod neighbours;
 mod no_sock_diag;
 mod no_steering;
+mod other_ports;
 mod own_address;
 mod port_theft;
 mod privilege;

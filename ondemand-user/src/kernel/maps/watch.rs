@@ -270,11 +270,8 @@ fn addresses(service: &Service) -> Addresses {
     }
 }
 
-/// The units whose connections are their service's own.
+/// The units of a service.
 fn units(service: &Service) -> Vec<UnitName> {
-    if !service.own_address {
-        return Vec::new();
-    }
     let names = service.unit_names();
     let names = [names.backend, names.proxy].into_iter();
     let key = |name: String| {
