@@ -123,7 +123,7 @@ enum Task {
     /// Fuzz everything that reads input, with coverage guidance.
     ///
     /// One target after the other: the configuration, the unit files, traces, histories, the
-    /// holds' file, the metrics' record, sock_diag, the kernel's events and socket tables, HTTP.
+    /// files of holds and of what was learned, the metrics' record, sock_diag, the kernel's events and socket tables, HTTP.
     /// The unit tests run some thousand mutations of the seeds on each of them; this runs more.
     #[command(after_help = "\
 Examples:

@@ -23,7 +23,7 @@ use ondemand_core::{
     words::{Span, counted},
 };
 
-use super::{Agent, events::Message};
+use super::{Agent, events::Message, watched::Watched};
 use crate::{
     host::{
         atomic_file::{self, Store},
@@ -260,11 +260,17 @@ impl Agent {
 
     fn lessons(&mut self) -> impl FnOnce() -> Result<()> + Send + 'static {
         self.lessons.save_at = None;
-        let services = self.services.iter().map(|(name, watched)| {
+        // Copies are made in no time, and the text of a thousand services is not.
+        let copy = |(name, watched): (&String, &Watched)| {
             let (starts, learned) = watched.learner.stored();
-            (name.as_str(), starts, learned)
-        });
-        self.lessons.store.save(stored::text(services))
+            let (starts, learned) = (starts.clone(), learned.clone());
+            (name.clone(), Stored { starts, learned })
+        };
+        let services: Vec<_> = self.services.iter().map(copy).collect();
+        self.lessons.store.save_made(move || {
+            let services = services.iter();
+            stored::text(services.map(|(name, it)| (name.as_str(), &it.starts, &it.learned)))
+        })
     }
 
     /// Saves what was learned, now and then.

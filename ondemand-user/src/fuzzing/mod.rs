@@ -20,7 +20,7 @@ pub use configuration::configuration;
 pub use history::history;
 pub use http::http;
 pub use kernel::{events, sock_diag, sockets};
-pub use records::{holds, ledger};
+pub use records::{holds, learned, ledger};
 pub use trace::trace;
 pub use units::units;
 
@@ -28,12 +28,13 @@ pub use units::units;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("configuration", configuration),
     ("events", events),
     ("history", history),
     ("holds", holds),
     ("http", http),
+    ("learned", learned),
     ("ledger", ledger),
     ("sock_diag", sock_diag),
     ("sockets", sockets),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use ondemand_core::{
     caught::Tally,
     holds::{self, Left, Moment},
+    learned::stored::{self, Stored},
     lifecycle::{Counter, note::VetoReason},
     measure::{
         Ktime,
@@ -15,6 +16,24 @@ use ondemand_core::{
 };
 
 use crate::observe::metrics::{Configuration, Observation, ledger::Ledger, record, render};
+
+/// What was learned: what was parsed is sound, goes on learning, and is parsed again.
+pub fn learned(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (mut read, damaged) = stored::parse(&text);
+    assert!(read.len() + damaged <= text.lines().count());
+    for Stored { starts, learned } in read.values_mut() {
+        let _ = starts.usual();
+        for gap in [0, 1, 90, 100_000_000] {
+            learned.learn(Duration::from_secs(gap));
+            assert!(learned.is_sound());
+            assert!(!learned.choice().to_string().contains(char::is_control));
+        }
+    }
+    let services = read.iter();
+    let text = stored::text(services.map(|(name, it)| (name.as_str(), &it.starts, &it.learned)));
+    assert_eq!(stored::parse(&text).1, 0, "{text}");
+}
 
 /// The holds: what was parsed is written and parsed again without loss.
 pub fn holds(data: &[u8]) {

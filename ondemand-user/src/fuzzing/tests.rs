@@ -122,7 +122,7 @@ macro_rules! targets {
     )* };
 }
 
-targets!(configuration events history holds http ledger sock_diag sockets trace units);
+targets!(configuration events history holds http learned ledger sock_diag sockets trace units);
 
 #[test]
 fn the_fuzzer_has_every_target_and_no_other() {

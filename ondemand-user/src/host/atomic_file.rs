@@ -53,6 +53,18 @@ impl Store {
     ///
     /// Of the returned function: the file cannot be written; it is unchanged.
     pub fn save(&mut self, text: String) -> impl FnOnce() -> Result<()> + Send + 'static {
+        self.save_made(move || text)
+    }
+
+    /// The same for a text that takes a while to make, which the returned function does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::save`].
+    pub fn save_made(
+        &mut self,
+        text: impl FnOnce() -> String + Send + 'static,
+    ) -> impl FnOnce() -> Result<()> + Send + 'static {
         self.next += 1;
         let (path, number, written) = (self.path.clone(), self.next, Arc::clone(&self.written));
         move || {
@@ -61,7 +73,7 @@ impl Store {
                 return Ok(());
             }
             fs::create_dir_all(directory(&path))
-                .and_then(|()| replace(&path, text.as_bytes(), 0o600))
+                .and_then(|()| replace(&path, text().as_bytes(), 0o600))
                 .with_context(|| format!("write {}", path.display()))?;
             *written = number;
             Ok(())

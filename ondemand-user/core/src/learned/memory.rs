@@ -5,6 +5,7 @@ use std::{ops::Range, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    ROUNDING,
     reason::Reason,
     scale::{BUCKETS, CLASSES, Class, EDGES, bucket, prior},
     terms::Terms,
@@ -194,7 +195,7 @@ impl Memory {
     pub(super) fn is_sound(&self, half_life: f64, terms: &Terms) -> bool {
         let rows = self.after.iter().chain([&self.all]);
         self.half_life == half_life
-            && (1.0..=HEAVIEST).contains(&self.weight)
+            && (1.0..=HEAVIEST * ROUNDING).contains(&self.weight)
             && self.score.is_finite()
             && rows.into_iter().all(Row::is_sound)
             && (EDGES.contains(&self.advice) || self.advice == terms.fixed())

@@ -43,6 +43,8 @@ const LEAD: f64 = 20.0;
 pub const STAKE: f64 = 5.0;
 /// What it may cost more than that, as a share of the fixed timeout's cost.
 pub const EARNED: f64 = 0.05;
+/// A number in a file may be that much larger than it was.
+const ROUNDING: f64 = 1.0 + 1e-9;
 /// At most this is saved up for worse times. Cold starts.
 const SAVED_UP: f64 = 20.0;
 
@@ -131,7 +133,7 @@ impl Learned {
 
     /// Whether it is a state that could have come from gaps: for one that was stored.
     pub fn is_sound(&self) -> bool {
-        let bank = 0.0..=SAVED_UP.max(STAKE) * self.terms.cost();
+        let bank = 0.0..=SAVED_UP.max(STAKE) * self.terms.cost() * ROUNDING;
         let mut memories = self.memories.iter().zip(HALF_LIVES);
         self.terms.is_sound()
             && bank.contains(&self.bank)

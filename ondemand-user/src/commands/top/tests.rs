@@ -94,6 +94,21 @@ fn check(model: &mut Model, (width, height): (u16, u16), expected: &[(usize, &st
 }
 
 #[test]
+fn a_learned_timeout_says_why() {
+    let mut report = services(0);
+    let reason = "1 min 30 s: 20 of the last 22 gaps ended within 1 min 30 s";
+    for service in &mut report.services {
+        service.learned.in_force = true;
+        service.learned.reason = reason.into();
+    }
+    let mut model = Model::default();
+    model.report(report, Duration::ZERO);
+    let shown = format!("idle timeout {reason}");
+    let lines = screen(&mut model, 130, 24);
+    assert!(lines.iter().any(|line| line.contains(&shown)), "{lines:?}");
+}
+
+#[test]
 fn eighty_columns() {
     let mut model = model();
     check(
