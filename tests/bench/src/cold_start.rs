@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_millis(100);
 enum Way {
     /// No client: `StartUnit`, and the application's listen(2).
     Alone,
-    /// The client is held by the kernel.
+    /// The client is held by the kernel, at the address that the application keeps.
     Held,
     Ondemand,
     /// The same, without the agent's report of the kernel's event.
@@ -56,7 +56,7 @@ impl Way {
     fn name(self) -> &'static str {
         match self {
             Self::Alone => "StartUnit and the application alone",
-            Self::Held => "ondemand, held",
+            Self::Held => "ondemand, held at its own address",
             Self::Ondemand => "ondemand, proxied",
             Self::WithoutAgent => "ondemand without its agent",
             Self::Polling => "socket-proxyd, polling ExecStartPost=",
@@ -80,6 +80,9 @@ impl Way {
     }
 
     fn backend(self, delay: u64) -> SocketAddr {
+        if matches!(self, Self::Alone | Self::Held) {
+            return self.front(delay);
+        }
         SocketAddr::from(([127, 0, 0, 1], self.port(9000, delay)))
     }
 
@@ -192,11 +195,14 @@ fn set_up(settings: &Settings) -> Result<Sandbox> {
         for (way, first) in [(Way::Held, "held"), (Way::Ondemand, "proxied")] {
             let name = way.unit_name(delay);
             config += &format!(
-                "[service.{name}]\nlisten = [\"{}\"]\nbackend = \"{}\"\n\
-                 unit = \"{name}-app.service\"\nidle_timeout = \"1h\"\nfirst_client = \"{first}\"\n\n",
+                "[service.{name}]\nlisten = [\"{}\"]\nunit = \"{name}-app.service\"\nidle_timeout = \"1h\"\n\
+                 first_client = \"{first}\"\n",
                 way.front(delay),
-                way.backend(delay),
             );
+            if way.backend(delay) != way.front(delay) {
+                config += &format!("backend = \"{}\"\n", way.backend(delay));
+            }
+            config.push('\n');
             names.push(name);
         }
     }

@@ -23,12 +23,14 @@ const SLICES: u32 = 5;
 /// How a client reaches the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
-    /// Straight, and nothing of ondemand is in the kernel.
+    /// To the server of [`Way::Own`], and nothing of ondemand is in the kernel.
     Bare,
     /// Straight and not counted, while others are steered.
     DirectUncounted,
     /// Straight to the backend's own port, counted.
     Direct,
+    /// To the address that the server keeps, counted.
+    Own,
     /// Through the front address, steered and counted.
     Steered,
     /// Steered, and not counted.
@@ -41,8 +43,9 @@ enum Way {
     HaProxy,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 9] = [
     Way::Bare,
+    Way::Own,
     Way::DirectUncounted,
     Way::SteeredUncounted,
     Way::Direct,
@@ -58,6 +61,7 @@ impl Way {
             Self::Bare => "without ondemand",
             Self::DirectUncounted => "direct, not counted",
             Self::Direct => "direct",
+            Self::Own => "own address",
             Self::Steered => "steered",
             Self::SteeredUncounted => "steered, not counted",
             Self::Proxied => "proxied",
@@ -68,7 +72,8 @@ impl Way {
 
     fn address(self) -> &'static str {
         match self {
-            Self::Bare | Self::DirectUncounted | Self::Direct => load::DIRECT,
+            Self::Bare | Self::Own => load::OWN,
+            Self::DirectUncounted | Self::Direct => load::DIRECT,
             Self::Steered | Self::SteeredUncounted => load::STEERED,
             Self::Proxied => load::PROXIED,
             Self::SocketProxyd => peers::SOCKET_PROXYD,
@@ -80,7 +85,12 @@ impl Way {
     fn is_close(self) -> bool {
         matches!(
             self,
-            Self::DirectUncounted | Self::SteeredUncounted | Self::Direct | Self::Steered
+            Self::Bare
+                | Self::Own
+                | Self::DirectUncounted
+                | Self::SteeredUncounted
+                | Self::Direct
+                | Self::Steered
         )
     }
 
@@ -90,6 +100,7 @@ impl Way {
             Self::Bare | Self::DirectUncounted | Self::SteeredUncounted => None,
             Self::SocketProxyd | Self::HaProxy => None,
             Self::Direct => Some(("steered", "back")),
+            Self::Own => Some(("own", "steered")),
             Self::Steered => Some(("steered", "steered")),
             Self::Proxied => Some(("proxied", "front")),
         }
@@ -216,6 +227,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
 /// Each round goes the way of the last one backwards, so that a drift cancels out.
 fn order(round: u32) -> Vec<(Attached, Vec<Way>)> {
     let mut counted = vec![
+        Way::Own,
         Way::Direct,
         Way::Steered,
         Way::Proxied,
@@ -293,8 +305,11 @@ fn one(sandbox: &Sandbox, way: Way, load: Load, into: &mut Values) -> Result<()>
 
 /// Microseconds that server, proxy and client have used.
 fn cpu(sandbox: &Sandbox) -> Result<f64> {
-    let services = ["steered-nginx", "proxied-nginx", "ondemand-proxied"];
-    let services = services.map(|name| format!("system.slice/{name}.service"));
+    let servers = load::SERVERS.map(|name| format!("system.slice/{name}-nginx.service"));
+    let services = servers
+        .into_iter()
+        .chain(["system.slice/ondemand-proxied.service".to_owned()]);
+    let services: Vec<String> = services.collect();
     let mut sum = 0.0;
     let peers = peers::UNITS.map(|name| format!("system.slice/{name}.service"));
     let groups = services.iter().chain(&peers).map(String::as_str);
@@ -348,6 +363,19 @@ fn report(values: &Values, rounds: u32, slices: u32) -> Report {
                 });
             }
         }
+    }
+    for kind in KINDS {
+        let limit = match kind.limit() {
+            Some(Limit::AtLeast(_)) => Limit::AtLeast(0.98),
+            Some(Limit::AtMost(_)) => Limit::AtMost(1.02),
+            _ => continue,
+        };
+        targets.push(Target {
+            what: format!("own address / without ondemand: {}", kind.name()),
+            series: series(kind, Way::Own).ratio_to(&series(kind, Way::Bare)),
+            limit,
+            digits: 3,
+        });
     }
     targets.push(Target {
         what: "steered / socket-proxyd: keep-alive, requests/s".to_owned(),

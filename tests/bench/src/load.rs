@@ -21,9 +21,11 @@ pub const STEERED: &str = "127.0.0.1:8000";
 pub const PROXIED: &str = "127.0.0.1:8001";
 /// Address of the server behind [`STEERED`].
 pub const DIRECT: &str = "127.0.0.1:8080";
-/// An unwatched address of the same server.
+/// Address that a server keeps, where its clients arrive.
+pub const OWN: &str = "127.0.0.1:8004";
+/// Address of a server that ondemand does not know.
 pub const UNWATCHED: &str = "127.0.0.1:8090";
-/// An unwatched address of the server behind [`PROXIED`], for the peers.
+/// Address of another, behind the peers.
 pub const BEHIND_PEERS: &str = "127.0.0.1:8091";
 /// Bytes of the file for downloads.
 pub const FILE_BYTES: u64 = 256 << 20;
@@ -47,7 +49,15 @@ backend = "127.0.0.1:8081"
 unit = "proxied-nginx.service"
 idle_timeout = "1h"
 steer = false
+
+[service.own]
+listen = ["127.0.0.1:8004"]
+unit = "own-nginx.service"
+idle_timeout = "1h"
 "#;
+
+/// The servers' names: each has its unit.
+pub const SERVERS: [&str; 5] = ["steered", "proxied", "own", "unwatched", "peers"];
 
 /// Makes wrk print its figures as JSON: latencies in microseconds, time in seconds.
 const SCRIPT: &str = r#"
@@ -89,15 +99,16 @@ pub struct Outcome {
     pub p99: f64,
 }
 
-/// One request to the service whose clients are steered.
-fn ask_once() -> std::io::Result<usize> {
-    let mut stream = TcpStream::connect(STEERED)?;
+/// One request.
+fn ask_once(address: &str) -> std::io::Result<usize> {
+    let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(service::SOON))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     stream.read_to_end(&mut Vec::new())
 }
 
-/// Sets up two services, one steered and one proxied, each with an nginx of its own.
+/// Sets up three services, one steered, one proxied and one that keeps its address, each with an nginx of its own, and two
+/// more of these.
 ///
 /// # Errors
 ///
@@ -109,8 +120,11 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     let (server, _) = cores()?;
     let stays = format!("CPUAffinity={server}\n");
     for (unit, listen, stays) in [
-        ("steered", "8080 8090", stays.as_str()),
-        ("proxied", "8081 8091", ""),
+        ("steered", "8080", stays.as_str()),
+        ("proxied", "8081", ""),
+        ("own", "8004", stays.as_str()),
+        ("unwatched", "8090", stays.as_str()),
+        ("peers", "8091", ""),
     ] {
         let listen: String = listen
             .split(' ')
@@ -133,9 +147,9 @@ pub fn set_up(ondemand: &Path) -> Result<Sandbox> {
     sandbox.write("/etc/bench/wrk.lua", SCRIPT)?;
     sandbox.write("/srv/large", vec![0x5a; FILE_BYTES as usize])?;
     service::write_config(&sandbox, SERVICES)?;
-    service::reload(&sandbox, &["steered", "proxied"])?;
-    for unit in ["steered-nginx.service", "proxied-nginx.service"] {
-        sandbox.run(&["systemctl", "start", unit])?;
+    service::reload(&sandbox, &["steered", "proxied", "own"])?;
+    for server in SERVERS {
+        sandbox.run(&["systemctl", "start", &format!("{server}-nginx.service")])?;
     }
     Ok(sandbox)
 }
@@ -198,7 +212,7 @@ pub fn command(
 ) -> Result<Command> {
     let (first, last) = cores()?;
     let cores = match address {
-        STEERED | DIRECT | UNWATCHED => last.to_string(),
+        STEERED | DIRECT | UNWATCHED | OWN => last.to_string(),
         _ => format!("{first}-{last}"),
     };
     let mut command = match place {
@@ -302,14 +316,18 @@ pub fn attach(sandbox: &Sandbox, wanted: Attached) -> Result<()> {
             sandbox.run(&["systemctl", "restart", "ondemand.service"])?;
             // The usual case: an application that has listened since the programs were there. The connections
             // of an older listener get their keep-alive one by one, which costs each some 0.6 µs.
-            sandbox.run(&["systemctl", "restart", "steered-nginx", "proxied-nginx"])?;
-            tests::wait_for("connections are steered", service::SOON, || {
-                // Nobody is steered before a connection of the run was accepted.
-                sandbox.in_network(ask_once).ok()?.ok()?;
-                let status = service::status(sandbox, "steered").ok()?;
-                (status["route"] == "steered").then_some(())
-            })
-            .with_context(|| sandbox.journal("ondemand.service"))?;
+            let servers = ["steered-nginx", "proxied-nginx", "own-nginx"];
+            sandbox.run(&[&["systemctl", "restart"], &servers[..]].concat())?;
+            for (name, address, route) in [("steered", STEERED, "steered"), ("own", OWN, "native")]
+            {
+                tests::wait_for("clients reach the server itself", service::SOON, || {
+                    // Nobody does before a connection of the run was accepted.
+                    sandbox.in_network(|| ask_once(address)).ok()?.ok()?;
+                    let status = service::status(sandbox, name).ok()?;
+                    (status["route"] == route).then_some(())
+                })
+                .with_context(|| sandbox.journal("ondemand.service"))?;
+            }
         }
     }
     if wanted == Attached::Steering {
