@@ -82,7 +82,7 @@ pub(super) fn list(value: &Value<'_>, problems: &mut Vec<Problem>) -> Option<Lis
     Some(List(networks))
 }
 
-fn twice(place: &Place, network: &IpNet) -> Problem {
+fn twice(place: &Place<'_>, network: &IpNet) -> Problem {
     place.problem(format!("{network} is in the list twice; remove one"))
 }
 

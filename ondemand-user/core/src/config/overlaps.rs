@@ -11,11 +11,14 @@ pub(super) struct Claim<'a> {
     /// Whether clients arrive there.
     front: bool,
     endpoint: &'a Endpoint,
-    place: &'a Place,
+    place: &'a Place<'a>,
 }
 
 /// All conflicts between addresses and between units.
-pub(super) fn check(services: &[Parsed], metrics: Option<&(Endpoint, Place)>) -> Vec<Problem> {
+pub(super) fn check(
+    services: &[Parsed<'_>],
+    metrics: Option<&(Endpoint, Place<'_>)>,
+) -> Vec<Problem> {
     let mut claims = Vec::new();
     if let Some((endpoint, place)) = metrics {
         claims.push(Claim {
@@ -50,7 +53,7 @@ pub(super) fn check(services: &[Parsed], metrics: Option<&(Endpoint, Place)>) ->
 
 /// Only claims on the same port or path can conflict: this keeps 1024 services with 16 addresses each fast.
 fn addresses(mut claims: Vec<Claim<'_>>) -> Vec<Problem> {
-    claims.sort_by_key(|claim| claim.place.line);
+    claims.sort_by_key(|claim| claim.place.line());
     let mut seen: BTreeMap<Result<u16, &std::path::Path>, Vec<Claim<'_>>> = BTreeMap::new();
     let mut problems = Vec::new();
     for claim in claims {
@@ -74,7 +77,7 @@ fn meets(a: &Claim<'_>, b: &Claim<'_>) -> bool {
 
 fn explain(claim: &Claim<'_>, other: &Claim<'_>) -> String {
     let Claim { endpoint, .. } = claim;
-    let Place { line, key } = other.place;
+    let (line, key) = (other.place.line(), other.place.key());
     let used = if endpoint == &other.endpoint {
         format!("{endpoint} is already used by {key} (line {line})")
     } else {
@@ -93,13 +96,14 @@ fn explain(claim: &Claim<'_>, other: &Claim<'_>) -> String {
     format!("{used}; {hint}")
 }
 
-fn units(services: &[Parsed]) -> Vec<Problem> {
+fn units(services: &[Parsed<'_>]) -> Vec<Problem> {
     let mut ordered: Vec<_> = services.iter().collect();
-    ordered.sort_by_key(|parsed| parsed.unit.line);
-    let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
+    ordered.sort_by_key(|parsed| parsed.unit.line());
+    let mut seen: BTreeMap<&str, &Place<'_>> = BTreeMap::new();
     let mut problems = Vec::new();
     for Parsed { service, unit, .. } in ordered {
-        if let Some(Place { line, key }) = seen.get(service.unit.as_str()) {
+        if let Some(other) = seen.get(service.unit.as_str()) {
+            let (line, key) = (other.line(), other.key());
             problems.push(unit.problem(format!(
                 "{} is already used by {key} (line {line}); a unit belongs to one service, which may have several addresses",
                 service.unit

@@ -95,9 +95,9 @@ fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
     }
 }
 
-type Sections = (Agent, Option<(Endpoint, Place)>, Vec<Parsed>);
+type Sections<'t> = (Agent, Option<(Endpoint, Place<'t>)>, Vec<Parsed<'t>>);
 
-fn sections(root: &Value<'_>, problems: &mut Problems) -> Sections {
+fn sections<'t>(root: &Value<'t>, problems: &mut Problems) -> Sections<'t> {
     let (mut agent_table, mut service_table) = (None, None);
     if let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) {
         agent_table = root.take("agent");
@@ -110,7 +110,11 @@ fn sections(root: &Value<'_>, problems: &mut Problems) -> Sections {
     (agent, metrics, services)
 }
 
-fn all_services(table: &Value<'_>, cost: ColdStartCost, problems: &mut Problems) -> Vec<Parsed> {
+fn all_services<'t>(
+    table: &Value<'t>,
+    cost: ColdStartCost,
+    problems: &mut Problems,
+) -> Vec<Parsed<'t>> {
     let Some(entries) = problems.keep(table.table()) else {
         return Vec::new();
     };
@@ -125,7 +129,10 @@ fn all_services(table: &Value<'_>, cost: ColdStartCost, problems: &mut Problems)
         .collect()
 }
 
-fn agent(table: Option<Value<'_>>, problems: &mut Problems) -> (Agent, Option<(Endpoint, Place)>) {
+fn agent<'t>(
+    table: Option<Value<'t>>,
+    problems: &mut Problems,
+) -> (Agent, Option<(Endpoint, Place<'t>)>) {
     let mut section = table.and_then(|table| problems.keep(Section::open(&table, AGENT_KEYS)));
     let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
     let (metrics, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
@@ -174,14 +181,14 @@ fn history_path(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {
     }
 }
 
-fn service(
+fn service<'t>(
     name: &str,
-    table: &Value<'_>,
+    table: &Value<'t>,
     cost: ColdStartCost,
     problems: &mut Problems,
-) -> Option<Parsed> {
+) -> Option<Parsed<'t>> {
     if let Some(rest) = table.dotted() {
-        let example = example(&table.place.key, &rest);
+        let example = example(&table.place.key(), &rest);
         let message = format!("a name with dots needs quotes: {example}");
         problems.0.push(table.place.problem(message));
         return None;
@@ -309,22 +316,16 @@ fn required<'t>(
 ) -> Option<Value<'t>> {
     let value = section.take(key);
     if value.is_none() {
-        let Place { line, key: above } = &section.place;
-        let place = Place {
-            line: *line,
-            key: format!("{above}.{key}"),
-        };
-        problems
-            .0
-            .push(place.problem(format!("missing; add {key} = {example}")));
+        let message = format!("missing; add {key} = {example}");
+        problems.0.push(section.place.problem_below(key, message));
     }
     value
 }
 
-fn listen_addresses(
-    value: &Value<'_>,
+fn listen_addresses<'t>(
+    value: &Value<'t>,
     problems: &mut Problems,
-) -> Option<(Vec<Endpoint>, Vec<Place>)> {
+) -> Option<(Vec<Endpoint>, Vec<Place<'t>>)> {
     let texts = problems.keep(value.strings(LISTEN_EXAMPLE))?;
     if texts.is_empty() {
         problems.0.push(

@@ -3,11 +3,11 @@
 use super::{Service, table::Place};
 
 /// A service and where its values stand.
-pub(super) struct Parsed {
+pub(super) struct Parsed<'t> {
     pub service: Service,
     /// As long as `service.listen`.
-    pub listen: Vec<Place>,
+    pub listen: Vec<Place<'t>>,
     /// Where the application's address stands.
-    pub backend: Place,
-    pub unit: Place,
+    pub backend: Place<'t>,
+    pub unit: Place<'t>,
 }

@@ -1,25 +1,56 @@
 //! TOML tables whose values keep their line and key, so that each message can name them.
 
-use toml::de::{DeTable, DeValue};
+use std::rc::Rc;
+
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
 
 use super::error::Problem;
 
-/// The position of a value in the file.
+/// The position of a value in the file. Its words are made when a message needs them: most files have a thousand
+/// values and no mistake.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
-    /// Counted from 1.
-    pub line: usize,
-    /// `service.wiki.listen`.
-    pub key: String,
+pub(super) struct Place<'t> {
+    lines: &'t Lines,
+    /// Of the key, in the text.
+    offset: usize,
+    /// The key of the table that it is in.
+    above: Rc<str>,
+    name: &'t str,
 }
 
-impl Place {
+impl Place<'_> {
+    /// Counted from 1.
+    pub(super) fn line(&self) -> usize {
+        self.lines.at(self.offset)
+    }
+
+    /// `service.wiki.listen`.
+    pub(super) fn key(&self) -> String {
+        match (&*self.above, self.name) {
+            // The document.
+            ("", "") => String::new(),
+            ("", name) => quoted(name),
+            (above, name) => format!("{above}.{}", quoted(name)),
+        }
+    }
+
     /// A problem of the value at this place.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
-            line: Some(self.line),
-            key: self.key.clone(),
+            line: Some(self.line()),
+            key: self.key(),
             message: message.into(),
+        }
+    }
+
+    /// A problem of a key that this table lacks.
+    pub(super) fn problem_below(&self, key: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            key: format!("{}.{key}", self.key()),
+            ..self.problem(message)
         }
     }
 }
@@ -43,9 +74,8 @@ impl Lines {
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Value<'t> {
-    pub place: Place,
+    pub place: Place<'t>,
     value: &'t DeValue<'t>,
-    lines: &'t Lines,
 }
 
 impl<'t> Value<'t> {
@@ -53,18 +83,19 @@ impl<'t> Value<'t> {
     pub(super) fn root(lines: &'t Lines, value: &'t DeValue<'t>) -> Self {
         Self {
             place: Place {
-                line: 1,
-                key: String::new(),
+                lines,
+                offset: 0,
+                above: Rc::from(""),
+                name: "",
             },
             value,
-            lines,
         }
     }
 
     /// Returns the entries of a table: each key and its value with its place.
-    pub(super) fn table(&self) -> Result<Vec<(String, Self)>, Problem> {
+    pub(super) fn table(&self) -> Result<Vec<(&'t str, Self)>, Problem> {
         let DeValue::Table(table) = self.value else {
-            return Err(self.wrong_type("a table", &format!("[{}]", self.place.key)));
+            return Err(self.wrong_type("a table", &format!("[{}]", self.place.key())));
         };
         Ok(entries(self, table))
     }
@@ -82,7 +113,7 @@ impl<'t> Value<'t> {
         }
         Some(match value.dotted() {
             Some(rest) => format!("{name}.{rest}"),
-            None => name,
+            None => name.to_owned(),
         })
     }
 
@@ -116,7 +147,7 @@ impl<'t> Value<'t> {
     }
 
     /// Returns the strings of an array; a single string is an array of one.
-    pub(super) fn strings(&self, example: &str) -> Result<Vec<(Place, &'t str)>, Problem> {
+    pub(super) fn strings(&self, example: &str) -> Result<Vec<(Place<'t>, &'t str)>, Problem> {
         self.each("an array of strings", example, Self::string)
     }
 
@@ -124,7 +155,7 @@ impl<'t> Value<'t> {
     pub(super) fn strings_or_integers(
         &self,
         example: &str,
-    ) -> Result<Vec<(Place, &'t str)>, Problem> {
+    ) -> Result<Vec<(Place<'t>, &'t str)>, Problem> {
         self.each("an array of strings", example, Self::string_or_integer)
     }
 
@@ -133,20 +164,18 @@ impl<'t> Value<'t> {
         expected: &str,
         example: &str,
         read: impl Fn(&Self, &str) -> Result<&'t str, Problem>,
-    ) -> Result<Vec<(Place, &'t str)>, Problem> {
+    ) -> Result<Vec<(Place<'t>, &'t str)>, Problem> {
         match self.value {
             DeValue::Array(array) => array
                 .iter()
                 .map(|element| {
-                    let line = self.lines.at(element.span().start);
                     let place = Place {
-                        line,
-                        key: self.place.key.clone(),
+                        offset: element.span().start,
+                        ..self.place.clone()
                     };
                     let element = Self {
                         place,
                         value: element.get_ref(),
-                        lines: self.lines,
                     };
                     Ok((element.place.clone(), read(&element, example)?))
                 })
@@ -174,29 +203,19 @@ impl<'t> Value<'t> {
     }
 }
 
-fn entries<'t>(parent: &Value<'t>, table: &'t DeTable<'t>) -> Vec<(String, Value<'t>)> {
-    table
-        .iter()
-        .map(|(name, value)| {
-            let name_text = name.get_ref().to_string();
-            let key = match parent.place.key.as_str() {
-                "" => quoted(&name_text),
-                above => format!("{above}.{}", quoted(&name_text)),
-            };
-            let place = Place {
-                line: parent.lines.at(name.span().start),
-                key,
-            };
-            (
-                name_text,
-                Value {
-                    place,
-                    value: value.get_ref(),
-                    lines: parent.lines,
-                },
-            )
-        })
-        .collect()
+fn entries<'t>(parent: &Value<'t>, table: &'t DeTable<'t>) -> Vec<(&'t str, Value<'t>)> {
+    let above: Rc<str> = parent.place.key().into();
+    let entry = |(name, value): (&'t Spanned<DeString<'t>>, &'t Spanned<DeValue<'t>>)| {
+        let place = Place {
+            lines: parent.place.lines,
+            offset: name.span().start,
+            above: Rc::clone(&above),
+            name: name.get_ref(),
+        };
+        let value = value.get_ref();
+        (place.name, Value { place, value })
+    };
+    table.iter().map(entry).collect()
 }
 
 /// `key` in TOML's notation: quoted unless it is a bare key.
@@ -215,9 +234,9 @@ fn quoted(key: &str) -> String {
 /// A table with known keys: each is taken once, and the rest is reported.
 pub(super) struct Section<'t> {
     /// The place of its header.
-    pub place: Place,
+    pub place: Place<'t>,
     known: &'static [&'static str],
-    entries: Vec<(String, Value<'t>)>,
+    entries: Vec<(&'t str, Value<'t>)>,
 }
 
 impl<'t> Section<'t> {
@@ -233,7 +252,7 @@ impl<'t> Section<'t> {
     /// Takes the value of `key`.
     pub(super) fn take(&mut self, key: &str) -> Option<Value<'t>> {
         debug_assert!(self.known.contains(&key), "{key} is not declared");
-        let index = self.entries.iter().position(|(name, _)| name == key)?;
+        let index = self.entries.iter().position(|(name, _)| *name == key)?;
         Some(self.entries.swap_remove(index).1)
     }
 
@@ -243,11 +262,10 @@ impl<'t> Section<'t> {
             .iter()
             .map(|(name, value)| {
                 let hint = match nearest(name, self.known) {
-                    _ if value.is_table() && self.place.key.contains('.') => {
-                        let above = &self.place.key;
+                    _ if value.is_table() && self.place.key().contains('.') => {
                         format!(
                             "if it is a part of a name with dots, quote the name: {}",
-                            example(above, name)
+                            example(&self.place.key(), name)
                         )
                     }
                     Some(near) => format!("did you mean `{near}`?"),
