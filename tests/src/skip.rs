@@ -24,6 +24,15 @@ pub fn is_long() -> bool {
     env::var_os(LONG).is_some()
 }
 
+/// Where this is set, as in the machine of `cargo xtask test --vm`, the whole machine belongs to the tests: its clock,
+/// its limits.
+pub const OWN_MACHINE: &str = "ONDEMAND_OWN_MACHINE";
+
+/// Whether it does.
+pub fn is_own_machine() -> bool {
+    env::var_os(OWN_MACHINE).is_some()
+}
+
 /// Whether the calling test must return, because it is left out of the usual ones; prints why.
 pub fn is_left_out(reason: impl Display) -> bool {
     let is_left_out = !is_long();

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// By default, tests of whole systems run whose names contain one of these.
-const TESTS: [&str; 2] = ["steering::", "steering_faults::"];
+const TESTS: [&str; 3] = ["steering::", "steering_faults::", "real_clock::"];
 /// A machine is ended after this time, whatever it does.
 const DEADLINE: Duration = Duration::from_secs(40 * 60);
 const QEMU: &str = "qemu-system-x86_64";
@@ -113,7 +113,7 @@ fn in_directory(directory: &Path, script: &str) -> Step {
     ])
 }
 
-/// Boots each kernel and runs the tests in it, those whose names contain `filter` if there is one.
+/// Boots each kernel and runs the main story and the tests in it, or only those whose names contain `filter`.
 ///
 /// # Errors
 ///
@@ -126,12 +126,19 @@ pub fn test(kernels: &[String], filter: Option<&str>) -> Result<()> {
     build::debug()?;
     let system = system_tests()?;
     let filters = filter.map_or(TESTS.to_vec(), |filter| vec![filter]);
+    let story = match filter {
+        Some(_) => "",
+        None => "step XTASK run --built\n",
+    };
     let home = home();
     let disk = home.join("disk.img");
     let job = home.join("job");
     let xtask = built("xtask")?;
-    fs::write(&job, script(&xtask, &system, &filters)).context("write the job")?;
-    let programs = [xtask, built("ondemand")?, built("test-backend")?, system];
+    let story = story.replace("XTASK", &xtask.display().to_string());
+    fs::write(&job, script(&story, &system, &filters)).context("write the job")?;
+    let built = ["ondemand", "test-backend", "test-holder"].map(built);
+    let programs: Vec<PathBuf> = built.into_iter().collect::<Result<_>>()?;
+    let programs = [&[xtask, system][..], &programs].concat();
     image("disk", [&disk, &job].into_iter().chain(&programs))?;
     let mut failed = Vec::new();
     for kernel in kernels {
@@ -178,19 +185,18 @@ fn system_tests() -> Result<PathBuf> {
 }
 
 /// What the machine's systemd runs.
-fn script(xtask: &Path, system: &Path, filters: &[&str]) -> String {
+fn script(story: &str, system: &Path, filters: &[&str]) -> String {
     format!(
         "exec >/dev/ttyS1 2>&1 </dev/null\n\
          stty -F /dev/ttyS1 -onlcr\n\
          export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
-         export ONDEMAND_TEST_PATIENCE=20\n\
+         export ONDEMAND_TEST_PATIENCE=20 ONDEMAND_OWN_MACHINE=1\n\
          failed=0\n\
          step() {{ echo \"==> $*\"; \"$@\" || failed=1; }}\n\
          echo \"Linux $(uname -r), PID 1 is $(readlink /proc/1/exe), $(systemctl --version | head -n 1)\"\n\
-         step {xtask} run --built\n\
+         {story}\
          step {system} --test-threads=1 {filters}\n\
          echo '{END}'$failed\n",
-        xtask = xtask.display(),
         system = system.display(),
         filters = filters.join(" "),
     )

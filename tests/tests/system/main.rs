@@ -55,6 +55,7 @@ mod prometheus;
 mod race;
 mod readiness;
 mod ready;
+mod real_clock;
 mod removal;
 mod runs;
 mod scale;

@@ -1,18 +1,21 @@
 //! The proxy under many connections: its memory is bounded, and so is what it logs.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tests::{
+    built,
     client::{self, Request},
     pause::idle_for,
+    require_long,
     sandbox::Sandbox,
-    service::{CONFIG, SOON, front, number, on_demand},
-    wait_for,
+    service::{CONFIG, FRONT, SOON, front, number, on_demand},
+    skip, wait_for,
 };
 
 use crate::require_sandbox;
@@ -32,6 +35,13 @@ const DOWNLOAD: usize = 4_000_000;
 const MOST_EACH: f64 = 8.0;
 /// What it may have more than at its start when they are gone, in KiB. Some of it is shared: buffers for the next ones.
 const LEFT: u64 = 4 * 1024;
+
+/// As many connections as one proxy carries, each with two descriptors.
+const ALL: usize = 30_000;
+/// The proxy's descriptors, with some for itself.
+const DESCRIPTORS: u64 = 2 * ALL as u64 + 1_000;
+/// What the proxy may take for all of them, in KiB.
+const MOST_OF_ALL: u64 = 500 * 1024;
 
 /// Resident memory of the proxy, in KiB.
 fn resident(sandbox: &Sandbox) -> u64 {
@@ -65,6 +75,22 @@ fn settled(sandbox: &Sandbox) -> u64 {
 fn many_descriptors() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
+/// The number of connections that one proxy can have here, at most [`ALL`]: only a host that lets root raise the limit
+/// of descriptors has enough of them.
+fn all_that_are_possible() -> usize {
+    if setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).is_err() {
+        many_descriptors();
+    }
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let possible = most.saturating_sub(1_000) as usize / 2;
+    if possible < ALL {
+        skip::say(format_args!(
+            "{ALL} connections, as a process may have {most} descriptors: {possible} instead"
+        ));
+    }
+    ALL.min(possible)
 }
 
 /// Limits what the kernel keeps for each socket of this sandbox, in bytes (tcp(7)). All of them together would take
@@ -153,6 +179,68 @@ fn connections_that_carry_nothing_take_no_buffers_and_leave_no_memory() {
         "{afterwards} KiB after downloads"
     );
     assert!(last < before + LEFT, "{last} KiB without connections");
+}
+
+#[test]
+fn as_many_connections_as_a_proxy_carries_take_little_memory() {
+    require_sandbox!();
+    if !skip::is_own_machine() {
+        require_long!("it opens as many connections as the limits of the host allow");
+    }
+    let count = all_that_are_possible();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    let holder = "/usr/bin/test-holder";
+    sandbox
+        .install(&built("test-holder").unwrap(), holder)
+        .unwrap();
+    let unit = format!(
+        "[Service]\nExecStart={holder} --listen 127.0.0.1:8080\nLimitNOFILE={DESCRIPTORS}\n"
+    );
+    sandbox
+        .write("/etc/systemd/system/app.service", unit)
+        .unwrap();
+    let ports = "echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range";
+    sandbox
+        .run(&["sh", "-c", &format!("systemctl daemon-reload && {ports}")])
+        .unwrap();
+    let hold = |count: usize| {
+        let mut holder = sandbox
+            .command(holder)
+            .args(["--connect", FRONT, "--from", "127.0.0.1", "--connections"])
+            .arg(count.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(holder.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        (holder, output)
+    };
+    let let_go = |(mut holder, mut output): (Child, BufReader<ChildStdout>)| {
+        drop(holder.stdin.take());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        holder.wait().unwrap();
+        assert_eq!(line, "lost 0\n");
+    };
+    let first = hold(1);
+    let before = settled(&sandbox);
+    let all = hold(count - 1);
+    wait_open(&sandbox, count as u64);
+    let many = settled(&sandbox);
+    let_go(all);
+    wait_open(&sandbox, 1);
+    idle_for(Duration::from_secs(1)); // it returns memory once a second at most
+    let last = settled(&sandbox);
+    let_go(first);
+    println!("{before} KiB with one connection, {many} with {count}, {last} with one");
+    assert!(
+        many < MOST_OF_ALL * count as u64 / ALL as u64,
+        "{many} KiB with {count}"
+    );
+    assert!(last < before + LEFT, "{last} KiB, {before} before");
 }
 
 #[test]
