@@ -1,5 +1,8 @@
 //! What is learned of one service: its idle timeout, or beside a fixed one, what the learned one would be.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use ondemand_core::{
