@@ -17,3 +17,4 @@ pub mod readiness;
 pub mod replay;
 pub mod runs;
 pub mod words;
+pub mod work;

@@ -11,6 +11,7 @@ use crate::{
         Ktime,
         sample::{Sample, Silence},
     },
+    work::{self, Unknown, Work},
 };
 
 /// Maximum lag of the kernel's stamps. They come from the coarse clock, which advances once per
@@ -59,7 +60,7 @@ impl Rules {
 }
 
 /// What is known besides the kernel's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Facts {
     /// When the backend became active (systemd's `ActiveEnterTimestampMonotonic`).
     pub started: Option<Ktime>,
@@ -73,6 +74,8 @@ pub struct Facts {
     pub no_front: bool,
     /// The hold, if there is one.
     pub hold: Option<Hold>,
+    /// Whether it works without a client. `None`: that does not matter.
+    pub work: Option<Work>,
     /// When bytes went on its open connections, as far as that was looked at.
     pub silence: Option<Silence>,
 }
@@ -109,7 +112,8 @@ pub fn silence_due(rules: &Rules, sample: &Sample, facts: &Facts) -> Option<Ktim
         .silence
         .filter(|seen| seen.changes.0 == sample.changes().0);
     let last = match (known, sample.last_open) {
-        (Some(seen), _) => Some(seen.newest + longest),
+        // The next look may find the same byte a tick later.
+        (Some(seen), _) => Some(seen.newest + STAMP_SLACK + longest),
         // The last one to be established may be open, if none was closed since.
         (None, Some(open)) if sample.last_activity <= Some(open) => {
             Some(open + STAMP_SLACK + longest)
@@ -177,6 +181,8 @@ pub enum Reason {
     NoStart,
     /// The front socket does not listen at all of its addresses.
     NoFront,
+    /// Whether it works is not known, although that matters.
+    Work(Unknown),
 }
 
 impl fmt::Display for Reason {
@@ -187,6 +193,16 @@ impl fmt::Display for Reason {
             Self::Clock => "the clock ran backwards",
             Self::NoFront => {
                 "its front socket does not listen at all of its addresses, so clients would be refused"
+            }
+            Self::Work(Unknown::Cpu) => {
+                "its CPU time is not accounted (busy_cpu): CPUAccounting=yes in its unit makes systemd do that"
+            }
+            Self::Work(Unknown::Io) => {
+                "its bytes of disks are not accounted (busy_io): IOAccounting=yes in its unit makes systemd do that, \
+                 with cgroup2 alone"
+            }
+            Self::Work(Unknown::Cgroup) => {
+                "what its cgroup uses cannot be read (busy_cpu, busy_io)"
             }
             Self::NoStart => "systemd does not report when the backend started",
         })
@@ -221,6 +237,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
         sample.last_lookup,
         facts.uncounted_until,
         silent,
+        facts.work.and_then(|work| work.worked),
     ];
     let since = stamps.into_iter().flatten().max().unwrap_or(started);
     if since > now || sample.at > now {
@@ -254,10 +271,26 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
         sample.last_lookup.map(looked_up),
         facts.uncounted_until.map(|at| at + idle_timeout),
         silent.map(|at| at + idle_timeout),
+        facts
+            .work
+            .and_then(|work| work.worked)
+            .map(|at| at + idle_timeout),
     ];
     let idle_at = idle_at.into_iter().flatten().max().unwrap_or(now);
     if now >= idle_at {
-        Verdict::Idle { since }
+        let Some(work) = facts.work.filter(|work| !work.is_calm(now)) else {
+            return Verdict::Idle { since };
+        };
+        if let Some(unknown) = work.unknown {
+            return Verdict::Unknown(Reason::Work(unknown));
+        }
+        // A window is under way, or begins.
+        let window = work::window(idle_timeout);
+        let ends = work.due(idle_at, window).max(now + STAMP_SLACK);
+        Verdict::Quiet {
+            since,
+            idle_at: Some(ends),
+        }
     } else {
         Verdict::Quiet {
             since,

@@ -8,6 +8,7 @@ use ondemand_core::{
     lifecycle::JobEnd,
     measure::{Ktime, unit::Owner},
     probing::NotYet,
+    work::{Unknown, Usage},
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
@@ -59,6 +60,11 @@ pub(super) enum Message {
     Renewed(Option<String>, Option<bus::Reply<()>>),
     /// PID 1's answers about permissions.
     Permission(Answers),
+    /// What a service's cgroup has used.
+    Used {
+        service: String,
+        usage: Result<Usage, Unknown>,
+    },
     /// Whether a service's application is ready.
     Probed {
         service: String,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ondemand_core::{
     lifecycle::{Command, Counter, EndLoop, Input, View},
+    measure::{Ktime, unit::Units},
     policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
 };
 
@@ -41,10 +42,7 @@ impl Agent {
         };
         // Read after the sample, so that nothing in the sample is in the future.
         let now = clock::now();
-        let facts = Facts {
-            hold: keeping::hold(watched).or_else(|| self.holding.hold(&watched.service.name, now)),
-            ..watched.facts(&units)
-        };
+        let facts = self.facts(watched, &units, now);
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
         Some(View {
             now,
@@ -57,6 +55,14 @@ impl Agent {
             ready: watched.is_ready(),
             silent: watched.silent(sample.as_ref(), now),
         })
+    }
+
+    /// The policy's input besides the counters, with what holds it.
+    pub(super) fn facts(&self, watched: &Watched, units: &Units, now: Ktime) -> Facts {
+        Facts {
+            hold: keeping::hold(watched).or_else(|| self.holding.hold(&watched.service.name, now)),
+            ..watched.facts(units)
+        }
     }
 
     /// Takes a service through all steps that need no waiting.
@@ -94,6 +100,7 @@ impl Agent {
         self.forget_the_ended_run(name);
         self.follow_readiness(name);
         self.follow_silence(name);
+        self.follow_work(name);
         let watched = self.services.get_mut(name)?;
         if watched.problem.is_some() {
             return None;

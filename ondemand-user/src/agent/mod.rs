@@ -38,6 +38,7 @@ mod strangers;
 mod timing;
 mod transitions;
 mod watched;
+mod working;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -366,6 +367,7 @@ impl Agent {
                 answer,
             } => self.probed(&service, ticket, ends, answer),
             Message::Past(names, lessons) => self.take_past(names, lessons),
+            Message::Used { service, usage } => self.used(&service, usage),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

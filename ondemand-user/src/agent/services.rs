@@ -218,6 +218,7 @@ impl Agent {
                 watched.held.due(),
                 watched.probing.due(),
                 watched.listening.due,
+                watched.working.due,
                 self.recorder.due(name),
             ];
             let is_up = self

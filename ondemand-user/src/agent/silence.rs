@@ -59,11 +59,21 @@ impl Agent {
         {
             self.look_for_silence(name);
         }
-        // One that is over has shown silence: the protocol goes on.
-        let due = self.silence_due(name, now).filter(|due| *due > now);
-        if let Some(watched) = self.services.get_mut(name) {
-            watched.listening.due = due;
-        }
+        let due = self.silence_due(name, now);
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let is_silent = watched.silent(self.sampler.sample(watched.slot).ok().as_ref(), now) > 0;
+        let seen = watched
+            .listening
+            .seen
+            .map(|seen| seen.at + SILENCE_KNOWN / 2);
+        watched.listening.due = match due {
+            Some(due) if due <= now && is_silent => None,
+            // What was seen just now is not looked at again at once.
+            Some(due) => Some(due).max(seen),
+            None => None,
+        };
     }
 
     fn knows_silence(&self, name: &str, now: Ktime) -> bool {
@@ -80,10 +90,7 @@ impl Agent {
         let watched = self.services.get(name)?;
         let units = self.units_of(watched).filter(|units| units.held())?;
         let sample = self.sampler.sample(watched.slot).ok()?;
-        let facts = policy::Facts {
-            hold: self.holding.hold(name, now),
-            ..watched.facts(&units)
-        };
+        let facts = self.facts(watched, &units, now);
         let due = policy::silence_due(&watched.rules(), &sample, &facts)?;
         let pause = watched.lifecycle.paused().map(|(until, _)| until);
         [Some(due), watched.listening.retry, pause]

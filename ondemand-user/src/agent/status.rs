@@ -60,6 +60,14 @@ impl Agent {
         {
             service.detail = format!("not ready: {why}; {}", service.detail);
         }
+        if let Some(rate) = watched
+            .working
+            .work
+            .rate
+            .filter(|_| watched.is_working() == Some(true))
+        {
+            service.detail = format!("{}; it works without a client: {rate}", service.detail);
+        }
         if let Some(stranger) = strangers::present(watched) {
             service.detail = format!("{}; {stranger}", service.detail);
         }
@@ -219,6 +227,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         restarts: tally.restarts,
         ready: watched.shows_ready(Some(state)),
         not_ready: watched.not_ready(),
+        working: watched.is_working().filter(|_| up),
         problem: None,
         memory_bytes: None,
         held: false,

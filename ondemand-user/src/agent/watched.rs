@@ -19,7 +19,9 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{caught::Held, learner::Learner, orphans::Orphans, silence::Listening};
+use super::{
+    caught::Held, learner::Learner, orphans::Orphans, silence::Listening, working::Working,
+};
 use crate::{
     bus::Reply,
     host::{ablation, complaints::Complaints},
@@ -109,6 +111,8 @@ pub struct Watched {
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
+    /// Its work without a client.
+    pub working: Working,
     /// The silence of its connections.
     pub listening: Listening,
     /// Whether its application is ready (`ready`).
@@ -159,6 +163,7 @@ impl Watched {
             tally: Tally::default(),
             waiting: Vec::new(),
             listening: Listening::default(),
+            working: Working::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),
             asked: Vec::new(),
@@ -326,6 +331,7 @@ impl Watched {
             hold: None,
             no_front: self.is_silent,
             silence: self.listening.seen,
+            work: self.work(),
         }
     }
 

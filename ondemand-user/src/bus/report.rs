@@ -152,6 +152,9 @@ pub struct Service {
     pub ready: Option<bool>,
     /// Who was asked, and what it says instead; null: it is ready, down, or was not asked yet.
     pub not_ready: Option<String>,
+    /// Whether it worked without a client when that was last looked at (`busy_cpu`, `busy_io`); null: unknown, down, or not
+    /// asked.
+    pub working: Option<bool>,
     /// What does not work; null: nothing is known. `detail` begins with it.
     pub problem: Option<String>,
     /// Why it is up, or what happens next: one sentence.

@@ -377,6 +377,7 @@ and 3 more, silent for longer
                 "unit",
                 "vetoes",
                 "vetoes_by_reason",
+                "working",
             ]
         );
         assert_eq!(

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
-    Access, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout, Learning, List,
-    Ready, Schedule, Service, Statuses,
+    Access, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout, Learning, Limits,
+    List, Ready, Schedule, Service, Statuses,
 };
 
 use super::{
@@ -75,6 +75,7 @@ pub fn units(data: &[u8]) {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         silent_after: None,
+        busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: is_on(5).then(|| Ready {

@@ -72,5 +72,6 @@ mod top;
 mod transitions;
 mod upgrade;
 mod vanished;
+mod working;
 
 pub(crate) use tests::require_sandbox;

@@ -29,6 +29,7 @@ mod table;
 mod tests;
 mod timespan;
 mod unit_names;
+mod work;
 
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
@@ -42,6 +43,7 @@ pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
+pub use work::Limits;
 
 /// Path of the configuration without `--config`.
 pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
@@ -100,6 +102,8 @@ pub struct Service {
     pub keep_up: Schedule,
     /// A connection with no byte either way for this duration is no use. `None`: each open one is.
     pub silent_after: Option<Duration>,
+    /// How much work of its own means that it is not idle.
+    pub busy: Limits,
     /// Minimum time between a start and a stop.
     pub min_uptime: Duration,
     /// How long the first client is held while the backend starts.

@@ -13,7 +13,7 @@ use super::{
     parsed::Parsed,
     ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
-    timespan,
+    timespan, work,
 };
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
@@ -30,6 +30,8 @@ pub const SERVICE_KEYS: &[&str] = &[
     "cold_start_cost",
     "keep_up",
     "silent_after",
+    "busy_cpu",
+    "busy_io",
     "min_uptime",
     "start_timeout",
     "ready",
@@ -214,6 +216,10 @@ fn service<'t>(
     let mut optional = |key: &str| section.take(key);
     let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
     let keep_up = problems.keep(schedule::read(optional("keep_up").as_ref()));
+    let busy = problems.keep(work::read(
+        optional("busy_cpu").as_ref(),
+        optional("busy_io").as_ref(),
+    ));
     let silent_after = problems.keep(silence::read(optional("silent_after").as_ref()));
     let min_uptime = match optional("min_uptime") {
         None => Some(DEFAULT_MIN_UPTIME),
@@ -289,6 +295,7 @@ fn service<'t>(
         learning: learning?,
         keep_up: keep_up?,
         silent_after: silent_after?,
+        busy: busy?,
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,

@@ -69,6 +69,7 @@ fn a_short_file_gets_the_documented_defaults() {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         silent_after: None,
+        busy: Limits::default(),
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         ready: None,
@@ -124,6 +125,13 @@ fn every_key_is_read() {
     );
     check_service("silent_after = \"30min\"", |s| {
         s.silent_after == Some(secs(1800))
+    });
+    check_service("busy_cpu = \"5%\"\nbusy_io = \"1M\"", |s| {
+        s.busy
+            == Limits {
+                cpu: Some(50),
+                io: Some(1_000_000),
+            }
     });
     check_service("silent_after = \"infinity\"", |s| s.silent_after.is_none());
     check_service("idle_timeout = 1_000", |s| {
@@ -441,6 +449,15 @@ fn bad_values_name_line_and_key() {
             expected,
         );
     }
+    check_key("busy_cpu = 5", "service.wiki.busy_cpu: expected a string");
+    check_key(
+        "busy_cpu = \"5\"",
+        "service.wiki.busy_cpu: \"5\" is not a share",
+    );
+    check_key(
+        "busy_io = \"1MB\"",
+        "service.wiki.busy_io: \"1MB\" is not a number of bytes",
+    );
     check_key(
         "silent_after = 0",
         "service.wiki.silent_after: must be between 1 s and 20 days",

@@ -474,13 +474,13 @@ fn silence_is_looked_at_when_it_can_decide() {
     };
     check(&SILENT, closed, &facts(), Some(30_010));
     // Known from a look, and a newer one has nothing to add.
-    check(&SILENT, two, &seen(31_010, 25_000), Some(55_000));
-    check(&SILENT, closed, &seen(31_010, 500), Some(30_500));
+    check(&SILENT, two, &seen(31_010, 25_000), Some(55_010));
+    check(&SILENT, closed, &seen(31_010, 500), Some(30_510));
     let slow = Rules {
         idle_timeout: Some(Duration::from_secs(60)),
         ..SILENT
     };
-    check(&slow, two, &seen(31_010, 25_000), Some(85_000));
+    check(&slow, two, &seen(31_010, 25_000), Some(85_010));
     // Another was made since that look.
     let third = Leg {
         accepted: 3,

@@ -1,7 +1,7 @@
 //! Tests of the state of one service.
 
 use ondemand_core::{
-    config::{Access, FirstClient, IdleTimeout, Learning, List, Schedule},
+    config::{Access, FirstClient, IdleTimeout, Learning, Limits, List, Schedule},
     measure::unit::ActiveState,
 };
 
@@ -82,6 +82,7 @@ fn service(listen: &str) -> Service {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         silent_after: None,
+        busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),
         ready: None,
