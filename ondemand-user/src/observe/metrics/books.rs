@@ -12,6 +12,7 @@ use super::{
     ledger::Ledger,
     record::Record,
     render::{Observation, Row},
+    told::Told,
 };
 use crate::host::complaints::Complaints;
 
@@ -24,6 +25,8 @@ const NEWS_DELAY: Duration = Duration::from_millis(250);
 pub struct Books {
     record: Record,
     ledgers: BTreeMap<String, Ledger>,
+    /// What this agent had counted when it was asked last.
+    counted: BTreeMap<String, Told>,
     /// Services whose ledgers have changed since they were saved.
     unsaved: BTreeSet<String>,
     /// Services whose record cannot be written.
@@ -36,6 +39,7 @@ impl Books {
         Self {
             record,
             ledgers: BTreeMap::new(),
+            counted: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             complaints: Complaints::default(),
         }
@@ -109,17 +113,25 @@ impl Books {
         }
     }
 
-    /// Returns the rows for these observations at `now`.
+    /// Returns the rows for these observations at `now`. What they show is saved.
     pub fn rows(&mut self, observations: Vec<Observation>, now: Ktime) -> Vec<Row> {
         let until = Ktime::from_nanos(now.as_nanos().saturating_sub(NEWS_DELAY.as_nanos() as u64));
-        let row = |observation: Observation| {
+        let row = |mut observation: Observation| {
             let ledger = self.ledgers.get_mut(&observation.service)?;
+            let counted = Told::of(&observation);
+            let before = self.counted.insert(observation.service.clone(), counted);
+            if ledger.told.add(&counted, &before.unwrap_or_default()) {
+                self.unsaved.insert(observation.service.clone());
+            }
+            ledger.told.show(&mut observation);
             if observation.state.is_some() {
                 ledger.times.advance(until);
             }
             Some((observation, ledger.clone()))
         };
-        observations.into_iter().filter_map(row).collect()
+        let rows = observations.into_iter().filter_map(row).collect();
+        self.save();
+        rows
     }
 }
 

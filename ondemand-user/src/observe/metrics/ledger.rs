@@ -13,7 +13,7 @@ use ondemand_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{histogram::Histogram, times::Times};
+use super::{histogram::Histogram, times::Times, told::Told};
 
 /// The counters of one service. None ever decreases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct Ledger {
     pub restarts: u64,
     /// How long it ran, and how long it did not.
     pub times: Times,
+    /// What the agents have counted themselves.
+    #[serde(default)]
+    pub told: Told,
     /// Whether the unit was seen before.
     seen: bool,
     /// When the last counted run became active.

@@ -12,6 +12,7 @@ pub(crate) mod record;
 pub(crate) mod render;
 pub(crate) mod server;
 mod times;
+mod told;
 
 use std::{net::SocketAddr, thread};
 

@@ -1,0 +1,90 @@
+//! Counters that the agent keeps since its start, as sums that outlive it: what was told once never decreases.
+
+use std::time::Duration;
+
+use ondemand_core::learned::Kind;
+use serde::{Deserialize, Serialize};
+
+use super::render::Observation;
+
+/// Sums of one service. In whole numbers, which are read as they were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    held_to_application: u64,
+    held_to_front: u64,
+    held: Duration,
+    gap_reasons: [u64; Kind::ALL.len()],
+    gap_cost_fixed: Duration,
+    gap_cost_learned: Duration,
+}
+
+impl Told {
+    /// What the agent has counted since its start.
+    pub fn of(observation: &Observation) -> Self {
+        let (held, learned) = (&observation.held, &observation.learned.1);
+        Self {
+            held_to_application: held.to_application,
+            held_to_front: held.to_front,
+            held: held.held,
+            gap_reasons: learned.reasons,
+            gap_cost_fixed: seconds(learned.fixed_cost),
+            gap_cost_learned: seconds(learned.learned_cost),
+        }
+    }
+
+    /// Adds what has been counted since `before`. A smaller number was counted from zero on. Returns whether it is more
+    /// now.
+    pub fn add(&mut self, counted: &Self, before: &Self) -> bool {
+        let whole = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        let part = |now: Duration, before: Duration| now.checked_sub(before).unwrap_or(now);
+        let was = *self;
+        self.held_to_application += whole(counted.held_to_application, before.held_to_application);
+        self.held_to_front += whole(counted.held_to_front, before.held_to_front);
+        self.held += part(counted.held, before.held);
+        let reasons = counted.gap_reasons.iter().zip(&before.gap_reasons);
+        for (sum, (now, before)) in self.gap_reasons.iter_mut().zip(reasons) {
+            *sum += whole(*now, *before);
+        }
+        self.gap_cost_fixed += part(counted.gap_cost_fixed, before.gap_cost_fixed);
+        self.gap_cost_learned += part(counted.gap_cost_learned, before.gap_cost_learned);
+        *self != was
+    }
+
+    /// Puts the sums in the place of what the agent has counted.
+    pub fn show(&self, observation: &mut Observation) {
+        let (held, learned) = (&mut observation.held, &mut observation.learned.1);
+        held.to_application = self.held_to_application;
+        held.to_front = self.held_to_front;
+        held.held = self.held;
+        learned.reasons = self.gap_reasons;
+        learned.fixed_cost = self.gap_cost_fixed.as_secs_f64();
+        learned.learned_cost = self.gap_cost_learned.as_secs_f64();
+    }
+}
+
+fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_outlive_who_counts() {
+        let counted = |clients, cost| Told {
+            held_to_application: clients,
+            gap_reasons: [clients, 0, 0, 0],
+            gap_cost_fixed: seconds(cost),
+            ..Told::default()
+        };
+        let mut sum = Told::default();
+        assert!(sum.add(&counted(3, 1.5), &Told::default()));
+        assert!(!sum.add(&counted(3, 1.5), &counted(3, 1.5)));
+        assert!(sum.add(&counted(5, 1.5), &counted(3, 1.5)));
+        assert_eq!(sum, counted(5, 1.5));
+        // The next agent counts from zero on.
+        assert!(sum.add(&counted(1, 0.5), &counted(5, 1.5)));
+        assert_eq!(sum, counted(6, 2.0));
+    }
+}
