@@ -15,7 +15,7 @@ use ondemand::{
     commands::{
         actions, apply,
         args::{self, Cli, Command, WaitListening},
-        client, report, status, top,
+        client, hold_while, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -84,7 +84,12 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         }
         Command::Status { name, json } => block_on(status::run(name.as_deref(), json))?,
         Command::Top => block_on(top::run())?,
-        Command::Hold { name, span, start } => block_on(actions::hold(&name, span, start))?,
+        Command::Hold { name, command, .. } if !command.is_empty() => {
+            return block_on(hold_while::run(&name, &command)).map(ExitCode::from);
+        }
+        Command::Hold {
+            name, span, start, ..
+        } => block_on(actions::hold(&name, span, start))?,
         Command::Release { name } => block_on(actions::release(&name))?,
         Command::Start { name } => block_on(actions::start(&name))?,
         Command::Stop { name } => block_on(actions::stop(&name))?,

@@ -60,6 +60,14 @@ pub(super) enum Message {
     Renewed(Option<String>, Option<bus::Reply<()>>),
     /// PID 1's answers about permissions.
     Permission(Answers),
+    /// The unit of a process that keeps its own service up.
+    InhibitOwn {
+        unit: Option<String>,
+        why: String,
+        answer: bus::Reply<bus::Inhibitor>,
+    },
+    /// A process that kept a service up does so no more.
+    Uninhibited { service: String, number: u64 },
     /// What a service's cgroup has used.
     Used {
         service: String,

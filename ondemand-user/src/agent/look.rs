@@ -60,7 +60,11 @@ impl Agent {
     /// The policy's input besides the counters, with what holds it.
     pub(super) fn facts(&self, watched: &Watched, units: &Units, now: Ktime) -> Facts {
         Facts {
-            hold: keeping::hold(watched).or_else(|| self.holding.hold(&watched.service.name, now)),
+            hold: watched
+                .inhibitors
+                .hold()
+                .or_else(|| keeping::hold(watched))
+                .or_else(|| self.holding.hold(&watched.service.name, now)),
             ..watched.facts(units)
         }
     }

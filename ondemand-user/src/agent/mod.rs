@@ -13,6 +13,7 @@ mod configuration;
 mod connection;
 mod events;
 mod holding;
+mod inhibitors;
 mod jobs;
 mod keeping;
 mod kernel_events;
@@ -367,6 +368,8 @@ impl Agent {
                 answer,
             } => self.probed(&service, ticket, ends, answer),
             Message::Past(names, lessons) => self.take_past(names, lessons),
+            Message::InhibitOwn { unit, why, answer } => self.inhibited_own(unit, &why, answer),
+            Message::Uninhibited { service, number } => self.uninhibited(&service, number),
             Message::Used { service, usage } => self.used(&service, usage),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),

@@ -41,6 +41,8 @@ impl Agent {
                 drop(answer.send(described));
             }
             bus::Request::Hold(name, span, answer) => self.hold(&name, span, answer),
+            bus::Request::Inhibit(name, why, answer) => self.inhibit(&name, &why, answer),
+            bus::Request::InhibitOwn(pid, why, answer) => self.inhibit_own(pid, why, answer),
             bus::Request::Release(name, answer) => self.release(&name, answer),
             bus::Request::Start(name, answer) => self.start(&name, answer),
             bus::Request::Stop(name, answer) => self.stop(&name, answer),

@@ -68,6 +68,9 @@ impl Agent {
         {
             service.detail = format!("{}; it works without a client: {rate}", service.detail);
         }
+        if let Some(why) = watched.inhibited() {
+            service.detail = format!("{}; {why}", service.detail);
+        }
         if let Some(stranger) = strangers::present(watched) {
             service.detail = format!("{}; {stranger}", service.detail);
         }

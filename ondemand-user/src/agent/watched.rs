@@ -20,7 +20,8 @@ use ondemand_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    caught::Held, learner::Learner, orphans::Orphans, silence::Listening, working::Working,
+    caught::Held, inhibitors::Inhibitors, learner::Learner, orphans::Orphans, silence::Listening,
+    working::Working,
 };
 use crate::{
     bus::Reply,
@@ -111,6 +112,8 @@ pub struct Watched {
     pub tally: Tally,
     /// Proxies that wait for its listener.
     pub waiting: Vec<oneshot::Sender<()>>,
+    /// Processes that keep it up.
+    pub inhibitors: Inhibitors,
     /// Its work without a client.
     pub working: Working,
     /// The silence of its connections.
@@ -164,6 +167,7 @@ impl Watched {
             waiting: Vec::new(),
             listening: Listening::default(),
             working: Working::default(),
+            inhibitors: Inhibitors::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),
             asked: Vec::new(),

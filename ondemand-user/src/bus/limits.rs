@@ -164,6 +164,22 @@ impl Users {
         Ok(user)
     }
 
+    /// The process that has opened the caller's connection.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::of`].
+    pub(super) async fn process(connection: &Connection, call: &Header<'_>) -> Result<u32, Error> {
+        let unknown = || Error::access_denied("the caller's process is unknown");
+        let sender = call.sender().ok_or_else(unknown)?;
+        let process = async {
+            let bus = DBusProxy::new(connection).await?;
+            bus.get_connection_unix_process_id(sender.as_ref().into())
+                .await
+        };
+        process.await.map_err(|_| unknown())
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<String, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

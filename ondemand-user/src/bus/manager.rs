@@ -16,6 +16,7 @@ use zbus::{
 use super::{
     Error, Reply, Request,
     authority::{self, MANAGE, RELOAD},
+    end::End,
     limits::{Limit, Pass, Users},
     names::{DBUS_FAILED, NO_SUCH_SERVICE},
 };
@@ -273,6 +274,38 @@ impl Manager {
             Request::Hold(service, span, answer)
         })
         .await
+    }
+
+    /// Keeps a service up until the caller's connection to the bus ends. An empty name means the service whose unit the
+    /// caller belongs to, which needs no permission. The reason is shown in the status.
+    async fn inhibit(
+        &self,
+        service: &str,
+        why: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<(), Error> {
+        let why = why.to_owned();
+        let end = End::of(connection, &call).await?;
+        let inhibitor = if service.is_empty() {
+            let (_, _pending) = self.admit(connection, &call).await?;
+            let pid = Users::process(connection, &call).await?;
+            ask(&self.requests, |answer| {
+                Request::InhibitOwn(pid, why, answer)
+            })
+            .await?
+        } else {
+            let request = |service, answer| Request::Inhibit(service, why, answer);
+            self.act(connection, &call, "hold", service, request)
+                .await?
+        };
+        if end.is_there().await {
+            tokio::spawn(async move {
+                end.wait().await;
+                drop(inhibitor);
+            });
+        }
+        Ok(())
     }
 
     /// Ends a hold. Returns whether there was one.

@@ -2,6 +2,7 @@
 //! [`authority`] checks who may act.
 
 mod authority;
+mod end;
 mod error;
 mod limits;
 mod manager;
@@ -36,6 +37,9 @@ const NAME_LOST: &str = "type='signal',sender='org.freedesktop.DBus',\
 /// The channel for a call's reply. Dropping it replies with an error.
 pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
+/// Keeps a service up until it is dropped. Nothing is sent.
+pub type Inhibitor = oneshot::Sender<()>;
+
 /// A call for the agent's loop. Unauthorized calls do not get here.
 #[derive(Debug)]
 pub enum Request {
@@ -64,6 +68,10 @@ pub enum Request {
     /// Hold it, for a time or until it is released; returns the end as
     /// [`ondemand_core::holds::Left::until_micros`].
     Hold(String, Option<Duration>, Reply<u64>),
+    /// Keep it up until what is returned is dropped, with the reason.
+    Inhibit(String, String, Reply<Inhibitor>),
+    /// The same for the service whose unit this process belongs to.
+    InhibitOwn(u32, String, Reply<Inhibitor>),
     /// End its hold; returns whether there was one.
     Release(String, Reply<bool>),
     /// Start it; returns whether it was down.

@@ -109,6 +109,9 @@ pub enum Command {
         /// Also start it now: a hold alone starts nothing
         #[arg(long)]
         start: bool,
+        /// Only as long as this command runs
+        #[arg(long = "while", value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with_all = ["span", "start"])]
+        command: Vec<OsString>,
     },
     /// End a hold: the service is stopped again when it is idle
     #[command(after_help = help::RELEASE)]
@@ -329,6 +332,9 @@ mod tests {
         check("ondemand hold wiki --for infinity", false);
         check("ondemand hold wiki --for tomorrow", false);
         check("ondemand hold wiki --for -5s", false);
+        check("ondemand hold wiki --while make -j 4 all", true);
+        check("ondemand hold wiki --while", false);
+        check("ondemand hold wiki --for 2h --while make", false);
         check("ondemand hold", false);
         check("ondemand release wiki", true);
         check("ondemand release wiki llm", false);

@@ -105,6 +105,30 @@ impl Client {
         answer.map_err(|_| Error::Slow)?
     }
 
+    /// Waits until another agent has the name on the bus.
+    ///
+    /// # Errors
+    ///
+    /// The bus has ended.
+    pub async fn next_agent(&self) -> Result<()> {
+        let rule = format!(
+            "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{}'",
+            names::NAME
+        );
+        let mut changes =
+            MessageStream::for_match_rule(rule.as_str(), &self.connection, None).await?;
+        loop {
+            let change = changes
+                .next()
+                .await
+                .context("the bus closed the connection")??;
+            let (_, _, owner): (String, String, String) = change.body().deserialize()?;
+            if !owner.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Makes the agent do something, however long it takes. `interactive`: polkit may ask the
     /// user for a password.
     ///

@@ -7,6 +7,7 @@ pub mod client;
 #[cfg(test)]
 mod documents;
 mod help;
+pub mod hold_while;
 pub mod report;
 pub mod status;
 pub mod top;

@@ -89,6 +89,30 @@ impl Systemd {
         Ok(units.iter().cloned().zip(readings).collect())
     }
 
+    /// The object path of the unit that a process belongs to.
+    ///
+    /// # Errors
+    ///
+    /// It belongs to none, or PID 1 does not answer.
+    pub async fn unit_of_process(&self, pid: u32) -> Result<String> {
+        let _turn = Self::turn(&self.reads).await;
+        let call = self.connection.call_method(
+            Some(NAME),
+            "/org/freedesktop/systemd1",
+            Some("org.freedesktop.systemd1.Manager"),
+            "GetUnitByPID",
+            &pid,
+        );
+        let reply = call
+            .await
+            .with_context(|| format!("query the unit of process {pid} from systemd"))?;
+        let path: OwnedObjectPath = reply
+            .body()
+            .deserialize()
+            .context("parse systemd's reply")?;
+        Ok(path.as_str().to_owned())
+    }
+
     /// A row for each of the names, and the position of the reply in the bus's stream of messages.
     pub(super) async fn list(&self, units: &[String]) -> Result<(Sequence, Vec<Row>)> {
         let _turn = Self::turn(&self.reads).await;

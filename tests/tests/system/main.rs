@@ -35,6 +35,7 @@ mod history_clock;
 mod history_writes;
 mod hostile;
 mod idle_stop;
+mod inhibitors;
 mod late_configuration;
 mod learned;
 mod looked_at_again;
