@@ -80,6 +80,8 @@ fn facts(model: &Protocol, state: &State, agent: &Agent) -> Facts {
         syn_cookies: recent && sent && model.without != Some(Without::WaitForCookies),
         no_front: false,
         hold: (state.held || used_up).then_some(Hold { until: None }),
+        work: None,
+        silence: None,
     }
 }
 
