@@ -565,4 +565,10 @@ fn check_knows_applications_that_keep_their_addresses() {
     let found = check();
     let words = "does not listen on [::]:8000: the proxy carries";
     assert!(found.contains(words), "{found}");
+    // TEST-NET-1, RFC 5737.
+    let elsewhere = config.replace("0.0.0.0", "192.0.2.1");
+    service::write_config(&sandbox, &format!("[service.test]\n{elsewhere}")).unwrap();
+    let found = check();
+    let words = "192.0.2.1 is not an address of this host yet: app.service cannot listen";
+    assert!(found.contains(words), "{found}");
 }

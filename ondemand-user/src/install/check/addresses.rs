@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    slice,
 };
 
 use anyhow::Result;
@@ -268,10 +269,26 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
     const WHAT: &str = "backend";
     let listeners = sockets.listeners();
     let (endpoint, unit) = (&service.backend, &service.unit);
-    if let Endpoint::Tcp(address) = endpoint
-        && let Some(why) = unusable_now(address.ip(), sockets)
-    {
+    let places = match service.own_address {
+        true => service.listen.as_slice(),
+        false => slice::from_ref(endpoint),
+    };
+    for place in places {
+        let Endpoint::Tcp(address) = place else {
+            continue;
+        };
+        let Some(why) = unusable_now(address.ip(), sockets) else {
+            continue;
+        };
         return Ok(match why {
+            Unusable::NotHere(next) if service.own_address => Finding::warning(
+                "listen",
+                format!(
+                    "{} is not an address of this host yet: {unit} cannot listen on {place}",
+                    address.ip()
+                ),
+                format!("if it is not expected to come, {next}"),
+            ),
             Unusable::NotHere(next) => Finding::warning(
                 WHAT,
                 format!(
