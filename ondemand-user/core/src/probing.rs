@@ -18,6 +18,8 @@ pub const LASTS: Duration = Duration::from_millis(100);
 /// Maximum length of an answer's head in bytes. What follows is not read.
 pub const MOST_HEAD: usize = 16 * 1024;
 
+/// A question that takes longer has no answer for now.
+const LONG: Duration = Duration::from_secs(1);
 /// The pause after the first answer that says "not yet". Each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause.
@@ -132,6 +134,8 @@ pub struct Probing {
     /// The number of the present question.
     ticket: u64,
     is_under_way: bool,
+    /// When it was asked.
+    asked: Ktime,
     /// When the next one is due.
     next: Ktime,
     pause: Duration,
@@ -163,6 +167,7 @@ impl Probing {
             return None;
         }
         self.is_under_way = true;
+        self.asked = now;
         self.ticket += 1;
         if self.waited(now) > start_timeout {
             self.pause = self.pause.max(LATE_PAUSE / 2);
@@ -210,9 +215,14 @@ impl Probing {
     }
 
     /// Why it is not ready. `None`: it is, or is down, or was not asked yet.
-    pub fn why(&self) -> Option<&str> {
+    pub fn why(&self, now: Ktime) -> Option<&str> {
         let waits = self.is_under_way.then_some("has not answered yet");
-        self.why.as_deref().or(waits)
+        // What it said before is no longer true: it refused connections, and takes this one.
+        let is_long = now.since(self.asked).is_some_and(|age| age >= LONG);
+        match &self.why {
+            Some(why) if !(is_long && self.is_under_way) => Some(why),
+            _ => waits,
+        }
     }
 
     /// How long the present run has been asked.
@@ -311,15 +321,17 @@ mod tests {
         assert_eq!(probing.follow(at(6), &up, TIMEOUT), None, "one at a time");
         assert!(!probing.take(at(7), first, Err("answers 503".into())));
         assert_eq!(
-            (probing.why(), probing.is_ready()),
+            (probing.why(at(7)), probing.is_ready()),
             (Some("answers 503"), false)
         );
         assert_eq!(probing.due(), Some(at(17)));
         assert_eq!(probing.follow(at(16), &up, TIMEOUT), None);
         let second = probing.follow(at(17), &up, TIMEOUT).unwrap();
         assert!(!probing.take(at(18), first, Ok(())), "it is late");
+        assert_eq!(probing.why(at(18)), Some("answers 503"));
+        assert_eq!(probing.why(at(2_000)), Some("has not answered yet"));
         assert!(probing.take(at(18), second, Ok(())));
-        assert!(probing.is_ready() && probing.why().is_none() && probing.due().is_none());
+        assert!(probing.is_ready() && probing.why(at(19)).is_none() && probing.due().is_none());
         assert_eq!(probing.waited(at(99)), Duration::from_millis(13));
         assert_eq!(probing.follow(at(1000), &up, TIMEOUT), None);
         // The next run, whatever was seen in between.

@@ -40,7 +40,10 @@ impl Watched {
 
     /// What its application says instead of being ready. `None`: it is ready, is down, or was not asked yet.
     pub(super) fn not_ready(&self) -> Option<String> {
-        let (ready, why) = (self.service.ready.as_ref()?, self.probing.why()?);
+        let (ready, why) = (
+            self.service.ready.as_ref()?,
+            self.probing.why(clock::now())?,
+        );
         Some(format!("{ready} {}", shown(why)))
     }
 
@@ -72,7 +75,7 @@ impl Agent {
         };
         let start_timeout = watched.service.start_timeout;
         let due = watched.probing.follow(now, &units.backend, start_timeout);
-        if watched.probing.why().is_none() {
+        if watched.probing.why(now).is_none() {
             let of = [Complaint::Unready, Complaint::NeverReady];
             watched.complaints.end(|kind| of.contains(kind));
         }
