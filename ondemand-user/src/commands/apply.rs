@@ -64,7 +64,7 @@ pub async fn run(path: &Path) -> Result<()> {
         drop(turn);
         match tell_agent().await {
             Ok(true) => {}
-            Ok(false) => leave_alone(&config)?,
+            Ok(false) => tell_kernel(&config)?,
             // It is told again, and the failure said, below.
             Err(error) => log::debug!("{error:#}"),
         }
@@ -86,9 +86,14 @@ pub async fn run(path: &Path) -> Result<()> {
             settle::close_again(&steps, &config_file::load(path)?, &systemd).await?;
             say(&format!("the agent watches {services}"));
         }
-        Ok(false) => say(&format!(
-            "{services} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service"
-        )),
+        Ok(false) => {
+            if config.services.values().any(|service| service.own_address) {
+                tell_kernel(&config)?;
+            }
+            say(&format!(
+                "{services} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service"
+            ));
+        }
         Err(error) => {
             failed = true;
             eprintln!("ondemand: {}", printable(&format!("{error:#}")));
@@ -109,7 +114,7 @@ fn is_own(record: &Record, name: &str) -> bool {
 }
 
 /// Writes to the kernel's maps what an agent would.
-fn leave_alone(config: &Config) -> Result<()> {
+fn tell_kernel(config: &Config) -> Result<()> {
     if !kernel::home().exists() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use std::{
 use tests::{
     client::{Kept, Request},
     pause::{load_for, observe_for},
+    require_long,
     sandbox::Sandbox,
     service::{self, SOON, front, stays, wait_state},
     wait_for,
@@ -74,6 +75,7 @@ impl Drop for Agent {
 #[test]
 fn an_agent_whose_clock_is_behind_or_ahead() {
     require_sandbox!();
+    require_long!("history_clock has steps of the clock");
     let sandbox = service::installed().unwrap();
     service::write_backend(&sandbox, "app.service", "").unwrap();
     let config = CONFIG.replace("1h", "300ms");

@@ -9,6 +9,7 @@ use ondemand_ebpf::LAYOUT_VERSION;
 use tests::{
     client::{Kept, Request},
     pause::idle_for,
+    require_long,
     sandbox::Sandbox,
     service::{self, front, number, wait_state},
 };
@@ -152,6 +153,7 @@ fn run(sandbox: &Sandbox, line: &str) -> Output {
 #[test]
 fn a_second_agent_one_that_is_elsewhere_and_no_bpf_file_system() {
     require_sandbox!();
+    require_long!("the short suite takes pins and links away");
     let sandbox = set_up();
     ask(&sandbox);
     wait_route(&sandbox, "steered");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tests::{
     client::{self, Request},
+    require_long,
     sandbox::Sandbox,
     service::{self, SOON, number, wait_state},
     wait_for,
@@ -127,6 +128,7 @@ fn reload_with_a_wrong_configuration(sandbox: &Sandbox) {
 #[test]
 fn without_the_bus_a_client_that_comes_during_a_stop_waits_for_the_next_start() {
     require_sandbox!();
+    require_long!("the model of the stop protocol has an agent that dies at each step");
     let sandbox = service::on_demand(service::CONFIG, "--stop-delay-ms 3000").unwrap();
     let client = |request| sandbox.in_network(|| client::get(service::front(), request));
     let before = client(Request::default()).unwrap().unwrap();

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tests::{
     client::{self, Request},
     pause::idle_for,
+    require_long,
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, SOON, front, number, wait_state},
     skip, wait_for,
@@ -263,6 +264,7 @@ fn the_agent_goes_on_when_it_is_damaged() {
 #[test]
 fn the_agent_goes_on_when_the_disk_is_full() {
     require_sandbox!();
+    require_long!("the history may fail in many ways; the short suite has a killed agent");
     let sandbox = prepared(HISTORY, "300ms");
     sandbox.run(&["mkdir", "-p", "/var/lib/ondemand"]).unwrap();
     let mount = "mount -t tmpfs -o size=1M,mode=0700 none /var/lib/ondemand";

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tests::{
+    require_long,
     sandbox::Sandbox,
     service::{self, SOON, number, wait_state},
     wait_for,
@@ -31,6 +32,7 @@ fn lines(sandbox: &Sandbox) -> usize {
 #[test]
 fn a_cycle_is_a_line_and_a_share_of_a_write() {
     require_sandbox!();
+    require_long!("it is about cost, not about what is kept");
     // systemd stops 16 units in 10 s that are not needed any more (`StopWhenUnneeded=`).
     let sandbox = prepared(HISTORY, "700ms");
     service::start_agent(&sandbox).unwrap();

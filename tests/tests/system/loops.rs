@@ -11,6 +11,7 @@ use serde_json::Value;
 use tests::{
     client::{self, Request},
     pause::{idle_for, observe_for},
+    require_long,
     sandbox::Sandbox,
     service::{self, SOON, front, number, status, wait_journal, wait_state},
     wait_for,
@@ -126,6 +127,7 @@ fn a_proxy_that_cannot_run_is_not_started_for_ever() {
 #[test]
 fn clients_of_a_proxy_that_cannot_run_are_let_go() {
     require_sandbox!();
+    require_long!("a proxy that cannot run is not started for ever, which the short suite shows");
     let sandbox = broken_proxies();
     service::start_agent(&sandbox).unwrap();
     let names = || PROXIES.iter().chain([&UNIX]).map(|(name, _)| *name);

@@ -6,6 +6,7 @@ use tests::{
     http,
     metrics::{address, scrape, write_config},
     pause::think,
+    require_long,
     sandbox::Sandbox,
     service::{self, SOON},
     skip, wait_for,
@@ -82,6 +83,9 @@ fn a_scrape_of_many_services() {
 #[test]
 fn metrics_that_nobody_scrapes_cost_nothing() {
     require_sandbox!();
+    require_long!(
+        "ten seconds of an agent that does nothing; scale has the same with a hundred services"
+    );
     let sandbox = with_services(100);
     let span = Duration::from_secs(10);
     let cpu_of = |address: &str| {

@@ -221,6 +221,22 @@ fn clients_are_served_before_the_first_agent() {
     asleep(&sandbox);
 }
 
+/// The configuration changes, and no agent runs.
+#[test]
+fn apply_tells_the_kernel_where_no_agent_does() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    add_neighbour(&sandbox);
+    service::write_backend(&sandbox, "app.service", "--listen [::]:8000").unwrap();
+    service::write_config(&sandbox, "").unwrap();
+    sandbox
+        .run(&["systemctl", "start", "ondemand-load.service"])
+        .unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{}", config("held"))).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    peer(ask(&sandbox, true, "10.77.0.1:8000"));
+}
+
 /// If the programs cannot be loaded, nothing could start the application for a client.
 #[test]
 fn without_programs_the_application_is_started_and_stays_up() {
