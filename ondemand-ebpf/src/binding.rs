@@ -13,12 +13,12 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use ondemand_ebpf::{Endpoint, INET, INET6, Owner, ROLE_OWN};
+use ondemand_ebpf::ROLE_OWN;
 
 use crate::{
     context::{MAPPED, is_trusted, word},
-    maps::{ENDPOINTS, is_watched},
-    own::service_of,
+    maps::is_watched,
+    own,
 };
 
 const REFUSE: i32 = 0;
@@ -33,7 +33,7 @@ const REUSE: i32 = 2;
 #[cgroup_sock_addr(bind4)]
 pub fn bind4(ctx: SockAddrContext) -> i32 {
     let address = word!(ctx.sock_addr, user_ip4);
-    bind(ctx.sock_addr, INET, [0, 0, MAPPED, address])
+    bind(ctx.sock_addr, [0, 0, MAPPED, address])
 }
 
 #[cgroup_sock_addr(bind6)]
@@ -45,11 +45,11 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
         word!(at, user_ip6[2]),
         word!(at, user_ip6[3]),
     ];
-    bind(at, INET6, address)
+    bind(at, address)
 }
 
 #[inline(always)]
-fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
+fn bind(at: *mut bpf_sock_addr, address: [u32; 4]) -> i32 {
     let port = u32::from(u16::from_be(word!(at, user_port) as u16));
     let protocol = word!(at, protocol);
     if !is_watched(port) || (protocol != TCP && protocol != MPTCP) {
@@ -57,8 +57,11 @@ fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
     }
     // SAFETY: the context is valid during the whole program.
     let netns = unsafe { bpf_get_netns_cookie(at.cast()) };
-    let is_v4 = family == INET || (address[0] == 0 && address[1] == 0 && address[2] == MAPPED);
-    let Some(owner) = owner(netns, address, port, is_v4) else {
+    let owner = own::owner(netns, address, port).filter(|owner| {
+        let is_configured = owner.alias == 0 || address == own::wildcard(&address);
+        owner.role == ROLE_OWN && is_configured
+    });
+    let Some(owner) = owner else {
         return ALLOW;
     };
     // SAFETY: the context is valid; the union is read as the pointer that the kernel stores in it.
@@ -72,7 +75,7 @@ fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
         // An MPTCP socket is none; its user is not known.
         tcp.is_null()
             || is_trusted(tcp.cast(), owner.slot)
-            || service_of(tcp.cast()) == Some(owner.slot)
+            || own::service_of(socket.cast()) == Some(owner.slot)
     };
     if !is_allowed {
         return REFUSE;
@@ -81,23 +84,4 @@ fn bind(at: *mut bpf_sock_addr, family: u32, address: [u32; 4]) -> i32 {
     // SAFETY: the context and the value are valid for the call. If it fails, bind(2) goes on as it would have.
     unsafe { bpf_setsockopt(at.cast(), SOCKET, REUSE, (&raw mut one).cast(), 4) };
     ALLOW
-}
-
-/// The application whose configured address meets the one to be bound.
-#[inline(always)]
-fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'static Owner> {
-    let find = |address| {
-        // SAFETY: entries are only replaced as a whole.
-        let owner = unsafe {
-            ENDPOINTS.get(Endpoint {
-                netns,
-                address,
-                port,
-                pad: 0,
-            })
-        };
-        owner.filter(|owner| owner.role == ROLE_OWN)
-    };
-    let wildcard = if is_v4 { [0, 0, MAPPED, 0] } else { [0; 4] };
-    find(address).or_else(|| find(wildcard).filter(|owner| owner.alias == 0))
 }

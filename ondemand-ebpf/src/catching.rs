@@ -19,7 +19,7 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    context::{MAPPED, now, remote_address, word},
+    context::{MAPPED, assign, is_v4, now, remote_address, sender, word},
     maps::{
         CATCHERS, CAUGHT, PASSES, SENDERS, UNREAD, WINDOWS, atomic_add, atomic_exchange, is_listed,
     },
@@ -46,7 +46,7 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
     if !is_known {
         return false;
     }
-    let sender = sender(ctx, address, port);
+    let sender = sender(ctx, family, port);
     let now = now();
     // SAFETY: entries are only replaced as a whole.
     if unsafe { SENDERS.get(sender) }.is_some_and(|until| now < *until) || is_unread(now) {
@@ -57,30 +57,15 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
         let _ = SENDERS.insert(sender, now + SENDER_NS, 0);
         return false;
     }
-    let place = catcher_place(family);
-    // SAFETY: map and place are valid; a found socket is released again.
-    unsafe {
-        let socket = bpf_map_lookup_elem(
+    // SAFETY: the map has places of this kind.
+    let taken = unsafe {
+        assign(
+            ctx,
             (&raw const CATCHERS).cast_mut().cast(),
-            (&raw const place).cast(),
-        );
-        if socket.is_null() {
-            return false;
-        }
-        let result = bpf_sk_assign(lookup.cast(), socket, 0);
-        bpf_sk_release(socket);
-        result == 0
-    }
-}
-
-#[inline(always)]
-fn sender(ctx: &SkLookupContext, address: [u32; 4], port: u32) -> Sender {
-    let lookup = ctx.lookup;
-    Sender {
-        address,
-        port: u16::from_be(word!(lookup, remote_port)),
-        to: port as u16,
-    }
+            catcher_place(family),
+        )
+    };
+    taken == Some(true)
 }
 
 /// Counts a packet, if the present second has room for it. Two CPUs may begin a second at once, and forget what they
@@ -108,8 +93,7 @@ fn fits(place: u32, most: u64, now: u64) -> bool {
 /// Notes that this client is at the front socket.
 #[inline(always)]
 pub fn goes_to_front(ctx: &SkLookupContext, family: u32, port: u32) {
-    let lookup = ctx.lookup;
-    let sender = sender(ctx, remote_address!(lookup, family), port);
+    let sender = sender(ctx, family, port);
     let _ = SENDERS.insert(sender, now() + SENDER_NS, 0);
 }
 
@@ -129,7 +113,7 @@ fn is_unread(now: u64) -> bool {
 #[inline(always)]
 fn is_private(address: [u32; 4]) -> bool {
     let [first, second, third, last] = address;
-    if first == 0 && second == 0 && third == MAPPED {
+    if is_v4(&address) {
         let v4 = u32::from_be(last);
         return v4 >> 24 == 127
             || v4 >> 24 == 10

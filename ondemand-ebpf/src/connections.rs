@@ -25,7 +25,7 @@ use ondemand_ebpf::{
 use crate::{
     context::{
         CLOSE, CLOSE_WAIT, ESTABLISHED, FIN_WAIT1, LAST_ACK, LISTEN, NETNS, index, is_forwarder,
-        is_trusted, local_address, now, remember_listener, remote_address, word,
+        is_trusted, local_address, now, peer, remember_listener, remote_address, word,
     },
     keepalive,
     maps::{
@@ -136,13 +136,9 @@ fn other(ctx: &SockOpsContext, port: u32) {
     if socket.is_null() || netns != NETNS.load() {
         return;
     }
-    // SAFETY: a socket of the context, checked against null; the result is a valid pointer or null.
+    // SAFETY: a socket of the context, checked against null.
     unsafe {
-        let tcp = bpf_skc_to_tcp_sock(socket.cast());
-        if tcp.is_null() {
-            return;
-        }
-        if let Some(slot) = own::service_of(tcp.cast()).filter(|_| !is_forwarder()) {
+        if let Some(slot) = own::service_of(socket.cast()).filter(|_| !is_forwarder()) {
             watch_port(port);
             set_tag(socket.cast(), own::other(slot, port));
         }
@@ -191,8 +187,8 @@ fn established(ctx: &SockOpsContext) {
     let slot = tag.slot;
     let port = ctx.local_port();
     let mut leg = match tag.role {
-        ROLE_OWN if own::was_inside(ctx, port) => LEG_BACK,
-        ROLE_OTHER if own::was_inside(ctx, port) => LEG_PROBE,
+        ROLE_OWN if own::was_inside(ctx) => LEG_BACK,
+        ROLE_OTHER if own::was_inside(ctx) => LEG_PROBE,
         ROLE_OWN | ROLE_OTHER => LEG_STEERED,
         _ => leg_of(tag, port, address),
     };
@@ -253,13 +249,8 @@ fn established(ctx: &SockOpsContext) {
 /// Whether the agent has made the connection, to see whether the application is ready.
 #[inline(always)]
 fn is_probe(ctx: &SockOpsContext) -> bool {
-    let sender = Sender {
-        address: remote_address!(ctx.ops, word!(ctx.ops, family)),
-        port: u32::from_be(word!(ctx.ops, remote_port)) as u16,
-        to: ctx.local_port() as u16,
-    };
     // SAFETY: entries are words, which are replaced as a whole.
-    unsafe { PROBES.get(&sender) }.is_some_and(|until| *until > now())
+    unsafe { PROBES.get(peer(ctx)) }.is_some_and(|until| *until > now())
 }
 
 /// Whether it is a client's own connection, of one whose use counts.

@@ -6,9 +6,13 @@ use core::ffi::c_void;
 use aya_ebpf::{
     Global,
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_coarse_ns},
+    helpers::generated::{
+        bpf_get_current_task_btf, bpf_ktime_get_coarse_ns, bpf_map_lookup_elem, bpf_sk_assign,
+        bpf_sk_release,
+    },
+    programs::{SkLookupContext, SockOpsContext},
 };
-use ondemand_ebpf::{COMM, FORWARDERS, INET, INET6, LEGS, listener_place};
+use ondemand_ebpf::{COMM, FORWARDERS, INET, INET6, LEGS, Sender, listener_place};
 
 use crate::maps::{COUNTERS, USERS, atomic_add};
 
@@ -171,14 +175,19 @@ pub fn index(leg: u32) -> usize {
     core::hint::black_box(leg) as usize & 3
 }
 
+/// Whether an address is IPv4's, in the form of [`Endpoint::address`].
+#[inline(always)]
+pub fn is_v4(address: &[u32; 4]) -> bool {
+    address[0] == 0 && address[1] == 0 && address[2] == MAPPED
+}
+
 /// The families of connections that a listener at `address` serves, IPv4 and IPv6. The IPv6
 /// wildcard may serve both; `bpf_sk_assign` refuses it for IPv4 if it is IPv6-only
 /// (net/core/filter.c). An IPv6 socket may be bound to an IPv4 address (ipv6(7)), as Java does.
 #[inline(always)]
 pub fn families(family: u32, address: &[u32; 4]) -> (bool, bool) {
-    let zeros = address[0] == 0 && address[1] == 0;
-    let v4 = family == INET || (zeros && address[2] == MAPPED);
-    let wildcard = zeros && address[2] == 0 && address[3] == 0;
+    let v4 = family == INET || is_v4(address);
+    let wildcard = *address == [0; 4];
     (v4 || wildcard, !v4)
 }
 
@@ -209,5 +218,46 @@ pub fn remember_listener(
     {
         // SAFETY: the pointer is a valid map value.
         unsafe { atomic_add(&raw mut (*counters).listener_errors, 1) };
+    }
+}
+
+/// Who sends the packet of a look-up for this port.
+#[inline(always)]
+pub fn sender(ctx: &SkLookupContext, family: u32, port: u32) -> Sender {
+    let lookup = ctx.lookup;
+    Sender {
+        address: remote_address!(lookup, family),
+        port: u16::from_be(word!(lookup, remote_port)),
+        to: port as u16,
+    }
+}
+
+/// The other end of a connection that was accepted.
+#[inline(always)]
+pub fn peer(ctx: &SockOpsContext) -> Sender {
+    Sender {
+        address: remote_address!(ctx.ops, word!(ctx.ops, family)),
+        port: u32::from_be(word!(ctx.ops, remote_port)) as u16,
+        to: ctx.local_port() as u16,
+    }
+}
+
+/// Assigns a connection to the socket at this place, and returns whether it takes it. `None`: there is none. The
+/// ordinary look-up continues for one that is not taken.
+///
+/// # Safety
+///
+/// `map` is a map of sockets with keys of this type.
+#[inline(always)]
+pub unsafe fn assign(ctx: &SkLookupContext, map: *mut c_void, place: u32) -> Option<bool> {
+    // SAFETY: guaranteed by the caller; a found socket is released again.
+    unsafe {
+        let socket = bpf_map_lookup_elem(map, (&raw const place).cast());
+        if socket.is_null() {
+            return None;
+        }
+        let result = bpf_sk_assign(ctx.lookup.cast(), socket, 0);
+        bpf_sk_release(socket);
+        Some(result == 0)
     }
 }

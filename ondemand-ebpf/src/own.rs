@@ -18,7 +18,9 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    context::{MAPPED, NETNS, families, local_address, now, remote_address, word},
+    context::{
+        MAPPED, NETNS, families, is_v4, local_address, now, peer, remote_address, sender, word,
+    },
     maps::{ENDPOINTS, INSIDERS, PRESENT, PROBES, UNITS, atomic_add, atomic_sub, is_watched},
 };
 
@@ -62,9 +64,8 @@ pub fn connecting(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    let is_v4 = remote[0] == 0 && remote[1] == 0 && remote[2] == MAPPED;
     // `None`: a port at which an application listens that is not configured.
-    let owner = owner(netns, remote, to, is_v4);
+    let owner = owner(netns, remote, to);
     if netns != NETNS.load() || owner.is_some_and(|owner| owner.role != ROLE_OWN) {
         return;
     }
@@ -73,15 +74,8 @@ pub fn connecting(ctx: &SockOpsContext) {
         port: ctx.local_port() as u16,
         to: to as u16,
     };
-    // SAFETY: a socket of the context, checked against null; the result is a valid pointer or null.
-    let of = unsafe {
-        let tcp = bpf_skc_to_tcp_sock(socket.cast());
-        if tcp.is_null() {
-            None
-        } else {
-            service_of(tcp.cast())
-        }
-    };
+    // SAFETY: a socket of the context, checked against null.
+    let of = unsafe { service_of(socket.cast()) };
     let is_inside = of.is_some_and(|slot| owner.is_none_or(|owner| owner.slot == slot));
     // Another process may have had the port before.
     let _ = if is_inside {
@@ -91,16 +85,26 @@ pub fn connecting(ctx: &SockOpsContext) {
     };
 }
 
+/// The wildcard of an address's family.
+#[inline(always)]
+pub fn wildcard(address: &[u32; 4]) -> [u32; 4] {
+    if is_v4(address) {
+        [0, 0, MAPPED, 0]
+    } else {
+        [0; 4]
+    }
+}
+
 /// The owner of an address, or of the wildcard of its family.
 #[inline(always)]
-pub fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'static Owner> {
+pub fn owner(netns: u64, address: [u32; 4], port: u32) -> Option<&'static Owner> {
     let at = |address| Endpoint {
         netns,
         address,
         port,
         pad: 0,
     };
-    let wildcard = if is_v4 { [0, 0, MAPPED, 0] } else { [0; 4] };
+    let wildcard = wildcard(&address);
     // SAFETY: entries are only replaced as a whole.
     unsafe {
         ENDPOINTS
@@ -114,12 +118,16 @@ pub fn owner(netns: u64, address: [u32; 4], port: u32, is_v4: bool) -> Option<&'
 ///
 /// # Safety
 ///
-/// `socket` is a pointer to a `struct sock`.
+/// `socket` is a socket pointer for the verifier, and is not null.
 #[inline(always)]
-pub unsafe fn service_of(socket: *const c_void) -> Option<u32> {
-    // SAFETY: reads of kernel memory that cannot fault; the offsets are the running kernel's.
+pub unsafe fn service_of(socket: *mut c_void) -> Option<u32> {
+    // SAFETY: guaranteed by the caller. Reads of kernel memory cannot fault; the offsets are the running kernel's.
     unsafe {
-        let mut cgroup = pointer(socket, OFFSET_CGROUP.load())?;
+        let tcp = bpf_skc_to_tcp_sock(socket);
+        if tcp.is_null() {
+            return None;
+        }
+        let mut cgroup = pointer(tcp.cast_const().cast(), OFFSET_CGROUP.load())?;
         for _ in 0..MOST_LEVELS {
             let node = pointer(cgroup, OFFSET_NODE.load())?;
             let name = pointer(node, OFFSET_NODE_NAME.load())?;
@@ -153,12 +161,7 @@ unsafe fn pointer(object: *const c_void, offset: u32) -> Option<*const c_void> {
 /// Whether a connection was made by one of the service's own units, or by the agent to ask whether it is ready.
 #[inline(always)]
 pub fn is_inside(ctx: &SkLookupContext, family: u32, port: u32, gate: u64) -> bool {
-    let lookup = ctx.lookup;
-    let key = Sender {
-        address: remote_address!(lookup, family),
-        port: u16::from_be(word!(lookup, remote_port)),
-        to: port as u16,
-    };
+    let key = sender(ctx, family, port);
     // SAFETY: entries are only replaced as a whole.
     let until = unsafe { INSIDERS.get(key) };
     let until = match until {
@@ -172,13 +175,8 @@ pub fn is_inside(ctx: &SkLookupContext, family: u32, port: u32, gate: u64) -> bo
 /// Whether an established connection was made by one of the service's own units. It is no longer remembered: its port
 /// may be another process's next.
 #[inline(always)]
-pub fn was_inside(ctx: &SockOpsContext, port: u32) -> bool {
-    let key = Sender {
-        address: remote_address!(ctx.ops, word!(ctx.ops, family)),
-        port: u32::from_be(word!(ctx.ops, remote_port)) as u16,
-        to: port as u16,
-    };
-    INSIDERS.remove(key).is_ok()
+pub fn was_inside(ctx: &SockOpsContext) -> bool {
+    INSIDERS.remove(peer(ctx)).is_ok()
 }
 
 /// The tag of a listener of a unit's at an address that is not configured.

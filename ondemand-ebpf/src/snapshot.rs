@@ -198,7 +198,7 @@ unsafe fn adopt_other(socket: *mut c_void) {
         if tcp.is_null() {
             return;
         }
-        if let Some(slot) = own::service_of(tcp.cast()) {
+        if let Some(slot) = own::service_of(socket) {
             watch_port(port);
             set_tag(tcp.cast(), own::other(slot, port));
         }
@@ -391,7 +391,7 @@ fn record(socket: *mut c_void) -> Option<SocketRecord> {
         // SAFETY: a trusted socket pointer, checked against null.
         } else if unsafe { traffic::is_orphan(tcp.cast()) } {
             record.leg = LEG_LEFT;
-        } else if let Some(slot) = unsafe { own::service_of(tcp.cast()) } {
+        } else if let Some(slot) = unsafe { own::service_of(socket) } {
             // Older than the programs, at an address that may not be configured.
             record.slot = slot;
             record.role = ROLE_OTHER;

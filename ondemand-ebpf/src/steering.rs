@@ -2,13 +2,7 @@
 //! backend's own listening socket, or leaves them alone if the application listens there itself; while
 //! the service is down, refuses clients that may not start it.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{
-    helpers::generated::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
-    macros::sk_lookup,
-    programs::SkLookupContext,
-};
+use aya_ebpf::{macros::sk_lookup, programs::SkLookupContext};
 use ondemand_ebpf::{
     GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_OWN, GATE_WAKE, INET6, LIST_IGNORE,
     LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_BACKEND, ROLE_FRONT, ROLE_OWN,
@@ -17,7 +11,7 @@ use ondemand_ebpf::{
 
 use crate::{
     catching,
-    context::{NETNS, local_address, now, remote_address, word},
+    context::{NETNS, assign, local_address, now, remote_address, word},
     maps::{
         COUNTERS, FRONTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
     },
@@ -95,8 +89,8 @@ fn steer(ctx: &SkLookupContext) -> u32 {
     }
     let place = listener_place(slot, family);
     // SAFETY: the map has places of this kind.
-    let is_there = unsafe { assign(ctx, (&raw const LISTENERS).cast_mut().cast(), place) };
-    if !is_there && gate & GATE_CATCH != 0 {
+    let taken = unsafe { assign(ctx, (&raw const LISTENERS).cast_mut().cast(), place) };
+    if taken.is_none() && gate & GATE_CATCH != 0 {
         // The application is gone: what this client sends next belongs to the front socket, too.
         catching::goes_to_front(ctx, family, port);
     }
@@ -130,26 +124,6 @@ fn arrive(ctx: &SkLookupContext, at: &Owner, family: u32, port: u32, gate: u64) 
     };
 }
 
-/// Assigns the connection to the socket at this place, and returns whether there is one. If it cannot take the
-/// connection, the ordinary look-up continues.
-///
-/// # Safety
-///
-/// `map` is a map of sockets with keys of this type.
-#[inline(always)]
-unsafe fn assign(ctx: &SkLookupContext, map: *mut c_void, place: u32) -> bool {
-    // SAFETY: guaranteed by the caller; a found socket is released again.
-    unsafe {
-        let socket = bpf_map_lookup_elem(map, (&raw const place).cast());
-        if socket.is_null() {
-            return false;
-        }
-        bpf_sk_assign(ctx.lookup.cast(), socket, 0);
-        bpf_sk_release(socket);
-    }
-    true
-}
-
 /// The service whose clients arrive at the destination. In most cases the port alone determines it; then its role is
 /// that of a front socket or of an application that keeps its only port.
 #[inline(always)]
@@ -162,7 +136,7 @@ fn front(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<Ow
     match slots & ((1 << PORT_SLOT_BITS) - 1) {
         0 => {
             let address = local_address!(ctx.lookup, family);
-            let owner = own::owner(NETNS.load(), address, port, family != INET6)?;
+            let owner = own::owner(NETNS.load(), address, port)?;
             (owner.role != ROLE_BACKEND).then_some(*owner)
         }
         slot => Some(Owner {
