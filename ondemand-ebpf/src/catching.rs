@@ -7,9 +7,7 @@
 
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
-    helpers::generated::{
-        bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release, bpf_skb_load_bytes_relative,
-    },
+    helpers::generated::bpf_skb_load_bytes_relative,
     macros::socket_filter,
     programs::{SkBuffContext, SkLookupContext},
 };

@@ -17,32 +17,22 @@ impl Agent {
         let begin = clock::now();
         self.next_poll = None;
         self.look_at_unix_sockets(None);
-        let sample = |watched: &Watched| self.sampler.sample(watched.slot).ok();
-        let is_polled = |watched: &Watched| {
-            self.units_of(watched)
-                .and_then(|units| watched.poll_interval(&units, sample(watched).as_ref()))
-                .is_some()
-        };
-        let polled: Vec<&Watched> = self
-            .services
-            .values()
-            .filter(|watched| is_polled(watched))
-            .collect();
-        let older = polled
-            .iter()
-            .any(|watched| sample(watched).is_some_and(|sample| sample.older > 0));
-        // A client that has come meanwhile ends the polls of older connections: the close of its connection is
-        // requested instead, at a look.
-        let joined = |watched: &&Watched| {
-            sample(watched).is_some_and(|sample| sample.older > 0) && !is_polled(watched)
-        };
-        let joined = self.services.values().filter(joined);
-        let names: Vec<String> = polled
-            .iter()
-            .copied()
-            .chain(joined)
-            .map(|watched| watched.service.name.clone())
-            .collect();
+        let mut names = Vec::new();
+        let mut older = false;
+        for watched in self.services.values() {
+            let sample = self.sampler.sample(watched.slot).ok();
+            let has_older = sample.is_some_and(|sample| sample.older > 0);
+            let is_polled = self
+                .units_of(watched)
+                .and_then(|units| watched.poll_interval(&units, sample.as_ref()))
+                .is_some();
+            older |= is_polled && has_older;
+            // A client that has come meanwhile ends the polls of older connections: the close of its connection is
+            // requested instead, at a look.
+            if is_polled || has_older {
+                names.push(watched.service.name.clone());
+            }
+        }
         if older {
             let taken = self.sampler.snapshot().map(drop);
             self.complain("connections older than the agent", &taken);

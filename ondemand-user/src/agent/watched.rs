@@ -181,14 +181,10 @@ impl Watched {
 
     /// Takes over a changed configuration. With another unit everything is reset.
     pub fn reconfigure(&mut self, service: Service, slot: Slot, dry_run: bool, now: Ktime) {
-        let places = |service: &Service| {
-            (
-                service.listen.clone(),
-                service.front.clone(),
-                service.backend.clone(),
-            )
-        };
-        if places(&service) != places(&self.service) {
+        let before = &self.service;
+        if (&service.listen, &service.front, &service.backend)
+            != (&before.listen, &before.front, &before.backend)
+        {
             self.uncounted.begin(now);
         }
         if service.ready != self.service.ready {

@@ -17,7 +17,8 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Array,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Iter, SkLookup, SockOps, SocketFilter, links::FdLink,
+        CgroupAttachMode, CgroupSockAddr, Iter, ProgramError, SkLookup, SockOps, SocketFilter,
+        links::FdLink,
     },
 };
 use nix::unistd::{Gid, User, geteuid};
@@ -336,12 +337,12 @@ fn pin_filter(ebpf: &mut Ebpf, pin: &Path) -> Result<()> {
 /// Loads and attaches a program.
 fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
     let what = || format!("attach the program {name}");
+    let loaded =
+        |result: Result<(), ProgramError>| result.map_err(|error| verifier::refused(name, error));
     match name {
         "connections" => {
             let program: &mut SockOps = program(ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| verifier::refused(name, error))?;
+            loaded(program.load())?;
             let link = program
                 .attach(cgroup, CgroupAttachMode::Single)
                 .with_context(what)?;
@@ -349,18 +350,14 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
         }
         STEERING => {
             let program: &mut SkLookup = program(ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| verifier::refused(name, error))?;
+            loaded(program.load())?;
             let namespace = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
             let link = program.attach(namespace).with_context(what)?;
             Ok(program.take_link(link)?.into())
         }
         "bind4" | "bind6" => {
             let program: &mut CgroupSockAddr = program(ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| verifier::refused(name, error))?;
+            loaded(program.load())?;
             let link = program
                 .attach(cgroup, CgroupAttachMode::Single)
                 .with_context(what)?;
@@ -369,9 +366,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
         name if ITERATORS.contains(&name) => {
             let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
             let program: &mut Iter = program(ebpf, name)?;
-            program
-                .load("tcp", &btf)
-                .map_err(|error| verifier::refused(name, error))?;
+            loaded(program.load("tcp", &btf))?;
             let link = program.attach().with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }

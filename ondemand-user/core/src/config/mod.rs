@@ -37,7 +37,7 @@ pub use keepalive::KeepAlive;
 pub use learning::{ColdStartCost, IdleTimeout, Learning};
 pub use names::possible as possible_name;
 pub use networks::List;
-pub use own::is_private_front;
+pub use own::{is_private_front, reachable};
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
 pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};

@@ -1,9 +1,8 @@
 //! Checks of an application that keeps the addresses where its clients arrive, and is up.
 
-use ondemand_core::config::{Endpoint, Service};
+use ondemand_core::config::{Endpoint, Service, reachable};
 
 use super::{finding::Finding, holders::Sockets};
-use crate::kernel::sockets::listening::reachable;
 
 /// It listens at some of its addresses, and not at all of them.
 pub fn look(service: &Service, sockets: &Sockets) -> Option<Finding> {

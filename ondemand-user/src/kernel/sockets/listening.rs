@@ -1,15 +1,10 @@
 //! Finds listening TCP and Unix sockets of this network namespace (sock_diag).
 
-use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use nix::sys::stat::{major, minor};
-use ondemand_core::config::{Endpoint, Service};
+use ondemand_core::config::{Endpoint, Service, reachable};
 
 use crate::kernel::sockets::sock_diag::{self, TcpListener, UnixSocket};
 
@@ -86,16 +81,6 @@ impl Application {
             .map(|own| reachable(*own))
             .filter(move |own| own.is_ipv4() != arrived.is_ipv4())
     }
-}
-
-/// An address that reaches a socket bound to this one.
-pub fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 /// Whether one of these sockets listens at this path.
