@@ -36,7 +36,7 @@ const CONFIG: &str = "listen = [\"0.0.0.0:8000\", \"[::]:8000\"]\nbackend = \"12
                       start_timeout = \"10s\"\nfirst_client = \"held\"\n";
 
 /// A sandbox with the service, and a neighbour.
-fn with_a_neighbour(config: &str, options: &str) -> Sandbox {
+pub(crate) fn with_a_neighbour(config: &str, options: &str) -> Sandbox {
     let sandbox = service::installed().unwrap();
     add_neighbour(&sandbox);
     service::write_backend(&sandbox, "app.service", options).unwrap();
@@ -46,7 +46,7 @@ fn with_a_neighbour(config: &str, options: &str) -> Sandbox {
     sandbox
 }
 
-fn ask(sandbox: &Sandbox, from_outside: bool, to: &str) -> Result<Answer, Loss> {
+pub(crate) fn ask(sandbox: &Sandbox, from_outside: bool, to: &str) -> Result<Answer, Loss> {
     let to = parse(to);
     match from_outside {
         true => outside(sandbox, || client::get(to, Request::default())),
@@ -57,11 +57,11 @@ fn ask(sandbox: &Sandbox, from_outside: bool, to: &str) -> Result<Answer, Loss> 
 }
 
 #[track_caller]
-fn peer(answer: Result<Answer, Loss>) -> SocketAddr {
+pub(crate) fn peer(answer: Result<Answer, Loss>) -> SocketAddr {
     parse(answer.unwrap().header("X-Peer").unwrap())
 }
 
-fn asleep(sandbox: &Sandbox) {
+pub(crate) fn asleep(sandbox: &Sandbox) {
     wait_state(sandbox, "app.service", "inactive").unwrap();
 }
 

@@ -46,11 +46,16 @@ fn report(sandbox: &Sandbox) -> Option<Value> {
     Some(report["services"][0].clone())
 }
 
-/// Waits until this many stops are in the history.
 #[track_caller]
 fn with_stops(sandbox: &Sandbox, stops: u64) -> Value {
+    wait_stops(stops, || report(sandbox))
+}
+
+/// Waits until this many stops are in the history, as the service in the report has it.
+#[track_caller]
+pub(crate) fn wait_stops(stops: u64, report: impl Fn() -> Option<Value>) -> Value {
     wait_for(&format!("{stops} stops in the history"), SOON, || {
-        let report = report(sandbox)?;
+        let report = report()?;
         let by_reason = report["stops_by_reason"].as_object()?;
         let sum: u64 = by_reason.values().filter_map(Value::as_u64).sum();
         (sum == stops).then_some(report)
@@ -58,8 +63,8 @@ fn with_stops(sandbox: &Sandbox, stops: u64) -> Value {
     .unwrap()
 }
 
-/// How long the last run took, by systemd's stamps.
-fn run(sandbox: &Sandbox) -> f64 {
+/// How long the last run took, by systemd's monotonic stamps. Seconds.
+pub(crate) fn run(sandbox: &Sandbox) -> f64 {
     let stamp = |name: &str| -> f64 {
         let name = format!("{name}TimestampMonotonic");
         let text = sandbox.property("app.service", &name).unwrap();

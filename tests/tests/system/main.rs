@@ -50,6 +50,7 @@ mod no_sock_diag;
 mod no_steering;
 mod other_ports;
 mod own_address;
+mod own_address_changes;
 mod port_theft;
 mod privilege;
 mod prometheus;

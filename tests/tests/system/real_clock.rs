@@ -20,6 +20,7 @@ use tests::{
 use crate::{
     faults::agent_pid,
     history::{HISTORY, ask, prepared},
+    history_clock::{run, wait_stops},
     require_sandbox,
 };
 
@@ -49,23 +50,7 @@ fn report(sandbox: &Sandbox) -> Option<Value> {
 
 #[track_caller]
 fn with_stops(sandbox: &Sandbox, stops: u64) -> Value {
-    wait_for(&format!("{stops} stops in the history"), SOON, || {
-        let report = report(sandbox)?;
-        let by_reason = report["stops_by_reason"].as_object()?;
-        let sum: u64 = by_reason.values().filter_map(Value::as_u64).sum();
-        (sum == stops).then_some(report)
-    })
-    .unwrap()
-}
-
-/// How long the last run took, by systemd's monotonic stamps. Seconds.
-fn run(sandbox: &Sandbox) -> f64 {
-    let stamp = |name: &str| -> f64 {
-        let name = format!("{name}TimestampMonotonic");
-        let text = sandbox.property("app.service", &name).unwrap();
-        text.parse().unwrap()
-    };
-    (stamp("InactiveEnter") - stamp("InactiveExit")) / 1e6
+    wait_stops(stops, || report(sandbox))
 }
 
 #[track_caller]
