@@ -52,7 +52,15 @@ struct Identity {
 }
 
 impl Identity {
-    /// `None`: there is none, or it cannot be looked at.
+    /// Those of a configuration: of its main file, of the directory of the others, and of these. One that is missing,
+    /// or cannot be looked at, is none.
+    fn all(path: &Path) -> Vec<Option<Self>> {
+        let directory = config_file::parts_directory(path);
+        let parts = config_file::parts(path).unwrap_or_default();
+        let files = [path.to_owned(), directory].into_iter().chain(parts);
+        files.map(|file| Self::of(&file)).collect()
+    }
+
     fn of(path: &Path) -> Option<Self> {
         let data = fs::metadata(path).ok()?;
         Some(Self {
@@ -68,8 +76,8 @@ pub(super) struct Source {
     path: PathBuf,
     /// The file's text at the last reading, if it could be read.
     seen: Option<String>,
-    /// Which file that was.
-    identity: Option<Identity>,
+    /// Which files these were.
+    identity: Vec<Option<Identity>>,
     /// When what is in force was read last; of a copy, when it was written.
     read_at: SystemTime,
     /// The copy that is in force since the agent's start.
@@ -93,7 +101,7 @@ impl Source {
         let mut source = Self {
             path: path.to_owned(),
             seen: None,
-            identity: None,
+            identity: Vec::new(),
             read_at: SystemTime::now(),
             copy: None,
             wrong: None,
@@ -114,7 +122,7 @@ impl Source {
         present: Option<&Config>,
     ) -> Result<Config, ondemand_core::config::Error> {
         self.seen = None;
-        self.identity = Identity::of(&self.path);
+        self.identity = Identity::all(&self.path);
         let text = self.seen.insert(config_file::text(&self.path)?);
         let config = config_file::parse(&self.path, text)?;
         // What the units' names mean is looked up in the directories of unit files. If they are the same, PID 1 tells
@@ -135,7 +143,7 @@ impl Source {
 
     /// Whether the file has to be read again: its text is another one, or it was wrong.
     pub fn has_changed(&mut self) -> bool {
-        let identity = Identity::of(&self.path);
+        let identity = Identity::all(&self.path);
         if self.wrong.is_some() || config_file::text(&self.path).ok() != self.seen {
             return true;
         }
@@ -166,7 +174,7 @@ impl Source {
         }
         let file = self.applied.path();
         let own = || {
-            let config = config_file::parse(&self.path, &config_file::text(file).ok()?).ok()?;
+            let config = config_file::parse(&self.path, &config_file::copied(file).ok()?).ok()?;
             Some(Copy {
                 config,
                 file: file.to_owned(),
@@ -224,7 +232,7 @@ impl Source {
             last_reload_success: read_at.map(|at| at.to_string()),
             error: self.wrong.clone(),
             units_error: self.units.clone(),
-            changed: Identity::of(&self.path) != self.identity,
+            changed: Identity::all(&self.path) != self.identity,
             copy: self.copy.clone(),
         }
     }
@@ -313,9 +321,9 @@ impl Agent {
 
 /// Waits until something about the file at `path` has changed, at most [`PATIENCE`].
 pub(super) async fn changed(path: &Path) {
-    let before = Identity::of(path);
+    let before = Identity::all(path);
     let change = async {
-        while Identity::of(path) == before {
+        while Identity::all(path) == before {
             tokio::time::sleep(LOOK).await;
         }
     };

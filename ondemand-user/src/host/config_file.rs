@@ -1,23 +1,23 @@
-//! Reads the configuration's file.
+//! Reads the configuration's files: the main one, and those of `conf.d` beside it.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Result;
 use nix::fcntl::OFlag;
-use ondemand_core::config::{Config, Error, Problem};
+use ondemand_core::config::{Config, Error, PARTS, Problem, add_part, may_be_part};
 
 use super::unit_files::UnitFiles;
 
-/// A configuration file larger than this is a mistake. Bytes.
+/// A configuration larger than this is a mistake. Bytes, of all files.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Reads and validates `path`.
+/// Reads and validates the configuration with the main file at `path`.
 ///
 /// # Errors
 ///
@@ -81,6 +81,7 @@ fn aliases(config: &Config, files: &UnitFiles) -> Vec<Problem> {
             }
         };
         problems.push(Problem {
+            file: None,
             line: None,
             key: format!("service.{}.unit", service.name),
             message,
@@ -107,12 +108,78 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// Reads the text of the file at `path`.
+/// Where the other files of the configuration with the main file at `path` are.
+pub fn parts_directory(path: &Path) -> PathBuf {
+    path.with_file_name(PARTS)
+}
+
+/// The other files, in the order of their names: those that end in `.toml`, and begin with no dot, as the copies of
+/// editors do. Without the directory there are none.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn parts(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(parts_directory(path)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry?.path();
+        let is_hidden = file
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && file.extension().is_some_and(|end| end == "toml") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads the text of the configuration with the main file at `path`: of all its files ([`add_part`]).
+///
+/// # Errors
+///
+/// One cannot be read, or is not text.
+pub fn text(path: &Path) -> Result<String, Error> {
+    let mut whole = text_of(path, MAX_FILE)?;
+    let directory = parts_directory(path);
+    let files = parts(path).map_err(|error| {
+        Error::new(
+            &directory,
+            vec![Problem::file(unreadable(&directory, &error))],
+        )
+    })?;
+    if files.is_empty() {
+        return Ok(whole);
+    }
+    let wrong = |file: &Path, message: String| Error::new(file, vec![Problem::file(message)]);
+    may_be_part(&whole).map_err(|message| wrong(path, message))?;
+    for file in files {
+        let left = MAX_FILE.saturating_sub(whole.len() as u64);
+        let text = text_of(&file, left)?;
+        let name = file.file_name().and_then(|name| name.to_str());
+        let name =
+            name.ok_or_else(|| wrong(&file, "a file name that is not UTF-8; rename it".into()))?;
+        add_part(&mut whole, name, &text).map_err(|message| wrong(&file, message))?;
+    }
+    Ok(whole)
+}
+
+/// Reads the text of a copy of a configuration, which is one file.
 ///
 /// # Errors
 ///
 /// It cannot be read, or is not text.
-pub fn text(path: &Path) -> Result<String, Error> {
+pub fn copied(path: &Path) -> Result<String, Error> {
+    text_of(path, MAX_FILE)
+}
+
+/// Reads the text of one file of at most `most` bytes.
+fn text_of(path: &Path, most: u64) -> Result<String, Error> {
     let fail = |message: String| Error::new(path, vec![Problem::file(message)]);
     let mut bytes = Vec::new();
     let unreadable = |err: io::Error| fail(unreadable(path, &err));
@@ -129,12 +196,12 @@ pub fn text(path: &Path) -> Result<String, Error> {
             "a pipe or a device, not a file; use --config with a regular file".into(),
         ));
     }
-    file.take(MAX_FILE + 1)
+    file.take(most + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE {
+    if bytes.len() as u64 > most {
         return Err(fail(format!(
-            "larger than {} MiB; is it the right file?",
+            "larger than {} MiB, with all files of the configuration; is it the right file?",
             MAX_FILE >> 20
         )));
     }
@@ -148,6 +215,7 @@ pub fn text(path: &Path) -> Result<String, Error> {
         Error::new(
             path,
             vec![Problem {
+                file: None,
                 line: Some(line),
                 key: String::new(),
                 message,
@@ -211,9 +279,69 @@ mod tests {
         File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
         check_file(&large, "larger than 4 MiB");
         let file = dir.path().join("o.toml");
-        std::fs::write(&file, b"[agent]\nhistory = \"\xff\"\n").unwrap();
+        fs::write(&file, b"[agent]\nhistory = \"\xff\"\n").unwrap();
         check_file(&file, "o.toml:2: not UTF-8");
-        std::fs::write(&file, "").unwrap();
+        fs::write(&file, "").unwrap();
         assert_eq!(load(&file).unwrap().path, file);
+    }
+
+    #[test]
+    fn the_files_of_a_directory_are_read_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("o.toml");
+        let service = |name: &str, port: u16| {
+            format!("[service.{name}]\nlisten = \"127.0.0.1:{port}\"\nunit = \"{name}.service\"\n")
+        };
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("o.toml", &service("a", 1));
+        assert_eq!(text(&main).unwrap(), service("a", 1));
+        fs::create_dir(parts_directory(&main)).unwrap();
+        assert_eq!(text(&main).unwrap(), service("a", 1));
+        write("conf.d/c.toml", &service("c", 3));
+        write("conf.d/b.toml", &service("b", 2));
+        // Of editors and package managers.
+        for name in [
+            ".b.toml.swp",
+            ".#b.toml",
+            "b.toml~",
+            "b.toml.dpkg-old",
+            "README",
+        ] {
+            write(&format!("conf.d/{name}"), "nonsense");
+        }
+        let whole = text(&main).unwrap();
+        let names = |config: Config| config.services.into_keys().collect::<Vec<_>>();
+        assert_eq!(names(parse(&main, &whole).unwrap()), ["a", "b", "c"]);
+        // A copy has all of them.
+        write("copy.toml", &whole);
+        let copy = copied(&dir.path().join("copy.toml")).unwrap();
+        assert_eq!(names(parse(&main, &copy).unwrap()), ["a", "b", "c"]);
+
+        #[track_caller]
+        fn check(main: &Path, expected: &str) {
+            let message = load(main).unwrap_err().to_string();
+            let start = main.with_file_name("conf.d/").display().to_string();
+            let rest = message
+                .strip_prefix(&start)
+                .unwrap_or_else(|| panic!("{message}"));
+            assert!(rest.starts_with(expected), "{message}");
+        }
+        write("conf.d/b.toml", "\n[service.b]\nunti = 1\n");
+        check(&main, "b.toml:2: service.b.listen: ");
+        fs::remove_file(dir.path().join("conf.d/b.toml")).unwrap();
+        fs::create_dir(dir.path().join("conf.d/b.toml")).unwrap();
+        check(
+            &main,
+            "b.toml: cannot read the configuration: Is a directory",
+        );
+        fs::remove_dir(dir.path().join("conf.d/b.toml")).unwrap();
+        std::os::unix::fs::symlink("none", dir.path().join("conf.d/b.toml")).unwrap();
+        check(&main, "b.toml: cannot read the configuration: No such file");
+        fs::remove_file(dir.path().join("conf.d/b.toml")).unwrap();
+        write("conf.d/b.toml", "#\u{1}conf.d/x.toml\n");
+        check(&main, "b.toml: not valid TOML");
+        let large = dir.path().join("conf.d/b.toml");
+        File::create(large).unwrap().set_len(MAX_FILE).unwrap();
+        check(&main, "b.toml: larger than 4 MiB");
     }
 }

@@ -270,3 +270,82 @@ fn an_agent_that_is_killed_with_a_wrong_configuration_comes_back() {
     check(&sandbox, "systemctl reload ondemand.service", 0, &[]);
     is_said(&sandbox, None);
 }
+
+/// A service in a file of its own, with all that is done with a configuration: systemd's units, the agent's reading of
+/// it, a mistake in it, the copies for a mistake, and its removal.
+#[test]
+fn a_service_has_a_file_of_its_own() {
+    require_sandbox!();
+    let sandbox = set_up();
+    let file = "/etc/ondemand/conf.d/other.toml";
+    service::write_backend(&sandbox, "other.service", "--listen 127.0.0.1:8090").unwrap();
+    let good = CONFIG
+        .replace("8000", "8001")
+        .replace("8080", "8090")
+        .replace("app.service", "other.service");
+    let good = format!("[service.other]\n{good}");
+    sandbox.write(file, &good).unwrap();
+    let table = sandbox.run(&["ondemand", "status"]).unwrap();
+    assert!(table.starts_with(&format!("{FILE} has changed")), "{table}");
+    let reload = || sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    reload();
+    let other = std::net::SocketAddr::from(([127, 0, 0, 1], 8001));
+    let serves = || {
+        let get = || client::get(other, Request::default());
+        wait_for("the other service is served", SOON, || {
+            sandbox.in_network(get).unwrap().ok()
+        })
+        .unwrap();
+        wait_state(&sandbox, "other.service", "inactive").unwrap();
+        works(&sandbox);
+    };
+    serves();
+    assert_eq!(service::statuses(&sandbox).unwrap().len(), 2);
+    is_said(&sandbox, None);
+
+    // Nothing changes for the services of either file, also for a new agent and a new boot's generator.
+    sandbox
+        .write(file, good.replace("unit =", "unti ="))
+        .unwrap();
+    reload();
+    let word = "conf.d/other.toml";
+    wait_for("the mistake is seen", SOON, || {
+        let json = sandbox.run(&["ondemand", "status", "--json"]).ok()?;
+        let json: Value = serde_json::from_str(&json).ok()?;
+        let error = json["configuration"]["error"].as_str()?;
+        error.contains("unti").then_some(())
+    })
+    .unwrap();
+    is_said(&sandbox, Some(word));
+    serves();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .unwrap();
+    is_said(&sandbox, Some(word));
+    serves();
+    let both = [FILE, file].map(|file| sandbox.run(&["cat", file]).unwrap());
+    sandbox
+        .write("/etc/ondemand/conf.d/twice.toml", &good)
+        .unwrap();
+    let check = sandbox.command("ondemand").arg("check").output().unwrap();
+    assert_eq!(check.status.code(), Some(2), "{both:?}");
+    sandbox
+        .run(&["rm", "/etc/ondemand/conf.d/twice.toml"])
+        .unwrap();
+
+    sandbox.write(file, &good).unwrap();
+    reload();
+    wait_for("it is correct again", SOON, || {
+        let json = sandbox.run(&["ondemand", "status", "--json"]).ok()?;
+        let json: Value = serde_json::from_str(&json).ok()?;
+        let wrong = ["error", "units_error"].map(|key| !json["configuration"][key].is_null());
+        (wrong == [false, false]).then_some(())
+    })
+    .unwrap();
+    is_said(&sandbox, None);
+    sandbox.run(&["rm", file]).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    assert_eq!(service::statuses(&sandbox).unwrap().len(), 1);
+    wait_state(&sandbox, "ondemand-other.socket", "inactive").unwrap();
+    works(&sandbox);
+}

@@ -17,6 +17,8 @@ pub struct Error {
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The file, if it is not the main one.
+    pub file: Option<PathBuf>,
     /// The line in the file, counted from 1. `None`: the file as a whole.
     pub line: Option<usize>,
     /// The key, `service.wiki.listen`; empty where there is none.
@@ -29,6 +31,7 @@ impl Problem {
     /// A problem of the whole file.
     pub fn file(message: String) -> Self {
         Self {
+            file: None,
             line: None,
             key: String::new(),
             message,
@@ -37,9 +40,9 @@ impl Problem {
 }
 
 impl Error {
-    /// `problems` of the file at `path`, sorted by line.
+    /// `problems` of the configuration with the main file at `path`, sorted by file and line.
     pub fn new(path: &Path, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.line);
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         for problem in &mut problems {
             // It contains parts of the file.
             problem.message = words::on_one_line(&problem.message);
@@ -61,11 +64,17 @@ impl std::error::Error for Error {}
 /// `FILE:LINE: KEY: MESSAGE`, one line for each problem.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Problem { line, key, message }) in self.problems.iter().enumerate() {
+        for (i, problem) in self.problems.iter().enumerate() {
+            let Problem {
+                file,
+                line,
+                key,
+                message,
+            } = problem;
             if i > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{}", self.path.display())?;
+            write!(f, "{}", file.as_ref().unwrap_or(&self.path).display())?;
             if let Some(line) = line {
                 write!(f, ":{line}")?;
             }

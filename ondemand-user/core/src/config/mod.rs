@@ -21,6 +21,7 @@ mod overlaps;
 mod own;
 mod parse;
 mod parsed;
+mod parts;
 mod ready;
 mod schedule;
 mod silence;
@@ -39,6 +40,7 @@ pub use names::possible as possible_name;
 pub use networks::List;
 pub use own::{is_private_front, reachable};
 pub use parse::{AGENT_KEYS, SERVICE_KEYS};
+pub use parts::{DIRECTORY as PARTS, add as add_part, may_be_part};
 pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
 pub use table::nearest;
@@ -197,14 +199,15 @@ impl Endpoint {
 }
 
 impl Config {
-    /// Validates `text`, read from `path`: an absolute path, unless it is used in messages only.
+    /// Validates `text`, read from `path`: an absolute path, unless it is used in messages only. After it there may be
+    /// those of other files ([`add_part`]).
     ///
     /// # Errors
     ///
     /// The message names the file, the line and the key, one line for each problem.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
         let (agent, services) =
-            parse::document(text).map_err(|problems| Error::new(path, problems))?;
+            parse::document(path, text).map_err(|problems| Error::new(path, problems))?;
         Ok(Self {
             path: path.to_owned(),
             agent,

@@ -53,7 +53,7 @@ pub(super) fn check(
 
 /// Only claims on the same port or path can conflict: this keeps 1024 services with 16 addresses each fast.
 fn addresses(mut claims: Vec<Claim<'_>>) -> Vec<Problem> {
-    claims.sort_by_key(|claim| claim.place.line());
+    claims.sort_by_key(|claim| claim.place.order());
     let mut seen: BTreeMap<Result<u16, &std::path::Path>, Vec<Claim<'_>>> = BTreeMap::new();
     let mut problems = Vec::new();
     for claim in claims {
@@ -77,14 +77,11 @@ fn meets(a: &Claim<'_>, b: &Claim<'_>) -> bool {
 
 fn explain(claim: &Claim<'_>, other: &Claim<'_>) -> String {
     let Claim { endpoint, .. } = claim;
-    let (line, key) = (other.place.line(), other.place.key());
+    let (at, key) = (other.place.seen_from(claim.place), other.place.key());
     let used = if endpoint == &other.endpoint {
-        format!("{endpoint} is already used by {key} (line {line})")
+        format!("{endpoint} is already used by {key} ({at})")
     } else {
-        format!(
-            "{endpoint} overlaps {} of {key} (line {line})",
-            other.endpoint
-        )
+        format!("{endpoint} overlaps {} of {key} ({at})", other.endpoint)
     };
     let hint = match (claim.owner == other.owner, claim.front && other.front) {
         (true, true) => "one is enough, remove the other",
@@ -98,14 +95,14 @@ fn explain(claim: &Claim<'_>, other: &Claim<'_>) -> String {
 
 fn units(services: &[Parsed<'_>]) -> Vec<Problem> {
     let mut ordered: Vec<_> = services.iter().collect();
-    ordered.sort_by_key(|parsed| parsed.unit.line());
+    ordered.sort_by_key(|parsed| parsed.unit.order());
     let mut seen: BTreeMap<&str, &Place<'_>> = BTreeMap::new();
     let mut problems = Vec::new();
     for Parsed { service, unit, .. } in ordered {
         if let Some(other) = seen.get(service.unit.as_str()) {
-            let (line, key) = (other.line(), other.key());
+            let (at, key) = (other.seen_from(unit), other.key());
             problems.push(unit.problem(format!(
-                "{} is already used by {key} (line {line}); a unit belongs to one service, which may have several addresses",
+                "{} is already used by {key} ({at}); a unit belongs to one service, which may have several addresses",
                 service.unit
             )));
         } else {

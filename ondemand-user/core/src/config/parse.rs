@@ -1,6 +1,10 @@
 //! Parses TOML into [`Service`]s: each key is read once, and all problems of a file are collected in one pass.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -11,7 +15,7 @@ use super::{
     learning::{self, ColdStartCost, Learning},
     names, networks, overlaps, own,
     parsed::Parsed,
-    ready, schedule, silence,
+    parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
     timespan, work,
 };
@@ -65,13 +69,33 @@ impl Problems {
     }
 }
 
-/// Parses and validates a whole file.
-pub(super) fn document(text: &str) -> Result<(Agent, BTreeMap<String, Service>), Vec<Problem>> {
-    let lines = Lines::new(text);
-    let table = DeTable::parse(text).map_err(|err| vec![syntax(&lines, &err)])?;
-    let table = DeValue::Table(table.into_inner());
+/// Parses and validates a whole configuration.
+pub(super) fn document(
+    path: &Path,
+    text: &str,
+) -> Result<(Agent, BTreeMap<String, Service>), Vec<Problem>> {
+    let parts = parts::split(text);
+    let lines = parts.iter().enumerate();
+    let lines: Vec<_> = lines
+        .map(|(index, part)| Lines::new(index, part, path))
+        .collect();
     let mut problems = Problems::default();
-    let (agent, metrics, mut services) = sections(&Value::root(&lines, &table), &mut problems);
+    let tables: Vec<_> = parts
+        .iter()
+        .zip(&lines)
+        .filter_map(|(part, lines)| {
+            let table = DeTable::parse(part.text).map_err(|err| syntax(lines, &err));
+            Some(DeValue::Table(problems.keep(table)?.into_inner()))
+        })
+        .collect();
+    if !problems.0.is_empty() {
+        return Err(problems.0);
+    }
+    let roots = lines.iter().zip(&tables);
+    let roots: Vec<_> = roots
+        .map(|(lines, table)| Value::root(lines, table))
+        .collect();
+    let (agent, metrics, mut services) = sections(path, &roots, &mut problems);
     own::assign(&mut services);
     // An invalid service cannot be compared with others: its own problem is reported first.
     problems
@@ -91,6 +115,7 @@ fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
     let line = err.span().map(|span| lines.at(span.start));
     let message = err.message().replace('\n', ", ");
     Problem {
+        file: lines.file(),
         line,
         key: String::new(),
         message: format!("not valid TOML: {message}"),
@@ -99,30 +124,53 @@ fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
 
 type Sections<'t> = (Agent, Option<(Endpoint, Place<'t>)>, Vec<Parsed<'t>>);
 
-fn sections<'t>(root: &Value<'t>, problems: &mut Problems) -> Sections<'t> {
-    let (mut agent_table, mut service_table) = (None, None);
-    if let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) {
-        agent_table = root.take("agent");
-        service_table = root.take("service");
+/// `roots`: of the files, the main one at `path` first.
+fn sections<'t>(path: &Path, roots: &[Value<'t>], problems: &mut Problems) -> Sections<'t> {
+    let (mut agent_table, mut service_tables) = (None, Vec::new());
+    for (index, root) in roots.iter().enumerate() {
+        let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) else {
+            continue;
+        };
+        match root.take("agent") {
+            Some(table) if index > 0 => problems.0.push(table.place.problem(format!(
+                "belongs in {}; other files have services only",
+                path.display()
+            ))),
+            table => agent_table = agent_table.or(table),
+        }
+        service_tables.extend(root.take("service"));
         problems.0.extend(root.unknown());
     }
     let (agent, metrics) = agent(agent_table, problems);
-    let services = service_table.map(|table| all_services(&table, agent.cold_start_cost, problems));
-    let services = services.unwrap_or_default();
+    let services = all_services(&service_tables, agent.cold_start_cost, problems);
     (agent, metrics, services)
 }
 
 fn all_services<'t>(
-    table: &Value<'t>,
+    tables: &[Value<'t>],
     cost: ColdStartCost,
     problems: &mut Problems,
 ) -> Vec<Parsed<'t>> {
-    let Some(entries) = problems.keep(table.table()) else {
-        return Vec::new();
-    };
+    let mut entries: Vec<(&str, Value<'t>)> = Vec::new();
+    let mut seen: HashMap<&str, Place<'t>> = HashMap::new();
+    for table in tables {
+        for (name, value) in problems.keep(table.table()).unwrap_or_default() {
+            match seen.get(name) {
+                Some(other) => problems.0.push(value.place.problem(format!(
+                    "also in {}; a name is that of one service: rename or remove one",
+                    other.seen_from(&value.place)
+                ))),
+                None => {
+                    seen.insert(name, value.place.clone());
+                    entries.push((name, value));
+                }
+            }
+        }
+    }
     if entries.len() > MAX_SERVICES {
         let message = format!("{} services; the maximum is {MAX_SERVICES}", entries.len());
-        problems.0.push(table.place.problem(message));
+        let last = tables.last().map(|table| table.place.problem(message));
+        problems.0.extend(last);
         return Vec::new();
     }
     entries

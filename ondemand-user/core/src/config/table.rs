@@ -1,13 +1,19 @@
 //! TOML tables whose values keep their line and key, so that each message can name them.
 
-use std::rc::Rc;
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
 };
 
-use super::error::Problem;
+use super::{
+    error::Problem,
+    parts::{self, Part},
+};
 
 /// The position of a value in the file. Its words are made when a message needs them: most files have a thousand
 /// values and no mistake.
@@ -23,8 +29,21 @@ pub(super) struct Place<'t> {
 
 impl Place<'_> {
     /// Counted from 1.
-    pub(super) fn line(&self) -> usize {
+    fn line(&self) -> usize {
         self.lines.at(self.offset)
+    }
+
+    /// Earlier places are less.
+    pub(super) fn order(&self) -> (usize, usize) {
+        (self.lines.index, self.offset)
+    }
+
+    /// Where it is, for a message about `other`: `line 3`, or `FILE:3`.
+    pub(super) fn seen_from(&self, other: &Self) -> String {
+        match self.lines.index == other.lines.index {
+            true => format!("line {}", self.line()),
+            false => format!("{}:{}", self.lines.path.display(), self.line()),
+        }
     }
 
     /// `service.wiki.listen`.
@@ -40,6 +59,7 @@ impl Place<'_> {
     /// A problem of the value at this place.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
+            file: self.lines.file(),
             line: Some(self.line()),
             key: self.key(),
             message: message.into(),
@@ -55,19 +75,34 @@ impl Place<'_> {
     }
 }
 
-/// The offsets of a text's line ends.
+/// A file's place among the others, and the offsets of its line ends.
 #[derive(Debug)]
-pub(super) struct Lines(Vec<usize>);
+pub(super) struct Lines {
+    /// 0: the main file.
+    index: usize,
+    path: PathBuf,
+    ends: Vec<usize>,
+}
 
 impl Lines {
-    /// The line ends of `text`.
-    pub(super) fn new(text: &str) -> Self {
-        Self(text.match_indices('\n').map(|(offset, _)| offset).collect())
+    /// Those of a file of the configuration with the main file at `main`.
+    pub(super) fn new(index: usize, part: &Part<'_>, main: &Path) -> Self {
+        let ends = part.text.match_indices('\n').map(|(offset, _)| offset);
+        Self {
+            index,
+            path: parts::beside(main, part.name.as_deref()),
+            ends: ends.collect(),
+        }
+    }
+
+    /// The file, if it is not the main one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        (self.index > 0).then(|| self.path.clone())
     }
 
     /// The line of byte `offset`, counted from 1.
     pub(super) fn at(&self, offset: usize) -> usize {
-        1 + self.0.partition_point(|end| *end < offset)
+        1 + self.ends.partition_point(|end| *end < offset)
     }
 }
 

@@ -72,7 +72,11 @@ pub fn keep_for_boot(original: &Path, text: &str) -> Result<()> {
     if original != Path::new(DEFAULT_PATH) {
         return Ok(());
     }
-    let mode = fs::metadata(original).map_or(0, |data| data.mode());
+    // Whoever may read all of its files.
+    let parts = config_file::parts(original).unwrap_or_default();
+    let files = std::iter::once(original).chain(parts.iter().map(PathBuf::as_path));
+    let mode = |file| fs::metadata(file).map_or(0, |data| data.mode());
+    let mode = files.map(mode).fold(0o044, |all, mode| all & mode);
     keep_with(Path::new(STATE), text, 0o755, 0o600 | mode & 0o044)
         .with_context(|| format!("keep a copy of the configuration in {STATE} for the next boot"))
 }
