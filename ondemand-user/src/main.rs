@@ -15,7 +15,7 @@ use ondemand::{
     commands::{
         actions, apply,
         args::{self, Cli, Command, WaitListening},
-        client, hold_while, report, status, top,
+        client, completions, hold_while, pages, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -41,7 +41,8 @@ pub fn main() -> ExitCode {
     if called.as_deref().and_then(Path::file_name) == Some(generator::NAME.as_ref()) {
         return generate(arguments.next());
     }
-    // Wrong usage exits here, with 2.
+    // A completion exits here, and wrong usage below, with 2.
+    completions::complete();
     let cli = Cli::parse();
     logging::init();
     match perform(cli) {
@@ -94,6 +95,11 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Start { name } => block_on(actions::start(&name))?,
         Command::Stop { name } => block_on(actions::stop(&name))?,
         Command::Reload { user } => reload(&path, user.as_deref())?,
+        Command::Help { topic } => pages::help(topic.as_deref())?,
+        Command::Completions { shell } => completions::print(shell)?,
+        Command::Man { directory } => {
+            pages::man::write(&directory)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -31,7 +31,7 @@ pub fn units(filter: Option<&str>) -> Result<()> {
     run(&Step::cargo(&["model"]).args(&filter))?;
     run(&Step::cargo(&["test", "--lib", "--bins"]).args(&filter))?;
     // The program as it is called (a glob of cargo's).
-    run(&Step::cargo(&["test", "--test", "report_*"]).args(&filter))
+    run(&Step::cargo(&["test", "--test", "report_*", "--test", "completions"]).args(&filter))
 }
 
 /// The tests of whole systems. `root`: that of another distribution.

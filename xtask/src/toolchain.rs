@@ -48,6 +48,12 @@ const CHROMIUM: Program = (
     "Chromium, in which the page of a report is looked at",
     "chromium",
 );
+/// What reads the manual pages and the completions.
+const READERS: [Program; 3] = [
+    ("mandoc", "mandoc, for the manual pages", "mandoc"),
+    ("zsh", "zsh, for its completions", "zsh"),
+    ("fish", "fish, for its completions", "fish"),
+];
 const CXX: Program = ("c++", "a C++ compiler, for libFuzzer", "g++");
 const WRK: Program = ("wrk", "wrk, the load for the benches", "wrk");
 
@@ -129,9 +135,14 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         Purpose::Build => vec![build_tools()],
         Purpose::Run => vec![programs(&SANDBOX), programs(&[PYTHON]), build_tools()],
         Purpose::Pictures => vec![programs(&[CHROMIUM]), programs(&SANDBOX), build_tools()],
-        Purpose::UnitTests => vec![programs(&[CHROMIUM, SYSTEMD]), build_tools()],
+        Purpose::UnitTests => vec![
+            programs(&[CHROMIUM, SYSTEMD]),
+            programs(&READERS),
+            build_tools(),
+        ],
         Purpose::Test => vec![
             programs(&[CHROMIUM]),
+            programs(&READERS),
             programs(&SANDBOX),
             programs(&[PYTHON, STRACE]),
             prometheus().into_iter().collect(),

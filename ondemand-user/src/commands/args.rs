@@ -3,9 +3,11 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::ArgValueCompleter;
 use ondemand_core::config::{DEFAULT_PATH, Endpoint, Ready, Statuses, time_span};
 
 use super::{
+    completions::{Shell, services, topics},
     help,
     values::{currency, moment, price, span, watts},
 };
@@ -90,6 +92,7 @@ pub enum Command {
     #[command(after_help = help::STATUS)]
     Status {
         /// Only this service, and who keeps it up: NAME of [service.NAME]
+        #[arg(add = ArgValueCompleter::new(services))]
         name: Option<String>,
         /// Print JSON, for scripts
         #[arg(long)]
@@ -102,6 +105,7 @@ pub enum Command {
     #[command(after_help = help::HOLD)]
     Hold {
         /// The service: NAME of [service.NAME]
+        #[arg(add = ArgValueCompleter::new(services))]
         name: String,
         /// How long; without it, until it is released
         #[arg(long = "for", value_name = "TIME", value_parser = hold_span)]
@@ -117,18 +121,21 @@ pub enum Command {
     #[command(after_help = help::RELEASE)]
     Release {
         /// The service: NAME of [service.NAME]
+        #[arg(add = ArgValueCompleter::new(services))]
         name: String,
     },
     /// Start a service now, before its first client
     #[command(after_help = help::START)]
     Start {
         /// The service: NAME of [service.NAME]
+        #[arg(add = ArgValueCompleter::new(services))]
         name: String,
     },
     /// Stop a service now if it is unused; never by force
     #[command(after_help = help::STOP)]
     Stop {
         /// The service: NAME of [service.NAME]
+        #[arg(add = ArgValueCompleter::new(services))]
         name: String,
     },
     /// Make the agent read its configuration again
@@ -137,6 +144,25 @@ pub enum Command {
         /// First grant the agent, which runs as this user, its permissions (as `permit` does)
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
+    },
+    /// Print a part of the manual, or the help of a command
+    #[command(after_help = help::HELP)]
+    Help {
+        /// The topic or command; without it, which topics there are
+        #[arg(add = ArgValueCompleter::new(topics))]
+        topic: Option<String>,
+    },
+    /// Print what completes these commands in a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory, for packages
+    #[command(after_help = help::MAN)]
+    Man {
+        /// The directory
+        directory: PathBuf,
     },
 }
 
@@ -155,6 +181,7 @@ fn hold_span(text: &str) -> Result<Duration, String> {
 #[derive(Args, Debug)]
 pub struct WaitListening {
     /// The service: NAME of [service.NAME]
+    #[arg(add = ArgValueCompleter::new(services))]
     pub name: String,
     /// Its unit; with the next two, the configuration is not read
     #[arg(long, requires_all = ["backend", "start_timeout"])]
@@ -246,7 +273,7 @@ pub fn asked(ready: Option<Ready>, status: Option<Statuses>) -> Option<Ready> {
 #[derive(Args, Debug)]
 pub struct Report {
     /// Only these services
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(services))]
     pub services: Vec<String>,
     /// Read this history, instead of the configuration's
     #[arg(long, value_name = "FILE")]
@@ -346,6 +373,14 @@ mod tests {
         check("ondemand apply wiki", false);
         check("ondemand reload", true);
         check("ondemand reload wiki", false);
+        check("ondemand help", true);
+        check("ondemand help keys", true);
+        check("ondemand help keys files", false);
+        check("ondemand completions zsh", true);
+        check("ondemand completions csh", false);
+        check("ondemand completions", false);
+        check("ondemand man /x", true);
+        check("ondemand man", false);
         check("ondemand wait-listening wiki", true);
         check("ondemand report wiki --last 7d --json", true);
         check("ondemand report --trace - --timeouts 1min,5min", true);

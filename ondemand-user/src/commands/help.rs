@@ -223,3 +223,32 @@ Not needed after `systemctl daemon-reload`: the agent hears of that.
 Requires root, or polkit's permission for org.ondemand1.reload.
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration";
+
+pub const HELP: &str = "\
+Examples:
+  ondemand help                    which topics there are
+  ondemand help keys | less        all keys of the configuration
+  man ondemand.toml                the same as a manual page, where those are installed
+
+Exit codes: 0 printed, 1 failed, 2 no such topic";
+
+pub const COMPLETIONS: &str = "\
+What it prints calls `ondemand` for each completion, so names of services are those of the
+configuration. Packages have it in the right place already.
+
+Examples:
+  source <(ondemand completions bash)
+  ondemand completions bash >/usr/share/bash-completion/completions/ondemand
+  ondemand completions zsh >/usr/share/zsh/site-functions/_ondemand
+  ondemand completions fish >/usr/share/fish/vendor_completions.d/ondemand.fish
+
+Exit codes: 0 printed, 1 failed, 2 wrong usage";
+
+pub const MAN: &str = "\
+Those of the commands are made from the words of the command line, the others from the manual. Their
+date is that of SOURCE_DATE_EPOCH, or today.
+
+Example:
+  ondemand man ./pages && man ./pages/ondemand.toml.5
+
+Exit codes: 0 written, 1 failed, 2 wrong usage";

@@ -4,10 +4,12 @@ pub mod actions;
 pub mod apply;
 pub mod args;
 pub mod client;
+pub mod completions;
 #[cfg(test)]
 mod documents;
 mod help;
 pub mod hold_while;
+pub mod pages;
 pub mod report;
 pub mod status;
 pub mod top;
