@@ -27,7 +27,10 @@ use ondemand::{
         maps::watch,
         sockets::listening::Application,
     },
-    proxy::{self, wait},
+    proxy::{
+        self,
+        wait::{self, Awaited},
+    },
 };
 use ondemand_core::{config, words::printable};
 
@@ -198,26 +201,27 @@ fn wait_for(config: &Path, options: WaitListening) -> Result<()> {
             backend,
             own: Vec::new(),
         };
-        let ready = args::asked(ready, ready_status);
-        return wait::run(
-            &name,
-            &unit,
-            &application,
-            ready.as_ref(),
+        let awaited = Awaited {
+            name,
+            unit,
+            application,
+            ready: args::asked(ready, ready_status),
+            chained: false,
             start_timeout,
-            &command,
-        );
+        };
+        return wait::run(&awaited, &command);
     }
     let config = config_file::load(config)?;
     let service = config.service(&name)?;
-    wait::run(
-        &name,
-        &service.unit,
-        &Application::from(service),
-        service.ready.as_ref(),
-        service.start_timeout,
-        &command,
-    )
+    let awaited = Awaited {
+        name,
+        unit: service.unit.clone(),
+        application: Application::from(service),
+        ready: service.ready.clone(),
+        chained: false,
+        start_timeout: service.start_timeout,
+    };
+    wait::run(&awaited, &command)
 }
 
 /// Runs as a generator: the first of three directories is the one for units

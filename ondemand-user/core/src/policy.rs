@@ -78,6 +78,18 @@ pub struct Facts {
     pub work: Option<Work>,
     /// When bytes went on its open connections, as far as that was looked at.
     pub silence: Option<Silence>,
+    /// Whether the application of another service needs it. `None`: none does.
+    pub need: Option<Need>,
+}
+
+/// The need of services whose units pull in this one's (`Requires=`, `Wants=` and the like). It is use, like that of a client:
+/// systemd would not stop it, or would stop them with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// One of them is up, or its state is unknown.
+    Present,
+    /// All of them are down, the last one since then.
+    Until(Ktime),
 }
 
 /// A request to keep a service up, however idle it is.
@@ -107,6 +119,9 @@ pub fn silence_due(rules: &Rules, sample: &Sample, facts: &Facts) -> Option<Ktim
     if !is_open || sample.older > 0 || facts.uncounted > 0 || facts.no_front {
         return None;
     }
+    if facts.need == Some(Need::Present) {
+        return None;
+    }
     let longest = after.max(idle_timeout);
     let known = facts
         .silence
@@ -133,8 +148,16 @@ pub fn silence_due(rules: &Rules, sample: &Sample, facts: &Facts) -> Option<Ktim
             .last_activity
             .map(|at| at + STAMP_SLACK + idle_timeout),
         facts.uncounted_until.map(|at| at + idle_timeout),
+        needed_until(facts).map(|at| at + idle_timeout),
     ];
     all.into_iter().flatten().max()
+}
+
+fn needed_until(facts: &Facts) -> Option<Ktime> {
+    match facts.need {
+        Some(Need::Until(at)) => Some(at),
+        Some(Need::Present) | None => None,
+    }
 }
 
 /// Whether a service is in use.
@@ -163,6 +186,11 @@ pub enum Verdict {
         since: Ktime,
         /// When the hold expires. `None`: when it is released.
         until: Option<Ktime>,
+    },
+    /// No connection is open, and another service needs it.
+    Needed {
+        /// When the idle clock started.
+        since: Ktime,
     },
     /// Unknown. It stops nothing.
     Unknown(Reason),
@@ -212,7 +240,7 @@ impl fmt::Display for Reason {
 /// Decides whether a service whose backend is up is in use.
 ///
 /// The idle clock starts at the latest of these: the last begin or end of a connection, the last
-/// look-up, the backend's start. So a service that was started by hand and never used becomes
+/// look-up, the backend's start, the end of the last service that needs it. So a service that was started by hand and never used becomes
 /// idle too, its idle timeout after the start.
 pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts) -> Verdict {
     let Some(sample) = sample else {
@@ -238,6 +266,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
         facts.uncounted_until,
         silent,
         facts.work.and_then(|work| work.worked),
+        needed_until(facts),
     ];
     let since = stamps.into_iter().flatten().max().unwrap_or(started);
     if since > now || sample.at > now {
@@ -248,6 +277,9 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     }
     if let Some(Hold { until }) = facts.hold {
         return Verdict::Held { since, until };
+    }
+    if facts.need == Some(Need::Present) {
+        return Verdict::Needed { since };
     }
     let Some(idle_timeout) = rules.idle_timeout else {
         return Verdict::Quiet {
@@ -271,6 +303,7 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
         sample.last_lookup.map(looked_up),
         facts.uncounted_until.map(|at| at + idle_timeout),
         silent.map(|at| at + idle_timeout),
+        needed_until(facts).map(|at| at + idle_timeout),
         facts
             .work
             .and_then(|work| work.worked)

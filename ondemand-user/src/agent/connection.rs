@@ -310,6 +310,7 @@ impl Agent {
             }
         }
         names.extend(self.find_aliases());
+        names.extend(self.find_chains());
         self.find_unopened(&names);
         self.count_first_starts();
         names

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ondemand_core::{
-    lifecycle::{Command, Counter, EndLoop, Input, View},
+    lifecycle::{Command, Counter, EndLoop, Input, Step, View},
     measure::{Ktime, unit::Units},
     policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
 };
@@ -52,7 +52,7 @@ impl Agent {
             caught: watched.held.len() as u64,
             listens: watched.held.len() > 0
                 && self.sampler.is_steerable(watched.slot).unwrap_or(false),
-            ready: watched.is_ready(),
+            ready: watched.is_ready() && watched.has_what_it_needs(&units.backend),
             silent: watched.silent(sample.as_ref(), now),
         })
     }
@@ -65,6 +65,7 @@ impl Agent {
                 .hold()
                 .or_else(|| keeping::hold(watched))
                 .or_else(|| self.holding.hold(&watched.service.name, now)),
+            need: self.need(&watched.service.name),
             ..watched.facts(units)
         }
     }
@@ -77,6 +78,7 @@ impl Agent {
             let Some(view) = self.fresh_view(name) else {
                 self.catch_nobody(name);
                 self.follow_unmanaged(name);
+                self.tell_chain(name);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -88,6 +90,7 @@ impl Agent {
             }
             let commands = watched.lifecycle.step(&view, next);
             watched.forget_ends(&view.units);
+            self.tell_chain(name);
             let is_other = self.record(name, &view);
             input = self.carry_out(name, commands);
             self.send_on(name, &view);
@@ -103,6 +106,7 @@ impl Agent {
     fn fresh_view(&mut self, name: &str) -> Option<View> {
         self.forget_the_ended_run(name);
         self.follow_readiness(name);
+        self.follow_chain(name);
         self.follow_silence(name);
         self.follow_work(name);
         let watched = self.services.get_mut(name)?;
@@ -332,11 +336,16 @@ impl Agent {
         let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
         let names = watched.units.clone();
         let probe = self.recorder.probe(name).filter(|_| !start);
+        // For a client that is held it is the start that the front socket would make: what the application needs may
+        // be about to stop, and PID 1 would leave it out of a start that gives way.
+        let wakes = start && *watched.lifecycle.current() == Step::Waking;
         tokio::spawn(async move {
             if let Some(probe) = probe {
                 probe.ask(&systemd, &names.backend).await;
             }
-            let end = if start {
+            let end = if wakes {
+                systemd.start_as_asked(&names.lease).await
+            } else if start {
                 systemd.start(&names.lease).await
             } else {
                 systemd.stop(&names.lease).await

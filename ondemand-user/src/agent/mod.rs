@@ -8,6 +8,7 @@ mod accepting;
 mod aliases;
 mod announce;
 mod caught;
+mod chains;
 mod clients;
 mod configuration;
 mod connection;
@@ -50,6 +51,7 @@ use std::{
 use aliases::Aliases;
 use announce::Announcer;
 use anyhow::{Context as _, Result};
+use chains::Chains;
 use connection::Connection;
 use events::{Event, Message, Sources};
 use holding::Holding;
@@ -107,6 +109,7 @@ struct Agent {
     holding: Holding,
     lessons: Lessons,
     keeping: Keeping,
+    chains: Chains,
     announcer: Announcer,
     permission: Permission,
     /// What the units' names mean, once they were read.
@@ -195,6 +198,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         holding: Holding::open(config.services.keys().map(String::as_str)),
         lessons: Lessons::open(),
         keeping: Keeping::default(),
+        chains: Chains::default(),
         announcer: Announcer::default(),
         permission: Permission::default(),
         aliases: None,

@@ -64,6 +64,7 @@ impl Agent {
             Verdict::Busy { .. } => Some(Duration::ZERO),
             Verdict::Quiet { since, .. }
             | Verdict::Held { since, .. }
+            | Verdict::Needed { since }
             | Verdict::Idle { since } => view.now.since(since),
             Verdict::Unknown(_) => None,
         });

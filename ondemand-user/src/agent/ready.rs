@@ -123,9 +123,6 @@ impl Agent {
         let is_ready = watched.probing.take(now, ticket, answer);
         let waited = watched.probing.waited(now);
         if is_ready {
-            for waiting in watched.awaits_ready.drain(..) {
-                let _ = waiting.send(()); // The caller may be gone.
-            }
             watched.lifecycle.runs().listens(now);
             if waited > WORTH_SAYING {
                 log::info!("{name}: ready after {}", Span(waited));
@@ -140,21 +137,30 @@ impl Agent {
         {
             log::info!("{name}: its clients wait until it is ready: {why}");
         }
+        self.tell_ready(name);
         self.look(name, Input::Changed);
     }
 
-    /// A proxy waits until its application is ready.
+    /// Tells proxies that wait for it that the application is ready, if it is.
+    pub(super) fn tell_ready(&mut self, name: &str) {
+        let is_ready = self
+            .services
+            .get(name)
+            .is_some_and(|watched| !watched.awaits_ready.is_empty() && !self.awaits_more(watched));
+        if is_ready && let Some(watched) = self.services.get_mut(name) {
+            for waiting in watched.awaits_ready.drain(..) {
+                let _ = waiting.send(()); // The caller may be gone.
+            }
+        }
+    }
+
+    /// A proxy waits until its application is ready, and the services that it needs.
     pub(super) fn wait_ready(&mut self, name: &str, answer: oneshot::Sender<()>) {
         // Dropping the answer makes the caller ask the application itself.
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        if watched.service.ready.is_none() {
-            return;
-        }
-        if watched.is_ready() {
-            // The caller may be gone.
-            let _ = answer.send(());
+        if watched.service.ready.is_none() && !watched.is_chained {
             return;
         }
         watched.awaits_ready.retain(|waiting| !waiting.is_closed());
@@ -162,5 +168,7 @@ impl Agent {
             watched.awaits_ready.push(answer);
         }
         self.follow_readiness(name);
+        self.follow_chain(name);
+        self.tell_ready(name);
     }
 }

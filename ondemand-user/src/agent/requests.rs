@@ -185,6 +185,10 @@ impl Agent {
             (Refusal::Held, Some(left)) => {
                 format!("it is {left}; release it first (`ondemand release {name}`)")
             }
+            (Refusal::Needed, _) => match self.needed_by(name) {
+                Some(by) => format!("{by} is up and needs it; stop that first"),
+                None => refusal.to_string(),
+            },
             // A cause of the protocol has a pause before the next attempt.
             (Refusal::Vetoed(_), _) => {
                 let paused = self.services.get(name).and_then(|watched| {

@@ -51,6 +51,9 @@ impl Agent {
         let hold = self.holding.left(&watched.service.name, &now);
         let view = self.view(watched);
         let mut service = describe(watched, view.as_ref(), steered);
+        let is_up = view
+            .as_ref()
+            .is_some_and(|view| view.units.backend.state.is_up());
         if let Some(why) = view.as_ref().and_then(|view| watched.why_proxied(view)) {
             service.detail = format!("{}; {why}", service.detail);
         }
@@ -67,6 +70,9 @@ impl Agent {
             .filter(|_| watched.is_working() == Some(true))
         {
             service.detail = format!("{}; it works without a client: {rate}", service.detail);
+        }
+        if let Some(by) = self.needed_by(&watched.service.name).filter(|_| is_up) {
+            service.detail = format!("{}; needed by {by}", service.detail);
         }
         if let Some(why) = watched.inhibited() {
             service.detail = format!("{}; {why}", service.detail);
@@ -163,10 +169,11 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     let up = state.is_up();
     let seconds = |span: Duration| span.as_secs_f64();
     let idle = view.filter(|_| up).and_then(|view| match view.verdict {
-        Verdict::Quiet { since, .. } | Verdict::Idle { since } | Verdict::Held { since, .. } => {
-            view.now.since(since)
-        }
-        _ => None,
+        Verdict::Quiet { since, .. }
+        | Verdict::Idle { since }
+        | Verdict::Held { since, .. }
+        | Verdict::Needed { since } => view.now.since(since),
+        Verdict::Busy { .. } | Verdict::Unknown(_) => None,
     });
     let stops_in = view.filter(|_| up).and_then(|view| match view.verdict {
         Verdict::Quiet { idle_at, .. } => idle_at?.since(view.now),
@@ -307,7 +314,7 @@ fn why_up(watched: &Watched, view: &View) -> String {
         } => format!("quiet, stops in {}", remaining(at)),
         Verdict::Quiet { idle_at: None, .. } => "quiet, never stopped".into(),
         Verdict::Unknown(reason) => format!("kept: {reason}"),
-        Verdict::Held { .. } => "quiet".into(),
+        Verdict::Held { .. } | Verdict::Needed { .. } => "quiet".into(),
         Verdict::Idle { .. } => match watched.lifecycle.paused() {
             Some((until, Some(reason))) if until > view.now => {
                 format!(

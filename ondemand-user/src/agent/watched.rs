@@ -120,6 +120,12 @@ pub struct Watched {
     pub listening: Listening,
     /// Whether its application is ready (`ready`).
     pub probing: Probing,
+    /// Whether its application starts after that of another service, which it needs.
+    pub is_chained: bool,
+    /// The run in which the services that it needs were ready: its begin. They may be restarted later.
+    pub has_needs: Option<Option<Ktime>>,
+    /// Whether its application was down when the services that it needs were looked at.
+    pub was_down: bool,
     /// Proxies that wait for that.
     pub awaits_ready: Vec<oneshot::Sender<()>>,
     /// Callers that requested a stop and wait for its end.
@@ -170,6 +176,9 @@ impl Watched {
             inhibitors: Inhibitors::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),
+            is_chained: false,
+            has_needs: None,
+            was_down: false,
             asked: Vec::new(),
             steerable,
             rules: None,
@@ -332,6 +341,7 @@ impl Watched {
             no_front: self.is_silent,
             silence: self.listening.seen,
             work: self.work(),
+            need: None,
         }
     }
 

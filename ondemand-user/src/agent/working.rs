@@ -92,7 +92,10 @@ impl Agent {
         match policy::decide(&watched.rules(), now, Some(&sample), &facts) {
             Verdict::Quiet { idle_at, .. } => idle_at,
             Verdict::Idle { .. } => Some(now),
-            Verdict::Busy { .. } | Verdict::Held { .. } | Verdict::Unknown(_) => None,
+            Verdict::Busy { .. }
+            | Verdict::Held { .. }
+            | Verdict::Needed { .. }
+            | Verdict::Unknown(_) => None,
         }
     }
 

@@ -11,7 +11,11 @@ use super::{
     help,
     values::{currency, moment, price, span, watts},
 };
-use crate::{install::permission::USER, kernel::sockets::listening::Application, proxy};
+use crate::{
+    install::permission::USER,
+    kernel::sockets::listening::Application,
+    proxy::{self, wait::Awaited},
+};
 
 /// Stops unused systemd services, and loses no request.
 ///
@@ -221,6 +225,9 @@ pub struct Proxy {
     /// The status codes that mean that it is
     #[arg(long, value_name = "CODES", requires = "ready")]
     pub ready_status: Option<Statuses>,
+    /// It needs other services, of whose readiness the agent knows
+    #[arg(long)]
+    pub chained: bool,
     /// The addresses where clients arrive, if the application itself listens there
     #[arg(long, value_name = "ADDRESS")]
     pub own_address: Vec<SocketAddr>,
@@ -243,17 +250,21 @@ impl From<Proxy> for proxy::Options {
             backend,
             ready,
             ready_status,
+            chained,
             own_address: own,
             start_timeout,
             exit_idle_time,
             silent_after,
         } = options;
         Self {
-            name,
-            unit,
-            application: Application { backend, own },
-            ready: asked(ready, ready_status),
-            start_timeout,
+            awaited: Awaited {
+                name,
+                unit,
+                application: Application { backend, own },
+                ready: asked(ready, ready_status),
+                chained,
+                start_timeout,
+            },
             exit_idle_time,
             silent_after,
         }

@@ -27,10 +27,7 @@ use backend::{Backend, PATIENCE};
 use carry::carry;
 use listener::Listeners;
 use memory::Memory;
-use ondemand_core::{
-    config::{Endpoint, Ready},
-    words::counted,
-};
+use ondemand_core::{config::Endpoint, words::counted};
 use seldom::Seldom;
 use stranger::Guard;
 use tokio::{
@@ -38,9 +35,9 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use wait::Clients;
+use wait::{Awaited, Clients};
 
-use crate::{host::program, kernel::sockets::listening::Application, systemd};
+use crate::{host::program, systemd};
 
 /// Maximum number of connections; more wait at the front socket. Each takes two descriptors, and
 /// `LimitNOFILE=` of the unit allows them.
@@ -54,16 +51,8 @@ const UNREAD: Duration = Duration::from_millis(5);
 /// What to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The service's name, for messages.
-    pub name: String,
-    /// The application's unit.
-    pub unit: String,
-    /// Where the application listens.
-    pub application: Application,
-    /// When it is ready. `None`: when it listens.
-    pub ready: Option<Ready>,
-    /// How long the first client is held.
-    pub start_timeout: Duration,
+    /// The application.
+    pub awaited: Awaited,
     /// How long to stay without a connection.
     pub exit_idle_time: Duration,
     /// Connections without a byte for this time are no use. `None`: all are.
@@ -104,7 +93,7 @@ pub fn run(options: &Options) -> Result<()> {
     if clients.sockets().is_empty() {
         bail!(
             "no socket was passed: this program is started by ondemand-{}.socket (sd_listen_fds(3))",
-            options.name
+            options.awaited.name
         );
     }
     tokio::runtime::Builder::new_current_thread()
@@ -113,17 +102,10 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
-            let guard = Guard::new(&options.unit, &options.application.backend);
+            let guard = options.awaited.guard();
+            let waiting = wait::wait_for_backend(&options.awaited, &clients, &guard);
             let left = tokio::select! {
-                waited = wait::wait_for_backend(
-                    &options.name,
-                    &options.unit,
-                    &options.application,
-                    options.ready.as_ref(),
-                    options.start_timeout,
-                    &clients,
-                    &guard,
-                ) => waited.map_err(GaveUp::of)?,
+                waited = waiting => waited.map_err(GaveUp::of)?,
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
             };
@@ -147,9 +129,10 @@ async fn serve(
     } else {
         left.max(PATIENCE)
     };
+    let name = &options.awaited.name;
     let backend = Arc::new(Backend::new(
-        &options.name,
-        options.application.clone(),
+        name,
+        options.awaited.application.clone(),
         guard,
         Instant::now() + left,
     ));
@@ -167,8 +150,7 @@ async fn serve(
                     client.reset_at_close();
                     if loops.occurs(Instant::now()).is_some() {
                         log::error!(
-                            "{}: a connection of this proxy to the application has come back to it",
-                            options.name
+                            "{name}: a connection of this proxy to the application has come back to it"
                         );
                     }
                 }
@@ -183,7 +165,7 @@ async fn serve(
                             0 => String::new(),
                             _ => format!(" ({} not logged)", counted(before, "failure")),
                         };
-                        log::warn!("{}: accept: {error}{before}", options.name);
+                        log::warn!("{name}: accept: {error}{before}");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -192,7 +174,7 @@ async fn serve(
                 idle_at = Instant::now() + options.exit_idle_time;
                 // After an upgrade the next client gets a proxy of the program that is installed now.
                 if connections.is_empty() && program::is_replaced() {
-                    log::info!("{}: its program was replaced; the next client has the new one", options.name);
+                    log::info!("{name}: its program was replaced; the next client has the new one");
                     idle_at = Instant::now();
                 }
             }
@@ -208,7 +190,7 @@ async fn serve(
                 tokio::time::sleep(UNREAD).await;
                 if silence::lasts(after) {
                     let silent = counted(connections.len() as u64, "silent connection");
-                    log::info!("{}: closing {silent}", options.name);
+                    log::info!("{name}: closing {silent}");
                     return Ok(());
                 }
             },
@@ -221,10 +203,7 @@ async fn serve(
     backend.hurry();
     if !connections.is_empty() {
         let open = counted(connections.len() as u64, "connection");
-        log::info!(
-            "{}: received SIGTERM; waiting for {open} to finish",
-            options.name
-        );
+        log::info!("{name}: received SIGTERM; waiting for {open} to finish");
     }
     while connections.join_next().await.is_some() {}
     Ok(())

@@ -30,7 +30,7 @@ use jobs::Jobs;
 use names::Names;
 use nix::sys::signal::Signal;
 use ondemand_core::lifecycle::JobEnd;
-pub use reading::{Known, Properties, Reading};
+pub use reading::{Dependencies, Known, Properties, Reading};
 use signals::{Signals, forward};
 pub use standing::Standing;
 use tokio::{

@@ -10,7 +10,7 @@ use zbus::{OwnedObjectPath, OwnedVariant, fdo, message::Sequence};
 use super::{
     NAME, PROPERTIES, Systemd, UNIT,
     calls::{Row, if_known},
-    reading::{Properties, Reading},
+    reading::{Properties, Reading, is_service},
 };
 
 /// Maximum number of units that are asked about at once: one after the other takes much longer on a busy
@@ -160,6 +160,7 @@ impl Systemd {
         let mut properties = Properties::of(row);
         let is_there = properties.load_state.as_deref() == Some("loaded") || !properties.is_down();
         properties.stop_when_unneeded = Some(false);
+        properties.after = Some(Vec::new());
         match kind.as_deref() {
             Some("service") if is_there => self.ask_of_service(&path, &mut properties).await?,
             Some("socket") => self.ask_last_start(&path, &mut properties).await?,
@@ -179,12 +180,34 @@ impl Systemd {
 
     async fn ask_of_service(&self, path: &OwnedObjectPath, found: &mut Properties) -> Result<()> {
         let number = |property| self.property::<u64>(path, property);
-        let (stops, interval, conditions, exit) = try_join!(
+        let list = |property| self.property::<Vec<String>>(path, property);
+        let (stops, interval, conditions, exit, after, wants, requires, part_of) = try_join!(
             self.property(path, "StopWhenUnneeded"),
             number("StartLimitIntervalUSec"),
             self.conditions(path),
             number("InactiveExitTimestampMonotonic"),
+            list("After"),
+            list("Wants"),
+            list("Requires"),
+            list("PartOf"),
         )?;
+        // Most units have to do with none, and are asked no more.
+        let related = [&after, &wants, &requires, &part_of];
+        if related.into_iter().flatten().any(|unit| is_service(&unit)) {
+            let (requisite, binds_to, upholds) = try_join!(
+                list("Requisite"),
+                list("BindsTo"),
+                // Older versions have none.
+                self.property_if_known(path, UNIT, "Upholds"),
+            )?;
+            found.requisite = Some(requisite);
+            found.binds_to = Some(binds_to);
+            found.upholds = upholds;
+        }
+        found.after = Some(after);
+        found.wants = Some(wants);
+        found.requires = Some(requires);
+        found.part_of = Some(part_of);
         found.stop_when_unneeded = Some(stops);
         found.start_limit_interval_u_sec = Some(interval);
         found.condition_timestamp_monotonic = Some(conditions.tried);

@@ -1,5 +1,7 @@
 //! A unit's properties as received over the bus, and the state that follows from them.
 
+use std::collections::BTreeSet;
+
 use super::calls::Row;
 use ondemand_core::measure::{
     Ktime,
@@ -24,6 +26,13 @@ pub struct Properties {
     pub(super) assert_result: Option<bool>,
     pub(super) condition_timestamp_monotonic: Option<u64>,
     pub(super) start_limit_interval_u_sec: Option<u64>,
+    pub(super) after: Option<Vec<String>>,
+    pub(super) part_of: Option<Vec<String>>,
+    pub(super) requires: Option<Vec<String>>,
+    pub(super) requisite: Option<Vec<String>>,
+    pub(super) wants: Option<Vec<String>>,
+    pub(super) binds_to: Option<Vec<String>>,
+    pub(super) upholds: Option<Vec<String>>,
 }
 
 impl Properties {
@@ -38,6 +47,29 @@ impl Properties {
             job: Some((job, job_path)),
             ..Self::default()
         }
+    }
+
+    /// The services that it needs, and those after which it starts. `None`: these properties were not read.
+    fn dependencies(&self) -> Option<Dependencies> {
+        let after = self.after.as_ref()?;
+        let lists = [
+            &self.requires,
+            &self.requisite,
+            &self.wants,
+            &self.binds_to,
+            &self.upholds,
+            &self.part_of,
+        ];
+        Some(Dependencies {
+            needs: lists
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(is_service)
+                .cloned()
+                .collect(),
+            after: after.iter().filter(is_service).cloned().collect(),
+        })
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -82,6 +114,19 @@ impl Reading {
     }
 }
 
+pub(super) fn is_service(unit: &&String) -> bool {
+    unit.ends_with(".service")
+}
+
+/// The services that a unit has to do with, by their own names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dependencies {
+    /// Those that its start pulls in, and those whose stop is its own.
+    pub needs: BTreeSet<String>,
+    /// Those after which it is started.
+    pub after: BTreeSet<String>,
+}
+
 /// The known state of a unit.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -96,6 +141,8 @@ pub struct Known {
     pub load_state: String,
     /// Whether PID 1 stops it when no unit needs it any more.
     pub stop_when_unneeded: bool,
+    /// What it needs.
+    pub dependencies: Dependencies,
     /// `ConditionResult` and `AssertResult`: of the last start.
     conditions: [bool; 2],
     /// When they were looked at.
@@ -156,6 +203,7 @@ impl Known {
             id,
             load_state,
             stop_when_unneeded,
+            dependencies,
             conditions,
             tried,
             ..
@@ -167,7 +215,7 @@ impl Known {
                 &other.conditions,
                 &other.tried,
             )
-            && (id, load_state) == (&other.id, &other.load_state)
+            && (id, load_state, dependencies) == (&other.id, &other.load_state, &other.dependencies)
     }
 
     /// What follows from the unit's files.
@@ -183,6 +231,9 @@ impl Known {
         }
         if let Some(stop_when_unneeded) = properties.stop_when_unneeded {
             self.stop_when_unneeded = stop_when_unneeded;
+        }
+        if let Some(dependencies) = properties.dependencies() {
+            self.dependencies = dependencies;
         }
     }
 

@@ -10,6 +10,7 @@ mod asked_race;
 mod attacks;
 mod before_the_agent;
 mod bus;
+mod chains;
 mod checks;
 mod client_lists;
 mod configuration;

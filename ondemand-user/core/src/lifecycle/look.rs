@@ -111,6 +111,11 @@ impl Lifecycle {
                 self.step = Step::Rest;
                 return self.answer(Reply::Kept(Refusal::Held), commands);
             }
+            // Nor is this one: it goes on until the other service stops.
+            Verdict::Needed { .. } => {
+                self.step = Step::Rest;
+                return self.answer(Reply::Kept(Refusal::Needed), commands);
+            }
         };
         self.keep(view, cause, commands);
     }

@@ -221,6 +221,8 @@ pub enum Refusal {
     Open(u64),
     /// It is held.
     Held,
+    /// A service that is up needs it.
+    Needed,
     /// It is starting.
     Starting,
     /// Its proxy is up, and stays for this time without clients.
@@ -241,6 +243,7 @@ impl fmt::Display for Refusal {
             Self::Open(1) => f.write_str("1 connection is open"),
             Self::Open(open) => write!(f, "{} are open", counted(*open, "connection")),
             Self::Held => f.write_str("it is held; release it first (`ondemand release`)"),
+            Self::Needed => f.write_str("a service that is up needs it; stop that first"),
             Self::Starting => f.write_str("it is starting; try again when it is up"),
             Self::Proxy(stays) => write!(
                 f,

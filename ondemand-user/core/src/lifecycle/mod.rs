@@ -494,7 +494,8 @@ impl Lifecycle {
                 Verdict::Held {
                     until: Some(at), ..
                 } => Some(at.min(view.now + RECHECK)),
-                Verdict::Held { until: None, .. } => None,
+                // The end of the other service is an event.
+                Verdict::Held { until: None, .. } | Verdict::Needed { .. } => None,
                 // The end of the last connection or of the proxy is an event.
                 Verdict::Busy { .. } | Verdict::Idle { .. } => Some(view.now + RECHECK),
                 Verdict::Unknown(_) => Some(view.now + RETRY),

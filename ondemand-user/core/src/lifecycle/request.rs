@@ -132,6 +132,7 @@ impl Lifecycle {
         match view.verdict {
             Verdict::Busy { open } => Some(Refusal::Open(open)),
             Verdict::Held { .. } => Some(Refusal::Held),
+            Verdict::Needed { .. } => Some(Refusal::Needed),
             Verdict::Unknown(reason) => Some(Refusal::Unknown(reason.to_string())),
             // Between two attempts a proxy has nothing to carry.
             Verdict::Quiet { .. } | Verdict::Idle { .. } if units.backend.restarting => None,

@@ -501,3 +501,32 @@ fn silence_is_looked_at_when_it_can_decide() {
     check(&SILENT, two, &hold(Some(ms(99_000))), Some(99_000));
     check(&SILENT, Sample { older: 1, ..two }, &facts(), None);
 }
+
+#[test]
+fn a_service_that_another_needs_is_in_use() {
+    let late = 99_000;
+    let needed = |need| Facts {
+        need: Some(need),
+        ..facts()
+    };
+    let verdict = Verdict::Needed { since: ms(1_000) };
+    check(RULES, late, Some(sample()), needed(Need::Present), verdict);
+    // It is the other's end that begins its idle time, as a client's.
+    let until = needed(Need::Until(ms(5_000)));
+    check(RULES, 14_999, Some(sample()), until, quiet(5_000, 15_000));
+    check(RULES, 15_000, Some(sample()), until, idle(5_000));
+    // An older one changes nothing, and one of the future is unknown.
+    let before = needed(Need::Until(ms(500)));
+    check(RULES, 11_000, Some(sample()), before, idle(1_000));
+    let unknown = Verdict::Unknown(Reason::Clock);
+    check(RULES, 4_000, Some(sample()), until, unknown);
+    // Also when a stop is requested.
+    let at_once = Rules::AT_ONCE;
+    check(
+        at_once,
+        late,
+        Some(sample()),
+        needed(Need::Present),
+        verdict,
+    );
+}

@@ -101,6 +101,8 @@ pub struct Manager<'a> {
     /// What pins the applications, if that was asked of those who do.
     pinned: Option<HashMap<String, Vec<String>>>,
     slices: Slices,
+    /// The applications of services, by their own names.
+    applications: HashSet<String>,
     others: RefCell<HashMap<String, ActiveState>>,
     users: RefCell<HashMap<String, bool>>,
 }
@@ -117,6 +119,7 @@ impl<'a> Manager<'a> {
             loaded: Loaded::look(loaded, &config.path),
             pinned: pinned(systemd, config, &units).await,
             slices: Slices::default(),
+            applications: applications(config),
             others: RefCell::default(),
             users: RefCell::default(),
         }
@@ -126,6 +129,11 @@ impl<'a> Manager<'a> {
     pub fn pins(&self, unit: &str) -> Option<Vec<String>> {
         let pinned = self.pinned.as_ref()?;
         Some(pinned.get(unit).cloned().unwrap_or_default())
+    }
+
+    /// Whether a unit is the application of a service.
+    pub fn is_application(&self, unit: &str) -> bool {
+        self.applications.contains(unit)
     }
 
     /// Whether another unit is down.
@@ -185,6 +193,12 @@ async fn pinned(
         return None;
     }
     systemd.pinned_by(up).await.ok()
+}
+
+fn applications(config: &Config) -> HashSet<String> {
+    let files = UnitFiles::here();
+    let units = config.services.values().map(|it| files.canonical(&it.unit));
+    units.collect()
 }
 
 /// The units of a service.

@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 pub mod agent;
+mod chains;
 mod common;
 mod finding;
 mod forwarders;
@@ -215,7 +216,11 @@ async fn look(config: &Config) -> Vec<Finding> {
         .buffered(AT_ONCE)
         .collect()
         .await;
-    found.extend(about.into_iter().flatten());
+    let mut chains = chains::look(config, common.unit_files, common.manager.as_ref()).await;
+    for (name, about) in config.services.keys().zip(about) {
+        found.extend(about);
+        found.extend(chains.remove(name).unwrap_or_default());
+    }
     found
 }
 

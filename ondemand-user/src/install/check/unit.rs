@@ -139,7 +139,8 @@ pub(super) async fn needed(
         None => pins(service, facts),
     };
     for unit in pins {
-        if !manager.is_down(unit).await.ok()? {
+        // A chain, in which they take turns.
+        if !manager.is_application(unit) && !manager.is_down(unit).await.ok()? {
             active.push(unit);
         }
     }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ondemand_core::config::{Config, Service, UnitNames};
 
+mod chained;
 mod escape;
 pub mod generator;
 pub(crate) mod hardening;
@@ -28,6 +29,7 @@ mod security;
 mod tests;
 mod text;
 
+pub use chained::related;
 pub use host::Host;
 pub use install::{left_behind, write};
 pub use program::{Unreachable, unreachable};
@@ -79,9 +81,11 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
         source: format!("SourcePath={source}"),
     };
     let mut files = Vec::new();
+    let chained = chained::chained(config, &host.unit_files);
     for service in config.services.values() {
+        let is_chained = chained.contains(service.name.as_str());
         files.extend(
-            service_files(service, host, &header)
+            service_files(service, host, &header, is_chained)
                 .with_context(|| format!("service.{}", service.name))?,
         );
     }
@@ -96,7 +100,12 @@ pub fn by_path(files: &[UnitFile]) -> HashMap<&OsStr, &UnitFile> {
 }
 
 /// Generates the files of one service.
-fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[UnitFile; 6]> {
+fn service_files(
+    service: &Service,
+    host: &Host,
+    header: &Header,
+    is_chained: bool,
+) -> Result<[UnitFile; 6]> {
     let text = |path: String, text: String| UnitFile {
         path: path.into(),
         content: Content::Text(text),
@@ -115,7 +124,7 @@ fn service_files(service: &Service, host: &Host, header: &Header) -> Result<[Uni
             path: Path::new("sockets.target.wants").join(&socket),
             content: Content::Link(Path::new("..").join(&socket)),
         },
-        text(proxy, text::proxy(service, host, header)?),
+        text(proxy, text::proxy(service, host, header, is_chained)?),
         text(lease, text::lease(service, header)),
         text(service.timer_unit(), pacing::timer(service, header)?),
         text(drop_in_path(service), text::drop_in(service, host, header)),

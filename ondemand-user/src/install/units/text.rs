@@ -108,7 +108,12 @@ fn access(access: &Access) -> Result<String> {
 const PROXIES: &str = "ondemand.proxies";
 
 /// The proxy: `ondemand-NAME.service`.
-pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<String> {
+pub(super) fn proxy(
+    service: &Service,
+    host: &Host,
+    header: &Header,
+    is_chained: bool,
+) -> Result<String> {
     let mut text = unit_section(header, &format!("Proxy of {} (ondemand)", service.name));
     // Wants= without After=: the proxy waits itself, and can close its clients if the wait fails.
     let (unit, socket) = (&service.unit, service.socket_unit());
@@ -120,7 +125,7 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
     writeln!(
         text,
         "\n[Service]\nExecStart={}",
-        command_line(service, host)?
+        command_line(service, host, is_chained)?
     )?;
     // Of two runnable jobs, PID 1 starts the unit with the lower nice value first, then the one
     // whose name sorts first (systemd's unit_compare_priority()): the application must be first,
@@ -153,7 +158,7 @@ pub(super) fn proxy(service: &Service, host: &Host, header: &Header) -> Result<S
 
 /// The proxy gets its settings as options: its user may not be allowed to read the
 /// configuration.
-fn command_line(service: &Service, host: &Host) -> Result<String> {
+fn command_line(service: &Service, host: &Host, is_chained: bool) -> Result<String> {
     let mut words = vec![
         escape::program(&host.ondemand)?.to_owned(),
         "proxy".into(),
@@ -174,6 +179,9 @@ fn command_line(service: &Service, host: &Host) -> Result<String> {
         words.push(format!("--ready={ready}"));
         let status = ready.status();
         words.extend(status.map(|status| format!("--ready-status={status}")));
+    }
+    if is_chained {
+        words.push("--chained".into());
     }
     words.push(service.name.clone());
     let words: Result<Vec<_>> = words.iter().map(|word| escape::word(word)).collect();

@@ -2,7 +2,8 @@
 //! down, and would get its clients.
 
 use std::{
-    fs,
+    collections::HashSet,
+    fs, iter,
     net::SocketAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -63,27 +64,46 @@ pub fn words(listener: &TcpListener, address: SocketAddr, unit: &str) -> String 
     )
 }
 
+/// The cgroups of a unit: its own, and those below it (`Delegate=`).
+#[derive(Clone, Debug, Default)]
+pub struct Cgroups(HashSet<u64>);
+
+impl Cgroups {
+    /// Whether this one is among them.
+    pub fn has(&self, id: u64) -> bool {
+        self.0.contains(&id)
+    }
+}
+
+/// The cgroups of a unit with this one, relative to the hierarchy's root.
+pub fn cgroups_of(control_group: &str) -> Cgroups {
+    let Ok(root) = cgroup_root() else {
+        return Cgroups::default();
+    };
+    Cgroups(ids_within(&root, control_group).collect())
+}
+
 /// Whether a cgroup is that of a unit, or below it (`Delegate=`).
 fn is_within(id: u64, root: &Path, control_group: &str) -> bool {
-    let Some(name) = control_group
+    ids_within(root, control_group).any(|found| found == id)
+}
+
+fn ids_within(root: &Path, control_group: &str) -> impl Iterator<Item = u64> {
+    let name = control_group
         .strip_prefix('/')
-        .filter(|name| !name.is_empty())
-    else {
-        return false;
-    };
-    let mut left: Vec<PathBuf> = vec![root.join(name)];
-    while let Some(directory) = left.pop() {
-        if id_of(&directory) == Some(id) {
-            return true;
-        }
+        .filter(|name| !name.is_empty());
+    let mut left: Vec<PathBuf> = name.map(|name| root.join(name)).into_iter().collect();
+    iter::from_fn(move || {
+        let directory = left.pop()?;
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         left.extend(
             entries
                 .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
                 .map(|entry| entry.path()),
         );
-    }
-    false
+        Some(id_of(&directory))
+    })
+    .flatten()
 }
 
 /// A cgroup's id is the inode of its directory (`cgroup_id`, include/linux/cgroup.h).

@@ -65,6 +65,17 @@ pub struct TcpListener {
     pub backlog: u32,
 }
 
+/// An established TCP connection, as one of its ends in this network namespace has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpConnection {
+    /// The address of this end.
+    pub local: SocketAddr,
+    /// The other end's.
+    pub peer: SocketAddr,
+    /// The id of the cgroup in which the socket was made.
+    pub cgroup: Option<u64>,
+}
+
 /// A Unix stream socket of this network namespace with a path: a listener, or a connection that
 /// a listener with this path accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +109,22 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
         found.extend(sockets);
     }
     found.retain(|listener| port == 0 || listener.address.port() == port);
+    Ok(found)
+}
+
+/// Lists the established TCP connections, of both families, with IPv4 addresses written as such.
+///
+/// # Errors
+///
+/// The kernel does not answer, or has no inet_diag.
+pub fn tcp_connections() -> Result<Vec<TcpConnection>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+        request.extend((1_u32 << ESTABLISHED).to_ne_bytes());
+        request.resize(request.len() + 48, 0);
+        found.extend(dump(&request, tcp_connection).context("list the TCP connections")?);
+    }
     Ok(found)
 }
 
@@ -169,6 +196,28 @@ pub fn unix_sockets(only_listeners: bool) -> Result<Vec<UnixSocket>> {
         request.extend(word.to_ne_bytes());
     }
     dump(&request, unix_socket).context("list the Unix sockets")
+}
+
+/// The end of a connection in a struct inet_diag_msg.
+fn tcp_connection(message: &[u8]) -> Option<TcpConnection> {
+    if *message.get(1)? != ESTABLISHED {
+        return None;
+    }
+    let ip = |at: usize| match i32::from(message[0]) {
+        libc::AF_INET => Some(IpAddr::V4(Ipv4Addr::from(array::<4>(message, at)?))),
+        libc::AF_INET6 => {
+            Some(IpAddr::V6(Ipv6Addr::from(array::<16>(message, at)?)).to_canonical())
+        }
+        _ => None,
+    };
+    let port = |at: usize| Some(u16::from_be_bytes(array(message, at)?));
+    let attributes = message.get(72..)?;
+    let cgroup = attribute(attributes, INET_DIAG_CGROUP_ID).and_then(|value| array(value, 0));
+    Some(TcpConnection {
+        local: SocketAddr::new(ip(8)?, port(4)?),
+        peer: SocketAddr::new(ip(24)?, port(6)?),
+        cgroup: cgroup.map(u64::from_ne_bytes),
+    })
 }
 
 /// struct inet_diag_msg: family, state, timer, retransmits, id, expires, rqueue, wqueue, uid,

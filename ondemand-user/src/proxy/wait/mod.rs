@@ -61,68 +61,63 @@ impl fmt::Display for OutOfSight {
     }
 }
 
-/// Waits until `unit` is active and `application` listens, then executes `command`, if any.
+/// What to wait for.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    /// The service's name, for messages.
+    pub name: String,
+    /// The application's unit.
+    pub unit: String,
+    /// Where the application listens.
+    pub application: Application,
+    /// When it is ready. `None`: when it listens.
+    pub ready: Option<Ready>,
+    /// Whether it starts after the application of another service.
+    pub chained: bool,
+    /// How long the first client is held.
+    pub start_timeout: Duration,
+}
+
+impl Awaited {
+    /// What protects its clients from strangers.
+    pub fn guard(&self) -> Guard {
+        Guard::new(&self.unit, &self.application.backend)
+    }
+}
+
+/// Waits until the unit is active and the application listens, then executes `command`, if any.
 ///
 /// # Errors
 ///
 /// The backend failed, or did not become ready within `start_timeout`, or `command` cannot be
 /// executed. Clients that waited at inherited sockets (sd_listen_fds(3)) are closed by then.
-pub fn run(
-    name: &str,
-    unit: &str,
-    application: &Application,
-    ready: Option<&Ready>,
-    start_timeout: Duration,
-    command: &[OsString],
-) -> Result<()> {
+pub fn run(awaited: &Awaited, command: &[OsString]) -> Result<()> {
     let clients = Clients::inherited();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?
-        .block_on(wait_for_backend(
-            name,
-            unit,
-            application,
-            ready,
-            start_timeout,
-            &clients,
-            &Guard::new(unit, &application.backend),
-        ))?;
-    become_command(command).inspect_err(|_| let_go(name, &clients))
+        .block_on(wait_for_backend(awaited, &clients, &awaited.guard()))?;
+    become_command(command).inspect_err(|_| let_go(&awaited.name, &clients))
 }
 
-/// Waits until `unit` is active, `application` listens, and is ready. Returns what is left of `start_timeout`.
+/// Waits until the unit is active, the application listens, and is ready. Returns what is left of `start_timeout`.
 ///
 /// # Errors
 ///
 /// It failed, or did not become ready within `start_timeout`. `clients` are closed by then.
 pub async fn wait_for_backend(
-    name: &str,
-    unit: &str,
-    application: &Application,
-    ready: Option<&Ready>,
-    start_timeout: Duration,
+    awaited: &Awaited,
     clients: &Clients,
     guard: &Guard,
 ) -> Result<Duration> {
-    let first_try = FirstTry::begin(!application.backend.is_tcp());
-    let readiness = Readiness::new(name, ready);
-    let watched = watch(
-        name,
-        unit,
-        application,
-        readiness,
-        start_timeout,
-        &first_try,
-        guard,
-    )
-    .await;
+    let first_try = FirstTry::begin(!awaited.application.backend.is_tcp());
+    let watched = watch(awaited, &first_try, guard).await;
     match &watched {
         Err(error) if error.is::<OutOfSight>() => {}
         Err(_) => {
             first_try.end();
-            let_go(name, clients);
+            let_go(&awaited.name, clients);
         }
         Ok(_) => first_try.end(),
     }
@@ -146,15 +141,16 @@ fn become_command(command: &[OsString]) -> Result<()> {
     Err(error).with_context(|| format!("run {}", program.display()))
 }
 
-async fn watch(
-    name: &str,
-    unit: &str,
-    application: &Application,
-    mut readiness: Readiness,
-    start_timeout: Duration,
-    first_try: &FirstTry,
-    guard: &Guard,
-) -> Result<Duration> {
+async fn watch(awaited: &Awaited, first_try: &FirstTry, guard: &Guard) -> Result<Duration> {
+    let Awaited {
+        name,
+        unit,
+        application,
+        start_timeout,
+        ..
+    } = awaited;
+    let start_timeout = *start_timeout;
+    let mut readiness = Readiness::new(name, awaited.ready.as_ref(), awaited.chained);
     let backend = &application.backend;
     let start = Instant::now();
     let mut bus = Bus::new(name, unit);

@@ -23,6 +23,8 @@ pub struct Readiness {
     name: String,
     /// `None`: a listener is enough.
     ready: Option<Ready>,
+    /// Its application needs others, of which the agent alone knows.
+    chained: bool,
     agent: Option<Known>,
     /// The agent does not know.
     is_alone: bool,
@@ -35,29 +37,35 @@ pub struct Readiness {
 
 impl Readiness {
     /// Before any question.
-    pub fn new(name: &str, ready: Option<&Ready>) -> Self {
+    pub fn new(name: &str, ready: Option<&Ready>, chained: bool) -> Self {
         Self {
             name: name.to_owned(),
             ready: ready.cloned(),
+            chained,
             agent: None,
             is_alone: false,
             own: None,
             next: Instant::now(),
             pause: FIRST_PAUSE,
-            is_ready: ready.is_none(),
+            is_ready: ready.is_none() && !chained,
             why: None,
         }
     }
 
     /// It listens, and its unit is active: asks, if nobody is asked. `left`: of `start_timeout`.
     pub fn ask(&mut self, bus: &Bus, left: Duration) {
-        let Some(ready) = self.ready.clone().filter(|_| !self.is_ready) else {
+        if self.is_ready {
             return;
-        };
+        }
         if !self.is_alone && self.agent.is_none() {
             self.agent = bus.knows_ready(left);
             self.is_alone = self.agent.is_none();
         }
+        let Some(ready) = self.ready.clone() else {
+            // Without an agent its listener is enough.
+            self.is_ready = self.is_alone;
+            return;
+        };
         if self.is_alone && self.own.is_none() && Instant::now() >= self.next {
             self.own = Some(tokio::spawn(async move { probe::ask(&ready).await }));
         }
@@ -65,7 +73,7 @@ impl Readiness {
 
     /// It does not listen, or is not active: answers that come are none of the next run.
     pub fn forget(&mut self) {
-        self.is_ready = self.ready.is_none();
+        self.is_ready = self.ready.is_none() && !self.chained;
         self.agent = None;
         if let Some(own) = self.own.take() {
             own.abort();
@@ -86,10 +94,12 @@ impl Readiness {
                 Ok(why) if why.is_empty() => self.is_ready = true,
                 Ok(why) => self.why = Some(why),
                 Err(error) => {
-                    log::info!(
-                        "{}: the agent does not know whether it is ready, asking it: {error}",
-                        self.name
-                    );
+                    if self.ready.is_some() {
+                        log::info!(
+                            "{}: the agent does not know whether it is ready, asking it: {error}",
+                            self.name
+                        );
+                    }
                     self.is_alone = true;
                 }
             }
@@ -119,14 +129,14 @@ impl Readiness {
 
     /// What it says instead.
     pub fn why(&self) -> String {
-        let Some(ready) = &self.ready else {
-            return String::new();
-        };
         let why = self.why.clone();
-        format!(
-            ": {}",
-            why.unwrap_or_else(|| format!("{ready} has not said so"))
-        )
+        let unsaid = || match &self.ready {
+            Some(ready) => Some(format!("{ready} has not said so")),
+            None if self.chained => Some("a service that it needs is not".to_owned()),
+            None => None,
+        };
+        why.or_else(unsaid)
+            .map_or_else(String::new, |why| format!(": {why}"))
     }
 }
 
@@ -159,7 +169,7 @@ mod tests {
             }
         });
         let ready: Ready = format!("http://{address}/").parse().unwrap();
-        let mut readiness = Readiness::new("test", Some(&ready));
+        let mut readiness = Readiness::new("test", Some(&ready), false);
         let bus = Bus::new("test", "test.service");
         assert!(!readiness.is_ready() && !readiness.is_asked());
         let mut answers = Vec::new();
@@ -181,7 +191,7 @@ mod tests {
         let mut readiness = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap()
-            .block_on(async { Readiness::new("test", None) });
+            .block_on(async { Readiness::new("test", None, false) });
         readiness.forget();
         assert!(readiness.is_ready() && !readiness.is_asked());
     }
