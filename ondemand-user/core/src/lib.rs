@@ -15,6 +15,7 @@ pub mod probing;
 pub mod proxy_stay;
 pub mod readiness;
 pub mod replay;
+pub mod rhythm;
 pub mod runs;
 pub mod words;
 pub mod work;

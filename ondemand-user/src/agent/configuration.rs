@@ -9,7 +9,7 @@ use ondemand_core::{
     measure::{Ktime, sample::Slot},
 };
 
-use super::{Agent, watched::Watched};
+use super::{Agent, prewarming, watched::Watched};
 use crate::{
     host::clock,
     observe::metrics::record::Record,
@@ -104,6 +104,7 @@ impl Agent {
         self.metrics.configure(&config, is_other);
         self.config = config;
         self.renew_times_of_use();
+        self.renew_rhythms();
         if has_past {
             self.read_past();
         }
@@ -162,7 +163,10 @@ impl Agent {
     fn adopt(&mut self, service: &Service, slot: Slot, steerable: bool, now: Ktime) -> Watched {
         let mut watched = Watched::new(service.clone(), slot, steerable, self.dry_run, now);
         if let Some(earlier) = self.lessons.take(&service.name) {
+            let rhythm = earlier.rhythm.clone().filter(|_| service.prewarm);
             watched.learner.restore(earlier, &service.learning);
+            let terms = prewarming::terms_of(&watched);
+            watched.prewarming.restore(rhythm, &terms);
         }
         self.lessons.learn_anew(&service.name);
         watched.is_new = !Record::here().path(&service.name).exists();

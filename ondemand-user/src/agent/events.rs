@@ -138,6 +138,7 @@ impl Agent {
             self.notifier.due(),
             self.holding.wake(),
             self.keeping.due(),
+            self.rhythms.due,
             self.transitions.due(),
         ];
         let next = next.into_iter().flatten().min();

@@ -13,17 +13,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ondemand_core::{
-    config::Learning,
+    config::{IdleTimeout, Learning},
     learned::{
         Learned, Starts,
         stored::{self, Stored},
     },
     lifecycle::Input,
     measure::Ktime,
+    rhythm::Rhythm,
     words::{Span, counted},
 };
 
-use super::{Agent, events::Message, watched::Watched};
+use super::{Agent, events::Message, prewarming, watched::Watched};
 use crate::{
     host::{
         atomic_file::{self, Store},
@@ -109,47 +110,76 @@ fn read(store: &Store) -> Result<(BTreeMap<String, Stored>, usize)> {
     read().with_context(|| format!("read {}", store.path().display()))
 }
 
+/// What is to be learned of a service.
+#[derive(Clone, Copy)]
+struct Course {
+    learning: Learning,
+    idle_timeout: IdleTimeout,
+    prewarm: bool,
+}
+
 /// Learns from the history what the agent asked for.
 struct Student {
-    learning: BTreeMap<String, Learning>,
-    lessons: BTreeMap<String, (Starts, Option<Learned>)>,
+    courses: BTreeMap<String, Course>,
+    lessons: BTreeMap<String, Lesson>,
+}
+
+#[derive(Default)]
+struct Lesson {
+    starts: Starts,
+    /// Nothing before the first gap: all starts are known then.
+    learned: Option<Learned>,
+    rhythm: Rhythm,
 }
 
 impl past::Listener for Student {
     fn start(&mut self, service: &str, took: Duration) {
-        if let Some((starts, _)) = self.lessons.get_mut(service) {
-            starts.add(took);
+        if let Some(lesson) = self.lessons.get_mut(service) {
+            lesson.starts.add(took);
         }
     }
 
-    fn gap(&mut self, service: &str, length: Duration) {
-        let Some((starts, learned)) = self.lessons.get_mut(service) else {
+    fn gap(&mut self, service: &str, length: Duration, ended: i64) {
+        let (Some(lesson), Some(course)) =
+            (self.lessons.get_mut(service), self.courses.get(service))
+        else {
             return;
         };
-        if let Some(learning) = self.learning.get(service) {
-            let none = || Learned::new(learning.terms(starts.usual()));
-            learned.get_or_insert_with(none).learn(length);
+        let usual = lesson.starts.usual();
+        let none = || Learned::new(course.learning.terms(usual));
+        let learned = lesson.learned.get_or_insert_with(none);
+        if course.prewarm {
+            let timeout = course.idle_timeout.or(learned.timeout());
+            let terms = prewarming::terms(learned.terms().cold_start_cost(), usual, timeout);
+            let at = prewarming::moment(ended);
+            lesson.rhythm.returned(at, length, &terms);
         }
+        learned.learn(length);
     }
 }
 
 impl Student {
-    fn new(learning: BTreeMap<String, Learning>) -> Self {
-        let lessons = learning
+    fn new(courses: BTreeMap<String, Course>) -> Self {
+        let lessons = courses
             .keys()
             .map(|name| (name.clone(), Default::default()));
         Self {
             lessons: lessons.collect(),
-            learning,
+            courses,
         }
     }
 
     fn learned(self) -> BTreeMap<String, Stored> {
-        let learning = self.learning;
-        let stored = |(name, (starts, learned)): (String, (Starts, Option<Learned>))| {
-            let none = || Some(Learned::new(learning.get(&name)?.terms(starts.usual())));
-            let learned = learned.or_else(none)?;
-            Some((name, Stored { starts, learned }))
+        let courses = self.courses;
+        let stored = |(name, lesson): (String, Lesson)| {
+            let course = courses.get(&name)?;
+            let none = || Learned::new(course.learning.terms(lesson.starts.usual()));
+            let stored = Stored {
+                learned: lesson.learned.unwrap_or_else(none),
+                starts: lesson.starts,
+                rhythm: course.prewarm.then_some(lesson.rhythm),
+            };
+            Some((name, stored))
         };
         self.lessons.into_iter().filter_map(stored).collect()
     }
@@ -170,11 +200,17 @@ impl Agent {
         let Some(history) = history else {
             return;
         };
-        let mut learning = BTreeMap::new();
+        let mut courses = BTreeMap::new();
         for name in anew {
             if let Some(watched) = self.services.get_mut(&name) {
                 watched.learner.begin();
-                learning.insert(name, watched.service.learning);
+                let service = &watched.service;
+                let course = Course {
+                    learning: service.learning,
+                    idle_timeout: service.idle_timeout,
+                    prewarm: service.prewarm,
+                };
+                courses.insert(name, course);
             }
         }
         // Not one of the event loop's: its exit would wait for them.
@@ -182,8 +218,8 @@ impl Agent {
         let thread = thread::Builder::new()
             .name("lessons".into())
             .spawn(move || {
-                let names: Vec<String> = learning.keys().cloned().collect();
-                let mut student = Student::new(learning);
+                let names: Vec<String> = courses.keys().cloned().collect();
+                let mut student = Student::new(courses);
                 let read = past::tell(&history, &now, &mut student);
                 let lessons = read.map(|()| student.learned());
                 // The receiver is gone if the agent has exited.
@@ -216,15 +252,20 @@ impl Agent {
                 continue;
             };
             let before = watched.idle_timeout();
-            watched
-                .learner
-                .rebuilt(lessons.remove(&name), &watched.service.learning);
+            let past = lessons.remove(&name);
+            if watched.service.prewarm {
+                let rhythm = past.as_ref().and_then(|past| past.rhythm.clone());
+                let terms = prewarming::terms_of(watched);
+                watched.prewarming.restore(rhythm, &terms);
+            }
+            watched.learner.rebuilt(past, &watched.service.learning);
             let (timeout, gaps) = (watched.learner.choice(), watched.learner.gaps());
             log::debug!("{name}: learned from {}: {timeout}", counted(gaps, "gap"));
             if watched.idle_timeout() != before {
                 self.look(&name, Input::Changed);
             }
         }
+        self.rhythms.due = Some(clock::now());
         self.read_past();
     }
 
@@ -263,13 +304,18 @@ impl Agent {
         // Copies are made in no time, and the text of a thousand services is not.
         let copy = |(name, watched): (&String, &Watched)| {
             let (starts, learned) = watched.learner.stored();
-            let (starts, learned) = (starts.clone(), learned.clone());
-            (name.clone(), Stored { starts, learned })
+            let rhythm = watched.prewarming.rhythm();
+            let stored = Stored {
+                starts: starts.clone(),
+                learned: learned.clone(),
+                rhythm: watched.service.prewarm.then(|| rhythm.clone()),
+            };
+            (name.clone(), stored)
         };
         let services: Vec<_> = self.services.iter().map(copy).collect();
         self.lessons.store.save_made(move || {
             let services = services.iter();
-            stored::text(services.map(|(name, it)| (name.as_str(), &it.starts, &it.learned)))
+            stored::text(services.map(|(name, stored)| (name.as_str(), stored)))
         })
     }
 

@@ -64,6 +64,7 @@ impl Agent {
                 .inhibitors
                 .hold()
                 .or_else(|| keeping::hold(watched))
+                .or_else(|| watched.prewarming.hold(now))
                 .or_else(|| self.holding.hold(&watched.service.name, now)),
             need: self.need(&watched.service.name),
             ..watched.facts(units)
@@ -90,6 +91,9 @@ impl Agent {
             }
             let commands = watched.lifecycle.step(&view, next);
             watched.forget_ends(&view.units);
+            if view.units.backend.is_settled_down() {
+                watched.prewarming.is_down();
+            }
             self.tell_chain(name);
             let is_other = self.record(name, &view);
             input = self.carry_out(name, commands);

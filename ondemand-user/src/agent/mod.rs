@@ -28,6 +28,7 @@ mod notify;
 mod observe;
 mod orphans;
 mod polls;
+mod prewarming;
 mod privilege;
 mod ready;
 mod recorder;
@@ -66,6 +67,7 @@ use ondemand_core::{
     measure::{Ktime, sample::Slot},
     words::counted,
 };
+use prewarming::Rhythms;
 use recorder::Recorder;
 use services::Services;
 use source::Source;
@@ -110,6 +112,7 @@ struct Agent {
     lessons: Lessons,
     keeping: Keeping,
     chains: Chains,
+    rhythms: Rhythms,
     announcer: Announcer,
     permission: Permission,
     /// What the units' names mean, once they were read.
@@ -199,6 +202,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         lessons: Lessons::open(),
         keeping: Keeping::default(),
         chains: Chains::default(),
+        rhythms: Rhythms::default(),
         announcer: Announcer::default(),
         permission: Permission::default(),
         aliases: None,
@@ -416,6 +420,7 @@ impl Agent {
         self.end_holds();
         self.save_lessons(now);
         self.pass_times_of_use(now);
+        self.pass_rhythms(now);
         if self.notifier.alive(now) {
             self.still_counts();
             self.services.mark_failing();

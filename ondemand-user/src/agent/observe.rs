@@ -78,6 +78,7 @@ impl Agent {
             idle_timeout: watched.idle_timeout(),
             learned: (watched.learner.timeout(), watched.learner.tally()),
             held: watched.held.tally,
+            prewarms: watched.prewarming.counts(),
         }
     }
 

@@ -156,6 +156,7 @@ impl Agent {
         let arm = used.look(view.now, open, last, view.units.backend.state.is_up());
         let told = used.told();
         let gaps: Vec<Duration> = told.iter().filter_map(What::gap).collect();
+        let has_arrived = told.iter().any(|what| matches!(what, What::Arrived { .. }));
         if let Some(writer) = &mut recorder.writer {
             send(writer, name, told);
         }
@@ -171,6 +172,9 @@ impl Agent {
                 }
                 Err(error) => log::debug!("{name}: {error:#}"),
             }
+        }
+        if has_arrived {
+            self.returned(name, gaps.last().copied());
         }
         self.learn(name, &gaps)
     }

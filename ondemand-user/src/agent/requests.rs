@@ -156,6 +156,9 @@ impl Agent {
             return self.answer(name, &Err(Error::new(names::KEPT, why)));
         }
         log::info!("{name}: stopping if unused, on request");
+        if let Some(watched) = self.services.get_mut(name) {
+            watched.prewarming.leave();
+        }
         self.look(name, Input::Stop);
     }
 

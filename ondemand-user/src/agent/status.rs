@@ -90,6 +90,11 @@ impl Agent {
             service.kept_up = true;
             service.detail = format!("{}; {kept}", service.detail);
         }
+        if let Some(expected) = (watched.prewarming.detail(clock::now()))
+            .filter(|_| watched.service.prewarm && watched.problem.is_none())
+        {
+            service.detail = format!("{}; {expected}", service.detail);
+        }
         if let Some(hold) = hold {
             service.held = true;
             service.held_until = hold.until(&now).map(|until| until.to_string());
@@ -210,6 +215,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         idle_seconds: idle.map(seconds),
         idle_timeout_seconds: watched.idle_timeout().map(seconds),
         learned: learned(watched),
+        prewarm: (watched.service.prewarm).then(|| watched.prewarming.report()),
         stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,
         stops: tally.stops.values().sum(),

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::{
     config::{Endpoint, PerUnit, Service, UnitNames},
+    learned::SHORTEST,
     lifecycle::{Counter, Lifecycle, Options, note::VetoReason},
     measure::{
         Ktime,
@@ -20,8 +21,8 @@ use ondemand_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    caught::Held, inhibitors::Inhibitors, learner::Learner, orphans::Orphans, silence::Listening,
-    working::Working,
+    caught::Held, inhibitors::Inhibitors, learner::Learner, orphans::Orphans,
+    prewarming::Prewarming, silence::Listening, working::Working,
 };
 use crate::{
     bus::Reply,
@@ -68,6 +69,8 @@ pub struct Watched {
     pub held: Held,
     /// What is learned of it.
     pub learner: Learner,
+    /// When its clients come.
+    pub prewarming: Prewarming,
     /// Its step in the stop protocol.
     pub lifecycle: Lifecycle,
     /// When to look at it again.
@@ -146,6 +149,7 @@ impl Watched {
         Self {
             units: service.unit_names(),
             learner: Learner::new(&service.learning),
+            prewarming: Prewarming::default(),
             service,
             slot,
             is_new: false,
@@ -199,6 +203,9 @@ impl Watched {
         if service.ready != self.service.ready {
             // Proxies that wait ask the application themselves.
             (self.probing, self.awaits_ready) = Default::default();
+        }
+        if !service.prewarm {
+            self.prewarming = Prewarming::default();
         }
         self.dry_run = dry_run;
         // The rules are read only for services with `steer = true`.
@@ -303,7 +310,11 @@ impl Watched {
                 ..Rules::AT_ONCE
             }
         } else {
-            Rules::new(&self.service, self.learner.timeout())
+            let mut rules = Rules::new(&self.service, self.learner.timeout());
+            if self.prewarming.is_in_vain() {
+                rules.idle_timeout = rules.idle_timeout.map(|timeout| timeout.min(SHORTEST));
+            }
+            rules
         }
     }
 

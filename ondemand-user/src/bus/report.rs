@@ -104,6 +104,9 @@ pub struct Service {
     pub idle_timeout_seconds: Option<f64>,
     /// What was learned of it; with a fixed idle timeout, to compare.
     pub learned: Learned,
+    /// When its next client is expected, if it is to be up then (`prewarm`); null: it is not to be.
+    #[serde(default)]
+    pub prewarm: Option<Prewarm>,
     /// Time until it is stopped without a client; null: it is used, held, down or unknown, or never.
     pub stops_in_seconds: Option<f64>,
     /// Starts since the agent began to watch it ([`ondemand_core::runs`]).
@@ -186,6 +189,21 @@ impl Service {
             .and_then(|until| u64::try_from(until.as_microsecond()).ok())
             .unwrap_or(names::NO_NUMBER)
     }
+}
+
+/// A service that is started before its clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prewarm {
+    /// Starts ahead of a client that came, since the agent began to watch the service.
+    pub used: u64,
+    /// The same, of one that did not come.
+    pub wasted: u64,
+    /// In how many seconds the next client is expected, at the earliest; null: nothing is known.
+    pub expected_after_seconds: Option<f64>,
+    /// The same, at the latest.
+    pub expected_before_seconds: Option<f64>,
+    /// What says so: `interval`, `hour`, `day`, `workday`, `week` or `day-utc`; null: nothing does.
+    pub pattern: Option<String>,
 }
 
 /// What was learned of a service.

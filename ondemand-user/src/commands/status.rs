@@ -360,6 +360,7 @@ and 3 more, silent for longer
                 "not_ready",
                 "older_connections",
                 "open_connections",
+                "prewarm",
                 "problem",
                 "proxy_failures",
                 "ready",

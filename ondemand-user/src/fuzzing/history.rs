@@ -78,7 +78,7 @@ struct Told(Learned);
 impl past::Listener for Told {
     fn start(&mut self, _: &str, _: Duration) {}
 
-    fn gap(&mut self, _: &str, length: Duration) {
+    fn gap(&mut self, _: &str, length: Duration, _: i64) {
         self.0.learn(length);
     }
 }

@@ -61,6 +61,7 @@ fn observations() -> Observations {
         learned: Default::default(),
         ready: None,
         held: Tally::default(),
+        prewarms: [0; 2],
     };
     Observations {
         configuration: Configuration {

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 use ondemand_core::{
     caught::Tally,
     holds::{self, Left, Moment},
-    learned::stored::{self, Stored},
+    learned::stored,
     lifecycle::{Counter, note::VetoReason},
     measure::{
         Ktime,
         unit::{ActiveState, Unit},
     },
+    rhythm,
     runs::{Look, Runs},
 };
 
@@ -22,7 +23,22 @@ pub fn learned(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (mut read, damaged) = stored::parse(&text);
     assert!(read.len() + damaged <= text.lines().count());
-    for Stored { starts, learned } in read.values_mut() {
+    let terms = rhythm::Terms {
+        cold_start: Duration::from_secs(300),
+        start: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(60),
+    };
+    for stored in read.values_mut() {
+        let (starts, learned) = (&stored.starts, &mut stored.learned);
+        if let Some(rhythm) = &mut stored.rhythm {
+            for at in [0, 1_800_000_000, i64::MAX] {
+                let at = rhythm::Moment::new(at, at);
+                rhythm.pass(at, Some(Duration::MAX), &terms);
+                rhythm.returned(at, Duration::from_secs(3600), &terms);
+                let _ = rhythm.expected(at);
+                assert!(rhythm.is_sound());
+            }
+        }
         let _ = starts.usual();
         for gap in [0, 1, 90, 100_000_000] {
             learned.learn(Duration::from_secs(gap));
@@ -31,7 +47,7 @@ pub fn learned(data: &[u8]) {
         }
     }
     let services = read.iter();
-    let text = stored::text(services.map(|(name, it)| (name.as_str(), &it.starts, &it.learned)));
+    let text = stored::text(services.map(|(name, it)| (name.as_str(), it)));
     assert_eq!(stored::parse(&text).1, 0, "{text}");
 }
 
@@ -116,6 +132,7 @@ pub fn ledger(data: &[u8]) {
         learned: Default::default(),
         ready: None,
         held: Tally::default(),
+        prewarms: [0; 2],
     };
     let configuration = Configuration {
         last_reload_successful: false,

@@ -74,6 +74,7 @@ pub fn units(data: &[u8]) {
         },
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        prewarm: false,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,

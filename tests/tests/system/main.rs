@@ -53,6 +53,7 @@ mod other_ports;
 mod own_address;
 mod own_address_changes;
 mod port_theft;
+mod prewarm;
 mod privilege;
 mod prometheus;
 mod race;

@@ -31,6 +31,11 @@ fn is_kept(sandbox: &Sandbox) -> bool {
 
 /// A sandbox with one service whose agent does not run yet, where the wall clock can be set.
 fn prepared(keep_up: &str) -> Sandbox {
+    in_week(&format!("[service.test]\n{CONFIG}keep_up = {keep_up}\n"))
+}
+
+/// The same with this configuration.
+pub fn in_week(config: &str) -> Sandbox {
     let sandbox = service::installed().unwrap();
     service::write_backend(&sandbox, "app.service", "").unwrap();
     let program = built("ondemand-ablated").unwrap();
@@ -38,15 +43,17 @@ fn prepared(keep_up: &str) -> Sandbox {
     let drop_in = format!("[Service]\nEnvironment=ONDEMAND_WALL_AHEAD={AHEAD} TZ=UTC\n");
     let place = "/etc/systemd/system/ondemand.service.d/wall.conf";
     sandbox.write(place, drop_in).unwrap();
-    write(&sandbox, keep_up);
+    let path = "/etc/ondemand/ondemand.toml";
+    sandbox.write(path, config).unwrap();
     service::reload(&sandbox, &["test"]).unwrap();
     sandbox
 }
 
+/// 2026-03-02, a Monday, in seconds since 1970.
+pub const MONDAY: i64 = 1_772_409_600;
+
 /// Sets the wall clock to so many seconds of a week, of which Monday is the first day.
-fn set(sandbox: &Sandbox, seconds: i64) {
-    // 2026-03-02, a Monday.
-    const MONDAY: i64 = 1_772_409_600;
+pub fn set(sandbox: &Sandbox, seconds: i64) {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     let ahead = (MONDAY + seconds) * 1000 - i64::try_from(now).unwrap();
     sandbox.write(AHEAD, ahead.to_string()).unwrap();

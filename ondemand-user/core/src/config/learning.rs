@@ -178,6 +178,24 @@ pub(super) fn idle_timeout(value: Option<&Value<'_>>) -> Result<IdleTimeout, Pro
     }
 }
 
+/// Reads `prewarm`.
+pub(super) fn prewarm(
+    value: Option<&Value<'_>>,
+    idle_timeout: Option<IdleTimeout>,
+) -> Result<bool, Problem> {
+    let Some(value) = value else {
+        return Ok(false);
+    };
+    let prewarm = value.boolean()?;
+    if prewarm && idle_timeout == Some(IdleTimeout::Never) {
+        return Err(value.place.problem(
+            "a service that is never stopped (idle_timeout = \"infinity\") is up before its clients; remove this key, or \
+             write another idle_timeout",
+        ));
+    }
+    Ok(prewarm)
+}
+
 /// Reads `cold_start_cost`, of a service or of `[agent]`.
 pub(super) fn read_cost(
     value: Option<&Value<'_>>,

@@ -102,6 +102,8 @@ pub struct Service {
     pub learning: Learning,
     /// When it is kept up, however idle it is.
     pub keep_up: Schedule,
+    /// Whether it is started before a client that is expected ([`crate::rhythm`]).
+    pub prewarm: bool,
     /// A connection with no byte either way for this duration is no use. `None`: each open one is.
     pub silent_after: Option<Duration>,
     /// How much work of its own means that it is not idle.

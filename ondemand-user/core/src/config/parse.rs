@@ -33,6 +33,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "idle_timeout_max",
     "cold_start_cost",
     "keep_up",
+    "prewarm",
     "silent_after",
     "busy_cpu",
     "busy_io",
@@ -264,6 +265,10 @@ fn service<'t>(
     let mut optional = |key: &str| section.take(key);
     let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
     let keep_up = problems.keep(schedule::read(optional("keep_up").as_ref()));
+    let prewarm = problems.keep(learning::prewarm(
+        optional("prewarm").as_ref(),
+        idle_timeout,
+    ));
     let busy = problems.keep(work::read(
         optional("busy_cpu").as_ref(),
         optional("busy_io").as_ref(),
@@ -342,6 +347,7 @@ fn service<'t>(
         idle_timeout: idle_timeout?,
         learning: learning?,
         keep_up: keep_up?,
+        prewarm: prewarm?,
         silent_after: silent_after?,
         busy: busy?,
         min_uptime: min_uptime?,

@@ -68,6 +68,7 @@ fn a_short_file_gets_the_documented_defaults() {
         idle_timeout: IdleTimeout::After(Duration::from_secs(600)),
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        prewarm: false,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::from_secs(30),
@@ -698,6 +699,22 @@ fn a_measured_cost_is_that_of_the_usual_start() {
     check(Some(3_000), 30);
     check(Some(1), 1);
     check(Some(u64::MAX), 366 * 86_400);
+}
+
+#[test]
+fn prewarm_needs_a_stop() {
+    check_service("prewarm = true", |s| s.prewarm);
+    check_service("prewarm = false\nidle_timeout = \"infinity\"", |s| {
+        !s.prewarm
+    });
+    check_key(
+        "prewarm = true\nidle_timeout = \"infinity\"",
+        "service.wiki.prewarm: a service that is never stopped",
+    );
+    check_key(
+        "prewarm = \"1h\"",
+        "service.wiki.prewarm: expected true or false, found a string",
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Learned, Starts};
+use crate::rhythm::Rhythm;
 
 /// What is kept of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +14,9 @@ pub struct Stored {
     pub starts: Starts,
     /// What was learned.
     pub learned: Learned,
+    /// When its clients come, if that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rhythm: Option<Rhythm>,
 }
 
 #[derive(Deserialize)]
@@ -25,19 +29,21 @@ struct Line {
 #[derive(Serialize)]
 struct LineOf<'a> {
     service: &'a str,
-    starts: &'a Starts,
-    learned: &'a Learned,
+    #[serde(flatten)]
+    stored: &'a Stored,
+}
+
+impl Stored {
+    fn is_sound(&self) -> bool {
+        self.learned.is_sound() && self.rhythm.as_ref().is_none_or(Rhythm::is_sound)
+    }
 }
 
 /// Formats the file.
-pub fn text<'a>(services: impl Iterator<Item = (&'a str, &'a Starts, &'a Learned)>) -> String {
+pub fn text<'a>(services: impl Iterator<Item = (&'a str, &'a Stored)>) -> String {
     let mut text = String::new();
-    for (service, starts, learned) in services {
-        let line = LineOf {
-            service,
-            starts,
-            learned,
-        };
+    for (service, stored) in services {
+        let line = LineOf { service, stored };
         // Strings and finite numbers always serialize.
         text += &serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
@@ -51,7 +57,7 @@ pub fn parse(text: &str) -> (BTreeMap<String, Stored>, usize) {
     let mut damaged = 0;
     for line in text.lines() {
         match serde_json::from_str::<Line>(line) {
-            Ok(line) if line.stored.learned.is_sound() => {
+            Ok(line) if line.stored.is_sound() => {
                 services.insert(line.service, line.stored);
             }
             _ => damaged += 1,
@@ -74,7 +80,12 @@ mod tests {
         let mut starts = Starts::default();
         starts.add(Duration::from_millis(250));
         let names = ["a", "b \"\n", "c"];
-        let text = text(names.iter().map(|name| (*name, &starts, &learned)));
+        let stored = Stored {
+            starts: starts.clone(),
+            learned: learned.clone(),
+            rhythm: Some(Rhythm::default()),
+        };
+        let text = text(names.iter().map(|name| (*name, &stored)));
         let (read, damaged) = parse(&text);
         assert_eq!((read.len(), damaged), (3, 0), "{text}");
         let b = &read["b \"\n"];
@@ -87,6 +98,7 @@ mod tests {
             "{}",
             &lines[1][..300],
             &lines[1].replacen("\"advice\":", "\"advice\":9", 1),
+            &lines[1].replacen("\"score\":0", "\"score\":9", 1),
         ] {
             let (read, damaged) = parse(&[lines[0], line, lines[2]].join("\n"));
             assert_eq!((read.len(), damaged), (2, 1), "{line}");

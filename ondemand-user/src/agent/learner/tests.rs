@@ -56,7 +56,11 @@ fn what_the_history_has_replaces_what_is_known_unless_it_is_less() {
         hours(&mut past, &auto, gaps);
         let (starts, learned) = past.stored();
         let (starts, learned) = (starts.clone(), learned.clone());
-        Some(Stored { starts, learned })
+        Some(Stored {
+            starts,
+            learned,
+            rhythm: None,
+        })
     };
     #[track_caller]
     fn check(auto: &Service, known: u64, past: Option<Stored>, meanwhile: u64, expected: u64) {

@@ -81,6 +81,7 @@ fn service(listen: &str) -> Service {
         idle_timeout: IdleTimeout::After(Duration::from_secs(10)),
         learning: Learning::default(),
         keep_up: Schedule::default(),
+        prewarm: false,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,

@@ -5,14 +5,14 @@ use std::{collections::HashMap, path::Path, time::Duration};
 use anyhow::Result;
 use rusqlite::Connection;
 
-use super::{Moment, open};
+use super::{Moment, calendar::Calendar, open};
 
 /// What the history tells of services, oldest first.
 pub trait Listener {
     /// A start took this long, until the application listened.
     fn start(&mut self, service: &str, took: Duration);
-    /// A gap between two uses is over.
-    fn gap(&mut self, service: &str, length: Duration);
+    /// A gap between two uses is over, since that date: milliseconds since 1970.
+    fn gap(&mut self, service: &str, length: Duration, ended: i64);
 }
 
 /// Tells all that was over at `now`: first the starts, then the gaps. A file that does not exist has nothing to tell.
@@ -47,7 +47,9 @@ pub(crate) fn tell_open(
     while let Some(row) = rows.next()? {
         names.insert(row.get::<_, i64>(0)?, row.get::<_, String>(1)?);
     }
-    let each = |sql: &str, take: &mut dyn FnMut(&str, Duration)| {
+    let calendar = Calendar::new(segments, now);
+    let wall = |at| calendar.as_ref().map_or(at, |calendar| calendar.wall(at));
+    let each = |sql: &str, take: &mut dyn FnMut(&str, Duration, i64)| {
         let mut statement = db.prepare(sql)?;
         let mut rows = statement.query([until])?;
         while let Some(row) = rows.next()? {
@@ -57,17 +59,17 @@ pub(crate) fn tell_open(
                 .ok()
                 .and_then(|millis: i64| u64::try_from(millis).ok());
             if let Some((name, millis)) = name.zip(millis) {
-                take(name, Duration::from_millis(millis));
+                take(name, Duration::from_millis(millis), wall(row.get(2)?));
             }
         }
         Ok::<_, rusqlite::Error>(())
     };
     each(
-        "SELECT service, listening FROM activation WHERE started < ? AND listening IS NOT NULL ORDER BY started",
-        &mut |name, took| listener.start(name, took),
+        "SELECT service, listening, started FROM activation WHERE started < ? AND listening IS NOT NULL ORDER BY started",
+        &mut |name, took, _| listener.start(name, took),
     )?;
     each(
-        "SELECT service, length FROM gap WHERE ended < ? AND length IS NOT NULL ORDER BY ended",
-        &mut |name, length| listener.gap(name, length),
+        "SELECT service, length, ended FROM gap WHERE ended < ? AND length IS NOT NULL ORDER BY ended",
+        &mut |name, length, ended| listener.gap(name, length, ended),
     )
 }

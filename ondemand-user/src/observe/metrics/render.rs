@@ -44,6 +44,8 @@ pub struct Observation {
     pub ready: Option<bool>,
     /// Its clients that were held.
     pub held: Tally,
+    /// Starts ahead of a client that came, and of one that did not.
+    pub prewarms: [u64; 2],
 }
 
 /// What is in force of the configuration's file.
@@ -221,6 +223,12 @@ impl Collector for All {
             "Cost of the gaps between clients, time up and idle and cold starts at what they cost, by idle timeout: fixed (the configured one; with auto, that of a cold start's cost), learned.",
         )?
         .costs()?;
+        all.counter(
+            "ondemand_prewarms",
+            None,
+            "Starts ahead of a client that was expected (prewarm): used (it came), wasted (it did not).",
+        )?
+        .prewarms()?;
         all.gauge(
             "ondemand_state",
             None,
@@ -448,6 +456,20 @@ impl Family<'_> {
                 let labels = [
                     ("service", observation.service.as_str()),
                     ("reason", kind.as_str()),
+                ];
+                count(&mut self.encoder.encode_family(&labels)?, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes what became of starts ahead of a client.
+    fn prewarms(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            for (result, number) in ["used", "wasted"].into_iter().zip(observation.prewarms) {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("result", result),
                 ];
                 count(&mut self.encoder.encode_family(&labels)?, &number)?;
             }

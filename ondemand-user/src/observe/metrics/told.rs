@@ -16,6 +16,8 @@ pub struct Told {
     gap_reasons: [u64; Kind::ALL.len()],
     gap_cost_fixed: Duration,
     gap_cost_learned: Duration,
+    #[serde(default)]
+    prewarms: [u64; 2],
 }
 
 impl Told {
@@ -29,6 +31,7 @@ impl Told {
             gap_reasons: learned.reasons,
             gap_cost_fixed: seconds(learned.fixed_cost),
             gap_cost_learned: seconds(learned.learned_cost),
+            prewarms: observation.prewarms,
         }
     }
 
@@ -45,6 +48,10 @@ impl Told {
         for (sum, (now, before)) in self.gap_reasons.iter_mut().zip(reasons) {
             *sum += whole(*now, *before);
         }
+        let prewarms = counted.prewarms.iter().zip(&before.prewarms);
+        for (sum, (now, before)) in self.prewarms.iter_mut().zip(prewarms) {
+            *sum += whole(*now, *before);
+        }
         self.gap_cost_fixed += part(counted.gap_cost_fixed, before.gap_cost_fixed);
         self.gap_cost_learned += part(counted.gap_cost_learned, before.gap_cost_learned);
         *self != was
@@ -52,6 +59,7 @@ impl Told {
 
     /// Puts the sums in the place of what the agent has counted.
     pub fn show(&self, observation: &mut Observation) {
+        observation.prewarms = self.prewarms;
         let (held, learned) = (&mut observation.held, &mut observation.learned.1);
         held.to_application = self.held_to_application;
         held.to_front = self.held_to_front;

@@ -17,7 +17,7 @@ impl Listener for Heard {
         self.starts.add(took);
     }
 
-    fn gap(&mut self, service: &str, length: Duration) {
+    fn gap(&mut self, service: &str, length: Duration, _: i64) {
         self.gaps.push((service.to_owned(), length.as_secs()));
     }
 }

@@ -44,6 +44,7 @@ fn row(service: &str) -> Row {
             to_front: 1,
             held: Duration::from_millis(2500),
         },
+        prewarms: [2, 1],
     };
     let mut ledger = Ledger::default();
     ledger.starts = 1;
@@ -283,7 +284,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 28);
+    assert_eq!(helps.count(), 29);
 }
 
 #[test]
