@@ -82,6 +82,7 @@ fn facts(model: &Protocol, state: &State, agent: &Agent) -> Facts {
         hold: (state.held || used_up).then_some(Hold { until: None }),
         work: None,
         silence: None,
+        need: None,
     }
 }
 
