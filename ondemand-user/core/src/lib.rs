@@ -17,5 +17,6 @@ pub mod readiness;
 pub mod replay;
 pub mod rhythm;
 pub mod runs;
+pub mod waiting;
 pub mod words;
 pub mod work;
