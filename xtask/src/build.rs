@@ -30,6 +30,20 @@ pub fn programs(names: &[&str]) -> Result<()> {
     run(&Step::cargo(&["build"]).args(&words))
 }
 
+/// Builds the program with optimizations, and with its debug information in it.
+///
+/// # Errors
+///
+/// It does not build.
+pub fn optimized() -> Result<()> {
+    run(&Step::cargo(&[
+        "build",
+        "--package",
+        "ondemand",
+        "--release",
+    ]))
+}
+
 /// Builds the program with optimizations, and takes its debug information out into `ondemand.debug`
 /// beside it, where debuggers find it (`.gnu_debuglink`, the GDB manual's "Separate Debug Files").
 ///
@@ -37,12 +51,7 @@ pub fn programs(names: &[&str]) -> Result<()> {
 ///
 /// It does not build, or objcopy is missing: binutils has it, which comes with a C compiler.
 pub fn release() -> Result<()> {
-    run(&Step::cargo(&[
-        "build",
-        "--package",
-        "ondemand",
-        "--release",
-    ]))?;
+    optimized()?;
     let (program, debug) = ("target/release/ondemand", "target/release/ondemand.debug");
     let stripped = "target/release/ondemand.stripped";
     run(&Step::new(&[

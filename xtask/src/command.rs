@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 pub struct Step {
     words: Vec<String>,
     environment: Vec<(String, String)>,
+    is_quiet: bool,
 }
 
 impl Step {
@@ -16,6 +17,7 @@ impl Step {
         Self {
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             environment: Vec::new(),
+            is_quiet: false,
         }
     }
 
@@ -37,6 +39,12 @@ impl Step {
         self
     }
 
+    /// Does not print it.
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
     /// As a person would type it.
     pub fn text(&self) -> String {
         let variables = self
@@ -48,13 +56,15 @@ impl Step {
     }
 }
 
-/// Prints the command, runs it, and waits for its end.
+/// Prints the command, unless it is quiet, runs it, and waits for its end.
 ///
 /// # Errors
 ///
 /// It cannot be run, or fails.
 pub fn run(step: &Step) -> Result<()> {
-    println!("+ {}", step.text());
+    if !step.is_quiet {
+        println!("+ {}", step.text());
+    }
     let (program, arguments) = step.words.split_first().context("an empty command")?;
     let mut command = match (program.as_str(), std::env::var_os("CARGO")) {
         ("cargo", Some(cargo)) if step.words.get(1).is_some_and(|word| word != "install") => {

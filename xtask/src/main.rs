@@ -4,6 +4,7 @@ mod build;
 mod command;
 mod fuzz;
 mod household;
+mod packages;
 mod story;
 mod testing;
 mod toolchain;
@@ -37,7 +38,7 @@ struct Cli {
 }
 
 #[derive(Args, Clone, Copy)]
-struct Install {
+struct Tools {
     /// Install nothing: list what is missing and exit with 2
     #[arg(long)]
     no_install: bool,
@@ -70,17 +71,17 @@ enum Task {
         #[arg(long, hide = true, conflicts_with_all = ["host", "report"])]
         built: bool,
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
     /// Make the pictures of the README: `ondemand top`, and the report of a recorded trace
     Pictures {
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
     /// Install the tools that are missing, and nothing else
     Setup {
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
     /// Build the program, target/debug/ondemand, and what its tests need
     Build {
@@ -88,7 +89,41 @@ enum Task {
         #[arg(long)]
         release: bool,
         #[command(flatten)]
-        install: Install,
+        install: Tools,
+    },
+    /// Make packages in target/dist: a .deb with another one for its debug information, and a .rpm.
+    ///
+    /// The same commit and compiler make the same bytes. A .rpm takes rpmbuild.
+    Dist {
+        /// Of the debug build, in target/dist/debug: each twice, compared, and looked through by lintian
+        #[arg(long)]
+        debug: bool,
+        #[command(flatten)]
+        install: Tools,
+    },
+    /// Write the manual pages into target/man
+    Man {
+        #[command(flatten)]
+        install: Tools,
+    },
+    /// Install it on this host from source, as a package would
+    ///
+    /// As an upgrade, too: it stops no application and cuts no connection. A configuration that is there is kept.
+    Install {
+        /// Only write the files, below this directory: for packages of other distributions
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+        /// The debug build, which is there
+        #[arg(long, hide = true)]
+        debug: bool,
+        #[command(flatten)]
+        install: Tools,
+    },
+    /// Remove what `install` has installed; stops no application
+    Uninstall {
+        /// The configuration, the history and the users, too
+        #[arg(long)]
+        purge: bool,
     },
     /// Run the tests: first those that need no privilege, then whole systems in a private systemd
     Test {
@@ -116,7 +151,7 @@ enum Task {
         #[arg(long, value_name = "DIR", conflicts_with_all = ["skip_system", "vm"])]
         root: Option<PathBuf>,
         #[command(flatten)]
-        install: Install,
+        install: Tools,
         /// Only tests whose name contains this
         filter: Option<String>,
     },
@@ -143,12 +178,12 @@ fix, under a name that says what it is.")]
         #[arg(long)]
         sanitizer: bool,
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
     /// Check licences and sources of all that others wrote, and what is banned, by deny.toml
     Deny {
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
     /// Measure what ondemand costs, beside what people use today.
     ///
@@ -196,7 +231,7 @@ one: exit code 1.")]
         #[command(flatten)]
         options: bench::Options,
         #[command(flatten)]
-        install: Install,
+        install: Tools,
     },
 }
 
@@ -212,10 +247,14 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<ExitCode> {
     let install = match &task {
+        Task::Uninstall { .. } => &Tools { no_install: true },
         Task::Run { install, .. }
         | Task::Pictures { install }
         | Task::Setup { install }
         | Task::Build { install, .. }
+        | Task::Dist { install, .. }
+        | Task::Man { install }
+        | Task::Install { install, .. }
         | Task::Test { install, .. }
         | Task::Fuzz { install, .. }
         | Task::Deny { install }
@@ -257,6 +296,10 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Setup { .. } => println!("everything that is needed is there"),
         Task::Build { release: true, .. } => build::release()?,
         Task::Build { .. } => build::debug()?,
+        Task::Dist { debug, .. } => packages::dist(debug)?,
+        Task::Man { .. } => packages::man()?,
+        Task::Install { root, debug, .. } => packages::source::install(root.as_deref(), debug)?,
+        Task::Uninstall { purge } => packages::source::uninstall(purge)?,
         Task::Test { vm, filter, .. } if !vm.is_empty() => vm::test(&vm, filter.as_deref())?,
         Task::Test {
             skip_system,
@@ -293,7 +336,12 @@ fn perform(task: Task) -> Result<ExitCode> {
 fn purpose(task: &Task, is_root: bool) -> Option<Purpose<'_>> {
     match task {
         Task::Run { built: true, .. } => None,
-        Task::Run { host: true, .. } | Task::Build { .. } => Some(Purpose::Build),
+        Task::Uninstall { .. } | Task::Install { debug: true, .. } => None,
+        Task::Run { host: true, .. }
+        | Task::Build { .. }
+        | Task::Man { .. }
+        | Task::Install { .. } => Some(Purpose::Build),
+        Task::Dist { debug, .. } => Some(Purpose::Dist { is_checked: *debug }),
         Task::Run { .. } => Some(Purpose::Run),
         Task::Pictures { .. } => Some(Purpose::Pictures),
         Task::Test { vm, .. } if !vm.is_empty() => Some(Purpose::Vm(vm)),
@@ -320,6 +368,9 @@ fn reason_for_root(task: &Task, all_required: bool) -> Option<&'static str> {
             Some("because it boots a private systemd")
         }
         Task::Test { root: Some(_), .. } => Some("because it enters the other root"),
+        Task::Install { root: None, .. } | Task::Uninstall { .. } => {
+            Some("because it changes this host")
+        }
         Task::Test {
             skip_system: false,
             vm,
@@ -328,6 +379,9 @@ fn reason_for_root(task: &Task, all_required: bool) -> Option<&'static str> {
         Task::Test { .. }
         | Task::Setup { .. }
         | Task::Build { .. }
+        | Task::Dist { .. }
+        | Task::Man { .. }
+        | Task::Install { .. }
         | Task::Fuzz { .. }
         | Task::Deny { .. } => None,
     }
@@ -349,7 +403,7 @@ mod tests_of_tasks {
 
     #[test]
     fn a_task_asks_for_what_it_needs() {
-        use Purpose::{Bench, Build, Deny, Fuzz, Pictures, Run, Test, UnitTests, Vm};
+        use Purpose::{Bench, Build, Deny, Dist, Fuzz, Pictures, Run, Test, UnitTests, Vm};
         let both = |words, needs_root, purpose| check(words, needs_root, purpose, purpose);
         both("run", true, Some(Run));
         both("run --keep", true, Some(Run));
@@ -360,6 +414,12 @@ mod tests_of_tasks {
         both("setup", false, Some(Test));
         both("build", false, Some(Build));
         both("build --release", false, Some(Build));
+        both("dist", false, Some(Dist { is_checked: false }));
+        both("dist --debug", false, Some(Dist { is_checked: true }));
+        both("man", false, Some(Build));
+        both("install", true, Some(Build));
+        both("install --root x", false, Some(Build));
+        both("uninstall", true, None);
         both("fuzz", false, Some(Fuzz));
         both("deny", false, Some(Deny));
         both("bench soak", true, Some(Bench));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build,
     command::{Step, run},
-    toolchain,
+    packages, toolchain,
 };
 
 /// The tests that need no privilege.
@@ -57,6 +57,7 @@ pub fn systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result<
         "ondemand-ablated",
     ];
     run(&Step::cargo(&["build"]).args(&ablated))?;
+    packages::for_tests()?;
     let runner: Vec<&str> = runner.iter().flat_map(|it| ["--config", it]).collect();
     // Two at a time: most wait for something most of the time, and more would be late too often.
     let at_a_time = if long { "1" } else { "2" };

@@ -54,6 +54,22 @@ const READERS: [Program; 3] = [
     ("zsh", "zsh, for its completions", "zsh"),
     ("fish", "fish, for its completions", "fish"),
 ];
+/// What makes packages.
+const PACKERS: [Program; 4] = [
+    ("dpkg-deb", "dpkg-deb, which makes packages", "dpkg"),
+    (
+        "dpkg-shlibdeps",
+        "dpkg-shlibdeps, which knows the packages of libraries",
+        "dpkg-dev",
+    ),
+    ("rpmbuild", "rpmbuild, which makes packages", "rpm"),
+    ("objcopy", "objcopy, for debug information", "binutils"),
+];
+const LINTIAN: Program = (
+    "lintian",
+    "lintian, which looks through packages",
+    "lintian",
+);
 const CXX: Program = ("c++", "a C++ compiler, for libFuzzer", "g++");
 const WRK: Program = ("wrk", "wrk, the load for the benches", "wrk");
 
@@ -76,6 +92,11 @@ pub enum Purpose<'a> {
     Fuzz,
     /// What others wrote.
     Deny,
+    /// To build, and to make packages.
+    Dist {
+        /// They are looked through.
+        is_checked: bool,
+    },
     /// To build, and to run tests on these kernels.
     Vm(&'a [String]),
 }
@@ -161,6 +182,11 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
         ],
         // Without optimizations it is there in a third of the time, and as fast as is needed.
         Purpose::Deny => vec![installed("cargo-deny", DENY_VERSION, &["--debug"])],
+        Purpose::Dist { is_checked } => vec![
+            programs(&PACKERS),
+            programs(if is_checked { &[LINTIAN] } else { &[] }),
+            build_tools(),
+        ],
         Purpose::Vm(kernels) => vec![
             vm::missing(kernels),
             programs(&SANDBOX),

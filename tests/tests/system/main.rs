@@ -52,6 +52,7 @@ mod no_steering;
 mod other_ports;
 mod own_address;
 mod own_address_changes;
+mod packages;
 mod port_theft;
 mod prewarm;
 mod privilege;

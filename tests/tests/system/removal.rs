@@ -23,7 +23,7 @@ fn commands(unit: &str) -> String {
 }
 
 /// Everything in the file system by the name of ondemand.
-fn files(sandbox: &Sandbox) -> BTreeSet<String> {
+pub(crate) fn files(sandbox: &Sandbox) -> BTreeSet<String> {
     let script =
         "find /etc /usr /var /run /sys/fs/bpf /dev /root -name '*ondemand*' 2>/dev/null; true";
     let found = sandbox.run(&["sh", "-c", script]).unwrap();
