@@ -70,6 +70,19 @@ pub fn write_backend(sandbox: &Sandbox, unit: &str, options: &str) -> Result<()>
     )
 }
 
+/// Writes a socket unit that passes this address to an application. Nothing limits how often it starts that.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn write_own_socket(sandbox: &Sandbox, unit: &str, listen: &str) -> Result<()> {
+    let socket = unit.replace(".service", ".socket");
+    let text = format!(
+        "[Socket]\nListenStream={listen}\nBacklog=4096\nTriggerLimitIntervalSec=0\n[Install]\nWantedBy=sockets.target\n"
+    );
+    sandbox.write(&format!("/etc/systemd/system/{socket}"), text)
+}
+
 /// Writes the configuration; `services` holds `[service.…]` tables. The usual start timeout is
 /// longer where everything is (see [`patience`]).
 ///

@@ -84,6 +84,8 @@ impl Watched {
         let is_fit = match self.service.first_client {
             FirstClient::Proxied => false,
             FirstClient::Held => true,
+            // During a stop only: its listener is there all the time.
+            FirstClient::Auto if self.service.activation.is_native() => true,
             FirstClient::Auto => is_known && is_quick,
         };
         is_fit

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
-    Access, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout, Learning, Limits,
-    List, Ready, Schedule, Service, Statuses,
+    Access, Activation, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout,
+    Learning, Limits, List, Ready, Schedule, Service, Statuses,
 };
 
 use super::{
@@ -90,6 +90,7 @@ pub fn units(data: &[u8]) {
         }),
         steer: is_on(0),
         first_client: FirstClient::Auto,
+        activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: None,

@@ -130,7 +130,10 @@ impl Door {
 
 impl Worker {
     fn new(number: usize, address: SocketAddr, reuse_port: bool) -> Self {
-        let listener = tcp_listener(address, reuse_port);
+        let listener = match flag("--inherited") {
+            true => inherited(),
+            false => tcp_listener(address, reuse_port),
+        };
         Self {
             number,
             address,
@@ -284,6 +287,19 @@ fn keep_all_packets(stream: &TcpStream) {
         )
     };
     assert_eq!(result, 0, "SO_DETACH_FILTER");
+}
+
+/// The first socket that systemd has passed on (sd_listen_fds(3)).
+fn inherited() -> TcpListener {
+    // SAFETY: descriptor 3 is the first of them, and open; each listener has a copy of its own.
+    let copy = unsafe { libc::fcntl(3, libc::F_DUPFD_CLOEXEC, 4) };
+    assert!(
+        copy >= 0,
+        "a socket of systemd's: {}",
+        std::io::Error::last_os_error()
+    );
+    // SAFETY: just opened, and owned here.
+    unsafe { OwnedFd::from_raw_fd(copy) }.into()
 }
 
 /// std has neither the backlog nor the options that the tests want.

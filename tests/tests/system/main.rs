@@ -46,6 +46,7 @@ mod many_connections;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;
+mod native_activation;
 mod neighbours;
 mod no_sock_diag;
 mod no_steering;

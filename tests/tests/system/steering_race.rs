@@ -78,6 +78,8 @@ enum Layout {
     Moved,
     /// At the same addresses. Every other service has its clients over IPv6, and the first one takes MPTCP.
     Own,
+    /// The same, in sockets that systemd holds.
+    Native,
 }
 
 impl Layout {
@@ -85,7 +87,7 @@ impl Layout {
     fn address(self, index: usize) -> SocketAddr {
         let port = 8000 + index as u16;
         match self {
-            Self::Own if index % 2 == 1 => (Ipv6Addr::LOCALHOST, port).into(),
+            Self::Own | Self::Native if index % 2 == 1 => (Ipv6Addr::LOCALHOST, port).into(),
             _ => (Ipv4Addr::LOCALHOST, port).into(),
         }
     }
@@ -245,9 +247,16 @@ fn set_up(layout: Layout, without: Option<&str>) -> Sandbox {
     let text = match layout {
         Layout::Moved => write_services(&sandbox),
         Layout::Own => write_own(&sandbox),
+        Layout::Native => write_native(&sandbox),
     };
     service::write_config(&sandbox, &text).unwrap();
     service::reload(&sandbox, &SERVICES.map(|(name, _, _)| name)).unwrap();
+    if layout == Layout::Native {
+        for (name, _, _) in SERVICES {
+            let socket = format!("app-{name}.socket");
+            sandbox.run(&["systemctl", "start", &socket]).unwrap();
+        }
+    }
     service::start_agent(&sandbox).unwrap();
     sandbox
 }
@@ -289,6 +298,25 @@ fn write_own(sandbox: &Sandbox) -> String {
         text += &format!(
             "[service.{name}]\nlisten = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\nunit = \"{unit}\"\n\
              idle_timeout = \"{idle}ms\"\nmin_uptime = \"0s\"\nstart_timeout = \"30s\"\n\n"
+        );
+    }
+    text
+}
+
+/// The same for applications with sockets of their own.
+fn write_native(sandbox: &Sandbox) -> String {
+    let mut text = String::new();
+    for (index, (name, options, idle)) in SERVICES.iter().enumerate() {
+        let port = 8000 + index;
+        let unit = format!("app-{name}.service");
+        // The packets that this one loses it loses at a listener of its own.
+        let options = if *name == "late-acks" { "" } else { options };
+        service::write_backend(sandbox, &unit, &format!("--inherited {options}")).unwrap();
+        service::write_own_socket(sandbox, &unit, &format!("[::]:{port}")).unwrap();
+        text += &format!(
+            "[service.{name}]\nlisten = [\"0.0.0.0:{port}\", \"[::]:{port}\"]\nunit = \"{unit}\"\n\
+             activation = \"native\"\nidle_timeout = \"{idle}ms\"\nmin_uptime = \"0s\"\n\
+             start_timeout = \"30s\"\n\n"
         );
     }
     text
@@ -439,8 +467,12 @@ fn check_loses_none(layout: Layout) {
         "only {} steered",
         race.steered
     );
-    // Most of the starts are for one.
-    assert!(race.held >= race.stops / 4, "only {} held", race.held);
+    // Most of the starts are for one; if systemd holds the listener, clients are held in stops only.
+    let held = match layout {
+        Layout::Native => 1,
+        _ => race.stops / 4,
+    };
+    assert!(race.held >= held, "only {} held", race.held);
 }
 
 #[test]
@@ -453,6 +485,19 @@ fn steered_requests_are_not_lost() {
 fn requests_at_own_addresses_are_not_lost() {
     require_sandbox!();
     check_loses_none(Layout::Own);
+}
+
+#[test]
+fn requests_in_sockets_that_systemd_holds_are_not_lost() {
+    require_sandbox!();
+    check_loses_none(Layout::Native);
+}
+
+#[test]
+fn without_the_gate_applications_with_sockets_of_systemd_lose_requests() {
+    require_sandbox!();
+    require_long!("the same step with a front address is left out in the short suite");
+    check_loses(Layout::Native, "gate");
 }
 
 #[track_caller]

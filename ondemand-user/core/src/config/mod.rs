@@ -10,6 +10,7 @@ use std::{
 };
 
 mod access;
+mod activation;
 mod endpoint;
 mod error;
 mod first_client;
@@ -32,6 +33,7 @@ mod timespan;
 mod unit_names;
 mod work;
 
+pub use activation::Activation;
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
 pub use keepalive::KeepAlive;
@@ -118,6 +120,8 @@ pub struct Service {
     pub steer: bool,
     /// What becomes of clients while it is down.
     pub first_client: FirstClient,
+    /// Who holds the socket where clients arrive.
+    pub activation: Activation,
     /// Clients that may start the service. Others are served while it is up, and refused while it
     /// is down. Empty: all clients.
     pub wake_from: List,

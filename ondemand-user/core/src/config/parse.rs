@@ -9,7 +9,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, endpoint,
+    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, activation, endpoint,
     error::Problem,
     first_client, keepalive,
     learning::{self, ColdStartCost, Learning},
@@ -43,6 +43,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "ready_status",
     "steer",
     "first_client",
+    "activation",
     "wake_from",
     "ignore_from",
     "keepalive",
@@ -309,6 +310,19 @@ fn service<'t>(
         listen.as_ref().map(|(all, _)| all.as_slice()),
         backend.as_ref().map(|(backend, _)| backend),
     ));
+    let activation = problems.keep(activation::read(
+        optional("activation").as_ref(),
+        &[
+            (
+                !own_address,
+                "is for an application that systemd hands the socket at `listen`; remove `backend`",
+            ),
+            (
+                ready.as_ref().is_some_and(Option::is_some),
+                "has clients wait in the socket of the application, which nobody asks whether it is ready; remove `ready`",
+            ),
+        ],
+    ));
     let keepalive = problems.keep(keepalive::read(optional("keepalive").as_ref()));
     let veto = match optional("veto") {
         None => Some(None),
@@ -355,6 +369,7 @@ fn service<'t>(
         ready: ready?,
         steer: steer?,
         first_client: first_client?,
+        activation: activation?,
         wake_from: wake_from.unwrap_or_default(),
         ignore_from: ignore_from.unwrap_or_default(),
         keepalive: keepalive?,

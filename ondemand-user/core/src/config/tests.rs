@@ -76,6 +76,7 @@ fn a_short_file_gets_the_documented_defaults() {
         ready: None,
         steer: true,
         first_client: FirstClient::Auto,
+        activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: Some(KeepAlive {
@@ -699,6 +700,25 @@ fn a_measured_cost_is_that_of_the_usual_start() {
     check(Some(3_000), 30);
     check(Some(1), 1);
     check(Some(u64::MAX), 366 * 86_400);
+}
+
+#[test]
+fn native_activation_is_read_or_refused() {
+    let own = |extra: &str| wiki(extra).replace("backend = \"127.0.0.1:8080\"\n", "");
+    let config = parse(&own("activation = \"native\"")).unwrap();
+    assert_eq!(config.services["wiki"].activation, Activation::Native);
+    check_key(
+        "activation = \"native\"",
+        "service.wiki.activation: \"native\" is for an application that systemd hands the socket at `listen`; remove `backend`",
+    );
+    check(
+        &own("activation = \"inetd\""),
+        "/etc/o.toml:4: service.wiki.activation: \"inetd\" is not known; write \"native\"",
+    );
+    check(
+        &own("activation = \"native\"\nready = \"tcp:127.0.0.1:80\""),
+        "/etc/o.toml:4: service.wiki.activation: \"native\" has clients wait in the socket of the application",
+    );
 }
 
 #[test]

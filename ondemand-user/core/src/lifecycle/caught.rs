@@ -27,6 +27,8 @@ impl Lifecycle {
     pub(super) fn must_wake(&self, view: &View) -> bool {
         let units = &view.units;
         self.options.catch
+            // Those go to PID 1's listener as soon as the gate is open.
+            && !self.options.native
             && view.caught > 0
             && units.backend.state == ActiveState::Inactive
             && !units.backend.job
@@ -50,6 +52,7 @@ impl Lifecycle {
         // Our own job for the lease keeps the backend up as the lease does.
         let is_held = units.lease.is_settled_up() || self.step == Step::Waking;
         let may_pass = self.options.catch
+            && !self.options.native
             && view.caught > 0
             && view.listens
             && view.ready

@@ -29,6 +29,8 @@ pub struct Options {
     pub steer: bool,
     /// Whether it has a list of clients that may start it.
     pub wake_list: bool,
+    /// Whether PID 1 holds the application's listener, so that the gate may be open while that is down.
+    pub native: bool,
     /// Whether clients may be held while the gate is closed.
     pub catch: bool,
     /// Whether a veto program is run before a stop.
@@ -51,12 +53,15 @@ impl Options {
         Self {
             steer: service.steer,
             wake_list: !service.wake_from.is_absent(),
+            native: service.activation.is_native(),
             catch: false,
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
             tcp_front: service.listen.iter().any(Endpoint::is_tcp),
-            tcp_backend: service.backend.is_tcp() || service.ready.is_some(),
+            tcp_backend: (service.backend.is_tcp() || service.ready.is_some())
+                // It does not listen itself.
+                && !service.activation.is_native(),
             leaves_out: &[],
         }
     }

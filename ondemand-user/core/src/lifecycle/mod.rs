@@ -21,6 +21,10 @@
 //!    until a client has connected: half-open handshakes at the backend then complete or expire, and
 //!    a scan, which continues at the front socket, cannot keep the service up.
 //!
+//! An application that takes its listener from a socket unit of its own ([`Options::native`]) has clients in the
+//! queue of PID 1's socket while it is down. There the gate is closed only from step 2 to the application's end, and
+//! opens when that is seen, not when the job ends: clients that were held meanwhile start it like any others.
+//!
 //! Clients that are held ([`crate::caught`]) wait before the gate: while the service is down they have it started
 //! ([`Step::Waking`]), a stop in progress is vetoed or followed by a start, and they are sent on when the gate opens.
 //! Before a connection was accepted in this run, one of them passes the closed gate.
@@ -462,6 +466,16 @@ impl Lifecycle {
 
     fn may_open(&self, view: &View) -> bool {
         let Units { backend, lease, .. } = &view.units;
+        if self.options.native {
+            // What arrives while it is down is in the queue of a listener that PID 1 watches.
+            return match backend.state {
+                ActiveState::Inactive | ActiveState::Failed | ActiveState::Activating => true,
+                ActiveState::Active | ActiveState::Reloading => {
+                    lease.state.is_up() || lease.job || self.leaves_out(Protection::LeaseHeld)
+                }
+                ActiveState::Deactivating | ActiveState::Unknown => false,
+            };
+        }
         let listens = backend.state == ActiveState::Activating;
         (backend.is_settled_up() || (listens && self.leaves_out(Protection::Active)))
             && (lease.is_settled_up() || self.leaves_out(Protection::LeaseHeld))

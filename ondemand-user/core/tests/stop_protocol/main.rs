@@ -25,6 +25,7 @@ use stateright::{Checker as _, HasDiscoveries, Model as _, Path};
 const STEERED: Options = Options {
     steer: true,
     wake_list: false,
+    native: false,
     catch: false,
     ask: false,
     dry_run: false,

@@ -1,7 +1,7 @@
 //! Tests of the state of one service.
 
 use ondemand_core::{
-    config::{Access, FirstClient, IdleTimeout, Learning, Limits, List, Schedule},
+    config::{Access, Activation, FirstClient, IdleTimeout, Learning, Limits, List, Schedule},
     measure::unit::ActiveState,
 };
 
@@ -89,6 +89,7 @@ fn service(listen: &str) -> Service {
         ready: None,
         steer: false,
         first_client: FirstClient::Auto,
+        activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
         keepalive: None,

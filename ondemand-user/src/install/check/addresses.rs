@@ -16,7 +16,7 @@ use super::{
     finding::Finding,
     forwarders::{self, Place},
     holders::{Holder, Sockets},
-    own_address,
+    native, own_address,
 };
 use crate::kernel::sockets::sock_diag::TcpListener;
 
@@ -47,6 +47,10 @@ pub fn look(service: &Service, units: &Units, sockets: &Sockets) -> Vec<Finding>
     found.extend(access::look(service));
     found.extend(access::link(service));
     found.extend(access::owners(service));
+    if service.activation.is_native() {
+        found.extend(native::look(service, sockets));
+        return found;
+    }
     found.push(
         backend(service, units, sockets)
             .unwrap_or_else(|error| Finding::unknown("backend", &error)),
@@ -234,7 +238,7 @@ fn front(
 pub const OTHER_SOCKET: &str = "another socket unit";
 
 /// The address that `unit` needs is used by another socket.
-fn taken(
+pub(super) fn taken(
     what: &'static str,
     endpoint: &Endpoint,
     listener: &TcpListener,
@@ -338,9 +342,15 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
                 Some(Holder { pid: 1, .. }) => Finding::warning(
                     WHAT,
                     format!("a socket unit of systemd holds {endpoint} while {unit} is down"),
-                    format!(
-                        "{unit} is started by the front socket: disable its own socket unit (`systemctl list-sockets`)"
-                    ),
+                    match service.own_address {
+                        true => format!(
+                            "if {unit} takes its listener from that (sd_listen_fds(3)), add activation = \"native\"; \
+                             otherwise disable it (`systemctl list-sockets`)"
+                        ),
+                        false => format!(
+                            "{unit} is started by the front socket: disable its own socket unit (`systemctl list-sockets`)"
+                        ),
+                    },
                 ),
                 Some(holder) if forwarders::is_forwarder(&holder) => {
                     forwarders::at_backend(service, &holder, Place::Down)

@@ -14,6 +14,7 @@ mod host;
 mod loaded;
 mod metrics;
 mod mounts;
+mod native;
 mod own_address;
 mod permission;
 mod ports;

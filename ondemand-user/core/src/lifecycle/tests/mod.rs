@@ -3,6 +3,7 @@
 mod caught;
 mod look;
 mod loops;
+mod native;
 mod release;
 mod request;
 mod runs;
@@ -26,6 +27,7 @@ const fn ms(ms: u64) -> Ktime {
 const STEERED: Options = Options {
     steer: true,
     wake_list: false,
+    native: false,
     catch: false,
     ask: false,
     dry_run: false,
