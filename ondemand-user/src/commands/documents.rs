@@ -4,13 +4,18 @@ use std::fs;
 
 use ::tests::{documents::document, source_tree as top};
 
-/// The names of all documents there.
+/// The names of all documents there, and of those in docs/.
 fn documents() -> Vec<String> {
-    let names = fs::read_dir(top()).unwrap().map(|entry| {
-        let name = entry.unwrap().file_name();
-        name.into_string().unwrap()
-    });
-    let mut names: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
+    let in_folder = |folder: &str| {
+        let entries = fs::read_dir(top().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names = names.filter(|name| name.ends_with(".md"));
+        names
+            .map(|name| format!("{folder}{name}"))
+            .collect::<Vec<_>>()
+    };
+    let mut names = in_folder("");
+    names.extend(in_folder("docs/"));
     names.sort();
     assert!(names.iter().any(|name| name == "README.md"), "{names:?}");
     names
@@ -166,7 +171,15 @@ mod tests {
                     continue;
                 }
                 let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-                let file = if file.is_empty() { name.as_str() } else { file };
+                let from_docs = match name.starts_with("docs/") {
+                    true if file.starts_with("../") => file[3..].to_owned(),
+                    true if !file.is_empty() => format!("docs/{file}"),
+                    _ => file.to_owned(),
+                };
+                let file = match from_docs.as_str() {
+                    "" => name.as_str(),
+                    file => file,
+                };
                 assert!(top().join(file).exists(), "{name}: no file of {link}");
                 if !heading.is_empty() {
                     let found = has_heading(&document(file), heading);
@@ -187,6 +200,7 @@ mod tests {
             let words = text.split(|c: char| c.is_whitespace() || "`()[]|,;:".contains(c));
             for word in words {
                 let is_ours = [
+                    "docs/",
                     "ondemand-ebpf/",
                     "ondemand-user/",
                     "tests/",
@@ -204,6 +218,89 @@ mod tests {
             }
         }
         assert!(files > 20, "{files} files");
+    }
+
+    /// The sources of the program and the core, with texts that go over several lines in one.
+    fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let mut joined = String::new();
+                for part in text.split("\\\n") {
+                    joined.push_str(match joined.is_empty() {
+                        true => part,
+                        false => part.trim_start(),
+                    });
+                }
+                found.push((path.display().to_string(), joined));
+            }
+        }
+    }
+
+    #[test]
+    fn each_word_of_check_has_a_row() {
+        let document = document("docs/troubleshooting.md");
+        let rows = rows(&document, "## Words of check");
+        let rows: BTreeSet<&str> = rows.iter().filter_map(|row| code(&row[0])).collect();
+        let mut texts = Vec::new();
+        sources(&top().join("ondemand-user/src/install/check"), &mut texts);
+        let mut words = BTreeSet::new();
+        for (path, text) in &texts {
+            if path.ends_with("finding.rs") {
+                continue; // Its tests have made up some.
+            }
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for begin in [
+                "WHAT: &str = \"",
+                "Finding::ok(",
+                "Finding::warning(",
+                "Finding::error(",
+                "Finding::unknown(",
+                "requirement(",
+            ] {
+                for rest in text.split(begin).skip(1) {
+                    let rest = match begin.ends_with('(') {
+                        true => match rest.trim_start().strip_prefix('"') {
+                            Some(rest) => rest,
+                            None => continue,
+                        },
+                        false => rest,
+                    };
+                    words.insert(rest.split('"').next().unwrap());
+                }
+            }
+        }
+        assert!(words.len() > 20, "{words:?}");
+        let missing: Vec<_> = words.difference(&rows).collect();
+        assert!(
+            missing.is_empty(),
+            "docs/troubleshooting.md lacks {missing:?}"
+        );
+        let is_stale = |word: &&&str| {
+            let word = format!("\"{word}\"");
+            !texts.iter().any(|(_, text)| text.contains(&word))
+        };
+        let stale: Vec<_> = rows.difference(&words).filter(is_stale).collect();
+        assert!(stale.is_empty(), "`ondemand check` does not say {stale:?}");
+    }
+
+    #[test]
+    fn lines_of_the_journal_are_those_that_it_gets() {
+        let document = document("docs/troubleshooting.md");
+        let rows = rows(&document, "## Lines of the journal");
+        let lines: Vec<&str> = rows.iter().filter_map(|row| code(&row[0])).collect();
+        assert!(lines.len() > 25, "{lines:?}");
+        let mut texts = Vec::new();
+        sources(&top().join("ondemand-user/src"), &mut texts);
+        sources(&top().join("ondemand-user/core/src"), &mut texts);
+        for line in lines {
+            let line = line.strip_prefix("NAME: ").unwrap_or(line);
+            let is_there = texts.iter().any(|(_, text)| text.contains(line));
+            assert!(is_there, "no source says {line:?}");
+        }
     }
 
     #[test]

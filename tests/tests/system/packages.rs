@@ -314,6 +314,7 @@ fn from_source_it_is_the_same() {
     }
     for part in [
         "units",
+        "docs",
         "xtask/packaging",
         "README.md",
         "MANUAL.md",

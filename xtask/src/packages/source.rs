@@ -85,7 +85,7 @@ pub fn uninstall(purge: bool) -> Result<()> {
         // Not empty: somebody has put something there.
         let _ = fs::remove_dir(here.join(directory));
     }
-    for directory in ["examples", ""] {
+    for directory in ["examples", "docs", ""] {
         let _ = fs::remove_dir(here.join(tree::DOCUMENTATION).join(directory));
     }
     steps("clean_up")?;

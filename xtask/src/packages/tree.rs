@@ -91,6 +91,11 @@ pub(super) fn make(package: &Package, root: &Path, kind: Kind) -> Result<()> {
         let to = root.join(DOCUMENTATION).join(document);
         copy(&top.join(document), &to, 0o644)?;
     }
+    for entry in fs::read_dir(top.join("docs")).context("read docs")? {
+        let entry = entry?;
+        let to = root.join(DOCUMENTATION).join("docs");
+        copy(&entry.path(), &to.join(entry.file_name()), 0o644)?;
+    }
     let changes = root.join(DOCUMENTATION).join("changelog");
     copy(&top.join("CHANGELOG.md"), &changes, 0o644)?;
     gzip(&[changes])?;

@@ -59,6 +59,31 @@ const TOPICS: &[Topic] = &[
     of_manual("files", "where everything is", "## Files"),
     of_manual("remove", "how to remove it again", "## Remove it again"),
     document(
+        "troubleshooting",
+        "each word of `check` and line of the journal",
+        include_str!("../../../../docs/troubleshooting.md"),
+    ),
+    document(
+        "faq",
+        "why is it still up, why did it start, and others",
+        include_str!("../../../../docs/faq.md"),
+    ),
+    document(
+        "reverse-proxies",
+        "nginx, Caddy, HAProxy, Traefik; TLS",
+        include_str!("../../../../docs/reverse-proxies.md"),
+    ),
+    document(
+        "monitoring",
+        "to watch services without waking them",
+        include_str!("../../../../docs/monitoring.md"),
+    ),
+    document(
+        "comparison",
+        "Sablier, socket-proxyd, llama-swap and others",
+        include_str!("../../../../docs/comparison.md"),
+    ),
+    document(
         "json",
         "what --json prints",
         include_str!("../../../../JSON.md"),
