@@ -13,7 +13,7 @@ use clap::Parser as _;
 use ondemand::{
     agent,
     commands::{
-        actions, apply,
+        Refusal, abandon, actions, adopt, apply,
         args::{self, Cli, Command, WaitListening},
         client, completions, hold_while, pages, report, status, top,
     },
@@ -80,6 +80,8 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             permitted?
         }
         Command::Apply => block_on(apply::run(&path))?,
+        Command::Adopt(options) => block_on(adopt::run(&path, &options))?,
+        Command::Abandon(options) => block_on(abandon::run(&path, &options))?,
         Command::WaitListening(options) => wait_for(&path, options)?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => {
@@ -248,6 +250,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         let told = cause.downcast_ref::<client::Error>();
         cause.is::<config::Error>()
             || cause.is::<report::Usage>()
+            || cause.is::<Refusal>()
             || matches!(told, Some(client::Error::Usage(_)))
     };
     if error.is::<wait::OutOfSight>() {

@@ -13,7 +13,7 @@ use ondemand_core::{
 
 use super::client::{self, Client};
 use crate::{
-    host::config_file,
+    host::{ablation, config_file},
     install::{
         check::generator_program,
         permission,
@@ -32,9 +32,24 @@ use crate::{
 /// The configuration is invalid: then nothing was done. Or a step failed; the others were taken.
 pub async fn run(path: &Path) -> Result<()> {
     config_file::load(path)?;
+    ready(path, "apply")?;
+    let done = bring_into_force(path, &mut say).await?;
+    ensure!(
+        done,
+        "not everything could be done; the lines above say what to do"
+    );
+    Ok(())
+}
+
+/// Whether a configuration can be brought into force by this process. `command`: what was called.
+///
+/// # Errors
+///
+/// This is not root, the file is not the generator's, or there is none.
+pub(super) fn ready(path: &Path, command: &str) -> Result<()> {
     ensure!(
         geteuid().is_root(),
-        "only root may do this: `sudo ondemand apply`"
+        "only root may do this: `sudo ondemand {command}`"
     );
     ensure!(
         path == Path::new(DEFAULT_PATH),
@@ -49,10 +64,20 @@ pub async fn run(path: &Path) -> Result<()> {
             generator::NAME
         );
     }
+    Ok(())
+}
+
+/// Does it, with each step told to `say`. Returns whether all could be done.
+///
+/// # Errors
+///
+/// The configuration is invalid, or PID 1 or the kernel does not answer. What was done stays.
+pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> Result<bool> {
     let mut turn = Turn::take().await?;
     let config = config_file::load(path)?;
     let systemd = Systemd::connect().await?;
     systemd.daemon_reload().await?;
+    ablation::step("apply-reloaded");
     let mut failed = false;
     let record = Record::here();
     if record
@@ -75,8 +100,12 @@ pub async fn run(path: &Path) -> Result<()> {
         failed |= matches!(step, Step::Waits(..));
         say(&step.to_string());
     }
-    failed |= !open(&config, &systemd).await?;
+    settle::end_lost(&systemd).await?;
+    ablation::step("apply-settled");
+    failed |= !open(&config, &systemd, say).await?;
+    ablation::step("apply-opened");
     failed |= !permit(path);
+    ablation::step("apply-permitted");
     let services = counted(config.services.len() as u64, "service");
     // The agent has root renew its permissions before it answers, which takes a turn of its own.
     drop(turn);
@@ -99,11 +128,7 @@ pub async fn run(path: &Path) -> Result<()> {
             eprintln!("ondemand: {}", printable(&format!("{error:#}")));
         }
     }
-    ensure!(
-        !failed,
-        "not everything could be done; the lines above say what to do"
-    );
-    Ok(())
+    Ok(!failed)
 }
 
 /// Whether the application of a service that was let go kept its address.
@@ -127,7 +152,7 @@ fn say(line: &str) {
 }
 
 /// Starts the front sockets that are down. Returns whether all of them are up.
-async fn open(config: &Config, systemd: &Systemd) -> Result<bool> {
+async fn open(config: &Config, systemd: &Systemd, say: &mut dyn FnMut(&str)) -> Result<bool> {
     let mut all = true;
     for service in config.services.values() {
         let socket = service.socket_unit();

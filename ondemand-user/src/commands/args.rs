@@ -83,6 +83,12 @@ pub enum Command {
     /// Bring a changed configuration into force; stops and cuts nothing that runs
     #[command(after_help = help::APPLY)]
     Apply,
+    /// Make a service on demand of a unit, while it runs; without a unit, list those that are worth it
+    #[command(after_help = help::ADOPT)]
+    Adopt(Adopt),
+    /// Make an ordinary unit of a service again, while it runs
+    #[command(after_help = help::ABANDON)]
+    Abandon(Abandon),
     /// Wait until a service's application listens, then execute another program
     #[command(after_help = help::WAIT_LISTENING)]
     WaitListening(WaitListening),
@@ -179,6 +185,38 @@ fn hold_span(text: &str) -> Result<Duration, String> {
         }
         other => other,
     }
+}
+
+/// `ondemand adopt`.
+#[derive(Args, Debug)]
+pub struct Adopt {
+    /// The application's unit, such as wiki.service
+    pub unit: Option<String>,
+    /// The service's name [default: that of the unit]
+    #[arg(long, value_name = "NAME", requires = "unit")]
+    pub name: Option<String>,
+    /// Ask nothing
+    #[arg(long, requires = "unit")]
+    pub yes: bool,
+    /// Only print what would be done
+    #[arg(long, requires = "unit", conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ondemand abandon`.
+#[derive(Args, Debug)]
+pub struct Abandon {
+    /// The service: NAME of [service.NAME], or its unit
+    pub name: String,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+    /// Only print what would be done
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
 }
 
 /// `ondemand wait-listening`.
@@ -382,6 +420,14 @@ mod tests {
         check("ondemand stop", false);
         check("ondemand apply", true);
         check("ondemand apply wiki", false);
+        check("ondemand adopt", true);
+        check("ondemand adopt --json", true);
+        check("ondemand adopt wiki.service --name w --yes", true);
+        check("ondemand adopt wiki.service --dry-run --json", true);
+        check("ondemand adopt wiki.service --dry-run --yes", false);
+        check("ondemand adopt --yes", false);
+        check("ondemand abandon wiki --yes", true);
+        check("ondemand abandon", false);
         check("ondemand reload", true);
         check("ondemand reload wiki", false);
         check("ondemand help", true);

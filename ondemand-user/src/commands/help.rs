@@ -2,15 +2,15 @@
 
 pub const MAIN: &str = r#"Configuration (/etc/ondemand/ondemand.toml):
   [service.wiki]
-  listen = ["0.0.0.0:80", "[::]:80"]  # clients connect here; systemd listens
-  backend = "127.0.0.1:8080"          # the application listens here; or a path
+  listen = ["0.0.0.0:80", "[::]:80"]  # where the application listens, and clients connect
   unit = "wiki.service"               # the application's unit
   idle_timeout = "10min"              # stopped after this time without a client
 
 Setup:
+  ondemand adopt                            lists running units that are worth it
+  ondemand adopt wiki.service               makes a service of one, while it runs
+  ondemand apply                            brings a changed configuration into force
   ondemand check                            checks the configuration and this host
-  ondemand apply                            makes the units, opens the front sockets
-  systemctl enable --now ondemand.service   starts the agent
   ondemand status                           shows states and clients
   ondemand top                              shows them live
   ondemand hold wiki --for 2h               keeps it up for two hours
@@ -97,6 +97,36 @@ Examples:
   ondemand apply               after each change of the configuration
 
 Exit codes: 0 done, 1 a step failed, 2 wrong configuration";
+
+pub const ADOPT: &str = "\
+Looks at a running unit: where it listens (TCP), how long its start took, its memory. Proposes a service
+that keeps its address, shows the file that it would write and each step, and asks. The unit goes on
+running all the time, no connection is cut, and nothing is moved: it writes conf.d/NAME.toml beside the
+configuration, has systemd load the units, takes the lease, opens the front socket, enables the agent,
+removes the links by which the unit is started at boot, and checks. A unit that is down is started once,
+after a question, to see where it listens.
+
+If it is interrupted, the next `ondemand adopt` of the unit finishes it, and `ondemand abandon` takes it
+back. Without a unit it lists running services that listen: their memory, their clients, the most
+worthwhile first.
+
+Examples:
+  ondemand adopt                          which units are worth it
+  ondemand adopt wiki.service             look, show, ask, do
+  ondemand adopt wiki.service --dry-run   look and show
+
+Exit codes: 0 done, 1 a step failed, 2 the unit cannot be adopted, or wrong configuration";
+
+pub const ABANDON: &str = "\
+The way back from `ondemand adopt`: starts the unit unless it is up, makes the links again by which it was
+started at boot, removes the service's file, has systemd load its units again, and closes the front
+socket. The unit goes on running, and no connection is cut. The agent stays enabled. May be repeated
+after an interruption.
+
+Example:
+  ondemand abandon wiki
+
+Exit codes: 0 done, 1 a step failed, 2 no such service, or it is not in a file of its own";
 
 pub const WAIT_LISTENING: &str = "\
 Waits until the service's unit is active and its application listens, and is ready if the

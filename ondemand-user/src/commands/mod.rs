@@ -1,10 +1,13 @@
 //! The commands and their arguments.
 
+pub mod abandon;
 pub mod actions;
+pub mod adopt;
 pub mod apply;
 pub mod args;
 pub mod client;
 pub mod completions;
+mod consent;
 #[cfg(test)]
 mod documents;
 mod help;
@@ -14,3 +17,5 @@ pub mod report;
 pub mod status;
 pub mod top;
 pub mod values;
+
+pub use consent::Refusal;

@@ -134,7 +134,10 @@ fn table(report: &Report) -> String {
 }
 
 /// `right`: columns of figures.
-fn aligned<const N: usize>(rows: &[[String; N]], right: std::ops::Range<usize>) -> String {
+pub(super) fn aligned<const N: usize>(
+    rows: &[[String; N]],
+    right: std::ops::Range<usize>,
+) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     let mut text = String::new();

@@ -85,15 +85,18 @@ impl Moment {
 /// Kills this process, like `kill -9`, if the file that `ONDEMAND_DIES_AT` names contains the
 /// name of this moment. Removes that file before, so that it happens once and the test sees it.
 pub fn reached(moment: Moment) {
+    step(moment.name());
+}
+
+/// The same at a step of a command, which has this name.
+pub fn step(name: &str) {
     if !cfg!(feature = "ablation") {
         return;
     }
     let Ok(path) = env::var("ONDEMAND_DIES_AT") else {
         return;
     };
-    if fs::read_to_string(&path).is_ok_and(|text| text == moment.name())
-        && fs::remove_file(&path).is_ok()
-    {
+    if fs::read_to_string(&path).is_ok_and(|text| text == name) && fs::remove_file(&path).is_ok() {
         // This does not return.
         let _ = kill(Pid::this(), Signal::SIGKILL);
     }

@@ -349,6 +349,22 @@ async fn let_go(
     Ok(())
 }
 
+/// Stops leases and timers that have outlived their units: of a service that left the configuration before its front
+/// socket was ever open, of which nothing is generated any more.
+///
+/// # Errors
+///
+/// PID 1 does not answer.
+pub async fn end_lost(systemd: &Systemd) -> Result<()> {
+    let lost = systemd.without_file(&["ondemand-*.target", "ondemand-*.timer"]);
+    for unit in lost.await? {
+        if let JobEnd::Failed(why) = systemd.stop(&unit).await {
+            log::warn!("{unit} has no file any more: {why}");
+        }
+    }
+    Ok(())
+}
+
 /// Closes the front sockets of services that were let go once more, if they are still not configured: while an
 /// agent had not yet read the configuration, it may have opened them. Called when it has, with the [`Turn`].
 ///

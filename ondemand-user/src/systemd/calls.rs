@@ -42,6 +42,14 @@ pub(super) trait Manager {
     fn reload(&self) -> zbus::Result<()>;
     fn reset_failed_unit(&self, unit: &str) -> zbus::Result<()>;
 
+    /// Returns whether the units have `[Install]`, and kind, link and target of each change.
+    fn enable_unit_files(
+        &self,
+        units: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
 
     fn kill_unit(&self, unit: &str, whom: &str, signal: i32) -> zbus::Result<()>;

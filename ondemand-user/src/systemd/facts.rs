@@ -235,6 +235,18 @@ impl Systemd {
         Ok(units.into_iter().map(|row| row.0).collect())
     }
 
+    /// The units that are up, match one of these patterns, and have no file any more.
+    ///
+    /// # Errors
+    ///
+    /// PID 1 does not answer.
+    pub async fn without_file(&self, patterns: &[&str]) -> Result<Vec<String>> {
+        let units = self.manager.list_units_by_patterns(&["active"], patterns);
+        let units = units.await.context("list systemd's units")?;
+        let lost = units.into_iter().filter(|row| row.2 == "not-found");
+        Ok(lost.map(|row| row.0).collect())
+    }
+
     /// What these units pin against `StopWhenUnneeded=`: each pinned one with those that do.
     ///
     /// # Errors

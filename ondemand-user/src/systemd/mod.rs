@@ -2,6 +2,7 @@
 
 mod address_rules;
 mod calls;
+mod candidate;
 mod ending;
 mod facts;
 mod jobs;
@@ -25,6 +26,7 @@ use std::{
 pub use address_rules::Slices;
 use anyhow::{Context as _, Result, anyhow};
 use calls::{CgroupProxy, ManagerProxy};
+pub use candidate::{Candidate, OfService};
 pub use facts::{Facts, Listed, Questions};
 use jobs::Jobs;
 use names::Names;

@@ -5,6 +5,7 @@
 //! test` prints it once and leaves them out.
 
 mod actions;
+mod adopt;
 mod aliases;
 mod asked_race;
 mod attacks;

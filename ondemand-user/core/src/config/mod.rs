@@ -41,7 +41,7 @@ pub use learning::{ColdStartCost, IdleTimeout, Learning};
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use own::{is_private_front, reachable};
-pub use parse::{AGENT_KEYS, SERVICE_KEYS};
+pub use parse::{AGENT_KEYS, SERVICE_KEYS, service_names};
 pub use parts::{DIRECTORY as PARTS, add as add_part, may_be_part};
 pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};

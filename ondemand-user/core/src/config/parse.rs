@@ -113,6 +113,19 @@ pub(super) fn document(
     }
 }
 
+/// The names of the services in the text of one file, whether they are valid or not; none if it is not TOML.
+pub fn service_names(text: &str) -> Vec<String> {
+    let Ok(table) = DeTable::parse(text) else {
+        return Vec::new();
+    };
+    let services = table.get_ref().get("service").map(|value| value.get_ref());
+    let Some(DeValue::Table(services)) = services else {
+        return Vec::new();
+    };
+    let names = services.iter().map(|(name, _)| name.get_ref().to_string());
+    names.collect()
+}
+
 fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
     let line = err.span().map(|span| lines.at(span.start));
     let message = err.message().replace('\n', ", ");

@@ -155,6 +155,11 @@ fn generated_from(config: &Config) -> Option<Finding> {
     ))
 }
 
+/// What there is to say of a valid configuration.
+pub async fn findings(config: &Config) -> Vec<Finding> {
+    look(config).await
+}
+
 async fn look(config: &Config) -> Vec<Finding> {
     let services = match config.services.len() {
         0 => Finding::warning(

@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,6 +24,10 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `TCP_ESTABLISHED` and `TCP_LISTEN`, include/net/tcp_states.h; Unix sockets use them too.
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
+/// `TCP_CLOSE`, the same file: a UDP socket that is not connected.
+const UNCONNECTED: u8 = 7;
+/// `INET_DIAG_INFO`, include/uapi/linux/inet_diag.h: a struct tcp_info.
+const INET_DIAG_INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`, include/uapi/linux/inet_diag.h.
 const INET_DIAG_SKV6ONLY: u16 = 11;
 /// `INET_DIAG_CGROUP_ID`, the same file; Linux 5.8 and later.
@@ -74,6 +79,8 @@ pub struct TcpConnection {
     pub peer: SocketAddr,
     /// The id of the cgroup in which the socket was made.
     pub cgroup: Option<u64>,
+    /// For how long no byte has gone either way. `None`: the kernel does not tell.
+    pub silent: Option<Duration>,
 }
 
 /// A Unix stream socket of this network namespace with a path: a listener, or a connection that
@@ -112,7 +119,8 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
     Ok(found)
 }
 
-/// Lists the established TCP connections, of both families, with IPv4 addresses written as such.
+/// Lists the established TCP connections, of both families, with IPv4 addresses written as such. The cost depends on
+/// their number.
 ///
 /// # Errors
 ///
@@ -120,12 +128,41 @@ pub fn tcp_listeners(port: u16) -> Result<Vec<TcpListener>> {
 pub fn tcp_connections() -> Result<Vec<TcpConnection>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-        request.extend((1_u32 << ESTABLISHED).to_ne_bytes());
-        request.resize(request.len() + 48, 0);
+        // INET_DIAG_INFO is asked for by `1 << (attribute - 1)`.
+        let extensions = 1 << (INET_DIAG_INFO - 1);
+        let request = inet_request(family, libc::IPPROTO_TCP, extensions, ESTABLISHED);
         found.extend(dump(&request, tcp_connection).context("list the TCP connections")?);
     }
     Ok(found)
+}
+
+/// Lists the UDP sockets that are bound and not connected, with the cgroup in which each was made.
+///
+/// # Errors
+///
+/// The kernel does not answer. One without udp_diag lists none.
+pub fn udp_sockets() -> Result<Vec<(SocketAddr, Option<u64>)>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = inet_request(family, libc::IPPROTO_UDP, 0, UNCONNECTED);
+        match dump(&request, |message| {
+            let listener = inet_socket(message)?;
+            Some((listener.address, listener.cgroup))
+        }) {
+            Ok(sockets) => found.extend(sockets),
+            Err(error) if is_none(&error) => {}
+            Err(error) => return Err(error).context("list the UDP sockets"),
+        }
+    }
+    Ok(found)
+}
+
+/// struct inet_diag_req_v2, for all sockets in this state: family, protocol, extensions, pad, states, id.
+fn inet_request(family: i32, protocol: i32, extensions: u8, state: u8) -> Vec<u8> {
+    let mut request = vec![family as u8, protocol as u8, extensions, 0];
+    request.extend((1_u32 << state).to_ne_bytes());
+    request.resize(request.len() + 48, 0);
+    request
 }
 
 /// Finds the socket that a connection of this host to `address` would be accepted by.
@@ -217,7 +254,16 @@ fn tcp_connection(message: &[u8]) -> Option<TcpConnection> {
         local: SocketAddr::new(ip(8)?, port(4)?),
         peer: SocketAddr::new(ip(24)?, port(6)?),
         cgroup: cgroup.map(u64::from_ne_bytes),
+        silent: silent(attributes),
     })
+}
+
+/// For how long no byte has gone either way, from a struct tcp_info: tcpi_last_data_sent and tcpi_last_data_recv, in
+/// milliseconds.
+fn silent(attributes: &[u8]) -> Option<Duration> {
+    let info = attribute(attributes, INET_DIAG_INFO)?;
+    let [sent, received] = [44, 52].map(|at| array(info, at).map(u32::from_ne_bytes));
+    Some(Duration::from_millis(sent?.min(received?).into()))
 }
 
 /// struct inet_diag_msg: family, state, timer, retransmits, id, expires, rqueue, wqueue, uid,
@@ -226,6 +272,10 @@ fn tcp_listener(message: &[u8]) -> Option<TcpListener> {
     if *message.get(1)? != LISTEN {
         return None;
     }
+    inet_socket(message)
+}
+
+fn inet_socket(message: &[u8]) -> Option<TcpListener> {
     let port = u16::from_be_bytes(array(message, 4)?);
     let ip = match i32::from(message[0]) {
         libc::AF_INET => IpAddr::V4(Ipv4Addr::from(array::<4>(message, 8)?)),

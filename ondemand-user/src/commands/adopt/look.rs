@@ -1,0 +1,262 @@
+//! Looks at a unit: what it listens on, and what keeps it up.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use anyhow::Result;
+use ondemand_core::{lifecycle::JobEnd, words::counted};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    links::{self, Link},
+    proposal::{self, Addresses},
+    refusal,
+};
+use crate::{
+    commands::consent::{ask, refuse},
+    host::config_file,
+    kernel::sockets::by_unit::{self, Clients, OfUnit},
+    systemd::{Candidate, OfService, Systemd},
+};
+
+/// How long an application may take to listen after its unit is active.
+const LISTENS: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What was seen of a unit.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its own name.
+    pub unit: String,
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// How long its last start took.
+    pub start: Option<Duration>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Who is connected.
+    pub clients: Clients,
+    /// Whether it was up before.
+    pub was_up: bool,
+    /// The links that enable it, to be taken away.
+    pub links: Vec<Link>,
+    /// What a person should know before.
+    pub notes: Vec<String>,
+}
+
+/// Looks at a unit, which `asked` names. One that is down is started, after a question.
+///
+/// # Errors
+///
+/// It cannot be adopted, and why; PID 1 or the kernel does not answer.
+pub async fn at(asked: &str, systemd: &Systemd, yes: bool, dry_run: bool) -> Result<Seen> {
+    if let Some(why) = refusal::impossible(asked) {
+        return refuse(why);
+    }
+    let (found, service) = systemd.candidate(asked).await?;
+    if let Some(why) = refusal::refusal(asked, &found, &service) {
+        return refuse(why);
+    }
+    let unit = found.id.clone().unwrap_or_else(|| asked.to_owned());
+    let mut notes = Vec::new();
+    if unit != asked {
+        notes.push(format!("{asked} is another name of {unit}"));
+    }
+    match refusal::critical(&unit, &by_unit::ancestors()) {
+        Some(refusal::Critical::Never(why)) => {
+            return refuse(format!("{unit}: {why}; leave it up"));
+        }
+        Some(refusal::Critical::Caution(why)) => notes.push(format!("CAUTION: {why}")),
+        None => {}
+    }
+    let links = links(&found, systemd, &mut notes).await?;
+    let was_up = found.is_up();
+    if !was_up {
+        bring_up(&unit, &found, systemd, yes, dry_run).await?;
+    }
+    let looked = listeners(&unit, systemd, was_up).await;
+    let (found, service, sockets) = match looked {
+        Ok(looked) => looked,
+        Err(error) => {
+            if !was_up {
+                // It is as it was.
+                systemd.stop(&unit).await;
+            }
+            return Err(error);
+        }
+    };
+    let addresses = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+    Ok(Seen {
+        unit,
+        addresses,
+        start: found.start(),
+        memory: service.memory(),
+        clients: sockets.clients,
+        was_up,
+        links,
+        notes,
+    })
+}
+
+/// Starts a unit that is down.
+async fn bring_up(
+    unit: &str,
+    found: &Candidate,
+    systemd: &Systemd,
+    yes: bool,
+    dry_run: bool,
+) -> Result<()> {
+    if !found.is_down() {
+        return refuse(format!(
+            "{unit} is {} just now; try again when it is active",
+            found
+                .active_state
+                .as_deref()
+                .unwrap_or("in an unknown state")
+        ));
+    }
+    if dry_run {
+        return refuse(format!(
+            "{unit} is down, so it is not known where it listens; start it (`systemctl start {unit}`), or leave out \
+             --dry-run to have it started after a question"
+        ));
+    }
+    if !ask(
+        &format!("{unit} is down; start it once, to see where it listens?"),
+        yes,
+    )? {
+        return refuse(format!(
+            "{unit} is down, and was not started; nothing was changed"
+        ));
+    }
+    match systemd.start_as_asked(unit).await {
+        JobEnd::Done => Ok(()),
+        JobEnd::Canceled => refuse(format!(
+            "{unit}: its start was cancelled by another; try again"
+        )),
+        JobEnd::Failed(why) => refuse(format!(
+            "{unit}: {why}; `systemctl status {unit}` says why it does not start"
+        )),
+    }
+}
+
+/// Its listeners; of one that was just started, when it has some.
+async fn listeners(
+    unit: &str,
+    systemd: &Systemd,
+    was_up: bool,
+) -> Result<(Candidate, OfService, OfUnit)> {
+    let deadline = Instant::now() + if was_up { Duration::ZERO } else { LISTENS };
+    loop {
+        let (found, service) = systemd.candidate(unit).await?;
+        let sockets = by_unit::listening()?.remove(unit).unwrap_or_default();
+        let forwarder = service
+            .control_group
+            .as_deref()
+            .and_then(by_unit::forwarder);
+        if let Some(program) = forwarder {
+            return refuse(container(unit, &program, &sockets));
+        }
+        if !sockets.tcp.is_empty() {
+            return Ok((found, service, sockets));
+        }
+        if Instant::now() >= deadline {
+            return refuse(nowhere(unit, &sockets));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// A container's published ports are not the host's own: the firewall may lead their clients past its sockets.
+fn container(unit: &str, program: &str, sockets: &OfUnit) -> String {
+    let name = proposal::name_of(unit);
+    let published = sockets.tcp.first().map(|listener| listener.address);
+    let port = published.map_or(8080, |address| address.port());
+    let moved = match port.checked_add(10_000) {
+        Some(moved) => moved,
+        None => port - 10_000,
+    };
+    let at = published.map_or_else(|| format!("0.0.0.0:{port}"), |address| address.to_string());
+    format!(
+        "{unit} publishes ports of a container ({program}): its clients may pass by the host's sockets, so it cannot keep \
+         its address. Publish the port at 127.0.0.1:{moved} instead (PublishPort=127.0.0.1:{moved}:PORT, or -p \
+         127.0.0.1:{moved}:PORT), and name that as `backend`: [service.{name}] with listen = \"{at}\", backend = \
+         \"127.0.0.1:{moved}\", unit = \"{unit}\"; then `ondemand apply`"
+    )
+}
+
+fn nowhere(unit: &str, sockets: &OfUnit) -> String {
+    match sockets.udp.len() as u64 {
+        0 => format!(
+            "{unit} listens at no TCP port of this host, so no client could start it: if it listens in a container or in \
+             another network namespace, or at a Unix socket, the key `backend` names that (MANUAL.md, All keys)"
+        ),
+        count => format!(
+            "{unit} has {}, and listens at no TCP port: UDP starts nothing, so no client could start it",
+            counted(count, "UDP socket")
+        ),
+    }
+}
+
+/// The links that enable it. What else keeps it up is a reason to refuse, if it is up itself.
+async fn links(found: &Candidate, systemd: &Systemd, notes: &mut Vec<String>) -> Result<Vec<Link>> {
+    let unit = found.id.clone().unwrap_or_default();
+    let names = found.names.clone().unwrap_or_else(|| vec![unit.clone()]);
+    let ours = links::ours(&names);
+    let others = links::others(&names);
+    let id = async |unit: String| -> Result<String> {
+        let found = systemd.facts(&unit).await?;
+        Ok(found.id.unwrap_or(unit))
+    };
+    let mut leaving = Vec::new();
+    for link in &ours {
+        leaving.push(id(link.of()).await?);
+    }
+    let mut fixed = Vec::new();
+    for path in &others {
+        fixed.push((id(links::owner(path).unwrap_or_default()).await?, path));
+    }
+    let mut pins = found.pins();
+    pins.retain(|pin| !config_file::is_own(pin));
+    let states = systemd.states(&pins).await?;
+    for (pin, state) in pins.iter().zip(states) {
+        let path = fixed
+            .iter()
+            .find(|(owner, _)| owner == pin)
+            .map(|(_, path)| path);
+        if path.is_none() && leaving.contains(pin) {
+            continue;
+        }
+        let how = match (path, refusal::generated_from(found)) {
+            (Some(_), Some(source)) => {
+                format!("take WantedBy={pin} out of {source}, `systemctl daemon-reload`")
+            }
+            (Some(path), None) => format!(
+                "`mkdir -p /etc/systemd/system/{pin}.wants && ln -s /dev/null /etc/systemd/system/{pin}.wants/{unit}` takes \
+                 the link {} of its package out of force, `systemctl daemon-reload`",
+                path.display()
+            ),
+            (None, _) => format!(
+                "take {unit} out of Wants= or Requires= of {pin}, `systemctl daemon-reload`"
+            ),
+        };
+        if !state.is_down() {
+            return refuse(format!(
+                "{unit}: {pin} needs it and is up, so it would never be stopped; {how}, then adopt it"
+            ));
+        }
+        notes.push(format!("while {pin} is up, it stays up, too"));
+    }
+    Ok(ours)
+}
+
+/// The ports that the kernel gives to sockets that ask for none (ip(7)).
+pub fn temporary_ports() -> RangeInclusive<u16> {
+    let text =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) => first..=last,
+        _ => 32_768..=60_999,
+    }
+}
