@@ -210,6 +210,7 @@ pub struct Adopt {
 #[derive(Args, Debug)]
 pub struct Abandon {
     /// The service: NAME of [service.NAME], or its unit
+    #[arg(add = ArgValueCompleter::new(services))]
     pub name: String,
     /// Ask nothing
     #[arg(long)]
