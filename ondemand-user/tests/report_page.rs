@@ -91,6 +91,7 @@ fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
                         connections: 1,
                         received: 100,
                         sent: 1000,
+                        proxied: 0,
                         silent: 0,
                     },
                     What::Quiet { since: at + 60_000 },

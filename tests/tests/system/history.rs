@@ -93,6 +93,8 @@ fn the_report_says_what_happened() {
     assert_eq!(service["activations"], 2);
     assert_eq!(service["stops_by_reason"]["idle"], 2);
     assert_eq!(service["connections"], 4);
+    // It is not steered.
+    assert_eq!(service["proxied_connections"], 4);
     assert_eq!(service["received_bytes"], sent);
     assert_eq!(service["sent_bytes"], received);
     assert_eq!(service["cold_start"]["count"], 2, "{service}");

@@ -211,6 +211,7 @@ mod tests {
             connections: 1,
             received_bytes: 0,
             sent_bytes: 3_400_000,
+            proxied: 0,
             silent: 0,
             up: minutes(60),
             whole: true,

@@ -69,6 +69,8 @@ pub struct Run {
     pub received_bytes: u64,
     /// Payload bytes to clients.
     pub sent_bytes: u64,
+    /// Of the clients those that the proxy carried. The others met the application itself.
+    pub proxied: u64,
     /// Open connections that its stop closed: no byte went on them (`silent_after`).
     pub silent: u64,
     /// How long it has been up.
@@ -260,6 +262,7 @@ mod tests {
             connections: 12,
             received_bytes: 0,
             sent_bytes: 3_400_000,
+            proxied: 0,
             silent: 0,
             up: minutes(60),
             whole: true,

@@ -58,8 +58,8 @@ pub struct Released {
     pub silent: u64,
 }
 
-/// Accepted connections, received and sent bytes.
-type Counts = [u64; 3];
+/// Accepted connections, received and sent bytes, connections that the proxy carried.
+type Counts = [u64; 4];
 
 /// The present run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -324,6 +324,7 @@ impl Runs {
             connections: grown(0),
             received_bytes: grown(1),
             sent_bytes: grown(2),
+            proxied: grown(3),
             silent: 0,
             up: run.up.and_then(|up| now.since(up)).unwrap_or_default(),
             whole: run.whole,
@@ -336,5 +337,6 @@ fn counts(sample: &Sample) -> Counts {
         sample.accepted(),
         sample.received_bytes(),
         sample.sent_bytes(),
+        sample.front.accepted,
     ]
 }

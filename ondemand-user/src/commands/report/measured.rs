@@ -66,6 +66,7 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         connections: one.connections,
         received_bytes: one.received,
         sent_bytes: one.sent,
+        proxied_connections: one.proxied.known(),
         silent_connections: one.silent,
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
         ..Measured::default()
@@ -109,6 +110,10 @@ fn add(all: &mut Measured, one: &Measured) {
     all.connections = all.connections.saturating_add(one.connections);
     all.received_bytes = all.received_bytes.saturating_add(one.received_bytes);
     all.sent_bytes = all.sent_bytes.saturating_add(one.sent_bytes);
+    all.proxied_connections = match (all.proxied_connections, one.proxied_connections) {
+        (Some(all), Some(one)) => Some(all.saturating_add(one)),
+        (one, None) | (None, one) => one,
+    };
     all.silent_connections = all
         .silent_connections
         .saturating_add(one.silent_connections);

@@ -105,6 +105,9 @@ pub struct Measured {
     pub received_bytes: u64,
     /// Payload bytes to clients in these runs.
     pub sent_bytes: u64,
+    /// Of the clients those that the proxy carried, so that the application did not meet them itself; null if that is known
+    /// of none of the runs.
+    pub proxied_connections: Option<u64>,
     /// Silent connections that the stops of these runs closed (`silent_after`).
     pub silent_connections: u64,
     /// Number of runs' ends by reason.

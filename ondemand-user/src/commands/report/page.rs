@@ -11,7 +11,7 @@ use ondemand_core::{
 use super::{
     data,
     model::{Report, seconds},
-    text::{cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
+    text::{connections, cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
 
 /// Only what is in the page runs, and it reaches nothing.
@@ -157,7 +157,7 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
                 "traffic",
                 format!(
                     "{}, {} in, {} out",
-                    counted(measured.connections, "connection"),
+                    connections(measured),
                     Bytes(measured.received_bytes),
                     Bytes(measured.sent_bytes)
                 ),

@@ -164,10 +164,19 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
     writeln!(
         text,
         "  traffic       {}, {} in, {} out{silent}\n",
-        counted(measured.connections, "connection"),
+        connections(measured),
         Bytes(measured.received_bytes),
         Bytes(measured.sent_bytes)
     )
+}
+
+/// `445 connections (30 by the proxy)`.
+pub(super) fn connections(measured: &Measured) -> String {
+    let all = counted(measured.connections, "connection");
+    match measured.proxied_connections {
+        Some(proxied) if measured.connections > 0 => format!("{all} ({proxied} by the proxy)"),
+        _ => all,
+    }
 }
 
 fn write_use(text: &mut String, report: &Report) -> fmt::Result {

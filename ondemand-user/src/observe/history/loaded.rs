@@ -63,6 +63,8 @@ pub struct Loaded {
     pub sent: u64,
     /// Silent connections that the stops of these runs closed.
     pub silent: u64,
+    /// Of the clients those that the proxy carried.
+    pub proxied: Known<u64>,
     /// Ends of runs, by [`StopReason::code`].
     pub stops: [u64; StopReason::ALL.len()],
     /// Since when it is down, and its memory before.
@@ -94,6 +96,7 @@ impl Loaded {
             received: 0,
             sent: 0,
             silent: 0,
+            proxied: Known::default(),
             stops: [0; StopReason::ALL.len()],
             down: None,
             memory: None,

@@ -115,6 +115,8 @@ pub enum What {
         received: i64,
         /// Payload bytes to clients.
         sent: i64,
+        /// Of the clients those that the proxy carried.
+        proxied: i64,
         /// Connections on which no byte went, and that its stop closed.
         silent: i64,
     },

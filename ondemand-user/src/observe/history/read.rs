@@ -262,7 +262,7 @@ impl Reader {
             self.run(id, &run);
         }
         let sql = format!(
-            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu, silent
+            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu, silent, proxied
              FROM activation WHERE started >= ? AND started < ? ORDER BY started"
         );
         let mut statement = db.prepare(&sql)?;
@@ -302,6 +302,7 @@ impl Reader {
             service.cpu.add(unsigned(row, 10)?);
             let silent = unsigned(row, 11)?.unwrap_or(0);
             service.silent = service.silent.saturating_add(silent);
+            service.proxied.add(unsigned(row, 12)?);
         }
         Ok(())
     }

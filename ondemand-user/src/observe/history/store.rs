@@ -230,12 +230,13 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             connections,
             received,
             sent,
+            proxied,
             silent,
         } => {
             execute(
-                "UPDATE activation SET connections = ?1, received = ?2, sent = ?3, silent = ?4
-                 WHERE service = ?5 AND ended IS NULL",
-                params![connections, received, sent, silent, service],
+                "UPDATE activation SET connections = ?1, received = ?2, sent = ?3, silent = ?4,
+                     proxied = ?6 WHERE service = ?5 AND ended IS NULL",
+                params![connections, received, sent, silent, service, proxied],
             )?;
             end(db, service, clock.at(*at), *reason)
         }

@@ -93,6 +93,7 @@ impl Usage {
             connections: number(run.connections),
             received: number(run.received_bytes),
             sent: number(run.sent_bytes),
+            proxied: number(run.proxied),
             silent: number(run.silent),
         });
     }

@@ -71,6 +71,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
                         connections: 10 + jitter % 100,
                         received: 20_000 + jitter,
                         sent: 3_000_000 + jitter * 1000,
+                        proxied: 0,
                         silent: 0,
                     },
                 ],
