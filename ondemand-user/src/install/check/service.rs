@@ -10,7 +10,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
     finding::{Finding, Level},
-    generated, proxy, ready,
+    generated, page, proxy, ready,
     unit::{failed, needed, usable},
 };
 use crate::{
@@ -90,6 +90,7 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     found.extend(service.veto.as_deref().map(veto));
     let is_up = matches!(units.backend.as_deref(), Some("active" | "reloading"));
     found.extend(ready::look(service, is_up).await);
+    found.extend(page::look(service));
     let front = service.socket_unit();
     let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
     found.extend(steering(service, common, are_plain).await);
