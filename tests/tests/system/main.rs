@@ -18,6 +18,7 @@ mod configuration;
 mod containers;
 mod cookies;
 mod counts;
+mod edit;
 mod elsewhere;
 mod event_costs;
 mod faults;
