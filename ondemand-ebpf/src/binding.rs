@@ -7,17 +7,17 @@
 use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::{
-        bpf_get_netns_cookie,
+        bpf_get_current_uid_gid, bpf_get_netns_cookie,
         generated::{bpf_setsockopt, bpf_skc_to_tcp_sock},
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use ondemand_ebpf::ROLE_OWN;
+use ondemand_ebpf::{DATAGRAM, PORT_UDP, PORT_WATCHED, ROLE_OWN, STREAM};
 
 use crate::{
     context::{MAPPED, is_trusted, word},
-    maps::is_watched,
+    maps::{USERS, port_word},
     own,
 };
 
@@ -52,18 +52,30 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
 fn bind(at: *mut bpf_sock_addr, address: [u32; 4]) -> i32 {
     let port = u32::from(u16::from_be(word!(at, user_port) as u16));
     let protocol = word!(at, protocol);
-    if !is_watched(port) || (protocol != TCP && protocol != MPTCP) {
+    let (bit, kind) = match protocol {
+        TCP | MPTCP => (PORT_WATCHED, STREAM),
+        DATAGRAM => (PORT_UDP, DATAGRAM),
+        _ => return ALLOW,
+    };
+    if port_word(port) & bit == 0 {
         return ALLOW;
     }
     // SAFETY: the context is valid during the whole program.
     let netns = unsafe { bpf_get_netns_cookie(at.cast()) };
-    let owner = own::owner(netns, address, port).filter(|owner| {
+    let owner = own::owner(netns, kind, address, port).filter(|owner| {
         let is_configured = owner.alias == 0 || address == own::wildcard(&address);
         owner.role == ROLE_OWN && is_configured
     });
     let Some(owner) = owner else {
         return ALLOW;
     };
+    if kind == DATAGRAM {
+        // Here SO_REUSEADDR would let two sockets share an address.
+        let user = bpf_get_current_uid_gid() as u32;
+        let is_known = user == 0 || USERS.get(owner.slot).is_some_and(|known| *known == user);
+        let is_allowed = is_known || own::service_of_process() == Some(owner.slot);
+        return if is_allowed { ALLOW } else { REFUSE };
+    }
     // SAFETY: the context is valid; the union is read as the pointer that the kernel stores in it.
     let socket = unsafe { (*at).__bindgen_anon_1.sk };
     if socket.is_null() {

@@ -47,7 +47,7 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
     let sender = sender(ctx, family, port);
     let now = now();
     // SAFETY: entries are only replaced as a whole.
-    if unsafe { SENDERS.get(sender) }.is_some_and(|until| now < *until) || is_unread(now) {
+    if unsafe { SENDERS.get(sender) }.is_some_and(|until| now < *until) || is_unread(0, now) {
         return false;
     }
     if !fits(slot, MOST_OF_SERVICE, now) || !fits(MAX_SERVICES, MOST_CAUGHT, now) {
@@ -69,7 +69,7 @@ pub fn catch(ctx: &SkLookupContext, slot: u32, family: u32, port: u32, gate: u64
 /// Counts a packet, if the present second has room for it. Two CPUs may begin a second at once, and forget what they
 /// counted: the bound is not exact.
 #[inline(always)]
-fn fits(place: u32, most: u64, now: u64) -> bool {
+pub fn fits(place: u32, most: u64, now: u64) -> bool {
     let Some(window) = WINDOWS.get_ptr_mut(place) else {
         return false;
     };
@@ -95,10 +95,10 @@ pub fn goes_to_front(ctx: &SkLookupContext, family: u32, port: u32) {
     let _ = SENDERS.insert(sender, now() + SENDER_NS, 0);
 }
 
-/// Whether the agent has left a packet unread for too long.
+/// Whether the agent has left a packet unread for too long. `place`: 1 for datagrams.
 #[inline(always)]
-fn is_unread(now: u64) -> bool {
-    let Some(since) = UNREAD.get_ptr(0) else {
+pub fn is_unread(place: u32, now: u64) -> bool {
+    let Some(since) = UNREAD.get_ptr(place) else {
         return true;
     };
     // SAFETY: a valid map value; the agent only stores whole words.
@@ -109,7 +109,7 @@ fn is_unread(now: u64) -> bool {
 /// Whether an address belongs to this host or to networks that nobody routes: loopback, link-local, private
 /// (RFC 1918) and unique local (RFC 4193) ones. The source of a SYN from elsewhere may be forged.
 #[inline(always)]
-fn is_private(address: [u32; 4]) -> bool {
+pub fn is_private(address: [u32; 4]) -> bool {
     let [first, second, third, last] = address;
     if is_v4(&address) {
         let v4 = u32::from_be(last);
@@ -187,15 +187,23 @@ fn copy(ctx: &SkBuffContext) -> Option<()> {
         entry.discard(0);
         return None;
     }
+    comes(0, at);
     entry.submit(0);
-    let unread = UNREAD.get_ptr_mut(0)?;
+    Some(())
+}
+
+/// Notes that there is a packet for the agent, before there is: a note that came after the agent has read all would stay.
+#[inline(always)]
+pub fn comes(place: u32, at: u64) {
+    let Some(unread) = UNREAD.get_ptr_mut(place) else {
+        return;
+    };
     // SAFETY: a valid map value. That of another packet at the same moment is as good.
     unsafe {
         if core::ptr::read_volatile(unread) == 0 {
             core::ptr::write_volatile(unread, at);
         }
     }
-    Some(())
 }
 
 /// `IPPROTO_TCP`
@@ -223,7 +231,7 @@ fn to_front(ctx: &SkBuffContext) {
 
 /// Loads a value at an offset from the IP header.
 #[inline(always)]
-fn network<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Option<T> {
+pub fn network<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::zeroed();
     // SAFETY: the helper writes the whole value, or fails.
     unsafe {

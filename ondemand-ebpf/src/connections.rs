@@ -18,7 +18,7 @@ use ondemand_ebpf::{
     Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
     EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE,
     GATE_OWN, GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE,
-    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN, Tag,
+    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN, STREAM, Tag,
     listener_place,
 };
 
@@ -60,7 +60,7 @@ fn listening(ctx: &SockOpsContext) {
         netns,
         address,
         port,
-        pad: 0,
+        protocol: STREAM,
     };
     // SAFETY: entries are only replaced as a whole; a torn read stays within the same service.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {

@@ -100,6 +100,33 @@ pub unsafe fn is_trusted(tcp: *mut c_void, slot: u32) -> bool {
 #[unsafe(no_mangle)]
 static OFFSET_COMM: Global<u32> = Global::new(0);
 
+/// Offsets of `tgid` and `flags` in `struct task_struct`. Set by the loader.
+#[unsafe(no_mangle)]
+static OFFSET_TGID: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFFSET_TASK_FLAGS: Global<u32> = Global::new(0);
+/// `PF_KTHREAD`, include/linux/sched.h.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// The present process, for the kernel; zero for one of its own threads, which works for somebody else.
+#[inline(always)]
+pub fn process() -> u32 {
+    // SAFETY: the helper has no preconditions, and returns a trusted pointer; the offsets are the running
+    // kernel's.
+    let (process, flags): (u32, u32) = unsafe {
+        let task = bpf_get_current_task_btf().cast();
+        (
+            field(task, OFFSET_TGID.load()),
+            field(task, OFFSET_TASK_FLAGS.load()),
+        )
+    };
+    if flags & KERNEL_THREAD != 0 {
+        0
+    } else {
+        process
+    }
+}
+
 /// The names of [`FORWARDERS`] as the kernel has them: padded with zeros.
 static FORWARDING: [[u64; 2]; FORWARDERS.len()] = padded();
 

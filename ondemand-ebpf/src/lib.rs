@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 10;
+pub const LAYOUT_VERSION: u32 = 11;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -24,8 +24,10 @@ pub const MAX_NETWORKS: u32 = 16_384;
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Size of the ring buffer of caught packets in bytes: 7,000 of them.
 pub const CAUGHT_BYTES: u32 = 1024 * 1024;
+/// Size of the ring buffer of caught datagrams in bytes.
+pub const DATAGRAMS_BYTES: u32 = 4 * 1024 * 1024;
 /// Maximum number of packets for one service that are caught in a second ([`Window`]), for which a client is held at
-/// most. Those above go to the front socket.
+/// most. Those above go to the front socket; datagrams above are refused.
 pub const MOST_OF_SERVICE: u64 = 4096;
 /// The same for all services.
 pub const MOST_CAUGHT: u64 = 8192;
@@ -46,6 +48,8 @@ pub const PORTS: u32 = 65_536;
 pub const PORT_WATCHED: u32 = 1 << 31;
 /// Bit of a port's word: a front socket is bound to it.
 pub const PORT_FRONT: u32 = 1 << 30;
+/// Bit of a port's word: datagrams to it are watched.
+pub const PORT_UDP: u32 = 1 << 29;
 /// The low bits of a port's word: slot plus one of the front socket that alone is bound to the port
 /// for IPv4, on the wildcard. The next bits, shifted by this number: the same for IPv6. Zero: there
 /// is none, or the address decides ([`Endpoint`]).
@@ -65,10 +69,14 @@ pub struct Endpoint {
     pub address: [u32; 4],
     /// Port in host order.
     pub port: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// [`STREAM`] or [`DATAGRAM`].
+    pub protocol: u32,
 }
 const _: () = assert!(size_of::<Endpoint>() == 32);
+/// [`Endpoint::protocol`] of TCP, and of all that has connections.
+pub const STREAM: u32 = 0;
+/// [`Endpoint::protocol`] of UDP: `IPPROTO_UDP`.
+pub const DATAGRAM: u32 = 17;
 
 /// The owner of the listener that binds an [`Endpoint`].
 #[repr(C)]
@@ -163,6 +171,15 @@ pub const GATE_LISTED: u64 = 1 << 8;
 /// listens at a private address.
 pub const GATE_OWN: u64 = 1 << 7;
 
+/// Bit of a service's gate: datagrams are held, unless one of the next two bits lets them pass. Without any of the three
+/// nothing is done with them.
+pub const GATE_HOLD: u64 = 1 << 9;
+/// Bit of a service's gate: datagrams pass if the application has bound their port.
+pub const GATE_PASS: u64 = 1 << 10;
+/// Bit of a service's gate: the agent sends those again that were held. They pass in the same way, and the others are held
+/// behind them.
+pub const GATE_DRAIN: u64 = 1 << 11;
+
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
 #[repr(C)]
@@ -207,7 +224,7 @@ pub struct Tag {
     /// [`KeepAlive::idle`] that was set on the listener, which its connections inherit; zero: none.
     pub keepalive: u32,
     /// Of a listener with [`ROLE_OWN`]: the families for which it is counted in `PRESENT`, [`LISTENS_V4`] and
-    /// [`LISTENS_V6`], and its [`Owner::place`], shifted by [`LISTENS_BITS`].
+    /// [`LISTENS_V6`], and its [`Owner::place`], shifted by [`LISTENS_BITS`]. The same of a bound socket of UDP.
     pub listens: u32,
     /// When the connection was established, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
     pub since: u64,
@@ -251,8 +268,13 @@ pub struct Counters {
     pub received_bytes: [u64; LEGS as usize],
     /// Payload bytes sent and acknowledged, by leg.
     pub sent_bytes: [u64; LEGS as usize],
+    /// Datagrams that passed to the application, as far as the kernel can tell: several that arrive as one packet (GSO) are
+    /// one, and those of connected sockets are not seen. Without those of ignored clients.
+    pub datagrams: u64,
+    /// When the last one did, on the same clock.
+    pub last_datagram: u64,
 }
-const _: () = assert!(size_of::<Counters>() == 184);
+const _: () = assert!(size_of::<Counters>() == 200);
 
 /// One end of a connection, and the port that it connects to. The key of the map `SENDERS`: clients that go to the front
 /// socket while others are held. And of the map `PROBES`: connections that are not counted. The value is the moment
@@ -295,6 +317,41 @@ pub struct Caught {
 }
 const _: () = assert!(size_of::<Caught>() == 136);
 
+/// The head of a datagram that was caught. Its [`Datagram::len`] bytes follow, from the header of UDP on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// When, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
+    pub at: u64,
+    /// The device that it came from.
+    pub device: u32,
+    /// Number of bytes that follow.
+    pub len: u32,
+    /// The sender's address, as in [`Endpoint`].
+    pub from: [u32; 4],
+    /// The address that it was sent to.
+    pub to: [u32; 4],
+}
+const _: () = assert!(size_of::<Datagram>() == 48);
+/// Maximum numbers of bytes that follow, of which the smallest that suffices is reserved: up to the largest datagram.
+pub const DATAGRAM_SIZES: [usize; 3] = [464, 2000, 65_536];
+
+/// The last error of ICMP that came on a CPU and is about a datagram of an application's own. The kernel looks up the socket
+/// that it is for as if the datagram had come from where the error is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// When, in nanoseconds of the coarse `CLOCK_MONOTONIC`; zero: none.
+    pub at: u64,
+    /// Where the datagram was sent to, and from which port.
+    pub about: Sender,
+    /// Always zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<IcmpError>() == 32);
+/// For how long it may be the reason of a look-up, in nanoseconds: this follows at once, but the clock may tick.
+pub const ICMP_NS: u64 = 10_000_000;
+
 /// How many packets were caught in a second: by service, and in the last place of the map `WINDOWS` for all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -314,6 +371,13 @@ pub const WINDOW_NS: u64 = 1_000_000_000;
 pub const fn catcher_place(family: u32) -> u32 {
     (family == INET6) as u32
 }
+/// The same for datagrams.
+#[inline(always)]
+pub const fn datagram_place(family: u32) -> u32 {
+    2 + catcher_place(family)
+}
+/// Number of these places.
+pub const MAX_CATCHERS: u32 = 4;
 
 /// Events that the agent requests; the program clears a request when it sends the event.
 #[repr(C)]
@@ -355,7 +419,7 @@ pub const fn listener_place(slot: u32, family: u32) -> u32 {
     2 * slot + (family == INET6) as u32
 }
 
-/// The place of a port's listeners in the map `PRESENT`. `port`: [`Owner::place`].
+/// The place of a port's listeners, or bound sockets of UDP, in the map `PRESENT`. `port`: [`Owner::place`].
 pub const fn present_place(slot: u32, port: u32, family: u32) -> u32 {
     2 * (slot * MAX_PORTS + port) + (family == INET6) as u32
 }
@@ -390,6 +454,8 @@ pub const EVENT_STRANGER: u32 = 6;
 pub const EVENT_ACCEPTED: u32 = 7;
 /// A program that binds ports for others started to listen ([`FORWARDERS`]): no connection is steered to it.
 pub const EVENT_FORWARDER: u32 = 8;
+/// A socket was bound where a service receives datagrams.
+pub const EVENT_BOUND: u32 = 9;
 
 /// One socket of a snapshot, in the iterators' format.
 #[repr(C)]

@@ -12,6 +12,8 @@ mod binding;
 mod catching;
 mod connections;
 mod context;
+mod datagrams;
+mod icmp;
 mod keepalive;
 mod maps;
 mod own;

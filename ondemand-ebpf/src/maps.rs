@@ -9,13 +9,13 @@ use aya_ebpf::{
     },
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, RingBuf, SockMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockMap, lpm_trie::Key},
 };
 use ondemand_ebpf::{
-    ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, EVENTS_BYTES, Endpoint, Event, KeepAlive,
-    MAX_ENDPOINTS, MAX_INSIDERS, MAX_LISTENERS, MAX_NETWORKS, MAX_PRESENT, MAX_PROBES, MAX_SENDERS,
-    MAX_SERVICES, MAX_UNITS, Meta, Name, Network, Owner, PORT_WATCHED, Sender, Tag, UnitName,
-    Window,
+    ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, DATAGRAMS_BYTES, EVENTS_BYTES, Endpoint, Event,
+    IcmpError, KeepAlive, MAX_CATCHERS, MAX_ENDPOINTS, MAX_INSIDERS, MAX_LISTENERS, MAX_NETWORKS,
+    MAX_PRESENT, MAX_PROBES, MAX_SENDERS, MAX_SERVICES, MAX_UNITS, Meta, Name, Network, Owner,
+    PORT_WATCHED, Sender, Tag, UnitName, Window,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -40,18 +40,28 @@ pub static GATES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 #[map]
 pub static NETWORKS: LpmTrie<Network, u32> =
     LpmTrie::with_max_entries(MAX_NETWORKS, BPF_F_NO_PREALLOC);
-/// The agent's sockets to which clients are assigned that are held, by `catcher_place`. Empty without an agent.
+/// The agent's sockets to which clients are assigned that are held, by `catcher_place`, and datagrams, by
+/// `datagram_place`. Empty without an agent.
 #[map]
-pub static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
+pub static CATCHERS: SockMap = SockMap::with_max_entries(MAX_CATCHERS, 0);
 /// Packets of these clients.
 #[map]
 pub static CAUGHT: RingBuf = RingBuf::with_byte_size(CAUGHT_BYTES, 0);
+/// Datagrams that are held.
+#[map]
+pub static DATAGRAMS: RingBuf = RingBuf::with_byte_size(DATAGRAMS_BYTES, 0);
+/// The agent that holds datagrams: its process, for the kernel.
+#[map]
+pub static AGENT: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+pub static ICMP_ERRORS: PerCpuArray<IcmpError> = PerCpuArray::with_max_entries(1, 0);
 /// By slot. The last place: of all services.
 #[map]
 pub static WINDOWS: Array<Window> = Array::with_max_entries(MAX_SERVICES + 1, 0);
-/// When the oldest packet in `CAUGHT` came that the agent has not read; zero: there is none.
+/// When the oldest packet in `CAUGHT`, and in the second place in `DATAGRAMS`, came that the agent has not read; zero:
+/// there is none.
 #[map]
-pub static UNREAD: Array<u64> = Array::with_max_entries(1, 0);
+pub static UNREAD: Array<u64> = Array::with_max_entries(2, 0);
 /// By slot: not zero: the next connection is steered although the gate is closed.
 #[map]
 pub static PASSES: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
@@ -64,7 +74,7 @@ pub static PROBES: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_PR
 /// Front sockets of services whose applications keep their addresses, by `listener_place`.
 #[map]
 pub static FRONTS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
-/// The number of listeners of these applications, by `present_place`.
+/// The number of listeners of these applications, and of their sockets for datagrams, by `present_place`.
 #[map]
 pub static PRESENT: Array<u64> = Array::with_max_entries(MAX_PRESENT, 0);
 /// The units of the services.

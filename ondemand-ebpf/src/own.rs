@@ -8,13 +8,14 @@ use aya_ebpf::{
     Global,
     helpers::{
         bpf_get_netns_cookie, bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes,
-        generated::bpf_skc_to_tcp_sock,
+        generated::{bpf_get_current_task_btf, bpf_skc_to_tcp_sock},
     },
     programs::{SkLookupContext, SockOpsContext},
 };
 use ondemand_ebpf::{
     Endpoint, GATE_PROBED, INET, INET6, INSIDER_NS, LEG_LISTENER, LISTENS_BITS, LISTENS_V4,
-    LISTENS_V6, Owner, ROLE_OTHER, ROLE_OWN, Sender, Tag, UNIT_NAME, UnitName, present_place,
+    LISTENS_V6, Owner, ROLE_OTHER, ROLE_OWN, STREAM, Sender, Tag, UNIT_NAME, UnitName,
+    present_place,
 };
 
 use crate::{
@@ -27,6 +28,12 @@ use crate::{
 /// Offset of the pointer to a socket's cgroup in `struct sock`. Set by the loader, like those below.
 #[unsafe(no_mangle)]
 static OFFSET_CGROUP: Global<u32> = Global::new(0);
+/// Of `cgroups` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static OFFSET_GROUPS: Global<u32> = Global::new(0);
+/// Of `dfl_cgrp` in `struct css_set`: the cgroup of version 2.
+#[unsafe(no_mangle)]
+static OFFSET_DEFAULT: Global<u32> = Global::new(0);
 /// Of `kn` in `struct cgroup`.
 #[unsafe(no_mangle)]
 static OFFSET_NODE: Global<u32> = Global::new(0);
@@ -65,7 +72,7 @@ pub fn connecting(ctx: &SockOpsContext) {
         return;
     }
     // `None`: a port at which an application listens that is not configured.
-    let owner = owner(netns, remote, to);
+    let owner = owner(netns, STREAM, remote, to);
     if netns != NETNS.load() || owner.is_some_and(|owner| owner.role != ROLE_OWN) {
         return;
     }
@@ -97,12 +104,12 @@ pub fn wildcard(address: &[u32; 4]) -> [u32; 4] {
 
 /// The owner of an address, or of the wildcard of its family.
 #[inline(always)]
-pub fn owner(netns: u64, address: [u32; 4], port: u32) -> Option<&'static Owner> {
+pub fn owner(netns: u64, protocol: u32, address: [u32; 4], port: u32) -> Option<&'static Owner> {
     let at = |address| Endpoint {
         netns,
         address,
         port,
-        pad: 0,
+        protocol,
     };
     let wildcard = wildcard(&address);
     // SAFETY: entries are only replaced as a whole.
@@ -121,13 +128,47 @@ pub fn owner(netns: u64, address: [u32; 4], port: u32) -> Option<&'static Owner>
 /// `socket` is a socket pointer for the verifier, and is not null.
 #[inline(always)]
 pub unsafe fn service_of(socket: *mut c_void) -> Option<u32> {
-    // SAFETY: guaranteed by the caller. Reads of kernel memory cannot fault; the offsets are the running kernel's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let tcp = bpf_skc_to_tcp_sock(socket);
         if tcp.is_null() {
             return None;
         }
-        let mut cgroup = pointer(tcp.cast_const().cast(), OFFSET_CGROUP.load())?;
+        service_of_object(tcp.cast_const().cast())
+    }
+}
+
+/// The same of a pointer that may be read.
+///
+/// # Safety
+///
+/// `socket` is a BTF pointer to a socket.
+#[inline(always)]
+pub unsafe fn service_of_object(socket: *const c_void) -> Option<u32> {
+    // SAFETY: guaranteed by the caller; the offset is the running kernel's.
+    unsafe { service_in(pointer(socket, OFFSET_CGROUP.load())?) }
+}
+
+/// The service in a cgroup of whose units the present process is.
+#[inline(always)]
+pub fn service_of_process() -> Option<u32> {
+    // SAFETY: the helper returns a pointer to the present task; the offsets are the running kernel's.
+    unsafe {
+        let task: *const c_void = bpf_get_current_task_btf().cast_const().cast();
+        let groups = pointer(task, OFFSET_GROUPS.load())?;
+        service_in(pointer(groups, OFFSET_DEFAULT.load())?)
+    }
+}
+
+/// The service of which this cgroup, or one above it, is a unit.
+///
+/// # Safety
+///
+/// `cgroup` points at a `struct cgroup`.
+#[inline(always)]
+unsafe fn service_in(mut cgroup: *const c_void) -> Option<u32> {
+    // SAFETY: Reads of kernel memory cannot fault; the offsets are the running kernel's.
+    unsafe {
         for _ in 0..MOST_LEVELS {
             let node = pointer(cgroup, OFFSET_NODE.load())?;
             let name = pointer(node, OFFSET_NODE_NAME.load())?;

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use ondemand_ebpf::{
     Client, Endpoint, GATE_ENDED, GATE_IGNORE, GATE_LISTED, GATE_OWN, INET6, LEG_LEFT,
     LEG_LISTENER, LEGS, LIST_IGNORE, NO_SLOT, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN,
-    SocketRecord, Tag, listener_place,
+    STREAM, SocketRecord, Tag, listener_place,
 };
 
 use crate::{
@@ -35,15 +35,15 @@ const NEW_SYN_RECV: u32 = 12;
 
 /// Offsets in `struct sock_common`, from the running kernel's BTF.
 #[unsafe(no_mangle)]
-static OFFSET_FAMILY: Global<u32> = Global::new(16);
+pub static OFFSET_FAMILY: Global<u32> = Global::new(16);
 #[unsafe(no_mangle)]
-static OFFSET_STATE: Global<u32> = Global::new(18);
+pub static OFFSET_STATE: Global<u32> = Global::new(18);
 #[unsafe(no_mangle)]
-static OFFSET_PORT: Global<u32> = Global::new(14);
+pub static OFFSET_PORT: Global<u32> = Global::new(14);
 #[unsafe(no_mangle)]
-static OFFSET_ADDRESS4: Global<u32> = Global::new(4);
+pub static OFFSET_ADDRESS4: Global<u32> = Global::new(4);
 #[unsafe(no_mangle)]
-static OFFSET_ADDRESS6: Global<u32> = Global::new(72);
+pub static OFFSET_ADDRESS6: Global<u32> = Global::new(72);
 /// The peer's address.
 #[unsafe(no_mangle)]
 static OFFSET_PEER4: Global<u32> = Global::new(0);
@@ -65,7 +65,7 @@ pub struct TcpIterator {
 
 /// `struct bpf_iter_meta`
 #[repr(C)]
-struct IteratorMeta {
+pub struct IteratorMeta {
     seq: *mut c_void,
     session_id: u64,
     seq_num: u64,
@@ -107,7 +107,7 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
         netns: NETNS.load(),
         address: record.address,
         port: record.port,
-        pad: 0,
+        protocol: STREAM,
     };
     // SAFETY: entries are only replaced as a whole.
     let Some(owner) = (unsafe { ENDPOINTS.get(&endpoint) }) else {
@@ -447,7 +447,7 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
             netns: NETNS.load(),
             address: record.address,
             port: record.port,
-            pad: 0,
+            protocol: STREAM,
         };
         let owner = ENDPOINTS.get(&endpoint)?;
         record.slot = owner.slot;

@@ -1,17 +1,18 @@
 //! sk_lookup: while a service's gate is open, steers new connections to its front address to the
 //! backend's own listening socket, or leaves them alone if the application listens there itself; while
-//! the service is down, refuses clients that may not start it.
+//! the service is down, refuses clients that may not start it. Datagrams: [`datagrams`].
 
 use aya_ebpf::{macros::sk_lookup, programs::SkLookupContext};
 use ondemand_ebpf::{
-    GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_OWN, GATE_WAKE, INET6, LIST_IGNORE,
-    LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, ROLE_BACKEND, ROLE_FRONT, ROLE_OWN,
-    listener_place,
+    DATAGRAM, GATE_ADMIT, GATE_CATCH, GATE_IGNORE, GATE_OPEN, GATE_OWN, GATE_WAKE, INET6,
+    LIST_IGNORE, LIST_WAKE, Owner, PORT_FRONT, PORT_SLOT_BITS, PORT_UDP, ROLE_BACKEND, ROLE_FRONT,
+    ROLE_OWN, STREAM, listener_place,
 };
 
 use crate::{
     catching,
     context::{NETNS, assign, local_address, now, remote_address, word},
+    datagrams,
     maps::{
         COUNTERS, FRONTS, LISTENERS, atomic_add, atomic_add_ordered, gate, is_listed, port_word,
     },
@@ -21,9 +22,9 @@ use crate::{
 /// `IPPROTO_TCP`
 const TCP: u32 = 6;
 /// `SK_PASS`: without a chosen socket, the ordinary lookup continues.
-const PASS: u32 = 1;
+pub const PASS: u32 = 1;
 /// `SK_DROP`: as without a listener; the client is refused (`inet_lookup_run_sk_lookup`).
-const DROP: u32 = 0;
+pub const DROP: u32 = 0;
 
 #[sk_lookup]
 pub fn steering(ctx: SkLookupContext) -> u32 {
@@ -35,7 +36,11 @@ fn steer(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     let (port, family) = (word!(lookup, local_port), word!(lookup, family));
     let known = port_word(port);
-    if known & PORT_FRONT == 0 || word!(lookup, protocol) != TCP {
+    let protocol = word!(lookup, protocol);
+    if known & PORT_UDP != 0 && protocol == DATAGRAM {
+        return datagrams::arrive(ctx, family, port);
+    }
+    if known & PORT_FRONT == 0 || protocol != TCP {
         return PASS;
     }
     let Some(found) = front(ctx, known, family, port) else {
@@ -136,7 +141,7 @@ fn front(ctx: &SkLookupContext, known: u32, family: u32, port: u32) -> Option<Ow
     match slots & ((1 << PORT_SLOT_BITS) - 1) {
         0 => {
             let address = local_address!(ctx.lookup, family);
-            let owner = own::owner(NETNS.load(), address, port)?;
+            let owner = own::owner(NETNS.load(), STREAM, address, port)?;
             (owner.role != ROLE_BACKEND).then_some(*owner)
         }
         slot => Some(Owner {

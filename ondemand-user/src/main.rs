@@ -15,7 +15,7 @@ use ondemand::{
     commands::{
         Refusal, abandon, actions, adopt, apply,
         args::{self, Cli, Command, WaitListening},
-        client, completions, edit, hold_while, pages, report, status, top,
+        client, completions, hold_while, pages, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
 fn perform(cli: Cli) -> Result<ExitCode> {
     let path = cli.config;
     match cli.command {
-        Command::Agent { clean_up: true, .. } => agent::clean_up()?,
+        Command::Agent { clean_up: true, .. } => block_on(agent::clean_up(&path))?,
         Command::Agent { dry_run, .. } => block_on(agent::run(&path, dry_run))?,
         Command::Check { json } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
@@ -79,8 +79,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             block_on(settle::harmless(&path))?;
             permitted?
         }
-        Command::Apply { dry_run } => block_on(apply::run(&path, dry_run))?,
-        Command::Edit { name } => block_on(edit::run(&path, name.as_deref()))?,
+        Command::Apply => block_on(apply::run(&path))?,
         Command::Adopt(options) => block_on(adopt::run(&path, &options))?,
         Command::Abandon(options) => block_on(abandon::run(&path, &options))?,
         Command::WaitListening(options) => wait_for(&path, options)?,

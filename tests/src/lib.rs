@@ -5,6 +5,7 @@ pub mod bench;
 pub mod bpf;
 pub mod classic;
 pub mod client;
+pub mod datagrams;
 pub mod documents;
 pub mod http;
 pub mod metrics;

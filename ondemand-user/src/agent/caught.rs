@@ -98,17 +98,19 @@ impl Watched {
 }
 
 impl Agent {
-    /// Begins to hold clients when there is a service that this is for.
+    /// Begins to hold clients, and datagrams, when there is a service that this is for.
     pub(super) fn begin_catching(&mut self) {
+        let Some(raw) = self.raw.clone() else {
+            return;
+        };
+        self.begin_datagrams(&raw);
         let wanted = |watched: &Watched| {
             watched.lifecycle.has_gate() && watched.service.first_client != FirstClient::Proxied
         };
-        if !self.services.values().any(wanted) {
+        if self.sampler.can_catch() || !self.services.values().any(wanted) {
             return;
         }
-        if let Some(raw) = self.raw.take()
-            && let Err(error) = self.sampler.begin_catching(raw)
-        {
+        if let Err(error) = self.sampler.begin_catching(raw) {
             log::warn!("clients are not held, the front sockets take them: {error:#}");
         }
     }
@@ -118,7 +120,8 @@ impl Agent {
         let mut names = BTreeSet::new();
         for (packet, at) in packets {
             // Someone may have sent it to the catcher's own port.
-            let Some(name) = self.services.of_front(packet.to).map(str::to_owned) else {
+            let to = Endpoint::Tcp(packet.to);
+            let Some(name) = self.services.of_front(&to).map(str::to_owned) else {
                 continue;
             };
             if let Some(watched) = self.services.get_mut(&name) {

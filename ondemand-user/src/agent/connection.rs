@@ -214,6 +214,7 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
+        watched.can_hold = self.sampler.holds_datagrams();
         let Some(known) = watched.units.find(|unit| self.systemd.known(unit)) else {
             return;
         };

@@ -17,6 +17,7 @@ impl Agent {
         match news {
             News::Event(event) => self.kernel_event(event),
             News::Caught(packets) => self.take_caught(packets),
+            News::Datagrams(datagrams) => self.take_datagrams(datagrams),
         }
     }
 
@@ -24,6 +25,7 @@ impl Agent {
         let (KernelEvent::Listening(slot, _)
         | KernelEvent::Stranger(slot, _)
         | KernelEvent::Forwarder(slot, _)
+        | KernelEvent::Bound(slot, _)
         | KernelEvent::Accepted(slot)
         | KernelEvent::Opened(slot)
         | KernelEvent::Closed(slot)
@@ -56,6 +58,7 @@ impl Agent {
                 }
                 self.ask_owner(&name, Some(at));
             }
+            (KernelEvent::Bound(_, at), Some(_)) => self.is_bound(&name, at),
             (KernelEvent::Closed(_), Some(watched)) => watched.armed = false,
             (KernelEvent::Answered(_, at), Some(watched)) => watched.lifecycle.runs().answered(at),
             _ => {}

@@ -30,7 +30,7 @@ impl Agent {
     /// look-ups that read the gate when it was open; that end is a message of its own.
     pub(super) fn last_look(&mut self, name: &str) -> Option<Input> {
         let watched = self.services.get_mut(name)?;
-        if !watched.lifecycle.has_gate() {
+        if !watched.lifecycle.has_lookups() {
             let snapshot = self.take_snapshot();
             return Some(Input::Snapshot(self.sockets_of(name, snapshot.as_ref())));
         }
@@ -85,7 +85,9 @@ impl Agent {
             .get(name)
             .and_then(|watched| sample(watched.slot));
         sample.is_some_and(|sample| {
-            let age = sample.last_lookup.map(|at| clock::now().since(at));
+            // (A datagram is the last activity.)
+            let last = sample.last_lookup.max(sample.last_activity);
+            let age = last.map(|at| clock::now().since(at));
             age.is_none_or(|age| age.is_some_and(|age| age >= lookups::LONGEST))
         })
     }

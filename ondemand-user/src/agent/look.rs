@@ -44,12 +44,15 @@ impl Agent {
         let now = clock::now();
         let facts = self.facts(watched, &units, now);
         let verdict = policy::decide(&watched.rules(), now, sample.as_ref(), &facts);
+        let (datagrams, bound) = self.datagrams_of(watched, &units, now);
         Some(View {
             now,
             sample,
             verdict,
             units,
             caught: watched.held.len() as u64,
+            datagrams,
+            bound,
             listens: watched.held.len() > 0
                 && self.sampler.is_steerable(watched.slot).unwrap_or(false),
             ready: watched.is_ready() && watched.has_what_it_needs(&units.backend),
@@ -74,10 +77,12 @@ impl Agent {
     /// Takes a service through all steps that need no waiting.
     pub(super) fn look(&mut self, name: &str, input: Input) {
         self.release_late(name);
+        self.drop_late_datagrams(name);
         let mut input = Some(input);
         while let Some(next) = input.take() {
             let Some(view) = self.fresh_view(name) else {
                 self.catch_nobody(name);
+                self.hold_no_datagrams(name);
                 self.follow_unmanaged(name);
                 self.tell_chain(name);
                 return;
@@ -98,6 +103,7 @@ impl Agent {
             let is_other = self.record(name, &view);
             input = self.carry_out(name, commands);
             self.send_on(name, &view);
+            self.send_datagrams(name, &view);
             if input.is_none() && (self.arm(name, &view) || is_other) {
                 // The last connection may have closed before the event was requested; or the time after which it is
                 // stopped is another one.
@@ -125,7 +131,18 @@ impl Agent {
             watched.syn_cookies =
                 recent.is_some_and(|age| age < COOKIE_GRACE) && self.cookies.sent_lately(now);
         }
-        let view = self.view(self.services.get(name)?)?;
+        let watched = self.services.get_mut(name)?;
+        let has_datagrams = watched.service.has_datagrams();
+        watched
+            .lifecycle
+            .set_datagrams(has_datagrams && watched.can_hold);
+        let mut view = self.view(self.services.get(name)?)?;
+        if has_datagrams
+            && matches!(view.verdict, Verdict::Idle { .. })
+            && self.finds_connected(name)
+        {
+            view = self.view(self.services.get(name)?)?;
+        }
         self.await_accept(name, &view);
         self.find_deaf_listener(name, &view);
         let can_catch = self.sampler.can_catch();
@@ -178,6 +195,10 @@ impl Agent {
                     ablation::reached(after);
                 }
                 Command::Catch(catch) => self.set_catch(name, catch),
+                Command::PassDatagrams(pass) => {
+                    // What is not held may pass after the last look.
+                    gate_failed |= !self.pass_datagrams(name, pass) && !pass;
+                }
                 Command::PassOne => self.pass_one(name),
                 Command::HandOver => self.hand_over(name),
                 Command::Admit(admits) => {

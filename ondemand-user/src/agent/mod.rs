@@ -12,6 +12,7 @@ mod chains;
 mod clients;
 mod configuration;
 mod connection;
+mod datagrams;
 mod events;
 mod holding;
 mod inhibitors;
@@ -21,6 +22,7 @@ mod kernel_events;
 mod last_look;
 mod learner;
 mod learning;
+mod leaving;
 mod look;
 mod loops;
 mod may_stop;
@@ -46,6 +48,7 @@ mod working;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
+    rc::Rc,
     time::Duration,
 };
 
@@ -86,7 +89,7 @@ use crate::{
     systemd::{Change, Link},
 };
 
-pub use privilege::clean_up;
+pub use leaving::clean_up;
 
 /// How long to wait for the agent's name on the bus before it is ready without it.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -96,8 +99,8 @@ struct Agent {
     dry_run: bool,
     config: Config,
     sampler: Sampler,
-    /// For clients that are held, until they are needed.
-    raw: Option<RawSockets>,
+    /// For clients, and datagrams, that are held.
+    raw: Option<Rc<RawSockets>>,
     services: Services,
     slots: HashMap<Slot, String>,
     systemd: Connection,
@@ -231,6 +234,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     }
     agent.notifier.stopping();
     agent.end_catching();
+    agent.end_datagrams();
     // Nobody would take it back when a service stops.
     if let Err(error) = agent.sampler.end_admission() {
         log::warn!("clients that may not start a service may do so: {error:#}");
@@ -265,7 +269,10 @@ impl Agent {
             }
         }
         match raw {
-            Ok(raw) => self.raw = Some(raw),
+            Ok(mut raw) => {
+                self.sampler.filter_errors(&mut raw);
+                self.raw = Some(Rc::new(raw));
+            }
             Err(error) => log::info!(
                 "clients of services that are down are not held, the front sockets take them: {error:#}"
             ),

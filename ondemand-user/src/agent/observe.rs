@@ -79,6 +79,10 @@ impl Agent {
             learned: (watched.learner.timeout(), watched.learner.tally()),
             held: watched.held.tally,
             prewarms: watched.prewarming.counts(),
+            datagrams: watched
+                .service
+                .has_datagrams()
+                .then(|| watched.datagrams.tally()),
         }
     }
 

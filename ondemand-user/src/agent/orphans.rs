@@ -108,6 +108,7 @@ mod tests {
             lookups: 0,
             last_lookup: None,
             served: None,
+            datagrams: 0,
         };
         let (waits, none) = (sample(3, 2, 400), sample(3, 3, 400));
         // No proxy has run since the boot.

@@ -39,6 +39,12 @@ impl Agent {
         }
         self.poll_cost = clock::now().since(begin).unwrap_or_default();
         for name in names {
+            // Otherwise it is looked at when it would be idle.
+            let has_open =
+                |watched: &Watched| watched.service.has_datagrams() && watched.uncounted.open > 0;
+            if self.services.get(&name).is_some_and(has_open) {
+                self.finds_connected(&name);
+            }
             self.look(&name, Input::Changed);
         }
     }
@@ -77,7 +83,7 @@ impl Agent {
             };
             let open = |endpoint: &Endpoint| match endpoint {
                 Endpoint::Unix(path) => counts.get(path).map_or(0, Connections::open),
-                Endpoint::Tcp(_) => 0,
+                Endpoint::Tcp(_) | Endpoint::Udp(_) => 0,
             };
             // A client of the front and the proxy's connection for it are one client.
             let front: u64 = watched.service.listen.iter().map(open).sum();
@@ -87,7 +93,7 @@ impl Agent {
     }
 
     /// A failed look keeps services up: it is logged, but not each time.
-    fn complain<T>(&mut self, what: &'static str, looked: &Result<T>) {
+    pub(super) fn complain<T>(&mut self, what: &'static str, looked: &Result<T>) {
         if let Some(error) = self.complaints.follow(what, looked) {
             log::warn!("services with {what} are kept, because these cannot be read: {error:#}");
         }

@@ -41,11 +41,11 @@ pub(super) fn open_and_drop() -> Result<(Kernel, Result<RawSockets>)> {
     Ok((kernel, raw))
 }
 
-/// Takes back what an agent that was killed could not: who may start a service is decided by its list again.
+/// Takes back what an agent that was killed could not.
 ///
 /// # Errors
 ///
 /// The programs are not loaded, or another agent runs.
-pub fn clean_up() -> Result<()> {
+pub(super) fn clean_up() -> Result<()> {
     end_admission_of_the_last(&open_and_drop()?.0)
 }

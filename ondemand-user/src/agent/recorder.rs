@@ -208,7 +208,7 @@ impl Agent {
 fn activity(watched: &Watched, sample: Option<&Sample>) -> (Option<u64>, Option<Ktime>) {
     let open = sample.and_then(Sample::open);
     let last = sample.and_then(|sample| sample.last_activity);
-    if watched.unix_paths().next().is_none() {
+    if watched.unix_paths().next().is_none() && !watched.service.has_datagrams() {
         return (open, last);
     }
     let open = open.map(|open| open.max(watched.uncounted.open));

@@ -18,7 +18,7 @@ pub(super) struct Services {
     /// By unit: the services that it belongs to.
     by_unit: HashMap<String, Vec<String>>,
     /// By front address.
-    by_front: HashMap<SocketAddr, String>,
+    by_front: HashMap<Endpoint, String>,
     /// May have changed since they were summed up.
     marked: BTreeSet<String>,
     briefs: HashMap<String, Brief>,
@@ -120,15 +120,14 @@ impl Services {
     }
 
     /// The service whose clients arrive at this address, or at the wildcard of its family.
-    pub fn of_front(&self, address: SocketAddr) -> Option<&str> {
-        let wildcard: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    pub fn of_front(&self, address: &Endpoint) -> Option<&str> {
+        let wildcard = |at: SocketAddr| {
+            let [v4, v6] = WILDCARDS;
+            SocketAddr::new(if at.is_ipv4() { v4 } else { v6 }, at.port())
         };
-        let wildcard = SocketAddr::new(wildcard, address.port());
-        let found = self.by_front.get(&address);
+        let found = self.by_front.get(address);
         found
-            .or_else(|| self.by_front.get(&wildcard))
+            .or_else(|| self.by_front.get(&at_other(address, wildcard)?))
             .map(String::as_str)
     }
 
@@ -179,29 +178,40 @@ impl Services {
     }
 }
 
-/// Where clients of a service arrive.
-fn arrivals(watched: &Watched) -> impl Iterator<Item = SocketAddr> {
-    watched
-        .service
-        .listen
-        .iter()
-        .filter_map(|endpoint| match endpoint {
-            Endpoint::Tcp(address) => Some(*address),
-            Endpoint::Unix(_) => None,
-        })
+const WILDCARDS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
+
+/// The same of another address. `None`: a path.
+fn at_other(endpoint: &Endpoint, other: impl Fn(SocketAddr) -> SocketAddr) -> Option<Endpoint> {
+    match endpoint {
+        Endpoint::Tcp(address) => Some(Endpoint::Tcp(other(*address))),
+        Endpoint::Udp(address) => Some(Endpoint::Udp(other(*address))),
+        Endpoint::Unix(_) => None,
+    }
+}
+
+/// Where clients and datagrams of a service arrive, but for paths.
+fn arrivals(watched: &Watched) -> impl Iterator<Item = Endpoint> {
+    let all = watched.service.listen.iter();
+    all.filter(|endpoint| !matches!(endpoint, Endpoint::Unix(_)))
+        .cloned()
 }
 
 /// The wildcards that an application may bind in place of these addresses, which it keeps.
-fn aliases(watched: &Watched) -> Vec<SocketAddr> {
+fn aliases(watched: &Watched) -> Vec<Endpoint> {
     if !watched.service.own_address {
         return Vec::new();
     }
-    let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let wildcards = |at: SocketAddr| {
-        let v4 = at.is_ipv4().then(|| SocketAddr::new(v4, at.port()));
-        [Some(SocketAddr::new(v6, at.port())), v4]
+    let [v4, v6] = WILDCARDS;
+    let wildcards = |endpoint: Endpoint| {
+        let is_v4 = matches!(endpoint, Endpoint::Tcp(at) | Endpoint::Udp(at) if at.is_ipv4());
+        let ips = [v6].into_iter().chain(is_v4.then_some(v4));
+        let all = ips.filter_map(|ip| at_other(&endpoint, |at| SocketAddr::new(ip, at.port())));
+        all.collect::<Vec<_>>()
     };
-    arrivals(watched).flat_map(wildcards).flatten().collect()
+    arrivals(watched).flat_map(wildcards).collect()
 }
 
 impl Agent {
@@ -216,6 +226,7 @@ impl Agent {
                 watched.wake,
                 watched.look_at,
                 watched.held.due(),
+                watched.datagrams.due(),
                 watched.probing.due(),
                 watched.listening.due,
                 watched.working.due,

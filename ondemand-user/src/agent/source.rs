@@ -174,11 +174,9 @@ impl Source {
         }
         let file = self.applied.path();
         let own = || {
-            let text = config_file::copied(file).ok()?;
-            let config = config_file::parse(&self.path, &text).ok()?;
+            let config = config_file::parse(&self.path, &config_file::copied(file).ok()?).ok()?;
             Some(Copy {
                 config,
-                text,
                 file: file.to_owned(),
                 written: fs::metadata(file).and_then(|data| data.modified()).ok(),
             })

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Agent, connection, keeping, strangers, watched::Watched};
 use crate::{
-    bus::report::{HeldClients, Learned, Report, Service},
+    bus::report::{Datagrams, HeldClients, Learned, Report, Service},
     host::clock,
     systemd::Known,
 };
@@ -56,6 +56,12 @@ impl Agent {
             .is_some_and(|view| view.units.backend.state.is_up());
         if let Some(why) = view.as_ref().and_then(|view| watched.why_proxied(view)) {
             service.detail = format!("{}; {why}", service.detail);
+        }
+        if let Some(why) = view
+            .as_ref()
+            .and_then(|view| watched.receives_nothing(view))
+        {
+            service.detail = format!("{why}; {}", service.detail);
         }
         if let Some(why) = watched
             .not_ready()
@@ -203,6 +209,10 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         unit: service.unit.clone(),
         state: state.as_str().into(),
         route: match (steered, service.own_address) {
+            _ if service.backend.is_udp() => match watched.lifecycle.passes_datagrams() {
+                true => "native",
+                false => "held",
+            },
             (true, true) => "native",
             (true, false) => "steered",
             (false, _) => "proxied",
@@ -223,7 +233,6 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         vetoes: tally.vetoes.values().sum(),
         vetoes_by_reason: vetoes.into(),
         last_start_duration_seconds: tally.last_start.map(seconds),
-        usual_start_seconds: watched.learner.usual_start().map(seconds),
         front: sample.map(|sample| sample.front.into()).unwrap_or_default(),
         steered: sample
             .map(|sample| sample.steered.into())
@@ -238,6 +247,12 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
             to_application: watched.held.tally.to_application,
             to_front: watched.held.tally.to_front,
         },
+        datagrams: service.has_datagrams().then(|| Datagrams {
+            passed: sample.map_or(0, |sample| sample.datagrams),
+            waiting: watched.datagrams.len() as u64,
+            held: watched.datagrams.tally().sent,
+            lost: watched.datagrams.tally().lost,
+        }),
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,
         proxy_failures: tally.proxy_failures,
@@ -300,10 +315,18 @@ fn detail(watched: &Watched, view: Option<&View>) -> String {
             "{socket} does not listen at all of its addresses: run `systemctl restart {socket}`"
         );
     }
+    let next = match (
+        watched.service.has_datagrams(),
+        watched.service.backend.is_udp(),
+    ) {
+        (true, true) => "datagram",
+        (true, false) => "connection or datagram",
+        (false, _) => "connection",
+    };
     match view.units.backend.state {
-        ActiveState::Inactive => "starts with the next connection".into(),
+        ActiveState::Inactive => format!("starts with the next {next}"),
         ActiveState::Failed => {
-            format!("failed (`journalctl -u {unit}`), starts with the next connection")
+            format!("failed (`journalctl -u {unit}`), starts with the next {next}")
         }
         ActiveState::Activating => "starting".into(),
         ActiveState::Deactivating => "stopping".into(),

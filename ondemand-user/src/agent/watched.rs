@@ -11,7 +11,7 @@ use ondemand_core::{
     lifecycle::{Counter, Lifecycle, Options, note::VetoReason},
     measure::{
         Ktime,
-        sample::{Leg, Sample, Slot},
+        sample::{Sample, Slot},
         unit::{Unit, Units},
     },
     policy::{Facts, Reason, Rules},
@@ -21,8 +21,8 @@ use ondemand_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    caught::Held, inhibitors::Inhibitors, learner::Learner, orphans::Orphans,
-    prewarming::Prewarming, silence::Listening, working::Working,
+    caught::Held, datagrams::HeldDatagrams, inhibitors::Inhibitors, learner::Learner,
+    orphans::Orphans, prewarming::Prewarming, silence::Listening, working::Working,
 };
 use crate::{
     bus::Reply,
@@ -67,6 +67,10 @@ pub struct Watched {
     pub is_new: bool,
     /// Its clients that are held.
     pub held: Held,
+    /// Its datagrams that are held.
+    pub datagrams: HeldDatagrams,
+    /// Whether datagrams can be held on this host.
+    pub can_hold: bool,
     /// What is learned of it.
     pub learner: Learner,
     /// When its clients come.
@@ -93,8 +97,8 @@ pub struct Watched {
     /// The run for which it was requested to be told that a connection was accepted: its begin, and
     /// whether it is the next one.
     pub awaits_accept: Option<(Option<Ktime>, bool)>,
-    /// The proxy's clients before this run.
-    pub front_before: Option<Leg>,
+    /// Bytes that the proxy had sent to clients before this run.
+    pub sent_before: Option<u64>,
     /// When a client had an answer although nobody had accepted a connection of the listener.
     pub answered_elsewhere: Option<Ktime>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
@@ -154,6 +158,8 @@ impl Watched {
             slot,
             is_new: false,
             held: Held::default(),
+            datagrams: HeldDatagrams::default(),
+            can_hold: false,
             lifecycle,
             wake: None,
             look_at: None,
@@ -165,7 +171,7 @@ impl Watched {
             forwarder: false,
             awaits_accept: None,
             answered_elsewhere: None,
-            front_before: None,
+            sent_before: None,
             syn_cookies: false,
             is_silent: false,
             problem: None,
@@ -253,11 +259,19 @@ impl Watched {
 
     /// Whether a client of the application could start it.
     pub fn could_be_started(&self) -> bool {
-        self.steerable || !self.service.own_address
+        let can_hold = self.can_hold || !self.service.has_datagrams();
+        can_hold && (self.steerable || !self.service.own_address)
     }
 
     /// Why an application that keeps its address must stay up, if so.
     pub fn not_served(&self) -> Option<String> {
+        if self.steerable && !self.could_be_started() {
+            return Some(
+                "it receives datagrams, and on this host they cannot be held while it is down, so it stays up; the agent's log \
+                 says why"
+                    .into(),
+            );
+        }
         if !self.could_be_started() {
             return Some(
                 "its application keeps its address, and on this host no program can start it for a client, so it stays \
@@ -328,7 +342,7 @@ impl Watched {
         let endpoints = self.service.listen.iter().chain([&self.service.backend]);
         endpoints.filter_map(|endpoint| match endpoint {
             Endpoint::Unix(path) => Some(path.as_path()),
-            Endpoint::Tcp(_) => None,
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
         })
     }
 
@@ -378,7 +392,9 @@ impl Watched {
         }
         let only_older =
             sample.is_some_and(|sample| sample.older > 0 && sample.open() == Some(sample.older));
-        if !only_older && self.unix_paths().next().is_none() {
+        // Of connected sockets of UDP there is an event for none, and a look when it is idle otherwise.
+        let has_connected = self.service.has_datagrams() && self.uncounted.open > 0;
+        if !only_older && !has_connected && self.unix_paths().next().is_none() {
             return None;
         }
         let fraction = self
@@ -393,6 +409,8 @@ fn options(service: &Service, steerable: bool, dry_run: bool) -> Options {
     let mut options = Options::new(service, dry_run);
     options.leaves_out = ablation::left_out();
     options.steer = steerable && service.can_steer();
+    // It is known with the first view whether they can be held.
+    options.datagrams = false;
     options
 }
 
@@ -441,7 +459,7 @@ pub fn problem(names: &UnitNames, known: &PerUnit<&Known>) -> Option<String> {
 /// Use of a service outside the kernel's counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uncounted {
-    /// Connections of Unix sockets at the last look.
+    /// Connections of Unix sockets, or connected sockets of UDP, at the last look.
     pub open: u64,
     /// Until when there may have been any uncounted use.
     pub until: Option<Ktime>,
@@ -466,7 +484,15 @@ impl Uncounted {
         self.polled = true;
     }
 
-    /// Takes a failed look at the Unix sockets.
+    /// Takes a look at the connected sockets of UDP.
+    pub fn connected(&mut self, open: u64, now: Ktime) {
+        if open > 0 || self.open > 0 {
+            self.until = Some(now);
+        }
+        self.open = open;
+    }
+
+    /// Takes a failed look at the Unix sockets, or those of UDP.
     pub fn unix_unknown(&mut self, now: Ktime) {
         self.until = Some(now);
     }

@@ -88,7 +88,8 @@ pub struct Service {
     pub unit: String,
     /// `inactive`, `activating`, `active`, `deactivating`, `failed` or `unknown`.
     pub state: String,
-    /// `steered`: new connections are steered to the backend; otherwise `proxied`.
+    /// `native`: new connections, or datagrams, reach the application, which keeps its address; `steered`: connections are
+    /// steered to the backend; `held`: it receives datagrams alone, and is down; otherwise `proxied`.
     pub route: String,
     /// Connections open now; null: unknown.
     pub open_connections: Option<u64>,
@@ -121,8 +122,6 @@ pub struct Service {
     pub vetoes_by_reason: BTreeMap<String, u64>,
     /// How long its last start since then took, until it was up and, where that is known, listened.
     pub last_start_duration_seconds: Option<f64>,
-    /// How long its start usually takes: the median of the last ones that are known; null: none is.
-    pub usual_start_seconds: Option<f64>,
     /// Clients served by the proxy.
     pub front: Counts,
     /// Clients steered to the backend.
@@ -136,6 +135,8 @@ pub struct Service {
     /// Clients that were held while it was down or stopped.
     #[serde(default)]
     pub held_clients: HeldClients,
+    /// Datagrams; null: it receives none.
+    pub datagrams: Option<Datagrams>,
     /// Open connections that are older than the counting.
     pub older_connections: u64,
     /// How often the counters and the kernel's socket tables differed.
@@ -264,6 +265,20 @@ pub struct HeldClients {
     pub to_application: u64,
     /// Those that went to the front socket.
     pub to_front: u64,
+}
+
+/// Datagrams of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// Those that came to the application since the counting began, as far as the kernel can tell: several that arrive as one
+    /// packet are one, and those of connected sockets are not seen.
+    pub passed: u64,
+    /// Those that are held now.
+    pub waiting: u64,
+    /// Those of `passed` that were held before, since the agent began to watch the service.
+    pub held: u64,
+    /// Those that were held, and not sent, since then.
+    pub lost: u64,
 }
 
 /// Connections on one way to the application.

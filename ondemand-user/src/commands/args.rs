@@ -82,18 +82,7 @@ pub enum Command {
     },
     /// Bring a changed configuration into force; stops and cuts nothing that runs
     #[command(after_help = help::APPLY)]
-    Apply {
-        /// Only print what would be done
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Edit the configuration, or the file of one service, and bring it into force
-    #[command(after_help = help::EDIT)]
-    Edit {
-        /// The service whose file to edit [default: the main file]
-        #[arg(add = ArgValueCompleter::new(services))]
-        name: Option<String>,
-    },
+    Apply,
     /// Make a service on demand of a unit, while it runs; without a unit, list those that are worth it
     #[command(after_help = help::ADOPT)]
     Adopt(Adopt),
@@ -275,12 +264,6 @@ pub struct Proxy {
     /// The status codes that mean that it is
     #[arg(long, value_name = "CODES", requires = "ready")]
     pub ready_status: Option<Statuses>,
-    /// A browser that waits for more than a second sees a page
-    #[arg(long)]
-    pub waiting_page: bool,
-    /// That page is made from this file
-    #[arg(long, value_name = "FILE", requires = "waiting_page")]
-    pub page_template: Option<PathBuf>,
     /// It needs other services, of whose readiness the agent knows
     #[arg(long)]
     pub chained: bool,
@@ -307,8 +290,6 @@ impl From<Proxy> for proxy::Options {
             ready,
             ready_status,
             chained,
-            waiting_page,
-            page_template,
             own_address: own,
             start_timeout,
             exit_idle_time,
@@ -325,7 +306,6 @@ impl From<Proxy> for proxy::Options {
             },
             exit_idle_time,
             silent_after,
-            page: waiting_page.then_some(page_template),
         }
     }
 }
@@ -440,10 +420,7 @@ mod tests {
         check("ondemand stop --force wiki", false);
         check("ondemand stop", false);
         check("ondemand apply", true);
-        check("ondemand apply --dry-run", true);
         check("ondemand apply wiki", false);
-        check("ondemand edit", true);
-        check("ondemand edit wiki", true);
         check("ondemand adopt", true);
         check("ondemand adopt --json", true);
         check("ondemand adopt wiki.service --name w --yes", true);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ondemand_core::{
-    config::{Access, Config, Endpoint, Ready, Service, WaitingPage},
+    config::{Access, Config, Endpoint, Ready, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -75,6 +75,7 @@ fn plain(service: &Service) -> Service {
     let mut endpoint = |endpoint: &Endpoint| {
         number += 1;
         match endpoint {
+            Endpoint::Udp(_) => Endpoint::Udp(([127, 0, 0, 1], number).into()),
             Endpoint::Tcp(address) => {
                 let ip = address.ip();
                 // Another one may come later (FreeBind=).
@@ -196,7 +197,7 @@ fn command(service: &Service, host: &Host) -> Vec<String> {
         format!("--backend={}", service.backend),
     ];
     if service.own_address {
-        let own = service.listen.iter();
+        let own = service.listen.iter().filter(|address| address.is_tcp());
         words.extend(own.map(|address| format!("--own-address={address}")));
     }
     words.extend([
@@ -209,12 +210,6 @@ fn command(service: &Service, host: &Host) -> Vec<String> {
     words.extend(ready.map(|ready| format!("--ready={ready}")));
     let status = ready.and_then(Ready::status);
     words.extend(status.map(|status| format!("--ready-status={status}")));
-    if let Some(page) = &service.waiting_page {
-        words.push("--waiting-page".into());
-        if let WaitingPage::File(path) = page {
-            words.push(format!("--page-template={}", path.display()));
-        }
-    }
     words.push(service.name.clone());
     words
 }

@@ -62,6 +62,7 @@ fn observations() -> Observations {
         ready: None,
         held: Tally::default(),
         prewarms: [0; 2],
+        datagrams: None,
     };
     Observations {
         configuration: Configuration {

@@ -133,6 +133,7 @@ pub fn ledger(data: &[u8]) {
         ready: None,
         held: Tally::default(),
         prewarms: [0; 2],
+        datagrams: None,
     };
     let configuration = Configuration {
         last_reload_successful: false,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
     Access, Activation, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout,
-    Learning, Limits, List, Ready, Schedule, Service, Statuses, WaitingPage,
+    Learning, Limits, List, Ready, Schedule, Service, Statuses,
 };
 
 use super::{
@@ -33,12 +33,11 @@ pub fn units(data: &[u8]) {
 
     let list: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
     let text = format!(
-        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nwaiting_page = {}\nsteer = {}\nready = {}\n",
+        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nsteer = {}\nready = {}\n",
         quoted(&name),
         list.join(", "),
         quoted(&backend),
         quoted(&unit),
-        quoted(&path),
         quoted(&path),
         is_on(0),
         quoted(&format!("http://127.0.0.1:8080/{path}"))
@@ -54,6 +53,8 @@ pub fn units(data: &[u8]) {
     }
 
     let endpoint = |text: String, tcp: bool| match text.parse() {
+        // No front socket is of UDP.
+        Ok(Endpoint::Udp(address)) => Endpoint::Tcp(address),
         Ok(endpoint) => endpoint,
         Err(_) if tcp => Endpoint::Tcp(([127, 0, 0, 1], 80).into()),
         Err(_) => Endpoint::Unix(text.into()),
@@ -77,7 +78,6 @@ pub fn units(data: &[u8]) {
         keep_up: Schedule::default(),
         prewarm: false,
         silent_after: None,
-        waiting_page: is_on(1).then(|| WaitingPage::File(path.clone().into())),
         busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),

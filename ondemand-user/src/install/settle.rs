@@ -254,7 +254,7 @@ pub fn silent(config: &Config) -> Result<Vec<&Service>> {
         for endpoint in &service.front {
             listens &= match endpoint {
                 Endpoint::Tcp(address) => listeners.contains(address),
-                Endpoint::Unix(_) => is_listening(endpoint)?,
+                Endpoint::Udp(_) | Endpoint::Unix(_) => is_listening(endpoint)?,
             };
         }
         if !listens {

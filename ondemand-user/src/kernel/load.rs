@@ -17,15 +17,15 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Array,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Iter, ProgramError, SkLookup, SockOps, SocketFilter,
-        links::FdLink,
+        CgroupAttachMode, CgroupSock, CgroupSockAddr, Iter, ProgramError, SkLookup, SockOps,
+        SocketFilter, links::FdLink,
     },
 };
 use nix::unistd::{Gid, User, geteuid};
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 
 use super::{
-    ATTACHED, BPFFS, DIRECTORY, FILTER, ITERATORS, MAPS, OBJECT, OPTIONAL, STEERING,
+    ADOPT_UDP, ATTACHED, BPFFS, DIRECTORY, FILTERS, ITERATORS, MAPS, OBJECT, OPTIONAL, STEERING,
     btf::KernelTypes,
     owner,
     pins::{self, Gone, Pins},
@@ -202,14 +202,16 @@ fn set_up(pins: &Path, netns: u64, cgroup: &Path) -> Result<()> {
                     .with_context(|| format!("pin {}", pin.display()))?;
             }
             Err(error) if name == STEERING => no_steering = Some(format!("{error:#}")),
-            // An application that does not set SO_REUSEADDR may have to try again.
+            // An application that does not set SO_REUSEADDR may have to try again, and one with datagrams stays up.
             Err(error) if OPTIONAL.contains(&name) => log::warn!("{error:#}"),
             Err(error) => return Err(error),
         }
     }
-    // Without it all clients go to the front sockets.
-    if let Err(error) = pin_filter(&mut ebpf, &super::filter_pin(pins)) {
-        log::warn!("clients cannot be held: {error:#}");
+    // Without them all clients go to the front sockets, and services with datagrams are not managed.
+    for name in FILTERS {
+        if let Err(error) = pin_filter(&mut ebpf, name, &super::program_pin(pins, name)) {
+            log::warn!("clients, or datagrams, cannot be held: {error:#}");
+        }
     }
     if let Some(reason) = &no_steering {
         log::warn!("connections cannot be steered: {reason}");
@@ -251,6 +253,13 @@ fn load(pins: &Path, netns: u64) -> Result<Ebpf> {
         ("OFFSET_UID", types.offset_of("sock", "sk_uid")?),
         // `struct sock_cgroup_data` begins with the pointer.
         ("OFFSET_CGROUP", types.offset_of("sock", "sk_cgrp_data")?),
+        ("OFFSET_TGID", types.offset_of("task_struct", "tgid")?),
+        (
+            "OFFSET_TASK_FLAGS",
+            types.offset_of("task_struct", "flags")?,
+        ),
+        ("OFFSET_GROUPS", types.offset_of("task_struct", "cgroups")?),
+        ("OFFSET_DEFAULT", types.offset_of("css_set", "dfl_cgrp")?),
         ("OFFSET_NODE", types.offset_of("cgroup", "kn")?),
         ("OFFSET_SELF", types.offset_of("cgroup", "self")?),
         (
@@ -320,15 +329,15 @@ where
         .with_context(|| format!("type of the program {name}"))
 }
 
-/// Loads the filter, which the agent attaches to its own sockets.
-fn pin_filter(ebpf: &mut Ebpf, pin: &Path) -> Result<()> {
+/// Loads a filter, which the agent attaches to its own sockets.
+fn pin_filter(ebpf: &mut Ebpf, name: &str, pin: &Path) -> Result<()> {
     if pin.exists() {
         return Ok(());
     }
-    let filter: &mut SocketFilter = program(ebpf, FILTER)?;
+    let filter: &mut SocketFilter = program(ebpf, name)?;
     filter
         .load()
-        .map_err(|error| verifier::refused(FILTER, error))?;
+        .map_err(|error| verifier::refused(name, error))?;
     filter
         .pin(pin)
         .with_context(|| format!("pin {}", pin.display()))
@@ -363,10 +372,19 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
                 .with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }
+        "bound4" | "bound6" | "released" => {
+            let program: &mut CgroupSock = program(ebpf, name)?;
+            loaded(program.load())?;
+            let link = program
+                .attach(cgroup, CgroupAttachMode::Single)
+                .with_context(what)?;
+            Ok(program.take_link(link)?.try_into()?)
+        }
         name if ITERATORS.contains(&name) => {
             let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
             let program: &mut Iter = program(ebpf, name)?;
-            loaded(program.load("tcp", &btf))?;
+            let sockets = if name == ADOPT_UDP { "udp" } else { "tcp" };
+            loaded(program.load(sockets, &btf))?;
             let link = program.attach().with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)
         }

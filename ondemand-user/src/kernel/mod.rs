@@ -35,6 +35,7 @@ use nix::{
     unistd::{Gid, geteuid},
 };
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
+pub use pins::InUse;
 use pins::{Gone, Pins};
 
 use crate::host::capabilities;
@@ -53,7 +54,7 @@ const NOT_LOADED: &str = "the eBPF programs are not loaded; `systemctl restart o
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 27] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -65,6 +66,9 @@ const MAPS: [&str; 24] = [
     "LISTENERS",
     "CATCHERS",
     "CAUGHT",
+    "DATAGRAMS",
+    "ICMP_ERRORS",
+    "AGENT",
     "WINDOWS",
     "UNREAD",
     "PASSES",
@@ -81,15 +85,33 @@ const MAPS: [&str; 24] = [
 ];
 
 /// The programs that stay attached when the agent exits.
-const ATTACHED: [&str; 4] = ["connections", STEERING, "bind4", "bind6"];
+const ATTACHED: [&str; 7] = [
+    "connections",
+    STEERING,
+    "bind4",
+    "bind6",
+    "bound4",
+    "bound6",
+    "released",
+];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
-const ITERATORS: [&str; 5] = ["snapshot", "adopt", "bytes", "orphans", "clients"];
-/// The filter of the agent's sockets, which it attaches itself.
-const FILTER: &str = "caught";
+const ITERATORS: [&str; 6] = [
+    "snapshot", "adopt", "bytes", "orphans", "clients", ADOPT_UDP,
+];
+/// The one of them that walks over the sockets of UDP.
+const ADOPT_UDP: &str = "adopt_udp";
+/// The filters of the agent's sockets, which it attaches itself: of those that hold clients, and datagrams, and of the raw
+/// ones that see ICMP.
+const FILTERS: [&str; 3] = [CAUGHT, "datagram", "icmp"];
+const CAUGHT: &str = "caught";
 /// The one without which the proxy serves.
 const STEERING: &str = "steering";
 /// Those of the attached that a kernel may refuse.
-const OPTIONAL: [&str; 3] = [STEERING, "bind4", "bind6"];
+const OPTIONAL: [&str; 7] = [
+    STEERING, "bind4", "bind6", "bound4", "bound6", "released", ADOPT_UDP,
+];
+/// Those of them without which nobody knows whether an application has bound the port of its datagrams.
+const OF_DATAGRAMS: [&str; 4] = ["bound4", "bound6", "released", ADOPT_UDP];
 
 /// The pinned maps and programs.
 pub struct Kernel {
@@ -103,6 +125,8 @@ pub struct Kernel {
     pub netns: u64,
     /// Why connections cannot be steered on this host. `None`: they can.
     pub no_steering: Option<String>,
+    /// Whether datagrams can be held on this host.
+    pub has_datagrams: bool,
 }
 
 impl Kernel {
@@ -148,6 +172,7 @@ impl Kernel {
         }
         Ok(Self {
             no_steering: (!pins.has(STEERING)).then(load::no_steering),
+            has_datagrams: pins.has(STEERING) && OF_DATAGRAMS.iter().all(|name| pins.has(name)),
             home,
             pins,
             _directory: directory,
@@ -174,13 +199,13 @@ impl Kernel {
         open_map(&self.home, name)
     }
 
-    /// Opens the filter of the sockets that hold clients.
+    /// Opens a filter of the agent's sockets.
     ///
     /// # Errors
     ///
     /// The kernel has refused it, or this user may not use it.
-    fn filter(&self) -> Result<SocketFilter> {
-        let pin = filter_pin(&self.home);
+    fn filter(&self, name: &str) -> Result<SocketFilter> {
+        let pin = program_pin(&self.home, name);
         SocketFilter::from_pin(&pin).with_context(|| format!("open {}", pin.display()))
     }
 
@@ -211,7 +236,11 @@ fn home_below(root: &Path) -> PathBuf {
 
 /// The pin of the filter of the sockets that hold clients.
 pub fn filter_pin(home: &Path) -> PathBuf {
-    home.join(format!("prog_{FILTER}"))
+    program_pin(home, CAUGHT)
+}
+
+fn program_pin(home: &Path, name: &str) -> PathBuf {
+    home.join(format!("prog_{name}"))
 }
 
 fn open_map(home: &Path, name: &str) -> Result<Map> {
@@ -228,7 +257,7 @@ fn open_map(home: &Path, name: &str) -> Result<Map> {
 /// They do not, or one is missing, or attached to nothing: a [`Gone`]. Or one cannot be opened.
 fn open_pins(home: &Path, netns: u64) -> Result<Pins> {
     let programs = ATTACHED.map(|name| (name, !OPTIONAL.contains(&name)));
-    let iterators = ITERATORS.map(|name| (name, true));
+    let iterators = ITERATORS.map(|name| (name, !OPTIONAL.contains(&name)));
     let pins = Pins::open(home, &MAPS, programs.into_iter().chain(iterators))?;
     let meta = Array::<_, Meta>::try_from(open_map(home, "META")?)?;
     if meta.get(&0, 0)?.netns != netns {

@@ -114,6 +114,7 @@ impl Backend {
                 }
                 Endpoint::Tcp(address) => source::connect(*address, ends).await.map(Stream::Tcp),
                 Endpoint::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+                Endpoint::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
             }
         };
         connected.await.inspect_err(|error| {

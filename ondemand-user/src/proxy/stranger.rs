@@ -44,7 +44,7 @@ impl Guard {
     pub fn new(unit: &str, backend: &Endpoint) -> Self {
         let address = match backend {
             Endpoint::Tcp(address) => Some(source::canonical(*address)),
-            Endpoint::Unix(_) => None,
+            Endpoint::Udp(_) | Endpoint::Unix(_) => None,
         };
         Self {
             unit: unit.to_owned(),

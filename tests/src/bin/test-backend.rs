@@ -8,6 +8,9 @@
 //!
 //! `--no-reuse`: without SO_REUSEADDR. `--also ADDRESS` listens there, too.
 //!
+//! `--udp ADDRESS`: answers datagrams there, too; alone unless `--listen` is given. `--udp-connects`: with a connected
+//! socket for each client. `--udp-pushes ADDRESS`: sends some there all the time.
+//!
 //! `--unready-ms N` with `--unready WAY`: for N ms after it has listened it loses each connection: `reset`,
 //! `close`, `read` and then close, or `refuse` those that come after the first. Or it answers badly: with the status
 //! `503`, a `redirect` to where it was asked, `garbage`, megabytes of a head (`endless`), or never (`silent`).
@@ -40,7 +43,7 @@ use nix::{
         },
     },
 };
-use tests::pause::work_for;
+use tests::{datagrams::Application, pause::work_for};
 
 /// When the program began, and when it listened first, in nanoseconds.
 static STARTED: AtomicU64 = AtomicU64::new(0);
@@ -68,7 +71,16 @@ fn main() {
             thread::park();
         }
     }
+    let is_udp = answer_datagrams();
     let address: String = option("--listen", "127.0.0.1:8080".to_owned());
+    if is_udp && option("--listen", String::new()).is_empty() {
+        if flag("--notify") {
+            notify();
+        }
+        loop {
+            thread::park();
+        }
+    }
     if address.starts_with('/') {
         let _ = std::fs::remove_file(&address);
         let listener = UnixListener::bind(&address).expect("listen");
@@ -102,6 +114,23 @@ fn main() {
     for thread in threads {
         let _ = thread.join();
     }
+}
+
+/// Whether it does.
+fn answer_datagrams() -> bool {
+    let addresses: String = option("--udp", String::new());
+    for address in addresses.split(',').filter(|it| !it.is_empty()) {
+        let address = address.parse().expect("an address");
+        let application = Application::bind(address, flag("--udp-connects")).expect("bind");
+        let push: String = option("--udp-pushes", String::new());
+        if !push.is_empty() {
+            let to = push.parse().expect("an address");
+            let every = Duration::from_millis(20);
+            application.push(to, every).expect("push");
+        }
+        thread::spawn(move || application.run());
+    }
+    !addresses.is_empty()
 }
 
 /// One listener and what becomes of it.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     libc,
     sys::socket::{MsgFlags, SockType, SockaddrIn, getsockname, getsockopt, sendto, sockopt},
 };
@@ -310,7 +311,7 @@ fn a_client_that_gives_up_is_not_sent_on() {
 
 /// What an agent that was taken over could send over IPv4 does not leave the host.
 #[test]
-fn the_raw_socket_is_bound_to_the_loopback() {
+fn the_raw_sockets_are_bound_to_the_loopback_or_only_listen() {
     require_sandbox!();
     let sandbox = with_a_neighbour(CONFIG, "--listen 127.0.0.1:8080");
     let agent = Process::agent(&sandbox).unwrap();
@@ -318,7 +319,7 @@ fn the_raw_socket_is_bound_to_the_loopback() {
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, agent.id(), 0) };
     assert!(pidfd >= 0, "{}", std::io::Error::last_os_error());
     let entries = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
-    let mut devices = Vec::new();
+    let (mut devices, mut listening) = (Vec::new(), 0);
     for entry in entries {
         let entry = entry.unwrap();
         let link = std::fs::read_link(entry.path()).unwrap_or_default();
@@ -335,13 +336,47 @@ fn the_raw_socket_is_bound_to_the_loopback() {
         let socket = unsafe { OwnedFd::from_raw_fd(copy) };
         let kind = getsockopt(&socket, sockopt::SockType);
         if kind == Ok(SockType::Raw) && getsockname::<SockaddrIn>(socket.as_raw_fd()).is_ok() {
-            devices.push(getsockopt(&socket, sockopt::BindToDevice).unwrap());
+            match option(&socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, None) {
+                Ok(libc::IPPROTO_ICMP) => {
+                    only_listens(&socket);
+                    listening += 1;
+                }
+                _ => devices.push(getsockopt(&socket, sockopt::BindToDevice).unwrap()),
+            }
         }
     }
     // SAFETY: it is not used any more.
     drop(unsafe { OwnedFd::from_raw_fd(pidfd as i32) });
     let devices: Vec<_> = devices.iter().map(|name| name.to_string_lossy()).collect();
-    assert_eq!(devices, ["lo"]);
+    assert_eq!((devices, listening), (vec!["lo".into()], 1));
+}
+
+/// Reads an option, or sets it.
+fn option(socket: &OwnedFd, level: i32, name: i32, set: Option<i32>) -> Result<i32, Errno> {
+    let mut value = set.unwrap_or(0);
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    let (place, socket) = ((&raw mut value).cast(), socket.as_raw_fd());
+    // SAFETY: the value has this length, and lives during the call.
+    let result = unsafe {
+        match set {
+            Some(_) => libc::setsockopt(socket, level, name, place, len),
+            None => libc::getsockopt(socket, level, name, place, &mut len),
+        }
+    };
+    Errno::result(result).map(|_| value)
+}
+
+/// A socket that sees the packets of ICMP keeps none of them, for good, and sends no packet with a header of its own.
+fn only_listens(socket: &OwnedFd) {
+    assert_eq!(
+        option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, Some(0)),
+        Err(Errno::EPERM)
+    );
+    option(socket, libc::IPPROTO_IP, libc::IP_HDRINCL, Some(1)).unwrap();
+    let packet = syn([10, 77, 0, 2].into(), 4000, [10, 77, 0, 2].into(), 80);
+    let to = SockaddrIn::from(std::net::SocketAddrV4::new([10, 77, 0, 2].into(), 0));
+    let sent = sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::MSG_NOSIGNAL);
+    assert_eq!(sent, Err(Errno::EPIPE));
 }
 
 /// The unit of an earlier version gives the agent no right to send packets.

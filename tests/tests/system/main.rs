@@ -18,7 +18,8 @@ mod configuration;
 mod containers;
 mod cookies;
 mod counts;
-mod edit;
+mod datagrams;
+mod datagrams_race;
 mod elsewhere;
 mod event_costs;
 mod faults;
@@ -80,7 +81,6 @@ mod top;
 mod transitions;
 mod upgrade;
 mod vanished;
-mod waiting_page;
 mod working;
 
 pub(crate) use tests::require_sandbox;

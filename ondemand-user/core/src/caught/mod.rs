@@ -1,5 +1,6 @@
-//! Clients that are held while a service is down: their packets, in the order in which they came.
+//! Clients that are held while a service is down: their packets, in the order in which they came. And datagrams.
 
+mod datagram;
 mod packet;
 
 use core::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+pub use datagram::{Datagram, DatagramTally, Datagrams};
 pub use packet::{Kind, Packet};
 
 use crate::measure::Ktime;

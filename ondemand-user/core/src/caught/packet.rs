@@ -113,13 +113,13 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// RFC 1071.
-fn sum(bytes: &[u8]) -> u64 {
+/// RFC 1071, without a last odd byte.
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.as_chunks::<2>().0.iter();
     words.map(|word| u64::from(u16::from_be_bytes(*word))).sum()
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -2,12 +2,18 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, names};
+use super::{Endpoint, UDP, names};
 
-/// Parses `127.0.0.1:80`, `[::]:80` or `/run/x.sock`. The error says what to write instead.
+/// Parses `127.0.0.1:80`, `[::]:80`, `udp:0.0.0.0:53` or `/run/x.sock`. The error says what to write instead.
 pub(super) fn parse(text: &str) -> Result<Endpoint, String> {
     if text.starts_with(['/', '.']) {
         return names::socket_path(text).map(Endpoint::Unix);
+    }
+    if let Some(address) = text.strip_prefix(UDP) {
+        // As in a URL.
+        let address = address.strip_prefix("//").unwrap_or(address);
+        let example = |problem| format!("{problem} (with {UDP} in front of it, for datagrams)");
+        return tcp(address).map(Endpoint::Udp).map_err(example);
     }
     tcp(text).map(Endpoint::Tcp)
 }
@@ -39,7 +45,7 @@ pub(super) fn tcp(text: &str) -> Result<SocketAddr, String> {
     let broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
     if broadcast || address.ip().is_multicast() {
         return Err(format!(
-            "{text:?} is a multicast or broadcast address; TCP needs the address of one host"
+            "{text:?} is a multicast or broadcast address; clients need the address of one host"
         ));
     }
     Ok(address)
@@ -107,8 +113,9 @@ fn explain(text: &str) -> String {
 /// `BindIPv6Only=ipv6-only`, so `[::]` does not cover IPv4. A `[::]` of any other owner covers
 /// IPv4 too (`net.ipv6.bindv6only=0`, the kernel's default).
 pub(super) fn overlap(a: &Endpoint, b: &Endpoint, same_owner: bool) -> bool {
-    let (Endpoint::Tcp(a), Endpoint::Tcp(b)) = (a, b) else {
-        return a == b;
+    let (a, b) = match (a, b) {
+        (Endpoint::Tcp(a), Endpoint::Tcp(b)) | (Endpoint::Udp(a), Endpoint::Udp(b)) => (a, b),
+        _ => return a == b,
     };
     let takes_both = |address: &SocketAddr| address.is_ipv6() && address.ip().is_unspecified();
     a.port() == b.port()

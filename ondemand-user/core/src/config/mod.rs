@@ -11,7 +11,6 @@ use std::{
 
 mod access;
 mod activation;
-mod differences;
 mod endpoint;
 mod error;
 mod first_client;
@@ -32,11 +31,9 @@ mod table;
 mod tests;
 mod timespan;
 mod unit_names;
-mod waiting_page;
 mod work;
 
 pub use activation::Activation;
-pub use differences::{Difference, Kind, differences};
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
 pub use keepalive::KeepAlive;
@@ -50,7 +47,6 @@ pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
-pub use waiting_page::WaitingPage;
 pub use work::Limits;
 
 /// Path of the configuration without `--config`.
@@ -58,6 +54,9 @@ pub const DEFAULT_PATH: &str = "/etc/ondemand/ondemand.toml";
 
 /// Maximum number of services: the capacity of the kernel's maps.
 pub const MAX_SERVICES: usize = 1024;
+
+/// What an address of UDP begins with.
+const UDP: &str = "udp:";
 
 /// Maximum number of services that an error message names.
 const MOST_NAMED: usize = 32;
@@ -94,11 +93,12 @@ pub struct Service {
     pub name: String,
     /// Where clients arrive. `[::]` here means IPv6 alone; IPv4 has its own `0.0.0.0`.
     pub listen: Vec<Endpoint>,
-    /// Whether the application itself listens at these addresses, all of TCP. Otherwise the front socket does.
+    /// Whether the application itself listens at these addresses, all of TCP or UDP. Otherwise the front socket does.
     pub own_address: bool,
-    /// The front socket's addresses: those of `listen`, or private ones.
+    /// The front socket's addresses, TCP's or paths: those of `listen`, or private ones.
     pub front: Vec<Endpoint>,
-    /// Where the application listens: the first address that reaches it. Never a wildcard address.
+    /// Where the application listens: the first address that reaches it, of TCP if it has one. Never a wildcard
+    /// address.
     pub backend: Endpoint,
     /// The application's own unit, `.service`.
     pub unit: String,
@@ -120,8 +120,6 @@ pub struct Service {
     pub start_timeout: Duration,
     /// When the application is ready for clients. `None`: when it listens, and answers the proxy's first connection.
     pub ready: Option<Ready>,
-    /// What browsers see that wait for it. `None`: they wait like everybody else.
-    pub waiting_page: Option<WaitingPage>,
     /// Whether the kernel passes new connections directly to the backend while it is up.
     pub steer: bool,
     /// What becomes of clients while it is down.
@@ -145,6 +143,19 @@ impl Service {
     /// Whether steering is configured, and has a front and a backend to steer between.
     pub fn can_steer(&self) -> bool {
         self.steer && self.backend.is_tcp() && self.listen.iter().any(Endpoint::is_tcp)
+    }
+
+    /// The addresses where datagrams arrive.
+    pub fn datagrams(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.iter().filter_map(|endpoint| match endpoint {
+            Endpoint::Udp(address) => Some(*address),
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => None,
+        })
+    }
+
+    /// Whether it has such an address.
+    pub fn has_datagrams(&self) -> bool {
+        self.listen.iter().any(Endpoint::is_udp)
     }
 }
 
@@ -175,6 +186,8 @@ impl Default for Access {
 pub enum Endpoint {
     /// A TCP address and port.
     Tcp(SocketAddr),
+    /// The same of UDP: `udp:0.0.0.0:53`. Only of an application that keeps its addresses.
+    Udp(SocketAddr),
     /// The path of a Unix stream socket.
     Unix(PathBuf),
 }
@@ -193,6 +206,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{UDP}{address}"),
             Self::Unix(path) => path.display().fmt(f),
         }
     }
@@ -202,6 +216,11 @@ impl Endpoint {
     /// Whether it is an address and port of TCP.
     pub fn is_tcp(&self) -> bool {
         matches!(self, Self::Tcp(_))
+    }
+
+    /// Whether it is an address and port of UDP.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp(_))
     }
 
     /// Whether the two addresses cannot both be bound by different owners.

@@ -158,7 +158,7 @@ mod tests {
         );
         let unix = wiki("wake_from = \"::1\"")
             .replace("[\"0.0.0.0:80\", \"[::]:80\"]", "\"/run/wiki.sock\"");
-        tests::check(&unix, "requires a TCP address in `listen`");
+        tests::check(&unix, "requires a TCP or UDP address in `listen`");
     }
 
     #[track_caller]

@@ -58,7 +58,7 @@ fn addresses(mut claims: Vec<Claim<'_>>) -> Vec<Problem> {
     let mut problems = Vec::new();
     for claim in claims {
         let key = match claim.endpoint {
-            Endpoint::Tcp(address) => Ok(address.port()),
+            Endpoint::Tcp(address) | Endpoint::Udp(address) => Ok(address.port()),
             Endpoint::Unix(path) => Err(path.as_path()),
         };
         let earlier = seen.entry(key).or_default();

@@ -21,7 +21,7 @@ pub(super) fn backend(
 ) -> Result<Endpoint, Vec<Problem>> {
     let mut problems = Vec::new();
     for (endpoint, place) in listen.iter().zip(places) {
-        if !endpoint.is_tcp() {
+        if matches!(endpoint, Endpoint::Unix(_)) {
             problems.push(place.problem(format!(
                 "{endpoint} is a path, which an application cannot keep; add backend = \"/run/app.sock\", the path that \
                  it listens on"
@@ -33,11 +33,37 @@ pub(super) fn backend(
             "steer = false needs a backend: an application without one listens where its clients arrive".to_owned(),
         ));
     }
-    match listen.first() {
+    let first = listen.iter().find(|endpoint| endpoint.is_tcp());
+    match first.or(listen.first()) {
         Some(Endpoint::Tcp(first)) if problems.is_empty() => Ok(Endpoint::Tcp(reachable(*first))),
+        Some(Endpoint::Udp(first)) if problems.is_empty() => Ok(Endpoint::Udp(reachable(*first))),
         _ => Err(problems),
     }
 }
+
+/// What is wrong with addresses of UDP in `listen` of a service with a backend: datagrams are neither proxied nor
+/// steered.
+pub(super) fn moved(listen: &[Endpoint], places: &[Place]) -> Vec<Problem> {
+    let all = listen.iter().zip(places);
+    all.filter(|(endpoint, _)| endpoint.is_udp())
+        .map(|(endpoint, place)| {
+            place.problem(format!(
+                "{endpoint} is for applications that keep their addresses: remove backend, and let the application \
+                 listen there itself; or remove {endpoint}"
+            ))
+        })
+        .collect()
+}
+
+/// Keys of `[service.NAME]` that are about connections, of which an application that listens at addresses of UDP alone
+/// has none.
+pub(super) const OF_CONNECTIONS: [&str; 5] = [
+    "first_client",
+    "silent_after",
+    "keepalive",
+    "ready",
+    "ready_status",
+];
 
 /// An address that reaches a socket bound to this one.
 pub fn reachable(mut address: SocketAddr) -> SocketAddr {
@@ -50,12 +76,13 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Gives the front sockets of these services their private addresses, one for each family of `listen`: derived from
+/// Gives the front sockets of these services their private addresses of TCP, one for each family of `listen` (one that
+/// receives datagrams alone has one, too, although nobody comes there): derived from
 /// the services' names, so that they stay as they are. No two services have the same port, nor one that the
 /// configuration names; of two that would, the one whose name comes later has the next.
 pub(super) fn assign(services: &mut [Parsed]) {
     let port = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Tcp(address) => Some(address.port()),
+        Endpoint::Tcp(address) | Endpoint::Udp(address) => Some(address.port()),
         Endpoint::Unix(_) => None,
     };
     let named = services.iter().flat_map(|parsed| {
@@ -78,7 +105,7 @@ pub(super) fn assign(services: &mut [Parsed]) {
         let [.., a, b, c] = hash.to_be_bytes();
         // 127.64.0.0/10, without addresses that end in 0 or 255.
         let v4 = Ipv4Addr::new(127, 64 | a & 63, b, 1 + c % 254);
-        let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(at) if at.is_ipv4());
+        let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(at) | Endpoint::Udp(at) if at.is_ipv4());
         let families: [(bool, IpAddr); 2] = [
             (service.listen.iter().any(is_v4), v4.into()),
             (
@@ -144,6 +171,81 @@ mod tests {
         let wiki = &moved.services["wiki"];
         assert!(!wiki.own_address && !is_private_front(&wiki.front[0]));
         assert_eq!(wiki.front, wiki.listen);
+    }
+
+    #[test]
+    fn datagrams_arrive_at_the_application_itself() {
+        let of =
+            |listen: &str| format!("[service.dns]\nlisten = {listen}\nunit = \"dns.service\"\n");
+        let both = r#"["udp:0.0.0.0:53", "udp:[::]:53", "0.0.0.0:53"]"#;
+        let config = parse(&of(both)).unwrap();
+        let dns = &config.services["dns"];
+        assert!(dns.own_address && dns.has_datagrams() && dns.can_steer());
+        let listen: Vec<_> = dns.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen, ["udp:0.0.0.0:53", "udp:[::]:53", "0.0.0.0:53"]);
+        assert_eq!(dns.backend.to_string(), "127.0.0.1:53");
+        assert_eq!(dns.front.len(), 2);
+        assert!(dns.front.iter().all(is_private_front));
+        let config = parse(&of("\"udp:[::]:53\"")).unwrap();
+        let dns = &config.services["dns"];
+        assert!(dns.own_address && !dns.can_steer());
+        assert_eq!(dns.backend.to_string(), "udp:[::1]:53");
+        assert!(dns.front.len() == 1 && is_private_front(&dns.front[0]));
+        // TCP's ports are others: two services may share a number.
+        let other = "[service.web]\nlisten = \"0.0.0.0:53\"\nunit = \"web.service\"\n";
+        parse(&(of("\"udp:0.0.0.0:53\"") + other)).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_go_with_datagrams() {
+        #[track_caller]
+        fn check_udp(listen: &str, lines: &str, expected: &str) {
+            let text = format!("[service.a]\nlisten = {listen}\nunit = \"a.service\"\n{lines}");
+            check(&text, expected);
+        }
+        let one = r#""udp:0.0.0.0:53""#;
+        check_udp(
+            r#"["udp:0.0.0.0:53", "0.0.0.0:80"]"#,
+            "backend = \"127.0.0.1:80\"",
+            "/etc/o.toml:2: service.a.listen: udp:0.0.0.0:53 is for applications that keep their addresses: remove backend",
+        );
+        check_udp(
+            one,
+            "backend = \"udp:127.0.0.1:54\"",
+            "/etc/o.toml:4: service.a.backend: \"udp:127.0.0.1:54\" is of UDP, whose datagrams are not passed on; remove",
+        );
+        check_udp(one, "steer = false", "steer = false needs a backend");
+        check_udp(
+            r#"["udp:0.0.0.0:53", "/run/a"]"#,
+            "",
+            "/run/a is a path, which an application cannot keep",
+        );
+        for line in [
+            "first_client = \"held\"",
+            "silent_after = \"1h\"",
+            "keepalive = \"off\"",
+            "ready = \"tcp:127.0.0.1:80\"",
+        ] {
+            check_udp(
+                one,
+                line,
+                "is about connections, and `listen` has addresses of UDP alone",
+            );
+        }
+        let mixed = r#"["udp:0.0.0.0:53", "0.0.0.0:53"]"#;
+        let text =
+            format!("[service.a]\nlisten = {mixed}\nunit = \"a.service\"\nfirst_client = \"held\"");
+        parse(&text).unwrap();
+        check_udp(
+            r#"["udp:0.0.0.0:53", "udp:127.0.0.1:53"]"#,
+            "",
+            "udp:127.0.0.1:53 overlaps udp:0.0.0.0:53",
+        );
+        check_udp(one, "socket_mode = \"0660\"", "requires a path in `listen`");
+        check_udp(one, "activation = \"native\"", "is for connections alone");
+        check_udp(r#""udp:53""#, "", "port without an address");
+        check_udp(r#""udp:224.0.0.1:53""#, "", "multicast or broadcast");
+        check_udp(r#""udp:/run/x""#, "", "not an address");
     }
 
     #[test]

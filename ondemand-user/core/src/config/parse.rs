@@ -17,7 +17,7 @@ use super::{
     parsed::Parsed,
     parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
-    timespan, waiting_page, work,
+    timespan, work,
 };
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
@@ -41,7 +41,6 @@ pub const SERVICE_KEYS: &[&str] = &[
     "start_timeout",
     "ready",
     "ready_status",
-    "waiting_page",
     "steer",
     "first_client",
     "activation",
@@ -277,6 +276,21 @@ fn service<'t>(
     );
     let unit = unit.and_then(|value| Some((problems.keep(unit_name(&value))?, value.place)));
 
+    if let Some((listen, places)) = &listen {
+        if !own_address {
+            problems.0.extend(own::moved(listen, places));
+        }
+        if listen.iter().all(Endpoint::is_udp) {
+            for value in own::OF_CONNECTIONS
+                .iter()
+                .filter_map(|key| section.peek(key))
+            {
+                let message =
+                    "is about connections, and `listen` has addresses of UDP alone; remove it";
+                problems.0.push(value.place.problem(message));
+            }
+        }
+    }
     let mut optional = |key: &str| section.take(key);
     let idle_timeout = problems.keep(learning::idle_timeout(optional("idle_timeout").as_ref()));
     let keep_up = problems.keep(schedule::read(optional("keep_up").as_ref()));
@@ -324,10 +338,6 @@ fn service<'t>(
         listen.as_ref().map(|(all, _)| all.as_slice()),
         backend.as_ref().map(|(backend, _)| backend),
     ));
-    let waiting_page = problems.keep(waiting_page::read(
-        optional("waiting_page").as_ref(),
-        backend.as_ref().map(|(backend, _)| backend),
-    ));
     let activation = problems.keep(activation::read(
         optional("activation").as_ref(),
         &[
@@ -336,12 +346,15 @@ fn service<'t>(
                 "is for an application that systemd hands the socket at `listen`; remove `backend`",
             ),
             (
-                ready.as_ref().is_some_and(Option::is_some),
-                "has clients wait in the socket of the application, which nobody asks whether it is ready; remove `ready`",
+                listen
+                    .as_ref()
+                    .is_some_and(|(all, _)| all.iter().any(Endpoint::is_udp)),
+                "is for connections alone: a socket of UDP that systemd holds cannot be told from that of the application; remove it, \
+                 or the addresses of UDP",
             ),
             (
-                waiting_page.as_ref().is_some_and(Option::is_some),
-                "has clients wait in the socket of the application, where nobody shows them a page; remove `waiting_page`",
+                ready.as_ref().is_some_and(Option::is_some),
+                "has clients wait in the socket of the application, which nobody asks whether it is ready; remove `ready`",
             ),
         ],
     ));
@@ -389,7 +402,6 @@ fn service<'t>(
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,
-        waiting_page: waiting_page?,
         steer: steer?,
         first_client: first_client?,
         activation: activation?,
@@ -462,9 +474,9 @@ impl KernelKnows<'_> {
             "requires steer = true: the list is checked by the program that steers connections"
         } else if self
             .listen
-            .is_some_and(|all| !all.iter().any(Endpoint::is_tcp))
+            .is_some_and(|all| !all.iter().any(|it| it.is_tcp() || it.is_udp()))
         {
-            "requires a TCP address in `listen`: clients of a Unix socket have no address"
+            "requires a TCP or UDP address in `listen`: clients of a Unix socket have no address"
         } else {
             return None;
         };
@@ -475,6 +487,12 @@ impl KernelKnows<'_> {
 fn backend_address(value: &Value<'_>) -> Result<Endpoint, Problem> {
     let text = value.string("\"127.0.0.1:8080\"")?;
     let backend = endpoint::parse(text).map_err(|message| value.place.problem(message))?;
+    if backend.is_udp() {
+        return Err(value.place.problem(format!(
+            "{text:?} is of UDP, whose datagrams are not passed on; remove backend, and write the address into `listen`, \
+             where the application keeps it"
+        )));
+    }
     if let Endpoint::Tcp(address) = &backend
         && address.ip().is_unspecified()
     {

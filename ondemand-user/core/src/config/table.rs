@@ -291,6 +291,12 @@ impl<'t> Section<'t> {
         Some(self.entries.swap_remove(index).1)
     }
 
+    /// The value of `key`, which can still be taken.
+    pub(super) fn peek(&self, key: &str) -> Option<&Value<'t>> {
+        let found = self.entries.iter().find(|(name, _)| *name == key);
+        found.map(|(_, value)| value)
+    }
+
     /// A problem for each key that was not taken.
     pub(super) fn unknown(self) -> Vec<Problem> {
         self.entries

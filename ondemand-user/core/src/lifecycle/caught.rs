@@ -26,11 +26,12 @@ impl Lifecycle {
     /// Whether a client that is held has the service started now.
     pub(super) fn must_wake(&self, view: &View) -> bool {
         let units = &view.units;
-        self.options.catch
+        let is_client = self.options.catch
             // Those go to PID 1's listener as soon as the gate is open.
             && !self.options.native
             && view.caught > 0
-            && units.backend.state == ActiveState::Inactive
+            && units.backend.state == ActiveState::Inactive;
+        (is_client || self.must_start_for_datagrams(view))
             && !units.backend.job
             && !units.backend.restarting
             && !units.lease.job
@@ -125,6 +126,7 @@ impl Lifecycle {
     /// that does not stay. The next start takes a handshake at the front socket.
     pub(super) fn judge_run(&mut self, events: &[RunEvent]) {
         for event in events {
+            self.see_failure(event);
             if let RunEvent::Ended { run, .. } = event {
                 let woken = std::mem::take(&mut self.woken);
                 self.in_vain = run.connections == 0 && (woken || self.in_vain);

@@ -52,8 +52,8 @@ impl Lifecycle {
             let came = after.accepted().saturating_sub(first.accepted());
             return self.keep(view, Cause::Activity(came), commands);
         }
-        if view.caught > 0 {
-            return self.keep(view, Cause::Activity(view.caught), commands);
+        if view.waiting() > 0 {
+            return self.keep(view, Cause::Activity(view.waiting()), commands);
         }
         if sockets.half_open > 0 && !self.leaves_out(Protection::HalfOpen) {
             return self.keep(view, Cause::HalfOpen(sockets.half_open), commands);
@@ -132,6 +132,6 @@ impl Lifecycle {
 /// Whether a connection was used between two samples. Look-ups are excluded: the effect of those
 /// that read the gate when it was open is in the snapshot, and the others are at the front.
 fn moved(first: &Sample, after: &Sample) -> bool {
-    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity);
+    let counts = |s: &Sample| (s.front, s.steered, s.back, s.last_activity, s.datagrams);
     counts(first) != counts(after)
 }

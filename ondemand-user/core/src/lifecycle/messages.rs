@@ -33,6 +33,8 @@ pub struct Options {
     pub native: bool,
     /// Whether clients may be held while the gate is closed.
     pub catch: bool,
+    /// Whether it receives datagrams, which are held while it is down or stops.
+    pub datagrams: bool,
     /// Whether a veto program is run before a stop.
     pub ask: bool,
     /// Log what would be stopped, and stop nothing.
@@ -55,11 +57,12 @@ impl Options {
             wake_list: !service.wake_from.is_absent(),
             native: service.activation.is_native(),
             catch: false,
+            datagrams: service.has_datagrams(),
             ask: service.veto.is_some(),
             dry_run,
             proxy_stays: crate::proxy_stay::exit_idle_time(service),
-            tcp_front: service.listen.iter().any(Endpoint::is_tcp),
-            tcp_backend: (service.backend.is_tcp() || service.ready.is_some())
+            tcp_front: service.listen.iter().any(Endpoint::is_tcp) || service.has_datagrams(),
+            tcp_backend: (!matches!(service.backend, Endpoint::Unix(_)) || service.ready.is_some())
                 // It does not listen itself.
                 && !service.activation.is_native(),
             leaves_out: &[],
@@ -80,12 +83,23 @@ pub struct View {
     pub units: Units,
     /// The number of clients that are held.
     pub caught: u64,
+    /// The number of datagrams that are held.
+    pub datagrams: u64,
+    /// Whether the application has bound the ports where they arrive.
+    pub bound: bool,
     /// Whether there is a listener that connections can be steered to. Known only if clients are held.
     pub listens: bool,
     /// Whether the application is ready for clients, if more than a listener was asked for (`ready`).
     pub ready: bool,
     /// Open connections that are no use, because no byte goes on them: the verdict is in spite of these.
     pub silent: u64,
+}
+
+impl View {
+    /// The number of clients and datagrams that are held.
+    pub fn waiting(&self) -> u64 {
+        self.caught + self.datagrams
+    }
 }
 
 /// The cause of a step.
@@ -135,6 +149,9 @@ pub enum Command {
     /// While the gate is closed: hold clients from now on (true), or let them go to the front socket. After an
     /// error, nothing has changed.
     Catch(bool),
+    /// Datagrams pass to the application from now on, those that are held first (true), or are held. After an error,
+    /// nothing has changed.
+    PassDatagrams(bool),
     /// Let one connection pass the closed gate, and send the first of the clients that are held.
     PassOne,
     /// The clients that are held go to the front socket.

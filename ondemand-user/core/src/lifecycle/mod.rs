@@ -29,11 +29,15 @@
 //! ([`Step::Waking`]), a stop in progress is vetoed or followed by a start, and they are sent on when the gate opens.
 //! Before a connection was accepted in this run, one of them passes the closed gate.
 //!
+//! Datagrams have a gate of their own, which needs no accepted connection: they pass while the application is up and has bound
+//! their ports, and are held otherwise.
+//!
 //! It is safe to start in any state of the units: a lease that an agent released before it died
 //! is taken again.
 
 pub mod ablation;
 mod caught;
+mod datagrams;
 mod look;
 pub mod loops;
 mod messages;
@@ -140,6 +144,10 @@ pub struct Lifecycle {
     passed: Option<Option<Ktime>>,
     /// Whether that permission may be left.
     pass: bool,
+    /// Whether datagrams pass to the application. `None`: unknown, as an earlier agent left it.
+    passes: Option<bool>,
+    /// Until when no datagram has it started, because it failed.
+    no_start_until: Option<Ktime>,
     /// Whether the present start is for a client that was held.
     woken: bool,
     /// Whether the last such run had no connection.
@@ -177,6 +185,8 @@ impl Lifecycle {
             catches: false,
             passed: None,
             pass: false,
+            passes: None,
+            no_start_until: None,
             woken: false,
             in_vain: false,
             start_seen: None,
@@ -248,6 +258,11 @@ impl Lifecycle {
         self.options.steer
     }
 
+    /// Whether look-ups may have seen another gate than the present one, so that their end is waited for.
+    pub fn has_lookups(&self) -> bool {
+        self.options.steer || self.options.datagrams
+    }
+
     /// Whether new connections are steered to the backend.
     pub fn steered(&self) -> bool {
         self.gate == Some(true)
@@ -306,6 +321,7 @@ impl Lifecycle {
         self.set_admission(view, &mut commands);
         self.pass_one(view, &mut commands);
         self.set_gate(view, &mut commands);
+        self.pass_datagrams(view, &mut commands);
         self.set_catch(view, &mut commands);
         let wake = match self.request {
             // The verdict of this view still waits for a timeout.
@@ -346,6 +362,7 @@ impl Lifecycle {
             (Step::Settling { until, stop }, _) => self.settle(view, until, stop, commands),
             (Step::Waking, Input::Job(JobEnd::Failed(why))) => {
                 self.step = Step::Rest;
+                self.start_failed(view.now);
                 commands.push(Command::Say(Note::LeaseRefused(why)));
                 commands.push(Command::HandOver);
                 // They are still in this view.
@@ -382,7 +399,7 @@ impl Lifecycle {
                 self.dismissed = Some(since);
                 commands.push(Command::DismissProxy);
             }
-            if !proxy_is_down || view.now < self.pause.until || view.caught > 0 {
+            if !proxy_is_down || view.now < self.pause.until || view.waiting() > 0 {
                 return;
             }
             if self.options.ask {
@@ -395,7 +412,8 @@ impl Lifecycle {
             }
         } else if self.must_wake(view) {
             self.step = Step::Waking;
-            self.woken = true;
+            // A scan has no connection; that a datagram comes is all that there is to see.
+            self.woken = view.caught > 0 && view.datagrams == 0;
             commands.push(Command::TakeLease);
         } else if units.backend.is_settled_up()
             && units.lease.is_settled_down()
@@ -491,6 +509,7 @@ impl Lifecycle {
         let others = self.next_of_loops(view).into_iter();
         next.chain(others)
             .chain(self.next_of_caught(view))
+            .chain(self.next_of_datagrams(view))
             .chain(heard)
             .min()
     }

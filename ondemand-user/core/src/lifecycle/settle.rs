@@ -33,7 +33,7 @@ impl Lifecycle {
             return; // Its end is an event.
         }
         let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
-        let somebody_came = proxy_came || view.caught > 0;
+        let somebody_came = proxy_came || view.waiting() > 0;
         if !units.lease.is_settled_down() {
             if units.lease.job || !units.lease.state.is_up() {
                 return; // The lease's end is an event too.
@@ -74,8 +74,8 @@ impl Lifecycle {
 fn needed(view: &View, stop: &Stop, proxy_came: bool) -> Cause {
     if proxy_came {
         Cause::Proxy
-    } else if view.caught > 0 {
-        Cause::Activity(view.caught)
+    } else if view.waiting() > 0 {
+        Cause::Activity(view.waiting())
     } else {
         Cause::Needed(since_or_zero(view.now, stop.at))
     }

@@ -46,7 +46,7 @@ pub struct Sample {
     pub refused: u64,
     /// Connections older than the counting, as of the last snapshot.
     pub older: u64,
-    /// When the last counted connection was established or closed. `None`: none yet. Like
+    /// When the last counted connection was established or closed, or the last datagram came. `None`: none yet. Like
     /// `last_lookup`, it may lag by up to one scheduler tick (10 ms).
     pub last_activity: Option<Ktime>,
     /// When the last counted connection was established.
@@ -58,6 +58,9 @@ pub struct Sample {
     /// When a process was first seen to have accepted a connection of the backend's listener, in the last run
     /// in which this was seen.
     pub served: Option<Ktime>,
+    /// Datagrams that came, as far as the kernel can tell: several that arrive as one packet are one, and those of connected
+    /// sockets are not seen.
+    pub datagrams: u64,
 }
 
 impl Sample {
@@ -140,6 +143,8 @@ pub enum KernelEvent {
     Stranger(Slot, Ktime),
     /// A program that binds ports for containers started to listen at the backend's address, at this moment.
     Forwarder(Slot, Ktime),
+    /// A socket was bound where the service receives datagrams, at this moment.
+    Bound(Slot, Ktime),
     /// A process has accepted a connection of the backend's listener. Sent once per request.
     Accepted(Slot),
     /// A quiet service got its first connection. Sent once per request.

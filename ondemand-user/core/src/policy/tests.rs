@@ -25,6 +25,7 @@ fn sample() -> Sample {
         lookups: 0,
         last_lookup: None,
         served: None,
+        datagrams: 0,
     }
 }
 

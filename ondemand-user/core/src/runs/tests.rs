@@ -44,6 +44,7 @@ fn sample(accepted: u64, open: u64) -> Sample {
         lookups: 0,
         last_lookup: None,
         served: None,
+        datagrams: 0,
     }
 }
 

@@ -27,6 +27,7 @@ const STEERED: Options = Options {
     wake_list: false,
     native: false,
     catch: false,
+    datagrams: false,
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),

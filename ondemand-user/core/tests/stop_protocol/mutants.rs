@@ -138,6 +138,8 @@ fn systemds_own_restarts() {
             };
             let view = View {
                 caught: 0,
+                datagrams: 0,
+                bound: false,
                 listens: false,
                 ready: true,
                 silent: 0,

@@ -46,6 +46,8 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
         },
         units: agent.units,
         caught: state.caught() as u64,
+        datagrams: 0,
+        bound: false,
         listens: matches!(
             state.pid1.backend,
             Backend::Active | Backend::Activating { listening: true }
@@ -102,6 +104,7 @@ fn sample(state: &State) -> Sample {
         lookups: 0,
         last_lookup: kernel.last_lookup,
         served: kernel.served,
+        datagrams: 0,
     }
 }
 

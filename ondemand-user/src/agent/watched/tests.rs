@@ -83,7 +83,6 @@ fn service(listen: &str) -> Service {
         keep_up: Schedule::default(),
         prewarm: false,
         silent_after: None,
-        waiting_page: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),

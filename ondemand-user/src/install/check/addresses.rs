@@ -18,7 +18,7 @@ use super::{
     holders::{Holder, Sockets},
     native, own_address,
 };
-use crate::kernel::sockets::sock_diag::TcpListener;
+use crate::kernel::sockets::{listening::is_listening, sock_diag::TcpListener};
 
 /// systemd's state of the units that listen; `None`: it does not answer.
 #[derive(Clone, Debug, Default)]
@@ -195,6 +195,8 @@ fn front(
             let there = sockets.at_port(address.port());
             judge(address, active, there, |inode| sockets.holder(inode))
         }
+        // A front socket has none.
+        Endpoint::Udp(_) => Port::Free,
         Endpoint::Unix(path) => match (active, sockets.is_bound(path)?) {
             (Some(false), true) => {
                 return Ok(Finding::error(
@@ -278,7 +280,7 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
         false => slice::from_ref(endpoint),
     };
     for place in places {
-        let Endpoint::Tcp(address) = place else {
+        let (Endpoint::Tcp(address) | Endpoint::Udp(address)) = place else {
             continue;
         };
         let Some(why) = unusable_now(address.ip(), sockets) else {
@@ -314,6 +316,7 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
     let there = sockets.at(endpoint);
     let listening = match endpoint {
         Endpoint::Tcp(_) => !there.is_empty(),
+        Endpoint::Udp(_) => is_listening(endpoint)?,
         Endpoint::Unix(path) => sockets.is_bound(path)?,
     };
     Ok(match units.backend.as_deref() {
@@ -325,6 +328,8 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
             let stranger =
                 |it: &&&TcpListener| own.as_ref().is_some_and(|own| !own.contains(&it.inode));
             if !listening {
+                // Only those of TCP are known with their owners.
+                let listeners = if endpoint.is_udp() { &[] } else { listeners };
                 silent(service, elsewhere(own.as_ref(), listeners))
             } else if let Some((holder, place)) = forwarder(&there, own.as_ref(), sockets) {
                 forwarders::at_backend(service, &holder, place)
@@ -360,7 +365,12 @@ fn backend(service: &Service, units: &Units, sockets: &Sockets) -> Result<Findin
             None => Finding::warning(
                 WHAT,
                 format!("another program listens on {endpoint} while {unit} is down"),
-                format!("`ss -lxp src {endpoint}` as root shows it"),
+                match endpoint {
+                    Endpoint::Udp(at) => {
+                        format!("`ss -lunp sport = :{}` as root shows it", at.port())
+                    }
+                    _ => format!("`ss -lxp src {endpoint}` as root shows it"),
+                },
             ),
         },
         Some(state @ ("inactive" | "failed")) => {

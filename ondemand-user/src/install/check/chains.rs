@@ -236,7 +236,7 @@ fn is_at(service: &Service, connection: &TcpConnection) -> bool {
     let endpoints = service.listen.iter().chain([&service.backend]);
     let mut addresses = endpoints.filter_map(|endpoint| match endpoint {
         Endpoint::Tcp(address) => Some(*address),
-        Endpoint::Unix(_) => None,
+        Endpoint::Udp(_) | Endpoint::Unix(_) => None,
     });
     addresses.any(|address| {
         let local = connection.local;

@@ -16,9 +16,17 @@ pub async fn look(systemd: &Systemd, config: &Config) -> Option<Finding> {
     const WHAT: &str = "held";
     let wanted =
         |service: &&Service| service.can_steer() && service.first_client != FirstClient::Proxied;
-    config.services.values().find(wanted)?;
+    let has_clients = config.services.values().any(|service| wanted(&service));
+    let has_datagrams = config.services.values().any(Service::has_datagrams);
+    if !has_clients && !has_datagrams {
+        return None;
+    }
     let why = |what: &str| {
-        format!("{what}, so no client is held: the proxy carries the first ones of a start")
+        let clients = "no client is held: the proxy carries the first ones of a start";
+        let datagrams = "no datagram is held: applications that receive some stay up";
+        let all = [(has_clients, clients), (has_datagrams, datagrams)];
+        let all: Vec<&str> = all.iter().filter(|it| it.0).map(|it| it.1).collect();
+        format!("{what}, so {}", all.join("; "))
     };
     match systemd.ambient_capabilities(agent::UNIT).await {
         Ok(Some(set)) if set & NET_RAW == 0 => {
@@ -44,6 +52,10 @@ pub async fn look(systemd: &Systemd, config: &Config) -> Option<Finding> {
     }
     Some(Finding::ok(
         WHAT,
-        "clients of services that are down can be held",
+        match (has_clients, has_datagrams) {
+            (true, false) => "clients of services that are down can be held",
+            (true, true) => "clients and datagrams of services that are down can be held",
+            (false, _) => "datagrams of services that are down can be held",
+        },
     ))
 }

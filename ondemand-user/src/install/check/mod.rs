@@ -16,7 +16,6 @@ mod metrics;
 mod mounts;
 mod native;
 mod own_address;
-pub mod page;
 mod permission;
 mod ports;
 mod programs;

@@ -10,7 +10,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
     finding::{Finding, Level},
-    generated, page, proxy, ready,
+    generated, own_address, proxy, ready,
     unit::{failed, needed, usable},
 };
 use crate::{
@@ -90,11 +90,11 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     found.extend(service.veto.as_deref().map(veto));
     let is_up = matches!(units.backend.as_deref(), Some("active" | "reloading"));
     found.extend(ready::look(service, is_up).await);
-    found.extend(page::look(service));
     let front = service.socket_unit();
     let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
     found.extend(steering(service, common, are_plain).await);
     found.extend(lists(service));
+    found.extend(own_address::datagrams(service));
     found
 }
 
@@ -260,7 +260,7 @@ async fn steering(service: &Service, common: &Common<'_>, are_plain: [bool; 2]) 
     if straight.is_empty() {
         let why = match &service.backend {
             Endpoint::Unix(_) => "the backend is a Unix socket",
-            Endpoint::Tcp(_) => "no front address is of the backend's family",
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => "no front address is of the backend's family",
         };
         return Some(Finding::warning(
             WHAT,

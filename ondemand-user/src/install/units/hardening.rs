@@ -49,7 +49,7 @@ pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> St
         None => text += "ProtectKernelTunables=yes\n",
     }
     let path = match backend {
-        Endpoint::Tcp(_) => None,
+        Endpoint::Udp(_) | Endpoint::Tcp(_) => None,
         Endpoint::Unix(path) => Some(path.as_path()),
     };
     // Each hides a part of the file system that may contain the backend's socket.

@@ -54,7 +54,7 @@ StartLimitBurst=9
 pub(super) fn proxy(backend: &Endpoint, host: &Host) -> String {
     let again = match backend {
         Endpoint::Unix(_) => format!(" {LOOK_AGAIN}"),
-        Endpoint::Tcp(_) => String::new(),
+        Endpoint::Tcp(_) | Endpoint::Udp(_) => String::new(),
     };
     let pause = match host.systemd {
         Some(version) if version >= GROWS_SINCE => GROWING.to_owned(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ondemand_core::{
-    config::{Access, Endpoint, KeepAlive, Service, WaitingPage},
+    config::{Access, Endpoint, KeepAlive, Service},
     proxy_stay::exit_idle_time,
 };
 
@@ -140,7 +140,7 @@ pub(super) fn proxy(
     // That of a Unix backend's proxy outlives it: PID 1 starts the next one for the same client without a restart.
     let preserve = match service.backend {
         Endpoint::Unix(_) => "yes",
-        Endpoint::Tcp(_) => "restart",
+        Endpoint::Tcp(_) | Endpoint::Udp(_) => "restart",
     };
     writeln!(
         text,
@@ -166,7 +166,7 @@ fn command_line(service: &Service, host: &Host, is_chained: bool) -> Result<Stri
         format!("--backend={}", service.backend),
     ];
     if service.own_address {
-        let own = service.listen.iter();
+        let own = service.listen.iter().filter(|address| address.is_tcp());
         words.extend(own.map(|address| format!("--own-address={address}")));
     }
     words.extend([
@@ -179,12 +179,6 @@ fn command_line(service: &Service, host: &Host, is_chained: bool) -> Result<Stri
         words.push(format!("--ready={ready}"));
         let status = ready.status();
         words.extend(status.map(|status| format!("--ready-status={status}")));
-    }
-    if let Some(page) = &service.waiting_page {
-        words.push("--waiting-page".into());
-        if let WaitingPage::File(path) = page {
-            words.push(format!("--page-template={}", path.display()));
-        }
     }
     if is_chained {
         words.push("--chained".into());

@@ -1,6 +1,6 @@
 //! Holds clients: their packets come from a ring buffer, and are sent again.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, rc::Rc};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, RingBuf, SockMap};
@@ -15,7 +15,7 @@ use super::{decode, watchlist::address_words};
 use crate::{
     host::clock,
     kernel::{
-        Kernel,
+        CAUGHT, Kernel,
         catchers::{self, RawSockets},
     },
 };
@@ -25,7 +25,7 @@ const AT_ONCE: usize = 256;
 
 /// What holds clients. While it exists, and no longer.
 pub struct Catching {
-    raw: RawSockets,
+    raw: Rc<RawSockets>,
     packets: AsyncFd<RingBuf<MapData>>,
     unread: Array<MapData, u64>,
     passes: Array<MapData, u64>,
@@ -40,8 +40,8 @@ impl Catching {
     /// # Errors
     ///
     /// The kernel has no such filter, or a map cannot be opened: all clients go to the front sockets.
-    pub(super) fn begin(kernel: &Kernel, raw: RawSockets) -> Result<Self> {
-        let filter = kernel.filter()?;
+    pub(super) fn begin(kernel: &Kernel, raw: Rc<RawSockets>) -> Result<Self> {
+        let filter = kernel.filter(CAUGHT)?;
         let mut passes = Array::try_from(kernel.map("PASSES")?)?;
         // An earlier agent may have died in between.
         for slot in 0..MAX_SERVICES {
@@ -128,7 +128,7 @@ impl Catching {
         self.senders
             .insert(sender, until, 0)
             .context("send a client to the front socket")?;
-        Ok(self.raw.send(packet)?)
+        Ok(self.raw.send(packet.to, packet.device, &packet.to_send())?)
     }
 }
 

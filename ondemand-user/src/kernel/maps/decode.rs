@@ -1,20 +1,25 @@
 //! Decodes the bytes of the kernel's programs into the types that both sides share.
 
-use std::io::{ErrorKind, Read};
+use std::{
+    io::{ErrorKind, Read},
+    net::IpAddr,
+};
 
 use anyhow::{Result, ensure};
 use bytes::{Buf, BytesMut};
 use ondemand_core::{
-    caught::Packet,
+    caught::{Datagram, Packet},
     measure::{
         Ktime,
         sample::{KernelEvent, Slot},
     },
 };
 use ondemand_ebpf::{
-    Client, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER, EVENT_LISTENING,
-    EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Event, SocketRecord,
+    Client, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_BOUND, EVENT_CLOSED, EVENT_FORWARDER,
+    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Event, SocketRecord,
 };
+
+use super::watchlist::address_of;
 
 /// Bytes per read from an iterator: the maximum that the kernel returns (`bpf_seq_read`,
 /// kernel/bpf/bpf_iter.c: eight pages).
@@ -45,6 +50,7 @@ pub(crate) fn message(mut item: &[u8]) -> Option<Message> {
         EVENT_ACCEPTED => Message::Event(KernelEvent::Accepted(slot)),
         EVENT_FORWARDER => Message::Event(KernelEvent::Forwarder(slot, at)),
         EVENT_STRANGER => Message::Event(KernelEvent::Stranger(slot, at)),
+        EVENT_BOUND => Message::Event(KernelEvent::Bound(slot, at)),
         EVENT_OPENED => Message::Event(KernelEvent::Opened(slot)),
         EVENT_CLOSED => Message::Event(KernelEvent::Closed(slot)),
         EVENT_ANSWERED => Message::Event(KernelEvent::Answered(slot, at)),
@@ -60,6 +66,23 @@ pub(crate) fn caught(mut item: &[u8]) -> Option<(Packet, Ktime)> {
     let len = item.try_get_u32_ne().ok()?;
     let packet = Packet::parse(item.get(..len as usize)?, device)?;
     Some((packet, Ktime::from_nanos(at)))
+}
+
+/// Decodes a datagram that is held, and when it came. `None`: it is not whole.
+pub(crate) fn datagram(mut item: &[u8]) -> Option<(Datagram, Ktime)> {
+    let at = item.try_get_u64_ne().ok()?;
+    let device = item.try_get_u32_ne().ok()?;
+    let len = item.try_get_u32_ne().ok()?;
+    let mut address = || -> Option<IpAddr> {
+        let mut words = [0; 4];
+        for word in &mut words {
+            *word = item.try_get_u32_ne().ok()?;
+        }
+        Some(address_of(words))
+    };
+    let (from, to) = (address()?, address()?);
+    let datagram = Datagram::new(from, to, item.get(..len as usize)?, device)?;
+    Some((datagram, Ktime::from_nanos(at)))
 }
 
 /// Reads the output of an iterator in pieces: a host may have a million sockets.

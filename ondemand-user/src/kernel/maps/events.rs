@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use ondemand_core::{
-    caught::Packet,
+    caught::{Datagram, Packet},
     measure::{
         Ktime,
         sample::{KernelEvent, Slot},
@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Sampler,
     catching::Catching,
+    datagrams::Datagrams,
     decode::{self, Message},
 };
 use crate::kernel::sockets::sock_diag::tcp_listener_at;
@@ -25,6 +26,8 @@ pub enum News {
     Event(KernelEvent),
     /// Packets of clients that are held, and when they came.
     Caught(Vec<(Packet, Ktime)>),
+    /// Datagrams that are held, and when they came.
+    Datagrams(Vec<(Datagram, Ktime)>),
 }
 
 impl Sampler {
@@ -44,6 +47,9 @@ impl Sampler {
                         message = wait(&mut self.events) => message?,
                         packets = next_caught(&mut self.catching) => {
                             return Ok(News::Caught(packets?));
+                        }
+                        datagrams = next_datagrams(&mut self.datagrams) => {
+                            return Ok(News::Datagrams(datagrams?));
                         }
                     }
                 }
@@ -66,7 +72,7 @@ impl Sampler {
             return;
         }
         // Without listeners the proxy serves, so the agent goes on.
-        if let Err(error) = self.records("adopt") {
+        if let Err(error) = self.adopt_listeners() {
             log::warn!("cannot search for listeners, the proxy serves: {error:#}");
         }
     }
@@ -84,6 +90,13 @@ impl Sampler {
 async fn next_caught(catching: &mut Option<Catching>) -> Result<Vec<(Packet, Ktime)>> {
     match catching {
         Some(catching) => catching.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_datagrams(holding: &mut Option<Datagrams>) -> Result<Vec<(Datagram, Ktime)>> {
+    match holding {
+        Some(holding) => holding.next().await,
         None => std::future::pending().await,
     }
 }

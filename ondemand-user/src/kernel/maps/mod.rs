@@ -2,6 +2,7 @@
 
 pub mod catching;
 pub mod clients;
+pub mod datagrams;
 pub(crate) mod decode;
 pub mod events;
 mod networks;
@@ -10,11 +11,15 @@ pub(crate) mod snapshot;
 pub mod watch;
 mod watchlist;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, HashMap as BpfHashMap, LpmTrie, Map, MapData, MapError, RingBuf};
 use catching::Catching;
+use datagrams::Datagrams;
 use ondemand_core::measure::{
     Ktime,
     sample::{Leg, Sample, Slot, Snapshot},
@@ -30,7 +35,7 @@ use watchlist::Addresses;
 
 use crate::{
     host::clock,
-    kernel::{Kernel, catchers::RawSockets},
+    kernel::{ADOPT_UDP, Kernel, catchers::RawSockets},
 };
 
 /// Reads the maps.
@@ -64,6 +69,8 @@ pub struct Sampler {
     refused: HashMap<Slot, u64>,
     /// `None`: no client is held.
     catching: Option<Catching>,
+    /// `None`: no datagram is held.
+    datagrams: Option<Datagrams>,
     /// The agent's own connections that ask whether an application is ready.
     probes: BpfHashMap<MapData, Sender, u64>,
 }
@@ -103,6 +110,7 @@ impl Sampler {
             older: HashMap::new(),
             refused: HashMap::new(),
             catching: None,
+            datagrams: None,
         })
     }
 
@@ -111,7 +119,7 @@ impl Sampler {
     /// # Errors
     ///
     /// Why no client is held.
-    pub fn begin_catching(&mut self, raw: RawSockets) -> Result<()> {
+    pub fn begin_catching(&mut self, raw: Rc<RawSockets>) -> Result<()> {
         if self.no_steering().is_some() {
             bail!("connections cannot be steered");
         }
@@ -122,6 +130,20 @@ impl Sampler {
     /// What holds clients.
     pub fn catching(&mut self) -> Option<&mut Catching> {
         self.catching.as_mut()
+    }
+
+    /// Finds listeners, and bound sockets of UDP, that are older than the watch, or that were made by a user that was not known.
+    fn adopt_listeners(&mut self) -> Result<()> {
+        self.records("adopt")?;
+        if self.kernel.has_datagrams {
+            self.records(ADOPT_UDP)?;
+        }
+        Ok(())
+    }
+
+    /// Whether datagrams can be held on this host, if somebody does it.
+    pub fn has_datagrams(&self) -> bool {
+        self.kernel.has_datagrams
     }
 
     /// Whether clients can be held.
@@ -202,11 +224,12 @@ impl Sampler {
             ignored: leg(LEG_IGNORED),
             refused: counters.refused,
             older: self.older.get(&slot).copied().unwrap_or(0),
-            last_activity: moment(counters.last_change),
+            last_activity: moment(counters.last_change.max(counters.last_datagram)),
             last_open: moment(counters.last_open),
             lookups: counters.lookups,
             last_lookup: moment(counters.last_lookup),
             served: moment(counters.served),
+            datagrams: counters.datagrams,
         })
     }
 
@@ -325,7 +348,7 @@ impl Sampler {
         self.users
             .set(slot.0, user, 0)
             .context("write the application's user")?;
-        self.records("adopt").map(drop)
+        self.adopt_listeners()
     }
 
     /// Whether the service has a listener that connections can be steered to, or if its application keeps its
@@ -353,16 +376,21 @@ impl Sampler {
     /// Whether an application that keeps its addresses listens at each of this number of ports.
     fn is_present(&self, slot: Slot, ports: u32) -> Result<bool> {
         for port in 0..ports.min(MAX_PORTS) {
-            let mut found = false;
-            for family in [INET, INET6] {
-                let count = self.present.get(&present_place(slot.0, port, family), 0);
-                found |= count.context("count the listeners")? as i64 > 0;
-            }
-            if !found {
+            if !self.is_present_at(slot, port)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The same of one port, by its place.
+    fn is_present_at(&self, slot: Slot, port: u32) -> Result<bool> {
+        let mut found = false;
+        for family in [INET, INET6] {
+            let count = self.present.get(&present_place(slot.0, port, family), 0);
+            found |= count.context("count the listeners")? as i64 > 0;
+        }
+        Ok(found)
     }
 
     /// Whether, since the last query, a listener of this backend was found that connections cannot be

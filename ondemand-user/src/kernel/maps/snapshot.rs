@@ -3,7 +3,7 @@
 use ondemand_core::measure::sample::{Slot, Snapshot};
 use ondemand_ebpf::{
     Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LEFT, LEG_PROBE, LEG_STEERED, NO_SLOT, Owner,
-    ROLE_FRONT, SocketRecord,
+    ROLE_FRONT, STREAM, SocketRecord,
 };
 
 use super::watchlist;
@@ -35,7 +35,7 @@ pub(crate) fn summarize(
                         netns,
                         address,
                         port: record.port,
-                        pad: 0,
+                        protocol: STREAM,
                     })
                 })
         } else {

@@ -45,6 +45,15 @@ pub fn fill(group: Gid, services: &[&Service]) -> Result<()> {
         kernel => kernel?,
     };
     let keeps = services.iter().find(|service| service.own_address);
+    if let Some(service) = services.iter().find(|service| service.has_datagrams())
+        && kernel.no_steering.is_none()
+        && !kernel.has_datagrams
+    {
+        bail!(
+            "{} receives datagrams, and the programs that hold them are not loaded on this host",
+            service.unit
+        );
+    }
     if let (Some(service), Some(why)) = (keeps, &kernel.no_steering) {
         bail!(
             "{} keeps its address, and on this host no program can start it for its clients: {why}",
@@ -249,7 +258,7 @@ impl Sampler {
 
     /// Tags listeners that are older than the watch, then counts such connections.
     fn adopt(&mut self) -> Result<()> {
-        self.records("adopt")?;
+        self.adopt_listeners()?;
         self.snapshot()?;
         Ok(())
     }
@@ -258,7 +267,7 @@ impl Sampler {
 fn addresses(service: &Service) -> Addresses {
     let tcp = |endpoint: &config::Endpoint| match endpoint {
         config::Endpoint::Tcp(address) => Some(*address),
-        config::Endpoint::Unix(_) => None,
+        config::Endpoint::Udp(_) | config::Endpoint::Unix(_) => None,
     };
     Addresses {
         front: service.front.iter().filter_map(tcp).collect(),
@@ -267,6 +276,7 @@ fn addresses(service: &Service) -> Addresses {
             true => service.listen.iter().filter_map(tcp).collect(),
             false => Vec::new(),
         },
+        datagrams: service.datagrams().collect(),
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
 
 use ondemand_core::measure::sample::Slot;
 use ondemand_ebpf::{
-    Endpoint, MAX_SERVICES, Owner, PORT_FRONT, PORT_SLOT_BITS, PORT_WATCHED, ROLE_BACKEND,
-    ROLE_FRONT, ROLE_OWN,
+    DATAGRAM, Endpoint, MAX_SERVICES, Owner, PORT_FRONT, PORT_SLOT_BITS, PORT_UDP, PORT_WATCHED,
+    ROLE_BACKEND, ROLE_FRONT, ROLE_OWN, STREAM,
 };
 
-/// The TCP addresses of one service.
+/// The addresses of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The front socket's.
@@ -21,19 +21,31 @@ pub struct Addresses {
     pub backend: Option<SocketAddr>,
     /// The application's, if it keeps the addresses where clients arrive.
     pub own: Vec<SocketAddr>,
+    /// Those of UDP where it receives datagrams.
+    pub datagrams: Vec<SocketAddr>,
 }
 
 impl Addresses {
     /// The ports of [`Self::own`], in the order of [`Owner::place`].
     pub fn ports(&self) -> Vec<u16> {
-        let mut ports = Vec::new();
-        for address in &self.own {
-            if !ports.contains(&address.port()) {
-                ports.push(address.port());
-            }
-        }
-        ports
+        ports(&self.own)
     }
+
+    /// The ports of [`Self::datagrams`], and the [`Owner::place`] of each: these follow those of [`Self::own`].
+    pub fn datagram_ports(&self) -> impl Iterator<Item = (u16, u32)> {
+        let before = self.ports().len() as u32;
+        ports(&self.datagrams).into_iter().zip(before..)
+    }
+}
+
+fn ports(addresses: &[SocketAddr]) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for address in addresses {
+        if !ports.contains(&address.port()) {
+            ports.push(address.port());
+        }
+    }
+    ports
 }
 
 /// Converts an address to the form of [`Endpoint::address`].
@@ -64,12 +76,13 @@ pub fn address_of(words: [u32; 4]) -> IpAddr {
 /// its port is also watched on the wildcards, unless something else was configured
 /// there. A front on `[::]` serves IPv6 only (`BindIPv6Only=` of the generated socket).
 pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<Endpoint, Owner> {
-    let endpoint = |ip: IpAddr, port: u16| Endpoint {
+    let endpoint_of = |protocol: u32, ip: IpAddr, port: u16| Endpoint {
         netns,
         address: address_words(ip),
         port: u32::from(port),
-        pad: 0,
+        protocol,
     };
+    let endpoint = |ip, port| endpoint_of(STREAM, ip, port);
     let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
     let v6: IpAddr = Ipv6Addr::UNSPECIFIED.into();
     let mut table = HashMap::new();
@@ -91,15 +104,23 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
             let place = ports.iter().position(|port| *port == at.port());
             (*at, owner(ROLE_OWN, place.unwrap_or(0) as u32))
         });
-        for (address, application) in own.chain(backend) {
-            table.insert(endpoint(address.ip(), address.port()), application);
+        let places: HashMap<u16, u32> = service.datagram_ports().collect();
+        let datagrams = service.datagrams.iter().map(|at| {
+            let place = places.get(&at.port()).copied().unwrap_or(0);
+            (DATAGRAM, *at, owner(ROLE_OWN, place))
+        });
+        let streams = own.chain(backend);
+        let streams = streams.map(|(address, application)| (STREAM, address, application));
+        for (protocol, address, application) in streams.chain(datagrams) {
+            let endpoint = |ip| endpoint_of(protocol, ip, address.port());
+            table.insert(endpoint(address.ip()), application);
             let alias = Owner {
                 alias: 1,
                 ..application
             };
-            aliases.push((endpoint(v6, address.port()), alias));
+            aliases.push((endpoint(v6), alias));
             if address.is_ipv4() {
-                aliases.push((endpoint(v4, address.port()), alias));
+                aliases.push((endpoint(v4), alias));
             }
         }
     }
@@ -117,18 +138,22 @@ pub fn port_words(table: &HashMap<Endpoint, Owner>) -> BTreeMap<u32, u32> {
     let wildcards = wildcards.map(address_words);
     let is_v4 = |address: &[u32; 4]| address[..3] == wildcards[0][..3];
     let mut owners: HashMap<(u32, bool), u32> = HashMap::new();
-    for endpoint in table.keys() {
+    let streams = || table.iter().filter(|(at, _)| at.protocol == STREAM);
+    for (endpoint, _) in streams() {
         let of_port = (endpoint.port, is_v4(&endpoint.address));
         *owners.entry(of_port).or_default() += 1;
     }
-    let has_others: HashSet<u32> = table
-        .values()
-        .filter(|owner| owner.place > 0)
-        .map(|owner| owner.slot)
+    let has_others: HashSet<u32> = streams()
+        .filter(|(_, owner)| owner.place > 0)
+        .map(|(_, owner)| owner.slot)
         .collect();
     let mut words = BTreeMap::new();
-    for (endpoint, owner) in table {
-        let word = words.entry(endpoint.port).or_insert(PORT_WATCHED);
+    for endpoint in table.keys().filter(|at| at.protocol == DATAGRAM) {
+        *words.entry(endpoint.port).or_default() |= PORT_UDP;
+    }
+    for (endpoint, owner) in streams() {
+        let word = words.entry(endpoint.port).or_default();
+        *word |= PORT_WATCHED;
         if owner.role == ROLE_BACKEND {
             continue;
         }
@@ -187,13 +212,13 @@ mod tests {
             .map(|(slot, (front, backend))| {
                 let front = front.iter().map(|text| text.parse().unwrap()).collect();
                 let backend = backend.map(|text| text.parse().unwrap());
-                let own = Vec::new();
                 (
                     Slot(slot as u32),
                     Addresses {
                         front,
                         backend,
-                        own,
+                        own: Vec::new(),
+                        datagrams: Vec::new(),
                     },
                 )
             })
@@ -208,7 +233,7 @@ mod tests {
             netns: 7,
             address: address_words(address.ip()),
             port: u32::from(address.port()),
-            pad: 0,
+            protocol: STREAM,
         };
         assert_eq!(
             table.get(&key).map(|owner| (owner.slot, owner.role)),
@@ -264,6 +289,41 @@ mod tests {
             (65535, PORT_WATCHED),
         ];
         assert_eq!(words, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn datagrams_have_endpoints_and_places_of_their_own() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let dns = Addresses {
+            front: parse(&["127.64.0.1:21000"]),
+            backend: None,
+            own: parse(&["0.0.0.0:53", "[::]:53"]),
+            datagrams: parse(&["0.0.0.0:53", "[::]:53", "127.0.0.1:5353"]),
+        };
+        assert_eq!(dns.ports(), [53]);
+        let ports: Vec<_> = dns.datagram_ports().collect();
+        assert_eq!(ports, [(53, 1), (5353, 2)]);
+        let table = endpoints(7, &BTreeMap::from([(Slot(0), dns)]));
+        let of = |text: &str, protocol| {
+            let address: SocketAddr = text.parse().unwrap();
+            let key = Endpoint {
+                netns: 7,
+                address: address_words(address.ip()),
+                port: u32::from(address.port()),
+                protocol,
+            };
+            table.get(&key).map(|owner| (owner.place, owner.alias))
+        };
+        assert_eq!(of("0.0.0.0:53", STREAM), Some((0, 0)));
+        assert_eq!(of("[::]:53", DATAGRAM), Some((1, 0)));
+        assert_eq!(of("127.0.0.1:5353", DATAGRAM), Some((2, 0)));
+        assert_eq!(of("0.0.0.0:5353", DATAGRAM), Some((2, 1)));
+        assert_eq!(of("127.0.0.1:5353", STREAM), None);
+        let words = port_words(&table);
+        // The slot alone decides for TCP, as if there were no datagrams.
+        let both = 1 | 1 << PORT_SLOT_BITS;
+        assert_eq!(words[&53], PORT_WATCHED | PORT_FRONT | PORT_UDP | both);
+        assert_eq!(words[&5353], PORT_UDP);
     }
 
     #[test]

@@ -6,9 +6,12 @@ use anyhow::{Context as _, Result};
 use nix::sys::stat::{major, minor};
 use ondemand_core::config::{Endpoint, Service, reachable};
 
-use crate::kernel::sockets::sock_diag::{self, TcpListener, UnixSocket};
+use crate::kernel::sockets::{
+    sock_diag::{self, TcpListener, UnixSocket},
+    udp,
+};
 
-/// Whether `endpoint` has a listener: at this address, or at a wildcard that covers it.
+/// Whether `endpoint` has a listener, or a socket that receives its datagrams: at this address, or at a wildcard that covers it.
 ///
 /// The cost depends on the number of listeners, or of Unix sockets, not on that of connections.
 ///
@@ -20,6 +23,10 @@ pub fn is_listening(endpoint: &Endpoint) -> Result<bool> {
         Endpoint::Tcp(address) => {
             let listeners = sock_diag::tcp_listeners(address.port())?;
             Ok(listeners.iter().any(|listener| covers(listener, address)))
+        }
+        Endpoint::Udp(address) => {
+            let sockets = udp::sockets()?;
+            Ok(sockets.iter().any(|socket| socket.covers(*address)))
         }
         Endpoint::Unix(path) => is_bound(path, &sock_diag::unix_sockets(true)?),
     }

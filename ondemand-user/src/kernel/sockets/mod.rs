@@ -5,4 +5,5 @@ pub mod listening;
 pub mod owner;
 pub mod sock_diag;
 pub mod syn_cookies;
+pub mod udp;
 pub mod unix;

@@ -6,7 +6,7 @@ mod tests;
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ondemand_core::{
-    caught::Tally,
+    caught::{DatagramTally, Tally},
     learned::{self, Kind},
     lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
@@ -46,6 +46,8 @@ pub struct Observation {
     pub held: Tally,
     /// Starts ahead of a client that came, and of one that did not.
     pub prewarms: [u64; 2],
+    /// Its datagrams that were held. `None`: it receives none.
+    pub datagrams: Option<DatagramTally>,
 }
 
 /// What is in force of the configuration's file.
@@ -170,6 +172,24 @@ impl Collector for All {
             "Time for which these clients were held, in sum.",
         )?
         .counters(|row, _| Some(row.held.held.as_secs_f64()))?;
+        all.counter(
+            "ondemand_datagrams",
+            None,
+            "Datagrams of clients, as far as the kernel can tell: several that arrive as one packet are one, and those of connected sockets are not seen.",
+        )?
+        .counters(|row, _| row.datagrams.and(row.sample).map(|sample| sample.datagrams))?;
+        all.counter(
+            "ondemand_held_datagrams",
+            None,
+            "Datagrams that were held while the service was down or stopped, and were sent to the application.",
+        )?
+        .counters(|row, _| row.datagrams.map(|datagrams| datagrams.sent))?;
+        all.counter(
+            "ondemand_lost_datagrams",
+            None,
+            "Datagrams that were held, and were not sent: no room, too long a start, or refused by the kernel.",
+        )?
+        .counters(|row, _| row.datagrams.map(|datagrams| datagrams.lost))?;
         all.counter(
             "ondemand_refused",
             Some(&connections),

@@ -9,10 +9,13 @@ use super::render::Observation;
 
 /// Sums of one service. In whole numbers, which are read as they were written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Told {
     held_to_application: u64,
     held_to_front: u64,
     held: Duration,
+    datagrams_held: u64,
+    datagrams_lost: u64,
     gap_reasons: [u64; Kind::ALL.len()],
     gap_cost_fixed: Duration,
     gap_cost_learned: Duration,
@@ -24,7 +27,10 @@ impl Told {
     /// What the agent has counted since its start.
     pub fn of(observation: &Observation) -> Self {
         let (held, learned) = (&observation.held, &observation.learned.1);
+        let datagrams = observation.datagrams.unwrap_or_default();
         Self {
+            datagrams_held: datagrams.sent,
+            datagrams_lost: datagrams.lost,
             held_to_application: held.to_application,
             held_to_front: held.to_front,
             held: held.held,
@@ -44,6 +50,8 @@ impl Told {
         self.held_to_application += whole(counted.held_to_application, before.held_to_application);
         self.held_to_front += whole(counted.held_to_front, before.held_to_front);
         self.held += part(counted.held, before.held);
+        self.datagrams_held += whole(counted.datagrams_held, before.datagrams_held);
+        self.datagrams_lost += whole(counted.datagrams_lost, before.datagrams_lost);
         let reasons = counted.gap_reasons.iter().zip(&before.gap_reasons);
         for (sum, (now, before)) in self.gap_reasons.iter_mut().zip(reasons) {
             *sum += whole(*now, *before);
@@ -64,6 +72,10 @@ impl Told {
         held.to_application = self.held_to_application;
         held.to_front = self.held_to_front;
         held.held = self.held;
+        if let Some(datagrams) = &mut observation.datagrams {
+            datagrams.sent = self.datagrams_held;
+            datagrams.lost = self.datagrams_lost;
+        }
         learned.reasons = self.gap_reasons;
         learned.fixed_cost = self.gap_cost_fixed.as_secs_f64();
         learned.learned_cost = self.gap_cost_learned.as_secs_f64();

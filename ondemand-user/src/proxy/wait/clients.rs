@@ -33,13 +33,6 @@ impl Clients {
         }
     }
 
-    /// None.
-    pub fn none() -> Self {
-        Self {
-            sockets: Vec::new(),
-        }
-    }
-
     /// Their descriptors.
     pub fn sockets(&self) -> &[RawFd] {
         &self.sockets

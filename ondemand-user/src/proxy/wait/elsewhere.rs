@@ -39,7 +39,7 @@ impl Elsewhere {
     pub fn new(backend: &Endpoint) -> Self {
         let address = match backend {
             Endpoint::Tcp(address) => Some(*address),
-            Endpoint::Unix(_) => None,
+            Endpoint::Udp(_) | Endpoint::Unix(_) => None,
         };
         let bind = |address: SocketAddr| UdpSocket::bind((address.ip(), 0));
         let error = address.and_then(|address| bind(address).err());

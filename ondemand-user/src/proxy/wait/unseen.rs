@@ -37,6 +37,8 @@ impl Unseen {
             match backend {
                 Endpoint::Tcp(address) => TcpStream::connect(address).await.map(drop),
                 Endpoint::Unix(path) => UnixStream::connect(path).await.map(drop),
+                // The unit's state is all that there is.
+                Endpoint::Udp(_) => Ok(()),
             }
         };
         let attempt = timeout(ATTEMPT, connect).await;

@@ -1,6 +1,7 @@
 //! One row for each transition of the protocol. This file has the states that they start in.
 
 mod caught;
+mod datagrams;
 mod look;
 mod loops;
 mod native;
@@ -29,6 +30,7 @@ const STEERED: Options = Options {
     wake_list: false,
     native: false,
     catch: false,
+    datagrams: false,
     ask: false,
     dry_run: false,
     proxy_stays: Duration::from_secs(1),
@@ -72,6 +74,7 @@ fn sample(accepted: u64) -> Sample {
         lookups: accepted,
         last_lookup: Some(ms(SINCE)),
         served: Some(ms(START)),
+        datagrams: 0,
     }
 }
 
@@ -102,6 +105,8 @@ fn idle() -> View {
             lease: unit(ActiveState::Active),
         },
         caught: 0,
+        datagrams: 0,
+        bound: false,
         listens: false,
         ready: true,
         silent: 0,
@@ -217,6 +222,8 @@ fn words(command: &Command) -> String {
         Command::Admit(false) => "refuse".into(),
         Command::Catch(true) => "catch".into(),
         Command::Catch(false) => "let-pass".into(),
+        Command::PassDatagrams(true) => "pass-datagrams".into(),
+        Command::PassDatagrams(false) => "hold-datagrams".into(),
         Command::PassOne => "pass-one".into(),
         Command::HandOver => "hand-over".into(),
         Command::AskVeto { .. } => "ask".into(),

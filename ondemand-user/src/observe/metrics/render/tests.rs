@@ -22,6 +22,7 @@ fn row(service: &str) -> Row {
         lookups: 0,
         last_lookup: None,
         served: None,
+        datagrams: 30,
     };
     let observation = Observation {
         service: service.into(),
@@ -45,6 +46,7 @@ fn row(service: &str) -> Row {
             held: Duration::from_millis(2500),
         },
         prewarms: [2, 1],
+        datagrams: Some(DatagramTally { sent: 8, lost: 1 }),
     };
     let mut ledger = Ledger::default();
     ledger.starts = 1;
@@ -105,6 +107,24 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "counter",
             "seconds",
             "held_seconds_total{service=\"wiki\"} 2.5",
+        ),
+        (
+            "datagrams",
+            "counter",
+            "",
+            "datagrams_total{service=\"wiki\"} 30",
+        ),
+        (
+            "held_datagrams",
+            "counter",
+            "",
+            "held_datagrams_total{service=\"wiki\"} 8",
+        ),
+        (
+            "lost_datagrams",
+            "counter",
+            "",
+            "lost_datagrams_total{service=\"wiki\"} 1",
         ),
         (
             "received_bytes",
@@ -284,7 +304,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 29);
+    assert_eq!(helps.count(), 32);
 }
 
 #[test]

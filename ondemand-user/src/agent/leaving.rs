@@ -1,0 +1,62 @@
+//! What is done when no agent runs any more.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use futures_util::future::join_all;
+use ondemand_core::lifecycle::JobEnd;
+
+use super::privilege;
+use crate::{
+    host::capabilities::{self, Keep},
+    install::units::last_good,
+    kernel::InUse,
+    systemd::Systemd,
+};
+
+/// How long systemd may take for the starts. They go on after that; the next agent waits for this one's end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes back what an agent that was killed could not: who may start a service is decided by its list again. And as nobody
+/// holds datagrams any more, the applications that receive some are started, and stay up until the next agent stops them.
+///
+/// # Errors
+///
+/// The programs are not loaded, or another agent runs; then nothing else is done. Or systemd does not answer.
+pub async fn clean_up(config: &Path) -> Result<()> {
+    let cleaned = privilege::clean_up();
+    match cleaned {
+        Err(error) if error.is::<InUse>() => return Err(error),
+        Err(_) => capabilities::drop_all(Keep::None)?,
+        Ok(()) => {}
+    }
+    open_all(config).await?;
+    cleaned
+}
+
+async fn open_all(config: &Path) -> Result<()> {
+    let Some(config) = last_good::current(config) else {
+        return Ok(());
+    };
+    let services = config.services.values();
+    let leases: Vec<String> = services
+        .filter(|service| service.has_datagrams())
+        .map(|service| service.lease_unit())
+        .collect();
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let systemd = &Systemd::connect().await?;
+    log::warn!(
+        "no agent holds datagrams, so the applications that receive some are started: {}",
+        leases.join(", ")
+    );
+    let starts = leases.iter().map(|lease| async move {
+        if let JobEnd::Failed(why) = systemd.start_as_asked(lease).await {
+            log::warn!("{lease}: {why}");
+        }
+    });
+    // What takes longer goes on without this process.
+    let _ = tokio::time::timeout(PATIENCE, join_all(starts)).await;
+    Ok(())
+}
