@@ -9,7 +9,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tests::{
@@ -17,7 +17,7 @@ use tests::{
     client::{self, Request},
     pause::think,
     sandbox::Sandbox,
-    service::{self, SOON, front, wait_state},
+    service::{self, FRONT, SOON, front, wait_state},
     target_directory, wait_for,
 };
 
@@ -239,6 +239,60 @@ fn a_package_is_installed_upgraded_under_load_and_purged() {
     leave(&sandbox, held);
     dpkg(&sandbox, "--purge", "ondemand");
     leaves_nothing(&sandbox, &before);
+}
+
+/// From nothing to a service that is stopped and started by its client: the package, `adopt`, and that is all.
+#[test]
+fn two_commands_make_a_service_of_a_unit_that_runs() {
+    require_sandbox!();
+    let package = match package() {
+        Ok(package) => package,
+        Err(why) => return tests::skip::part(why),
+    };
+    let sandbox = fresh();
+    sandbox
+        .write("/root/first.deb", fs::read(package).unwrap())
+        .unwrap();
+    let own = format!("--listen {FRONT}");
+    service::write_backend(&sandbox, "app.service", &own).unwrap();
+    check(
+        &sandbox,
+        "systemctl daemon-reload && systemctl start app.service",
+        0,
+        &[],
+    );
+    wait_for("it listens", SOON, || {
+        let get = || client::get(front(), Request::default());
+        sandbox.in_network(get).unwrap().ok()
+    })
+    .unwrap();
+    let begin = Instant::now();
+    let mut held = held(&sandbox);
+    let pid = sandbox.main_pid("app.service").unwrap();
+    let lost = lost(&sandbox, || {
+        dpkg(&sandbox, "--install", "/root/first.deb");
+        check(&sandbox, "ondemand adopt app.service --yes", 0, &[]);
+    });
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    client::ask(&mut held, keep()).unwrap();
+    assert_eq!(
+        sandbox.main_pid("app.service").unwrap(),
+        pid,
+        "it was stopped"
+    );
+    drop(held);
+    // Sooner than after ten minutes.
+    wait_for("it is stopped", SOON, || {
+        sandbox.run(&["ondemand", "stop", "app"]).ok()
+    })
+    .unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    sandbox
+        .in_network(|| client::get(front(), Request::default()).unwrap())
+        .unwrap();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(120), "{took:?}");
+    assert_ne!(sandbox.main_pid("app.service").unwrap(), pid);
 }
 
 /// What an administrator has decided survives.
