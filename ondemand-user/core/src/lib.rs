@@ -6,6 +6,7 @@
 
 pub mod caught;
 pub mod config;
+pub mod freezing;
 pub mod holds;
 pub mod learned;
 pub mod lifecycle;

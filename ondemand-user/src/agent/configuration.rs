@@ -37,6 +37,9 @@ impl Agent {
             }
         }
         for name in left {
+            if let Some(watched) = self.services.get(&name) {
+                self.thaw_left(watched);
+            }
             self.catch_nobody(&name);
         }
         let slots = match self.sampler.watch(&wanted) {

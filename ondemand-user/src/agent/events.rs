@@ -73,6 +73,12 @@ pub(super) enum Message {
         service: String,
         usage: Result<Usage, Unknown>,
     },
+    /// A service was frozen (`freeze`) or thawed, or why not.
+    Froze {
+        service: String,
+        freeze: bool,
+        result: Result<(), String>,
+    },
     /// Whether a service's application is ready.
     Probed {
         service: String,

@@ -34,6 +34,9 @@ impl Agent {
         let Some(name) = self.slots.get(&slot).cloned() else {
             return;
         };
+        if let KernelEvent::Opened(_) = event {
+            self.thaw_if_frozen(&name);
+        }
         match (event, self.services.get_mut(&name)) {
             (KernelEvent::Listening(_, at) | KernelEvent::Forwarder(_, at), Some(watched)) => {
                 // First of all: a client waits for it.

@@ -4,12 +4,12 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use futures_util::future::join_all;
-use ondemand_core::lifecycle::JobEnd;
+use ondemand_core::{config::Config, lifecycle::JobEnd};
 
 use super::privilege;
 use crate::{
     host::capabilities::{self, Keep},
-    install::units::last_good,
+    install::{thaw, units::last_good},
     kernel::InUse,
     systemd::Systemd,
 };
@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes back what an agent that was killed could not: who may start a service is decided by its list again. And as nobody
-/// holds datagrams any more, the applications that receive some are started, and stay up until the next agent stops them.
+/// holds datagrams any more, or thaws what is frozen, that is thawed, and the applications that receive some are started, and stay up until the next agent stops them.
 ///
 /// # Errors
 ///
@@ -30,14 +30,15 @@ pub async fn clean_up(config: &Path) -> Result<()> {
         Err(_) => capabilities::drop_all(Keep::None)?,
         Ok(()) => {}
     }
-    open_all(config).await?;
+    if let Some(config) = last_good::current(config) {
+        let thawed = thaw::all(&config).await;
+        open_all(&config).await?;
+        thawed?;
+    }
     cleaned
 }
 
-async fn open_all(config: &Path) -> Result<()> {
-    let Some(config) = last_good::current(config) else {
-        return Ok(());
-    };
+async fn open_all(config: &Config) -> Result<()> {
     let services = config.services.values();
     let leases: Vec<String> = services
         .filter(|service| service.has_datagrams())

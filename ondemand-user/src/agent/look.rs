@@ -104,6 +104,9 @@ impl Agent {
             input = self.carry_out(name, commands);
             self.send_on(name, &view);
             self.send_datagrams(name, &view);
+            if input.is_none() {
+                self.freeze_or_thaw(name, &view);
+            }
             if input.is_none() && (self.arm(name, &view) || is_other) {
                 // The last connection may have closed before the event was requested; or the time after which it is
                 // stopped is another one.

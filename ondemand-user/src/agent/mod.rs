@@ -14,6 +14,7 @@ mod configuration;
 mod connection;
 mod datagrams;
 mod events;
+mod freezing;
 mod holding;
 mod inhibitors;
 mod jobs;
@@ -386,6 +387,11 @@ impl Agent {
             Message::InhibitOwn { unit, why, answer } => self.inhibited_own(unit, &why, answer),
             Message::Uninhibited { service, number } => self.uninhibited(&service, number),
             Message::Used { service, usage } => self.used(&service, usage),
+            Message::Froze {
+                service,
+                freeze,
+                result,
+            } => self.froze(&service, freeze, result),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

@@ -78,6 +78,11 @@ impl Agent {
             idle_timeout: watched.idle_timeout(),
             learned: (watched.learner.timeout(), watched.learner.tally()),
             held: watched.held.tally,
+            frozen: (
+                watched.service.freeze_after.is_some(),
+                watched.freezing.is_frozen(),
+                watched.freezes,
+            ),
             prewarms: watched.prewarming.counts(),
             datagrams: watched
                 .service

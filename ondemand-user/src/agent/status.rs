@@ -80,6 +80,10 @@ impl Agent {
         if let Some(by) = self.needed_by(&watched.service.name).filter(|_| is_up) {
             service.detail = format!("{}; needed by {by}", service.detail);
         }
+        if let Some(frozen) = watched.frozen() {
+            service.frozen = true;
+            service.detail = format!("{frozen}; {}", service.detail);
+        }
         if let Some(why) = watched.inhibited() {
             service.detail = format!("{}; {why}", service.detail);
         }
@@ -226,6 +230,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         idle_seconds: idle.map(seconds),
         idle_timeout_seconds: watched.idle_timeout().map(seconds),
         learned: learned(watched),
+        frozen: false,
         prewarm: (watched.service.prewarm).then(|| watched.prewarming.report()),
         stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,

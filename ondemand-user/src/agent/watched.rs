@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::{
     config::{Endpoint, PerUnit, Service, UnitNames},
+    freezing::Freezing,
     learned::SHORTEST,
     lifecycle::{Counter, Lifecycle, Options, note::VetoReason},
     measure::{
@@ -47,6 +48,8 @@ pub enum Complaint {
     NobodyAccepts,
     /// A stranger listens at its address.
     Stranger,
+    /// systemd does not freeze it.
+    NotFrozen,
     /// Its application is not ready yet.
     Unready,
     /// Its application is not ready, and should be.
@@ -121,6 +124,10 @@ pub struct Watched {
     pub waiting: Vec<oneshot::Sender<()>>,
     /// Processes that keep it up.
     pub inhibitors: Inhibitors,
+    /// Whether it is frozen.
+    pub freezing: Freezing,
+    /// How often it was.
+    pub freezes: u64,
     /// Its work without a client.
     pub working: Working,
     /// The silence of its connections.
@@ -182,6 +189,8 @@ impl Watched {
             tally: Tally::default(),
             waiting: Vec::new(),
             listening: Listening::default(),
+            freezing: Freezing::default(),
+            freezes: 0,
             working: Working::default(),
             inhibitors: Inhibitors::default(),
             probing: Probing::default(),

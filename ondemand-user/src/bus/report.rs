@@ -149,6 +149,9 @@ pub struct Service {
     pub held: bool,
     /// Whether it is kept up by `keep_up` now, however idle it is.
     pub kept_up: bool,
+    /// Whether its application is frozen (`freeze_after`): its next client thaws it.
+    #[serde(default)]
+    pub frozen: bool,
     /// End of the hold (RFC 3339); null: until it is released, or it is not held.
     pub held_until: Option<String>,
     /// Failures of its proxy since the agent began to watch it.

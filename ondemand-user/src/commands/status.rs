@@ -350,6 +350,7 @@ and 3 more, silent for longer
                 "datagrams",
                 "detail",
                 "front",
+                "frozen",
                 "held",
                 "held_clients",
                 "held_until",

@@ -61,6 +61,7 @@ fn observations() -> Observations {
         learned: Default::default(),
         ready: None,
         held: Tally::default(),
+        frozen: (false, false, 0),
         prewarms: [0; 2],
         datagrams: None,
     };

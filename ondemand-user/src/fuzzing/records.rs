@@ -132,6 +132,7 @@ pub fn ledger(data: &[u8]) {
         learned: Default::default(),
         ready: None,
         held: Tally::default(),
+        frozen: (false, false, 0),
         prewarms: [0; 2],
         datagrams: None,
     };

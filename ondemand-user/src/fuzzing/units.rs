@@ -77,6 +77,7 @@ pub fn units(data: &[u8]) {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         prewarm: false,
+        freeze_after: None,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,

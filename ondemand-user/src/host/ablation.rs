@@ -58,6 +58,12 @@ pub enum Moment {
     Opening,
     /// The gate is open.
     Opened,
+    /// A service is about to be frozen.
+    Freezing,
+    /// It is frozen, and the agent knows it.
+    Frozen,
+    /// It is about to be thawed.
+    Thawing,
 }
 
 impl Moment {
@@ -78,6 +84,9 @@ impl Moment {
             Self::Retaken => "retaken",
             Self::Opening => "opening",
             Self::Opened => "opened",
+            Self::Freezing => "freezing",
+            Self::Frozen => "frozen",
+            Self::Thawing => "thawing",
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod check;
 pub mod permission;
 pub mod settle;
+pub mod thaw;
 pub mod turn;
 pub mod units;

@@ -52,6 +52,11 @@ pub(super) trait Manager {
 
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
 
+    /// Replies when it is frozen.
+    fn freeze_unit(&self, unit: &str) -> zbus::Result<()>;
+
+    fn thaw_unit(&self, unit: &str) -> zbus::Result<()>;
+
     fn kill_unit(&self, unit: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 
     #[zbus(property(emits_changed_signal = "false"))]

@@ -5,6 +5,7 @@ mod calls;
 mod candidate;
 mod ending;
 mod facts;
+mod freezer;
 mod jobs;
 mod names;
 mod owner;

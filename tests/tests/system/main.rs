@@ -33,6 +33,7 @@ mod faults_resources;
 mod faults_systemd;
 mod first_start;
 mod forged_signals;
+mod freeze;
 mod hanging_bus;
 mod held;
 mod history;

@@ -14,6 +14,7 @@ mod activation;
 mod endpoint;
 mod error;
 mod first_client;
+mod freeze;
 mod keepalive;
 mod learning;
 mod names;
@@ -110,6 +111,8 @@ pub struct Service {
     pub keep_up: Schedule,
     /// Whether it is started before a client that is expected ([`crate::rhythm`]).
     pub prewarm: bool,
+    /// How long it must be unused to be frozen. `None`: it never is.
+    pub freeze_after: Option<Duration>,
     /// A connection with no byte either way for this duration is no use. `None`: each open one is.
     pub silent_after: Option<Duration>,
     /// How much work of its own means that it is not idle.

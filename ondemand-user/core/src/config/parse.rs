@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, activation, endpoint,
     error::Problem,
-    first_client, keepalive,
+    first_client, freeze, keepalive,
     learning::{self, ColdStartCost, Learning},
     names, networks, overlaps, own,
     parsed::Parsed,
@@ -34,6 +34,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "cold_start_cost",
     "keep_up",
     "prewarm",
+    "freeze_after",
     "silent_after",
     "busy_cpu",
     "busy_io",
@@ -338,6 +339,13 @@ fn service<'t>(
         listen.as_ref().map(|(all, _)| all.as_slice()),
         backend.as_ref().map(|(backend, _)| backend),
     ));
+    let rest = freeze::Rest {
+        idle_timeout,
+        busy,
+        listen: listen.as_ref().map(|(all, _)| all.as_slice()),
+        backend: backend.as_ref().map(|(backend, _)| backend),
+    };
+    let freeze_after = problems.keep(freeze::read(optional("freeze_after").as_ref(), &rest));
     let activation = problems.keep(activation::read(
         optional("activation").as_ref(),
         &[
@@ -397,6 +405,7 @@ fn service<'t>(
         learning: learning?,
         keep_up: keep_up?,
         prewarm: prewarm?,
+        freeze_after: freeze_after?,
         silent_after: silent_after?,
         busy: busy?,
         min_uptime: min_uptime?,

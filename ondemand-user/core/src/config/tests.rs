@@ -69,6 +69,7 @@ fn a_short_file_gets_the_documented_defaults() {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         prewarm: false,
+        freeze_after: None,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::from_secs(30),
@@ -718,6 +719,32 @@ fn native_activation_is_read_or_refused() {
     check(
         &own("activation = \"native\"\nready = \"tcp:127.0.0.1:80\""),
         "/etc/o.toml:4: service.wiki.activation: \"native\" has clients wait in the socket of the application",
+    );
+}
+
+#[test]
+fn freeze_after_is_read_or_refused() {
+    check_service("freeze_after = \"1min\"", |s| {
+        s.freeze_after == Some(Duration::from_secs(60))
+    });
+    check_service("freeze_after = \"infinity\"", |s| s.freeze_after.is_none());
+    check_service("freeze_after = \"1h\"\nidle_timeout = \"infinity\"", |s| {
+        s.freeze_after.is_some()
+    });
+    for (line, expected) in [
+        ("freeze_after = \"1ms\"", "must be at least \"100ms\""),
+        ("freeze_after = \"10min\"", "is not before idle_timeout"),
+        (
+            "freeze_after = \"1min\"\nbusy_cpu = \"5%\"",
+            "and busy_cpu or busy_io exclude each other",
+        ),
+    ] {
+        check_key(line, &format!("service.wiki.freeze_after: {expected}"));
+    }
+    let unix = wiki("freeze_after = \"1min\"").replace("127.0.0.1:8080", "/run/wiki.sock");
+    check(
+        &unix,
+        "/etc/o.toml:5: service.wiki.freeze_after: requires TCP addresses",
     );
 }
 

@@ -82,6 +82,7 @@ fn service(listen: &str) -> Service {
         learning: Learning::default(),
         keep_up: Schedule::default(),
         prewarm: false,
+        freeze_after: None,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,

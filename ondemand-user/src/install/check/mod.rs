@@ -7,6 +7,7 @@ mod chains;
 mod common;
 mod finding;
 mod forwarders;
+mod freeze;
 mod generated;
 mod held;
 mod holders;

@@ -10,7 +10,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
     finding::{Finding, Level},
-    generated, own_address, proxy, ready,
+    freeze, generated, own_address, proxy, ready,
     unit::{failed, needed, usable},
 };
 use crate::{
@@ -90,6 +90,9 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     found.extend(service.veto.as_deref().map(veto));
     let is_up = matches!(units.backend.as_deref(), Some("active" | "reloading"));
     found.extend(ready::look(service, is_up).await);
+    if let Some(manager) = manager.filter(|_| loaded) {
+        found.extend(freeze::look(service, manager.systemd).await);
+    }
     let front = service.socket_unit();
     let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
     found.extend(steering(service, common, are_plain).await);

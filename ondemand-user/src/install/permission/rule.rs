@@ -24,7 +24,8 @@ pub const UNIT: &str = "ondemand-permit.service";
 /// outlives its backend is stopped, one without a connection is signalled to exit (`ondemand
 /// stop`; polkit does not see which signal), and `ondemand start` starts the application. What systemd starts
 /// again and again is ended: the front socket is restarted, which closes its waiting clients, and the
-/// application stopped. The start of an application is no failed one (`reset-failed`).
+/// application stopped. The start of an application is no failed one (`reset-failed`). What may be frozen is frozen and
+/// thawed.
 fn allowed(config: &Config) -> BTreeSet<String> {
     let of = |service: &Service| {
         let UnitNames {
@@ -53,8 +54,21 @@ fn allowed(config: &Config) -> BTreeSet<String> {
         let unit = files.canonical(unit);
         ["start", "stop", "reset-failed"].map(|verb| format!("{verb} {unit}"))
     });
+    let frozen = config.services.values();
+    let frozen = frozen.filter(|service| service.freeze_after.is_some());
+    let frozen = frozen.flat_map(|service| {
+        let names = [
+            service.unit.clone(),
+            files.canonical(&service.unit).to_string(),
+        ];
+        names.map(|unit| [format!("freeze {unit}"), format!("thaw {unit}")])
+    });
     let named = config.services.values().flat_map(of);
-    named.chain(canonical).chain([own]).collect()
+    named
+        .chain(canonical)
+        .chain(frozen.flatten())
+        .chain([own])
+        .collect()
 }
 
 /// The user whose rule `text` is.

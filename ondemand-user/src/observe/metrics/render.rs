@@ -44,6 +44,8 @@ pub struct Observation {
     pub ready: Option<bool>,
     /// Its clients that were held.
     pub held: Tally,
+    /// Whether it may be frozen, whether it is, and how often it was.
+    pub frozen: (bool, bool, u64),
     /// Starts ahead of a client that came, and of one that did not.
     pub prewarms: [u64; 2],
     /// Its datagrams that were held. `None`: it receives none.
@@ -255,6 +257,18 @@ impl Collector for All {
             "1 for the state of the service's unit, 0 for the others. Inactive means dormant, not faulty.",
         )?
         .states()?;
+        all.gauge(
+            "ondemand_frozen",
+            None,
+            "1 if the running application is frozen (freeze_after), 0 if not. Absent where it never is.",
+        )?
+        .gauges(|row| row.frozen.0.then_some(u32::from(row.frozen.1)))?;
+        all.counter(
+            "ondemand_freezes",
+            None,
+            "How often the application was frozen (freeze_after).",
+        )?
+        .counters(|row, _| row.frozen.0.then_some(row.frozen.2))?;
         all.gauge(
             "ondemand_ready",
             None,

@@ -21,6 +21,8 @@ pub struct Told {
     gap_cost_learned: Duration,
     #[serde(default)]
     prewarms: [u64; 2],
+    #[serde(default)]
+    freezes: u64,
 }
 
 impl Told {
@@ -38,6 +40,7 @@ impl Told {
             gap_cost_fixed: seconds(learned.fixed_cost),
             gap_cost_learned: seconds(learned.learned_cost),
             prewarms: observation.prewarms,
+            freezes: observation.frozen.2,
         }
     }
 
@@ -60,6 +63,7 @@ impl Told {
         for (sum, (now, before)) in self.prewarms.iter_mut().zip(prewarms) {
             *sum += whole(*now, *before);
         }
+        self.freezes += whole(counted.freezes, before.freezes);
         self.gap_cost_fixed += part(counted.gap_cost_fixed, before.gap_cost_fixed);
         self.gap_cost_learned += part(counted.gap_cost_learned, before.gap_cost_learned);
         *self != was
@@ -68,6 +72,7 @@ impl Told {
     /// Puts the sums in the place of what the agent has counted.
     pub fn show(&self, observation: &mut Observation) {
         observation.prewarms = self.prewarms;
+        observation.frozen.2 = self.freezes;
         let (held, learned) = (&mut observation.held, &mut observation.learned.1);
         held.to_application = self.held_to_application;
         held.to_front = self.held_to_front;

@@ -45,6 +45,7 @@ fn row(service: &str) -> Row {
             to_front: 1,
             held: Duration::from_millis(2500),
         },
+        frozen: (true, true, 4),
         prewarms: [2, 1],
         datagrams: Some(DatagramTally { sent: 8, lost: 1 }),
     };
@@ -304,7 +305,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 32);
+    assert_eq!(helps.count(), 34);
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! The agent's part of applications that are frozen while nobody uses them (`freeze_after`).
+
+use std::time::Duration;
+
+use ondemand_core::{
+    freezing::Command,
+    lifecycle::{Input, Step, View},
+};
+
+use super::{
+    Agent,
+    events::Message,
+    watched::{Complaint, Watched},
+};
+use crate::host::{
+    ablation::{self, Moment},
+    clock,
+};
+
+/// When to ask systemd again to thaw a service.
+const SOON: Duration = Duration::from_millis(100);
+
+impl Watched {
+    /// `frozen`, for people.
+    pub(super) fn frozen(&self) -> Option<String> {
+        self.freezing
+            .is_frozen()
+            .then(|| "frozen: its next client thaws it".to_owned())
+    }
+}
+
+impl Agent {
+    /// Has a service frozen that was unused for long enough, or thawed that is used, or may be.
+    pub(super) fn freeze_or_thaw(&mut self, name: &str, view: &View) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let after = watched
+            .service
+            .freeze_after
+            .filter(|_| !watched.is_dry_run());
+        if after.is_none() && !watched.freezing.is_frozen() {
+            return;
+        }
+        let rests = *watched.lifecycle.current() == Step::Rest && !watched.lifecycle.is_asked();
+        let command = watched.freezing.step(view, after, rests);
+        if command.is_none()
+            && let Some(at) = watched
+                .freezing
+                .due(view, after)
+                .filter(|at| *at > view.now)
+        {
+            watched.look_at = Some(watched.look_at.map_or(at, |look_at| look_at.min(at)));
+        }
+        if let Some(command) = command {
+            self.obey(name, command);
+        }
+    }
+
+    /// A connection of a service was reported: first of all it is thawed.
+    pub(super) fn thaw_if_frozen(&mut self, name: &str) {
+        let command = self
+            .services
+            .get_mut(name)
+            .and_then(|watched| watched.freezing.called());
+        if let Some(command) = command {
+            self.obey(name, command);
+        }
+    }
+
+    fn obey(&mut self, name: &str, command: Command) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let freeze = match command {
+            Command::Arm => {
+                match self.sampler.arm_opened(watched.slot) {
+                    Ok(()) => {
+                        let sample = self.sampler.sample(watched.slot).ok();
+                        watched.freezing.armed(sample.as_ref());
+                        watched.look_at = Some(clock::now());
+                    }
+                    Err(error) => log::debug!("{name}: {error:#}"),
+                }
+                return;
+            }
+            Command::Freeze => true,
+            Command::Thaw => false,
+        };
+        let (service, messages) = (name.to_owned(), self.messages.clone());
+        let unit = watched.service.unit.clone();
+        let Some(systemd) = self.systemd.caller() else {
+            return self.froze(name, freeze, Err("systemd does not answer".into()));
+        };
+        ablation::reached(if freeze {
+            Moment::Freezing
+        } else {
+            Moment::Thawing
+        });
+        tokio::spawn(async move {
+            let result = match freeze {
+                true => systemd.freeze(&unit).await,
+                false => systemd.thaw(&unit).await,
+            };
+            let result = result.map_err(|error| format!("{error:#}"));
+            // The receiver is gone if the agent has exited.
+            let _ = messages.send(Message::Froze {
+                service,
+                freeze,
+                result,
+            });
+        });
+    }
+
+    /// Takes systemd's answer.
+    pub(super) fn froze(&mut self, name: &str, freeze: bool, result: Result<(), String>) {
+        let now = clock::now();
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        match (freeze, &result) {
+            (true, Ok(())) => {
+                watched.freezes += 1;
+                watched.complaints.end(|of| *of == Complaint::NotFrozen);
+                log::debug!("{name}: frozen");
+                ablation::reached(Moment::Frozen);
+            }
+            (true, Err(why)) => {
+                if watched.complaints.is_new(Complaint::NotFrozen, why) {
+                    log::warn!("{name}: not frozen, and left running: {why}");
+                }
+            }
+            (false, Ok(())) => log::debug!("{name}: thawed"),
+            (false, Err(why)) => log::warn!("{name}: may be frozen: {why}"),
+        }
+        match freeze {
+            true => watched.freezing.frozen(result.is_ok(), now),
+            false => {
+                watched.freezing.thawed(result.is_ok(), now);
+                if result.is_err() {
+                    watched.look_at = Some(now + SOON);
+                }
+            }
+        }
+        self.look(name, Input::Changed);
+    }
+
+    /// A service is no longer configured.
+    pub(super) fn thaw_left(&self, watched: &Watched) {
+        let Some(systemd) = self
+            .systemd
+            .caller()
+            .filter(|_| watched.freezing.is_frozen())
+        else {
+            return;
+        };
+        let unit = watched.service.unit.clone();
+        tokio::spawn(async move {
+            if let Err(error) = systemd.thaw(&unit).await {
+                log::warn!("{error:#}");
+            }
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! Applications that are frozen while nobody uses them.
+
+use std::{
+    fs,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tests::{
+    built,
+    client::{self, Random, Request},
+    pause::{idle_for, think},
+    require_long,
+    sandbox::Sandbox,
+    service::{self, SOON, front, status, wait_journal, wait_state},
+    skip, wait_for,
+};
+
+use crate::require_sandbox;
+
+/// Of an application that keeps its address.
+const OWN: &str = r#"
+listen = ["127.0.0.1:8000"]
+unit = "app.service"
+idle_timeout = "1h"
+min_uptime = "0s"
+start_timeout = "10s"
+freeze_after = "200ms"
+"#;
+/// Of one that the proxy carries.
+const PROXIED: &str = r#"
+listen = ["127.0.0.1:8000"]
+backend = "127.0.0.1:8080"
+unit = "app.service"
+idle_timeout = "1h"
+min_uptime = "0s"
+start_timeout = "10s"
+steer = false
+freeze_after = "200ms"
+"#;
+
+fn prepared(config: &str, backend: &str) -> Sandbox {
+    let sandbox = service::installed().unwrap();
+    let ablated = built("ondemand-ablated").unwrap();
+    sandbox.install(&ablated, "/usr/bin/ondemand").unwrap();
+    let drop_in = format!("[Service]\nEnvironment=ONDEMAND_DIES_AT={DIES_AT}\n");
+    let place = "/etc/systemd/system/ondemand.service.d/death.conf";
+    sandbox.write(place, drop_in).unwrap();
+    service::write_backend(&sandbox, "app.service", backend).unwrap();
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    sandbox
+}
+
+/// The agent dies at the moment that this file names.
+const DIES_AT: &str = "/run/ondemand/dies-at";
+
+fn own() -> Sandbox {
+    prepared(OWN, "--listen 127.0.0.1:8000")
+}
+
+fn ask(sandbox: &Sandbox) -> Duration {
+    let answer = sandbox.in_network(|| client::get(front(), Request::default()));
+    answer.unwrap().unwrap().took
+}
+
+/// Whether the kernel says that all of its processes are frozen (cgroup.events).
+fn is_frozen(sandbox: &Sandbox) -> bool {
+    let show = ["systemctl", "show", "-P", "FreezerState", "app.service"];
+    sandbox.run(&show).unwrap().trim() == "frozen"
+}
+
+fn wait_frozen(sandbox: &Sandbox) {
+    wait_for("it is frozen", SOON, || {
+        (is_frozen(sandbox) && status(sandbox, "test").ok()?["frozen"] == true).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {}", sandbox.journal("ondemand.service")));
+}
+
+#[test]
+fn an_idle_application_is_frozen_and_its_client_thaws_it() {
+    require_sandbox!();
+    for (config, backend) in [(OWN, "--listen 127.0.0.1:8000"), (PROXIED, "")] {
+        let sandbox = prepared(config, backend);
+        ask(&sandbox);
+        for _ in 0..3 {
+            wait_frozen(&sandbox);
+            let took = ask(&sandbox);
+            assert!(took < SOON, "{took:?}");
+        }
+        // A client that stays keeps it running, silent or not.
+        let stay = || {
+            let mut client = client::Kept::connect(front()).unwrap();
+            client.ask().unwrap();
+            client
+        };
+        let mut client = sandbox.in_network(stay).unwrap();
+        idle_for(Duration::from_millis(800));
+        assert!(!is_frozen(&sandbox));
+        client.ask().unwrap();
+        drop(client);
+        wait_frozen(&sandbox);
+        let known = status(&sandbox, "test").unwrap();
+        assert_eq!(known["starts"], 1, "{known}");
+        assert!(
+            known["detail"].as_str().unwrap().contains("frozen"),
+            "{known}"
+        );
+    }
+}
+
+#[test]
+fn whoever_stops_it_or_ends_the_agent_thaws_it() {
+    require_sandbox!();
+    let sandbox = own();
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    // Not by ondemand.
+    sandbox
+        .run(&["systemctl", "restart", "app.service"])
+        .unwrap();
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    sandbox.run(&["ondemand", "stop", "test"]).unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    // Somebody holds it.
+    sandbox.run(&["ondemand", "hold", "test"]).unwrap();
+    wait_for("it is thawed", SOON, || {
+        (!is_frozen(&sandbox)).then_some(())
+    })
+    .unwrap();
+    sandbox.run(&["ondemand", "release", "test"]).unwrap();
+    wait_frozen(&sandbox);
+    // The agent ends, is killed, and is killed at each step.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand.service"])
+        .unwrap();
+    assert!(!is_frozen(&sandbox));
+    ask(&sandbox);
+    service::start_agent(&sandbox).unwrap();
+    wait_frozen(&sandbox);
+    let kill = ["systemctl", "kill", "--signal=KILL", "ondemand.service"];
+    sandbox.run(&kill).unwrap();
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    for moment in ["freezing", "frozen", "thawing"] {
+        let file = sandbox.path(DIES_AT);
+        fs::write(&file, moment).unwrap();
+        // It dies when it is frozen, or when the client thaws it.
+        for _ in 0..2 {
+            ask(&sandbox);
+            idle_for(Duration::from_millis(500));
+        }
+        wait_for(&format!("the agent dies at {moment}"), SOON, || {
+            (!file.exists()).then_some(())
+        })
+        .unwrap();
+        ask(&sandbox);
+        wait_frozen(&sandbox);
+    }
+    // It is not configured any more, or not to be frozen.
+    let config = OWN.replace("freeze_after = \"200ms\"\n", "");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    sandbox.run(&["ondemand", "reload"]).unwrap();
+    wait_for("it is thawed", SOON, || {
+        (!is_frozen(&sandbox)).then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_cannot_be_frozen_says_why() {
+    require_sandbox!();
+    let sandbox = own();
+    ask(&sandbox);
+    let check = || sandbox.run(&["ondemand", "check"]);
+    let text = check().unwrap();
+    assert!(text.contains("systemd can freeze app.service"), "{text}");
+    let drop_in = "[Service]\nWatchdogSec=30s\n";
+    sandbox
+        .write("/etc/systemd/system/app.service.d/watchdog.conf", drop_in)
+        .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    // What it had at its start is in force.
+    sandbox
+        .run(&["systemctl", "restart", "app.service"])
+        .unwrap();
+    let text = format!("{:#}", check().unwrap_err());
+    assert!(text.contains("would kill it while it is frozen"), "{text}");
+}
+
+/// Clients at random times about the moment of the freeze, while agents are killed.
+#[test]
+fn clients_at_all_times_and_no_loss() {
+    require_sandbox!();
+    let rounds = if skip::is_long() { 1250 } else { 40 };
+    let sandbox = own();
+    ask(&sandbox);
+    let latencies = Mutex::new(Vec::new());
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            let one = |seed: u64| {
+                let mut random = Random::new(seed);
+                for _ in 0..rounds {
+                    let answer = client::get(front(), Request::default()).unwrap();
+                    latencies.lock().unwrap().push(answer.took);
+                    think(random.between(Duration::from_millis(150), Duration::from_millis(400)));
+                }
+            };
+            sandbox
+                .in_network(|| {
+                    thread::scope(|scope| {
+                        for seed in 1..=2 {
+                            scope.spawn(move || one(seed));
+                        }
+                    });
+                })
+                .unwrap();
+        });
+        while !clients.is_finished() {
+            idle_for(Duration::from_secs(3));
+            let kill = ["systemctl", "kill", "--signal=KILL", "ondemand.service"];
+            // It may be starting.
+            let _ = sandbox.run(&kill);
+        }
+    });
+    wait_frozen(&sandbox);
+    let mut latencies = latencies.into_inner().unwrap();
+    latencies.sort();
+    let [half, most] = [50, 99].map(|part| latencies[(latencies.len() - 1) * part / 100]);
+    eprintln!(
+        "{} requests in {:.0?}: p50 {half:.1?}, p99 {most:.1?}",
+        latencies.len(),
+        begin.elapsed()
+    );
+    assert_eq!(latencies.len(), 2 * rounds);
+    wait_journal(&sandbox, "ondemand.service", "watching 1 service", 2).unwrap();
+}
+
+/// How long a client of a frozen application waits, beside one of a running application.
+#[test]
+fn a_frozen_application_is_back_in_no_time() {
+    require_sandbox!();
+    require_long!("its times are of a quiet machine");
+    let sandbox = own();
+    ask(&sandbox);
+    let mut frozen = Vec::new();
+    let mut running = Vec::new();
+    for _ in 0..100 {
+        wait_frozen(&sandbox);
+        frozen.push(ask(&sandbox));
+        running.push(ask(&sandbox));
+    }
+    frozen.sort();
+    running.sort();
+    eprintln!(
+        "from frozen p50 {:.1?}, p99 {:.1?}; running p50 {:.1?}",
+        frozen[50], frozen[98], running[50]
+    );
+    assert!(
+        frozen[50] < running[50] + Duration::from_millis(10),
+        "{frozen:?}"
+    );
+}
