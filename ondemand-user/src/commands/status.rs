@@ -360,7 +360,6 @@ and 3 more, silent for longer
                 "kept_up",
                 "last_start_duration_seconds",
                 "learned",
-                "listen",
                 "memory_bytes",
                 "name",
                 "not_ready",

@@ -2,10 +2,9 @@
 //!
 //!     test-stranger --method METHOD [--name-bytes N] [--connections N] [--calls N] [--unanswered N]
 //!         opens these connections to the system bus and sends on each this number of calls
-//!         of a method of `org.ondemand1.Manager`, or of `GetManagedObjects`, at once, before it reads a reply, with a
-//!         name of this length, or of the service `test`. Prints for each error's name (`ok` for a reply) how many
-//!         there were, when all but the unanswered ones are there. With `--stays` it then waits for the end of its
-//!         standard input.
+//!         of a method of `org.ondemand1.Manager` at once, before it reads a reply, with a name of this length, or
+//!         of the service `test`. Prints for each error's name (`ok` for a reply) how many
+//!         there were, when all but the unanswered ones are there.
 //!
 //! The bus's wire format is written here: a library would keep to limits of its own.
 
@@ -20,8 +19,6 @@ use std::{
 use nix::unistd::geteuid;
 
 const BUS: &str = "/run/dbus/system_bus_socket";
-/// A method of another interface than the others.
-const OBJECTS: &str = "GetManagedObjects";
 /// How long a reply may take: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,7 +45,7 @@ fn main() -> io::Result<()> {
     let mut body = Vec::new();
     // `Hold` has a second argument: until it is released.
     let signature = match method.as_str() {
-        "Status" | OBJECTS => "",
+        "Status" => "",
         "Hold" => {
             string(&mut body, &service);
             align(&mut body, 8);
@@ -80,9 +77,6 @@ fn main() -> io::Result<()> {
     }
     for (name, count) in seen {
         println!("{name} {count}");
-    }
-    if env::args().any(|word| word == "--stays") {
-        io::stdin().read_to_end(&mut Vec::new())?;
     }
     Ok(())
 }
@@ -118,7 +112,6 @@ fn connect() -> io::Result<UnixStream> {
 fn call(to: &str, member: &str, serial: u32, signature: &str, body: &[u8]) -> Vec<u8> {
     let path = format!("/{}", to.replace('.', "/"));
     let interface = match to {
-        "org.ondemand1" if member == OBJECTS => "org.freedesktop.DBus.ObjectManager",
         "org.ondemand1" => "org.ondemand1.Manager",
         _ => to,
     };

@@ -11,7 +11,6 @@ mod asked_race;
 mod attacks;
 mod before_the_agent;
 mod bus;
-mod bus_objects;
 mod chains;
 mod checks;
 mod client_lists;
