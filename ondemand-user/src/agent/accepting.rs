@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use ondemand_core::lifecycle::{View, has_accepted};
+use ondemand_core::{
+    config::WaitingPage,
+    lifecycle::{View, has_accepted},
+    waiting::LONGEST_TEMPLATE,
+};
 
 use super::{
     Agent,
@@ -14,6 +18,11 @@ use super::{
 /// How long after an answer to a client the kernel may take to report that a connection was accepted: the
 /// acknowledgement of the proxy's own connection may be delayed.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a page for browsers has at most, with its head and its end. Bytes.
+const BUILTIN_PAGE: u64 = 8 * 1024;
+/// The same of an operator's template, in which there may be names in many places.
+const LONGEST_PAGE: u64 = 8 * LONGEST_TEMPLATE as u64;
 
 impl Agent {
     /// Requests the kernel's report for this run, and already for the next one while it is down.
@@ -34,7 +43,7 @@ impl Agent {
         }
         watched.awaits_accept = run;
         watched.answered_elsewhere = None;
-        watched.sent_before = view.sample.map(|sample| sample.front.sent_bytes);
+        watched.front_before = view.sample.map(|sample| sample.front);
     }
 
     /// Logs once that a program which binds ports for containers listens.
@@ -65,8 +74,8 @@ impl Agent {
             watched.complaints.end(|of| *of == Complaint::NobodyAccepts);
             return;
         }
-        let sent = view.sample.map(|sample| sample.front.sent_bytes);
-        if watched.answered_elsewhere.is_none() && view.units.held() && sent > watched.sent_before {
+        let is_answered = watched.sent_more_than_pages(view);
+        if watched.answered_elsewhere.is_none() && view.units.held() && is_answered {
             watched.answered_elsewhere = Some(view.now);
             watched.look_at = Some(view.now + PATIENCE);
         }
@@ -89,6 +98,25 @@ impl Agent {
 }
 
 impl Watched {
+    /// Whether clients of the proxy were sent anything in this run, but the pages that it makes itself.
+    fn sent_more_than_pages(&self, view: &View) -> bool {
+        let Some((now, before)) = view
+            .sample
+            .map(|sample| sample.front)
+            .zip(self.front_before)
+        else {
+            return false;
+        };
+        let page = match &self.service.waiting_page {
+            None => 0,
+            Some(WaitingPage::Builtin) => BUILTIN_PAGE,
+            Some(WaitingPage::File(_)) => LONGEST_PAGE,
+        };
+        // The bytes of a connection are counted when it closes, or earlier.
+        let connections = now.accepted.saturating_sub(before.closed);
+        now.sent_bytes > before.sent_bytes + page * connections
+    }
+
     fn answers_come_from_elsewhere(&self, view: &View) -> bool {
         let age = self.answered_elsewhere.and_then(|at| view.now.since(at));
         age.is_some_and(|age| age >= PATIENCE) && !has_accepted(view)

@@ -60,6 +60,11 @@ impl Learner {
         self.learned.gaps()
     }
 
+    /// How long its start usually takes. `None`: none was seen.
+    pub fn usual_start(&self) -> Option<Duration> {
+        self.starts.usual()
+    }
+
     /// What a cold start costs.
     pub fn cold_start_cost(&self) -> Duration {
         self.learned.terms().cold_start_cost()

@@ -238,6 +238,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         vetoes: tally.vetoes.values().sum(),
         vetoes_by_reason: vetoes.into(),
         last_start_duration_seconds: tally.last_start.map(seconds),
+        usual_start_seconds: watched.learner.usual_start().map(seconds),
         front: sample.map(|sample| sample.front.into()).unwrap_or_default(),
         steered: sample
             .map(|sample| sample.steered.into())

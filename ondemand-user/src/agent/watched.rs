@@ -12,7 +12,7 @@ use ondemand_core::{
     lifecycle::{Counter, Lifecycle, Options, note::VetoReason},
     measure::{
         Ktime,
-        sample::{Sample, Slot},
+        sample::{Leg, Sample, Slot},
         unit::{Unit, Units},
     },
     policy::{Facts, Reason, Rules},
@@ -100,8 +100,8 @@ pub struct Watched {
     /// The run for which it was requested to be told that a connection was accepted: its begin, and
     /// whether it is the next one.
     pub awaits_accept: Option<(Option<Ktime>, bool)>,
-    /// Bytes that the proxy had sent to clients before this run.
-    pub sent_before: Option<u64>,
+    /// The proxy's clients before this run.
+    pub front_before: Option<Leg>,
     /// When a client had an answer although nobody had accepted a connection of the listener.
     pub answered_elsewhere: Option<Ktime>,
     /// Whether SYN cookies were sent recently, when a look-up was the last activity.
@@ -178,7 +178,7 @@ impl Watched {
             forwarder: false,
             awaits_accept: None,
             answered_elsewhere: None,
-            sent_before: None,
+            front_before: None,
             syn_cookies: false,
             is_silent: false,
             problem: None,

@@ -1,5 +1,7 @@
 //! The names of `org.ondemand1` on the bus, and what the proxy calls there.
 
+use std::time::Duration;
+
 /// The agent's name on the bus.
 pub const NAME: &str = "org.ondemand1";
 /// The path of the main object.
@@ -39,6 +41,30 @@ pub trait Agent {
     fn wait_listening(&self, service: &str) -> zbus::Result<()>;
     /// Returns when the application of a service is ready, or what it says instead after this time.
     fn wait_ready(&self, service: &str, for_usec: u64) -> zbus::Result<String>;
+}
+
+/// How long the start of a service usually takes, as the agent knows it. `None`: none was seen.
+///
+/// # Errors
+///
+/// The agent does not answer, or does not know the service.
+pub async fn usual_start(
+    connection: &zbus::Connection,
+    service: &str,
+) -> zbus::Result<Option<Duration>> {
+    let question = (SERVICE_INTERFACE, "UsualStartUSec");
+    let reply = connection
+        .call_method(
+            Some(NAME),
+            super::service_path(service),
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &question,
+        )
+        .await?;
+    let value: zbus::OwnedVariant = reply.body().deserialize()?;
+    let micros = u64::try_from(value)?;
+    Ok((micros != NO_NUMBER).then(|| Duration::from_micros(micros)))
 }
 
 #[cfg(test)]

@@ -122,6 +122,8 @@ pub struct Service {
     pub vetoes_by_reason: BTreeMap<String, u64>,
     /// How long its last start since then took, until it was up and, where that is known, listened.
     pub last_start_duration_seconds: Option<f64>,
+    /// How long its start usually takes: the median of the last ones that are known; null: none is.
+    pub usual_start_seconds: Option<f64>,
     /// Clients served by the proxy.
     pub front: Counts,
     /// Clients steered to the backend.

@@ -135,6 +135,12 @@ impl Service {
         ))
     }
 
+    /// How long its start usually takes; the largest number: none was seen.
+    #[zbus(property(emits_changed_signal = "false"), name = "UsualStartUSec")]
+    async fn usual_start(&self, #[zbus(header)] call: Option<Header<'_>>) -> Result<u64, Error> {
+        Ok(micros(self.describe(call).await?.usual_start_seconds))
+    }
+
     /// Starts since the agent's own.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn starts(&self, #[zbus(header)] call: Option<Header<'_>>) -> Result<u64, Error> {

@@ -15,7 +15,7 @@ use super::client::{self, Client};
 use crate::{
     host::{ablation, config_file},
     install::{
-        check::generator_program,
+        check::{generator_program, page},
         permission,
         settle::{self, Step},
         turn::Turn,
@@ -79,6 +79,10 @@ pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> 
     systemd.daemon_reload().await?;
     ablation::step("apply-reloaded");
     let mut failed = false;
+    for problem in page::problems(&config) {
+        failed = true;
+        eprintln!("ondemand: {}", printable(&problem));
+    }
     let record = Record::here();
     if record
         .left(&config)

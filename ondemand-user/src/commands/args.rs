@@ -264,6 +264,12 @@ pub struct Proxy {
     /// The status codes that mean that it is
     #[arg(long, value_name = "CODES", requires = "ready")]
     pub ready_status: Option<Statuses>,
+    /// A browser that waits for more than a second sees a page
+    #[arg(long)]
+    pub waiting_page: bool,
+    /// That page is made from this file
+    #[arg(long, value_name = "FILE", requires = "waiting_page")]
+    pub page_template: Option<PathBuf>,
     /// It needs other services, of whose readiness the agent knows
     #[arg(long)]
     pub chained: bool,
@@ -290,6 +296,8 @@ impl From<Proxy> for proxy::Options {
             ready,
             ready_status,
             chained,
+            waiting_page,
+            page_template,
             own_address: own,
             start_timeout,
             exit_idle_time,
@@ -306,6 +314,7 @@ impl From<Proxy> for proxy::Options {
             },
             exit_idle_time,
             silent_after,
+            page: waiting_page.then_some(page_template),
         }
     }
 }

@@ -381,6 +381,7 @@ and 3 more, silent for longer
                 "stops_by_reason",
                 "stops_in_seconds",
                 "unit",
+                "usual_start_seconds",
                 "vetoes",
                 "vetoes_by_reason",
                 "working",

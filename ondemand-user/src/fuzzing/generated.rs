@@ -7,7 +7,7 @@ use std::{
 };
 
 use ondemand_core::{
-    config::{Access, Config, Endpoint, Ready, Service},
+    config::{Access, Config, Endpoint, Ready, Service, WaitingPage},
     proxy_stay::exit_idle_time,
 };
 
@@ -210,6 +210,12 @@ fn command(service: &Service, host: &Host) -> Vec<String> {
     words.extend(ready.map(|ready| format!("--ready={ready}")));
     let status = ready.and_then(Ready::status);
     words.extend(status.map(|status| format!("--ready-status={status}")));
+    if let Some(page) = &service.waiting_page {
+        words.push("--waiting-page".into());
+        if let WaitingPage::File(path) = page {
+            words.push(format!("--page-template={}", path.display()));
+        }
+    }
     words.push(service.name.clone());
     words
 }

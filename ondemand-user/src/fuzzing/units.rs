@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ondemand_core::config::{
     Access, Activation, Agent, By, ColdStartCost, Config, Endpoint, FirstClient, IdleTimeout,
-    Learning, Limits, List, Ready, Schedule, Service, Statuses,
+    Learning, Limits, List, Ready, Schedule, Service, Statuses, WaitingPage,
 };
 
 use super::{
@@ -33,11 +33,12 @@ pub fn units(data: &[u8]) {
 
     let list: Vec<String> = listen.iter().map(|address| quoted(address)).collect();
     let text = format!(
-        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nsteer = {}\nready = {}\n",
+        "[service.{}]\nlisten = [{}]\nbackend = {}\nunit = {}\nveto = {}\nwaiting_page = {}\nsteer = {}\nready = {}\n",
         quoted(&name),
         list.join(", "),
         quoted(&backend),
         quoted(&unit),
+        quoted(&path),
         quoted(&path),
         is_on(0),
         quoted(&format!("http://127.0.0.1:8080/{path}"))
@@ -79,6 +80,7 @@ pub fn units(data: &[u8]) {
         prewarm: false,
         freeze_after: None,
         silent_after: None,
+        waiting_page: is_on(1).then(|| WaitingPage::File(path.clone().into())),
         busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),

@@ -9,6 +9,7 @@ pub mod config_file;
 pub mod directories;
 pub mod identity;
 pub mod logging;
+pub mod page_template;
 pub mod probe;
 pub mod program;
 pub mod small_file;

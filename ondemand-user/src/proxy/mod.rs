@@ -11,6 +11,7 @@ mod buffers;
 mod carry;
 mod first;
 mod listener;
+mod lobby;
 mod memory;
 mod one_way;
 mod seldom;
@@ -20,7 +21,12 @@ mod stranger;
 mod stream;
 pub mod wait;
 
-use std::{fmt, future, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt, future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use backend::{Backend, PATIENCE};
@@ -57,6 +63,8 @@ pub struct Options {
     pub exit_idle_time: Duration,
     /// Connections without a byte for this time are no use. `None`: all are.
     pub silent_after: Option<Duration>,
+    /// Browsers see a page while they wait, made from this file if there is one. `None`: they see nothing.
+    pub page: Option<Option<PathBuf>>,
 }
 
 /// The backend did not become ready, and the waiting clients were closed: no other proxy has anything to do for
@@ -102,6 +110,9 @@ pub fn run(options: &Options) -> Result<()> {
         .context("start the event loop")?
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+            if let Some(template) = &options.page {
+                return lobby::run(options, clients, template.as_deref(), &mut terminate).await;
+            }
             let guard = options.awaited.guard();
             let waiting = wait::wait_for_backend(&options.awaited, &clients, &guard);
             let left = tokio::select! {
@@ -110,36 +121,45 @@ pub fn run(options: &Options) -> Result<()> {
                 _ = terminate.recv() => return Ok(()),
             };
             let listeners = Listeners::take(clients)?;
-            serve(listeners, options, left, guard, &mut terminate).await
+            let backend = new_backend(options, guard, left);
+            buffers::begin();
+            let none = JoinSet::new();
+            serve(Some(listeners), options, backend, none, &mut terminate).await
         })
 }
 
-async fn serve(
-    mut listeners: Listeners,
-    options: &Options,
-    left: Duration,
-    guard: Guard,
-    terminate: &mut unix::Signal,
-) -> Result<()> {
-    let mut leave =
-        signal(SignalKind::from_raw(systemd::LEAVE as i32)).context("handle SIGWINCH")?;
+/// `left`: of `start_timeout`.
+fn new_backend(options: &Options, guard: Guard, left: Duration) -> Arc<Backend> {
     // An application that has listened only now has the usual patience at least.
     let left = if left.is_zero() {
         left
     } else {
         left.max(PATIENCE)
     };
-    let name = &options.awaited.name;
-    let backend = Arc::new(Backend::new(
-        name,
+    Arc::new(Backend::new(
+        &options.awaited.name,
         options.awaited.application.clone(),
         guard,
         Instant::now() + left,
-    ));
+    ))
+}
+
+/// Serves those who are there, and, with the front sockets, those who come.
+async fn serve(
+    listeners: Option<Listeners>,
+    options: &Options,
+    backend: Arc<Backend>,
+    mut connections: JoinSet<()>,
+    terminate: &mut unix::Signal,
+) -> Result<()> {
+    let name = &options.awaited.name;
+    let mut leave =
+        signal(SignalKind::from_raw(systemd::LEAVE as i32)).context("handle SIGWINCH")?;
+    let Some(mut listeners) = listeners else {
+        return finish(name, &backend, connections).await;
+    };
     let mut accept_failed = Seldom::default();
     let mut loops = Seldom::default();
-    let mut connections = JoinSet::new();
-    buffers::begin();
     let mut memory = Memory::default();
     let mut idle_at = Instant::now() + options.exit_idle_time;
     loop {
@@ -200,6 +220,11 @@ async fn serve(
     }
     // New clients wait for the next proxy.
     drop(listeners);
+    finish(name, &backend, connections).await
+}
+
+/// After SIGTERM.
+async fn finish(name: &str, backend: &Backend, mut connections: JoinSet<()>) -> Result<()> {
     backend.hurry();
     if !connections.is_empty() {
         let open = counted(connections.len() as u64, "connection");

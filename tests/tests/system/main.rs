@@ -82,6 +82,7 @@ mod top;
 mod transitions;
 mod upgrade;
 mod vanished;
+mod waiting_page;
 mod working;
 
 pub(crate) use tests::require_sandbox;

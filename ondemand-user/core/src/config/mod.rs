@@ -32,6 +32,7 @@ mod table;
 mod tests;
 mod timespan;
 mod unit_names;
+mod waiting_page;
 mod work;
 
 pub use activation::Activation;
@@ -48,6 +49,7 @@ pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
+pub use waiting_page::WaitingPage;
 pub use work::Limits;
 
 /// Path of the configuration without `--config`.
@@ -123,6 +125,8 @@ pub struct Service {
     pub start_timeout: Duration,
     /// When the application is ready for clients. `None`: when it listens, and answers the proxy's first connection.
     pub ready: Option<Ready>,
+    /// What browsers see that wait for it. `None`: they wait like everybody else.
+    pub waiting_page: Option<WaitingPage>,
     /// Whether the kernel passes new connections directly to the backend while it is up.
     pub steer: bool,
     /// What becomes of clients while it is down.

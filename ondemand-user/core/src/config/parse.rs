@@ -17,7 +17,7 @@ use super::{
     parsed::Parsed,
     parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
-    timespan, work,
+    timespan, waiting_page, work,
 };
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
@@ -42,6 +42,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "start_timeout",
     "ready",
     "ready_status",
+    "waiting_page",
     "steer",
     "first_client",
     "activation",
@@ -346,6 +347,10 @@ fn service<'t>(
         backend: backend.as_ref().map(|(backend, _)| backend),
     };
     let freeze_after = problems.keep(freeze::read(optional("freeze_after").as_ref(), &rest));
+    let waiting_page = problems.keep(waiting_page::read(
+        optional("waiting_page").as_ref(),
+        backend.as_ref().map(|(backend, _)| backend),
+    ));
     let activation = problems.keep(activation::read(
         optional("activation").as_ref(),
         &[
@@ -363,6 +368,10 @@ fn service<'t>(
             (
                 ready.as_ref().is_some_and(Option::is_some),
                 "has clients wait in the socket of the application, which nobody asks whether it is ready; remove `ready`",
+            ),
+            (
+                waiting_page.as_ref().is_some_and(Option::is_some),
+                "has clients wait in the socket of the application, where nobody shows them a page; remove `waiting_page`",
             ),
         ],
     ));
@@ -411,6 +420,7 @@ fn service<'t>(
         min_uptime: min_uptime?,
         start_timeout: start_timeout?,
         ready: ready?,
+        waiting_page: waiting_page?,
         steer: steer?,
         first_client: first_client?,
         activation: activation?,

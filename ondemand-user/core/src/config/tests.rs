@@ -75,6 +75,7 @@ fn a_short_file_gets_the_documented_defaults() {
         min_uptime: Duration::from_secs(30),
         start_timeout: Duration::from_secs(90),
         ready: None,
+        waiting_page: None,
         steer: true,
         first_client: FirstClient::Auto,
         activation: Activation::Front,
@@ -126,6 +127,13 @@ fn every_key_is_read() {
         "ready = \"http://127.0.0.1:8080/\"\nready_status = 200",
         |s| s.ready.as_ref().unwrap().status().unwrap().contains(200),
     );
+    check_service("waiting_page = true", |s| {
+        s.waiting_page == Some(WaitingPage::Builtin)
+    });
+    check_service("waiting_page = false", |s| s.waiting_page.is_none());
+    check_service("waiting_page = \"/etc/w.html\"", |s| {
+        s.waiting_page == Some(WaitingPage::File("/etc/w.html".into()))
+    });
     check_service("silent_after = \"30min\"", |s| {
         s.silent_after == Some(secs(1800))
     });

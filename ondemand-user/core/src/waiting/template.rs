@@ -227,6 +227,8 @@ mod tests {
         assert!(!head.contains("Content-Length") && !body.contains("http-equiv=\"refresh\""));
         assert!(again(0).contains("content=\"0\""));
         let failed = moment(None).failed();
+        // The agent knows that there are no more bytes without an application (`agent/accepting.rs`).
+        assert!(page.len() + failed.len() + 64 * 10 < 8 * 1024);
         assert!(
             failed.contains("wi&lt;k&gt;") && failed.contains("nonce=\"abc\""),
             "{failed}"

@@ -84,6 +84,7 @@ fn service(listen: &str) -> Service {
         prewarm: false,
         freeze_after: None,
         silent_after: None,
+        waiting_page: None,
         busy: Limits::default(),
         min_uptime: Duration::ZERO,
         start_timeout: Duration::from_secs(90),

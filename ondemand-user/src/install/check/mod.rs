@@ -17,6 +17,7 @@ mod metrics;
 mod mounts;
 mod native;
 mod own_address;
+pub mod page;
 mod permission;
 mod ports;
 mod programs;

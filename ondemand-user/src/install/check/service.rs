@@ -10,7 +10,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
     finding::{Finding, Level},
-    freeze, generated, own_address, proxy, ready,
+    freeze, generated, own_address, page, proxy, ready,
     unit::{failed, needed, usable},
 };
 use crate::{
@@ -93,6 +93,7 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     if let Some(manager) = manager.filter(|_| loaded) {
         found.extend(freeze::look(service, manager.systemd).await);
     }
+    found.extend(page::look(service));
     let front = service.socket_unit();
     let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
     found.extend(steering(service, common, are_plain).await);

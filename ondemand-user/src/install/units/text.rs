@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use ondemand_core::{
-    config::{Access, Endpoint, KeepAlive, Service},
+    config::{Access, Endpoint, KeepAlive, Service, WaitingPage},
     proxy_stay::exit_idle_time,
 };
 
@@ -179,6 +179,12 @@ fn command_line(service: &Service, host: &Host, is_chained: bool) -> Result<Stri
         words.push(format!("--ready={ready}"));
         let status = ready.status();
         words.extend(status.map(|status| format!("--ready-status={status}")));
+    }
+    if let Some(page) = &service.waiting_page {
+        words.push("--waiting-page".into());
+        if let WaitingPage::File(path) = page {
+            words.push(format!("--page-template={}", path.display()));
+        }
     }
     if is_chained {
         words.push("--chained".into());

@@ -33,6 +33,13 @@ impl Clients {
         }
     }
 
+    /// None.
+    pub fn none() -> Self {
+        Self {
+            sockets: Vec::new(),
+        }
+    }
+
     /// Their descriptors.
     pub fn sockets(&self) -> &[RawFd] {
         &self.sockets
