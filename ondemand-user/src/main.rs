@@ -15,7 +15,7 @@ use ondemand::{
     commands::{
         Refusal, abandon, actions, adopt, apply,
         args::{self, Cli, Command, WaitListening},
-        client, completions, hold_while, pages, report, status, top,
+        client, completions, edit, hold_while, pages, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -79,7 +79,8 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             block_on(settle::harmless(&path))?;
             permitted?
         }
-        Command::Apply => block_on(apply::run(&path))?,
+        Command::Apply { dry_run } => block_on(apply::run(&path, dry_run))?,
+        Command::Edit { name } => block_on(edit::run(&path, name.as_deref()))?,
         Command::Adopt(options) => block_on(adopt::run(&path, &options))?,
         Command::Abandon(options) => block_on(abandon::run(&path, &options))?,
         Command::WaitListening(options) => wait_for(&path, options)?,

@@ -174,9 +174,11 @@ impl Source {
         }
         let file = self.applied.path();
         let own = || {
-            let config = config_file::parse(&self.path, &config_file::copied(file).ok()?).ok()?;
+            let text = config_file::copied(file).ok()?;
+            let config = config_file::parse(&self.path, &text).ok()?;
             Some(Copy {
                 config,
+                text,
                 file: file.to_owned(),
                 written: fs::metadata(file).and_then(|data| data.modified()).ok(),
             })

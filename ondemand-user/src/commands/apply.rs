@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::{User, geteuid};
 use ondemand_core::{
-    config::{Config, DEFAULT_PATH, is_private_front},
+    config::{self, Config, DEFAULT_PATH, Difference, Kind, is_private_front},
     lifecycle::JobEnd,
     words::{counted, printable},
 };
@@ -19,7 +19,7 @@ use crate::{
         permission,
         settle::{self, Step},
         turn::Turn,
-        units::{Record, generator},
+        units::{Record, generator, last_good},
     },
     kernel::{self, load, maps::watch},
     systemd::{Questions, Systemd},
@@ -30,14 +30,89 @@ use crate::{
 /// # Errors
 ///
 /// The configuration is invalid: then nothing was done. Or a step failed; the others were taken.
-pub async fn run(path: &Path) -> Result<()> {
-    config_file::load(path)?;
+pub async fn run(path: &Path, dry_run: bool) -> Result<()> {
+    let config = config_file::load(path)?;
+    if dry_run {
+        return print_plan(path, &config).await;
+    }
     ready(path, "apply")?;
+    for difference in differences(path)? {
+        say(&difference.to_string());
+    }
     let done = bring_into_force(path, &mut say).await?;
     ensure!(
         done,
         "not everything could be done; the lines above say what to do"
     );
+    Ok(())
+}
+
+/// What is configured otherwise than it is in force.
+fn differences(path: &Path) -> Result<Vec<Difference>> {
+    let before = last_good::find(path).map(|copy| copy.text);
+    let after = config_file::text(path)?;
+    Ok(config::differences(&before.unwrap_or_default(), &after))
+}
+
+/// Prints what would be done, beside the writing of units and of the polkit rule.
+async fn print_plan(path: &Path, config: &Config) -> Result<()> {
+    let mut lines: Vec<_> = differences(path)?.iter().map(ToString::to_string).collect();
+    let systemd = Systemd::connect().await?;
+    let services: Vec<_> = config.services.values().collect();
+    let sockets: Vec<_> = services
+        .iter()
+        .map(|service| service.socket_unit())
+        .collect();
+    let states = systemd.states(&sockets).await?;
+    let down = sockets
+        .iter()
+        .zip(states)
+        .filter(|(_, state)| !state.is_up());
+    lines.extend(down.map(|(socket, _)| format!("starts {socket}")));
+    let record = Record::here();
+    for service in settle::unheld(config).await? {
+        lines.push(format!(
+            "takes the lease of {}, which runs: starts {}",
+            service.unit,
+            service.lease_unit()
+        ));
+    }
+    for service in services {
+        let old = record.listens(&service.name);
+        let new: Vec<_> = service.front.iter().map(ToString::to_string).collect();
+        if !old.is_empty() && old != new {
+            let socket = service.socket_unit();
+            lines.push(format!(
+                "restarts {socket} when its proxy has no client: {} -> {}",
+                old.join(" "),
+                new.join(" ")
+            ));
+        }
+    }
+    for name in record.left(config) {
+        lines.push(format!("stops ondemand-{name}.socket when its proxy has no client; its application goes on running"));
+    }
+    for name in differences(path)?
+        .into_iter()
+        .filter(|it| it.kind == Kind::Gone)
+        .filter_map(|it| it.service)
+    {
+        let line = format!(
+            "stops ondemand-{name}.socket when its proxy has no client; its application goes on running"
+        );
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    if lines.is_empty() {
+        lines.push("nothing has changed".into());
+    }
+    if !geteuid().is_root() && last_good::find(path).is_none() {
+        eprintln!(
+            "ondemand: what is in force is not readable for you, so all of it looks new: `sudo ondemand apply --dry-run`"
+        );
+    }
+    lines.iter().for_each(|line| say(line));
     Ok(())
 }
 

@@ -82,7 +82,18 @@ pub enum Command {
     },
     /// Bring a changed configuration into force; stops and cuts nothing that runs
     #[command(after_help = help::APPLY)]
-    Apply,
+    Apply {
+        /// Only print what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Edit the configuration, or the file of one service, and bring it into force
+    #[command(after_help = help::EDIT)]
+    Edit {
+        /// The service whose file to edit [default: the main file]
+        #[arg(add = ArgValueCompleter::new(services))]
+        name: Option<String>,
+    },
     /// Make a service on demand of a unit, while it runs; without a unit, list those that are worth it
     #[command(after_help = help::ADOPT)]
     Adopt(Adopt),
@@ -429,7 +440,10 @@ mod tests {
         check("ondemand stop --force wiki", false);
         check("ondemand stop", false);
         check("ondemand apply", true);
+        check("ondemand apply --dry-run", true);
         check("ondemand apply wiki", false);
+        check("ondemand edit", true);
+        check("ondemand edit wiki", true);
         check("ondemand adopt", true);
         check("ondemand adopt --json", true);
         check("ondemand adopt wiki.service --name w --yes", true);

@@ -91,12 +91,25 @@ Checks /etc/ondemand/ondemand.toml; has systemd load the units made from it; tak
 applications that run, so that taking them in does not stop them; opens the front sockets of new
 services and closes those of removed ones; writes the agent's polkit rule; and makes a running agent
 read the configuration. Prints what it did, and what is still in use and so waits. A wrong
-configuration changes nothing. Needs root; may be repeated at any time.
+configuration changes nothing. Needs root; may be repeated at any time. First it prints what differs from
+what is in force: + new, - gone, ~ changed.
 
 Examples:
   ondemand apply               after each change of the configuration
+  ondemand apply --dry-run     what it would do
 
 Exit codes: 0 done, 1 a step failed, 2 wrong configuration";
+
+pub const EDIT: &str = "\
+Opens a copy of /etc/ondemand/ondemand.toml, or of the file that a service is in, in $VISUAL or $EDITOR. A
+correct text replaces the file at once, and is brought into force as by `ondemand apply`. A wrong one can be
+edited again; otherwise the file stays as it was, and the text is kept and its place printed.
+
+Examples:
+  ondemand edit
+  ondemand edit wiki
+
+Exit codes: 0 done, or unchanged; 1 failed; 2 no such service, or a wrong text";
 
 pub const ADOPT: &str = "\
 Looks at a running unit: where it listens (TCP), how long its start took, its memory. Proposes a service

@@ -10,6 +10,7 @@ pub mod completions;
 mod consent;
 #[cfg(test)]
 mod documents;
+pub mod edit;
 mod help;
 pub mod hold_while;
 pub mod pages;

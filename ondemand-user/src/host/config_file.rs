@@ -145,14 +145,34 @@ pub fn parts(path: &Path) -> io::Result<Vec<PathBuf>> {
 ///
 /// One cannot be read, or is not text.
 pub fn text(path: &Path) -> Result<String, Error> {
-    let mut whole = text_of(path, MAX_FILE)?;
+    text_with(path, None)
+}
+
+/// The same, with this text instead of that of one file, which need not exist.
+///
+/// # Errors
+///
+/// Like [`text`].
+pub fn text_with(path: &Path, instead: Option<(&Path, &str)>) -> Result<String, Error> {
+    let read = |file: &Path, most: u64| match instead {
+        Some((other, text)) if other == file => Ok(text.to_owned()),
+        _ => text_of(file, most),
+    };
+    let mut whole = read(path, MAX_FILE)?;
     let directory = parts_directory(path);
-    let files = parts(path).map_err(|error| {
+    let mut files = parts(path).map_err(|error| {
         Error::new(
             &directory,
             vec![Problem::file(unreadable(&directory, &error))],
         )
     })?;
+    if let Some((other, _)) = instead
+        && other != path
+        && !files.iter().any(|file| file == other)
+    {
+        files.push(other.to_owned());
+        files.sort();
+    }
     if files.is_empty() {
         return Ok(whole);
     }
@@ -160,7 +180,7 @@ pub fn text(path: &Path) -> Result<String, Error> {
     may_be_part(&whole).map_err(|message| wrong(path, message))?;
     for file in files {
         let left = MAX_FILE.saturating_sub(whole.len() as u64);
-        let text = text_of(&file, left)?;
+        let text = read(&file, left)?;
         let name = file.file_name().and_then(|name| name.to_str());
         let name =
             name.ok_or_else(|| wrong(&file, "a file name that is not UTF-8; rename it".into()))?;

@@ -20,6 +20,7 @@ mod cookies;
 mod counts;
 mod datagrams;
 mod datagrams_race;
+mod edit;
 mod elsewhere;
 mod event_costs;
 mod faults;

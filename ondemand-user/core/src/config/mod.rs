@@ -11,6 +11,7 @@ use std::{
 
 mod access;
 mod activation;
+mod differences;
 mod endpoint;
 mod error;
 mod first_client;
@@ -36,6 +37,7 @@ mod waiting_page;
 mod work;
 
 pub use activation::Activation;
+pub use differences::{Difference, Kind, differences};
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
 pub use keepalive::KeepAlive;

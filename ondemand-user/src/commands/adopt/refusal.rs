@@ -31,8 +31,9 @@ pub fn refusal(unit: &str, found: &Candidate, service: &OfService) -> Option<Str
         let sockets: Vec<_> = triggers(found, ".socket").collect();
         if let Some(socket) = sockets.first() {
             return Some(format!(
-                "{socket} starts it at its first client already, and holds its sockets; to have ondemand stop it, too: \
-                 `systemctl disable --now {}`, `systemctl restart {id}` if it then listens by itself, and adopt it",
+                "{socket} starts it at its first client already, and holds its sockets; to have ondemand stop it, too, \
+                 configure it with activation = \"native\" (MANUAL.md, Socket units of applications). If it can listen by \
+                 itself: `systemctl disable --now {}`, `systemctl restart {id}`, and adopt it",
                 sockets.join(" ")
             ));
         }

@@ -36,6 +36,8 @@ const LONGEST: u64 = 4 << 20;
 pub struct Copy {
     /// The configuration in it.
     pub config: Config,
+    /// Its text.
+    pub text: String,
     /// Its path.
     pub file: PathBuf,
     /// When it was written.
@@ -120,6 +122,7 @@ pub(super) fn find_in(directories: [&Path; 2], original: &Path) -> Option<Copy> 
         let config = config_file::parse(original, &text).ok()?;
         Some(Copy {
             config,
+            text,
             file,
             written,
         })
