@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Agent, events::Message};
 use crate::{
-    bus::{self, News},
+    bus::{self, Listeners, News},
     host::clock,
 };
 
@@ -24,6 +24,8 @@ pub struct Announcer {
     news: Option<mpsc::UnboundedSender<News>>,
     /// By service: its state, and the end of its hold.
     told: BTreeMap<String, (&'static str, Option<u64>)>,
+    /// Who follows the services there: for nobody, nothing is described.
+    listeners: Listeners,
     /// Why it is not on the bus.
     off_bus: Option<String>,
 }
@@ -36,6 +38,8 @@ impl Announcer {
     pub fn connect(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.news = Some(sender);
+        // Nobody has found the new one yet.
+        self.listeners = Listeners::default();
         receiver
     }
 
@@ -95,7 +99,12 @@ impl Agent {
     /// Publishes those of these services whose state or hold has changed.
     pub(super) fn announce(&mut self, changed: &BTreeSet<String>) {
         let now = clock::moment();
+        let is_followed = self.announcer.listeners.any();
         for name in changed {
+            if is_followed {
+                let details = Box::new(self.describe(name));
+                self.announcer.tell(News::Details(details));
+            }
             let Some(watched) = self.services.get(name) else {
                 continue;
             };
@@ -127,10 +136,11 @@ impl Agent {
         let (taken, is_taken) = oneshot::channel();
         let messages = self.messages.clone();
         let (requests, news) = (self.requests.clone(), self.announcer.connect());
+        let listeners = self.announcer.listeners.clone();
         self.announcer.services(self.services.keys().cloned());
         tokio::spawn(async move {
             let begin = Instant::now();
-            if let Err(error) = bus::serve(requests, news, taken).await {
+            if let Err(error) = bus::serve(requests, news, listeners, taken).await {
                 // Not at once, if it never worked.
                 sleep_until(begin + BUS_PAUSE).await;
                 // The receiver is gone if the agent has exited.

@@ -211,6 +211,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
     Service {
         name: service.name.clone(),
         unit: service.unit.clone(),
+        listen: service.listen.iter().map(ToString::to_string).collect(),
         state: state.as_str().into(),
         route: match (steered, service.own_address) {
             _ if service.backend.is_udp() => match watched.lifecycle.passes_datagrams() {

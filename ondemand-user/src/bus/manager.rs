@@ -2,11 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ondemand_core::config;
-use tokio::{
-    sync::{Mutex, Semaphore, mpsc, oneshot},
-    time::{Instant, timeout},
-};
+use tokio::{sync::oneshot, time::timeout};
 use zbus::{
     Connection, interface,
     message::Header,
@@ -14,154 +10,31 @@ use zbus::{
 };
 
 use super::{
-    Error, Reply, Request,
-    authority::{self, MANAGE, RELOAD},
-    end::End,
-    limits::{Limit, Pass, Users},
-    names::{DBUS_FAILED, NO_SUCH_SERVICE},
+    Error, Request,
+    authority::RELOAD,
+    gate::{CALLS, CALLS_OF_CLIENT, Gate, ask, check_name},
+    limits::Limit,
+    names::DBUS_FAILED,
 };
 
-/// Maximum number of pending calls of one client. One that wants more waits for its replies.
-const CALLS_OF_CLIENT: usize = 16;
-/// Of one user: others are served while all of these are pending.
-const CALLS_OF_USER: usize = 128;
-/// Of all users but root. What is pending takes a few KiB.
-const CALLS: usize = 1024;
-/// Pending questions to polkit of one client.
-const QUESTIONS_OF_CLIENT: usize = 2;
-/// Of one user: each may be a password prompt.
-const QUESTIONS_OF_USER: usize = 8;
-/// Of all users.
-const QUESTIONS: usize = 32;
-/// Replies to `Status` for others than root that are being made or sent at once: each may be a MiB. Further calls
-/// wait.
-const REPORTS: usize = 8;
-/// How old the report may be that a user other than root gets. Many who ask cost the loop no more than one.
-const STALE: Duration = Duration::from_millis(200);
 /// Maximum time of a call of `WaitListening` or `WaitReady`. Proxies with a longer start timeout poll after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The object.
 pub(super) struct Manager {
-    requests: mpsc::UnboundedSender<Request>,
-    /// Pending calls, by client and by user.
-    calls: [Arc<Limit>; 2],
+    gate: Arc<Gate>,
     /// Calls of these: a proxy's is pending for as long as its application's start takes.
     waits: Arc<Limit>,
-    questions: [Arc<Limit>; 2],
-    users: Users,
-    reports: Arc<Semaphore>,
-    /// The last report, and when it was requested from the loop.
-    last: Mutex<Option<(Instant, String)>>,
 }
 
 impl Manager {
     /// Forwards all calls to the agent's loop.
-    pub(super) fn new(requests: mpsc::UnboundedSender<Request>) -> Self {
+    pub(super) fn new(gate: Arc<Gate>) -> Self {
         Self {
-            requests,
-            calls: [
-                Limit::of_clients(CALLS_OF_CLIENT, usize::MAX),
-                Limit::of_users(CALLS_OF_USER, CALLS),
-            ],
+            gate,
             waits: Limit::of_clients(CALLS_OF_CLIENT, CALLS),
-            questions: [
-                Limit::of_clients(QUESTIONS_OF_CLIENT, QUESTIONS),
-                Limit::of_users(QUESTIONS_OF_USER, QUESTIONS),
-            ],
-            users: Users::default(),
-            reports: Arc::new(Semaphore::new(REPORTS)),
-            last: Mutex::default(),
         }
     }
-
-    /// Admits a call, and returns its user.
-    async fn admit(
-        &self,
-        connection: &Connection,
-        call: &Header<'_>,
-    ) -> Result<(u32, (Pass, Option<Pass>)), Error> {
-        let [of_clients, of_users] = &self.calls;
-        let of_client = of_clients.admit(call)?;
-        let user = self.users.of(connection, call).await?;
-        Ok((user, (of_client, of_users.admit_user(user)?)))
-    }
-
-    async fn authorize(
-        &self,
-        user: u32,
-        connection: &Connection,
-        call: &Header<'_>,
-        action: &str,
-        details: &[(&str, &str)],
-    ) -> Result<(), Error> {
-        let [of_clients, of_users] = &self.questions;
-        authority::check(
-            [of_clients, of_users],
-            user,
-            connection,
-            call,
-            action,
-            details,
-        )
-        .await
-    }
-
-    async fn act<T>(
-        &self,
-        connection: &Connection,
-        call: &Header<'_>,
-        verb: &str,
-        service: &str,
-        request: impl FnOnce(String, Reply<T>) -> Request,
-    ) -> Result<T, Error> {
-        // Before anything that depends on the length of what a stranger sent.
-        check_name(service)?;
-        let (user, _pending) = self.admit(connection, call).await?;
-        // A misspelt name must not lead to a password prompt.
-        ask(&self.requests, |answer| {
-            Request::Known(service.to_owned(), answer)
-        })
-        .await?;
-        let details = [("service", service), ("verb", verb)];
-        self.authorize(user, connection, call, MANAGE, &details)
-            .await?;
-        ask(&self.requests, |answer| request(service.to_owned(), answer)).await
-    }
-
-    /// A report that was requested after `since`. Calls that wait at the same time get the same.
-    async fn report(&self, since: Instant) -> Result<String, Error> {
-        let mut last = self.last.lock().await;
-        if let Some((requested, text)) = &*last
-            && *requested >= since
-        {
-            return Ok(text.clone());
-        }
-        let requested = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        let gone = || Error::new(DBUS_FAILED, "the agent is shutting down");
-        self.requests
-            .send(Request::Status(answer))
-            .map_err(|_| gone())?;
-        let text = answered.await.map_err(|_| gone())?;
-        *last = Some((requested, text.clone()));
-        Ok(text)
-    }
-}
-
-/// Refuses what cannot be a service's name.
-fn check_name(service: &str) -> Result<(), Error> {
-    config::possible_name(service).map_err(|why| Error::new(NO_SUCH_SERVICE, why))
-}
-
-/// Sends a request to the agent's loop.
-pub(super) async fn ask<T>(
-    requests: &mpsc::UnboundedSender<Request>,
-    request: impl FnOnce(Reply<T>) -> Request,
-) -> Result<T, Error> {
-    let (answer, answered) = oneshot::channel();
-    requests.send(request(answer)).map_err(|_| Error::gone())?;
-    answered.await.map_err(|_| Error::gone())?
 }
 
 #[interface(name = "org.ondemand1.Manager")]
@@ -172,23 +45,11 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<ResponseDispatchNotifier<String>, Error> {
-        let now = Instant::now();
-        let (user, pending) = self.admit(connection, &call).await?;
-        // Root sees what it has just caused.
-        let since = match user {
-            0 => now,
-            _ => now.checked_sub(STALE).unwrap_or(now),
-        };
-        // Root does not wait for others. The semaphore is never closed.
-        let turn = match user {
-            0 => None,
-            _ => Arc::clone(&self.reports).acquire_owned().await.ok(),
-        };
-        let (reply, sent) = ResponseDispatchNotifier::new(self.report(since).await?);
-        // The bus may read slowly: until then the reply is in memory.
+        let (report, turn) = self.gate.report(connection, &call).await?;
+        let (reply, sent) = ResponseDispatchNotifier::new(report);
         tokio::spawn(async move {
             sent.await;
-            drop((pending, turn));
+            drop(turn);
         });
         Ok(reply)
     }
@@ -201,9 +62,12 @@ impl Manager {
         #[zbus(header)] call: Header<'_>,
     ) -> Result<String, Error> {
         check_name(service)?;
-        let (_, _pending) = self.admit(connection, &call).await?;
+        let (_, _pending) = self.gate.admit(connection, &call).await?;
         let service = service.to_owned();
-        let clients = ask(&self.requests, |answer| Request::Clients(service, answer)).await?;
+        let clients = ask(&self.gate.requests, |answer| {
+            Request::Clients(service, answer)
+        })
+        .await?;
         serde_json::to_string(&clients).map_err(|error| Error::new(DBUS_FAILED, error.to_string()))
     }
 
@@ -218,7 +82,8 @@ impl Manager {
         let (answer, answered) = oneshot::channel();
         let gone = || Error::new(DBUS_FAILED, "the agent cannot report it");
         let service = service.to_owned();
-        self.requests
+        self.gate
+            .requests
             .send(Request::Listening { service, answer })
             .map_err(|_| gone())?;
         match timeout(LONGEST_WAIT, answered).await {
@@ -240,7 +105,8 @@ impl Manager {
         let _pending = self.waits.admit(&call)?;
         let (answer, answered) = oneshot::channel();
         let gone = || Error::new(DBUS_FAILED, "the agent does not ask it");
-        self.requests
+        self.gate
+            .requests
             .send(Request::Ready {
                 service: service.to_owned(),
                 answer,
@@ -252,7 +118,10 @@ impl Manager {
             Err(_) => {}
         }
         let service = service.to_owned();
-        let described = ask(&self.requests, |answer| Request::Describe(service, answer)).await?;
+        let described = ask(&self.gate.requests, |answer| {
+            Request::Describe(service, answer)
+        })
+        .await?;
         Ok(described
             .not_ready
             .unwrap_or_else(|| "it was not asked yet".into()))
@@ -270,10 +139,11 @@ impl Manager {
         #[zbus(header)] call: Header<'_>,
     ) -> Result<u64, Error> {
         let span = (for_usec > 0).then(|| Duration::from_micros(for_usec));
-        self.act(connection, &call, "hold", service, |service, answer| {
-            Request::Hold(service, span, answer)
-        })
-        .await
+        self.gate
+            .act(connection, &call, "hold", service, |service, answer| {
+                Request::Hold(service, span, answer)
+            })
+            .await
     }
 
     /// Keeps a service up until the caller's connection to the bus ends. An empty name means the service whose unit the
@@ -285,27 +155,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<(), Error> {
-        let why = why.to_owned();
-        let end = End::of(connection, &call).await?;
-        let inhibitor = if service.is_empty() {
-            let (_, _pending) = self.admit(connection, &call).await?;
-            let pid = Users::process(connection, &call).await?;
-            ask(&self.requests, |answer| {
-                Request::InhibitOwn(pid, why, answer)
-            })
-            .await?
-        } else {
-            let request = |service, answer| Request::Inhibit(service, why, answer);
-            self.act(connection, &call, "hold", service, request)
-                .await?
-        };
-        if end.is_there().await {
-            tokio::spawn(async move {
-                end.wait().await;
-                drop(inhibitor);
-            });
-        }
-        Ok(())
+        self.gate.inhibit(service, why, connection, &call).await
     }
 
     /// Ends a hold. Returns whether there was one.
@@ -316,7 +166,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
-        self.act(connection, &call, "release", service, Request::Release)
+        self.gate
+            .act(connection, &call, "release", service, Request::Release)
             .await
     }
 
@@ -328,7 +179,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
-        self.act(connection, &call, "start", service, Request::Start)
+        self.gate
+            .act(connection, &call, "start", service, Request::Start)
             .await
     }
 
@@ -341,7 +193,8 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<bool, Error> {
-        self.act(connection, &call, "stop", service, Request::Stop)
+        self.gate
+            .act(connection, &call, "stop", service, Request::Stop)
             .await
     }
 
@@ -352,9 +205,11 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<(), Error> {
-        let (user, _pending) = self.admit(connection, &call).await?;
-        self.authorize(user, connection, &call, RELOAD, &[]).await?;
-        ask(&self.requests, Request::Reload).await
+        let (user, _pending) = self.gate.admit(connection, &call).await?;
+        self.gate
+            .authorize(user, connection, &call, RELOAD, &[])
+            .await?;
+        ask(&self.gate.requests, Request::Reload).await
     }
 
     /// A service is up; its start took this number of microseconds, the largest number: unknown.
@@ -379,9 +234,8 @@ impl Manager {
         &self,
         #[zbus(header)] call: Option<Header<'_>>,
     ) -> Result<String, Error> {
-        let [of_clients, _] = &self.calls;
-        let _pending = call.map(|call| of_clients.admit(&call)).transpose()?;
-        ask(&self.requests, Request::Trouble).await
+        let _pending = call.map(|call| self.gate.read(&call)).transpose()?;
+        ask(&self.gate.requests, Request::Trouble).await
     }
 
     /// The agent's version.

@@ -4,22 +4,30 @@
 mod authority;
 mod end;
 mod error;
+mod gate;
 mod limits;
+mod listeners;
 mod manager;
 pub mod names;
 mod news;
+mod objects;
+mod properties;
 pub mod report;
 mod service;
 mod stream;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 pub use error::Error;
 use futures_util::StreamExt as _;
+use gate::Gate;
+pub use listeners::Listeners;
 use manager::Manager;
 use names::{NAME, PATH};
 pub use news::News;
+use news::Publisher;
+use objects::Objects;
 use tokio::sync::{mpsc, oneshot};
 use zbus::{
     MessageStream,
@@ -90,7 +98,7 @@ pub fn service_path(name: &str) -> String {
 }
 
 /// Connects to the bus, puts the objects there, takes the name, notifies `taken`, and then publishes news
-/// until their channel closes.
+/// until their channel closes. Who follows the services is in `listeners`.
 ///
 /// # Errors
 ///
@@ -98,16 +106,18 @@ pub fn service_path(name: &str) -> String {
 pub async fn serve(
     requests: mpsc::UnboundedSender<Request>,
     news: mpsc::UnboundedReceiver<News>,
+    listeners: Listeners,
     taken: oneshot::Sender<()>,
 ) -> Result<()> {
     let connection = &stream::connect().await?;
     let mut lost = MessageStream::for_match_rule(NAME_LOST, connection, None).await?;
-    let manager = Manager::new(requests.clone());
-    connection
-        .object_server()
-        .at(PATH, manager)
-        .await
-        .with_context(|| format!("put {PATH} on the bus"))?;
+    let gate = Arc::new(Gate::new(requests));
+    let server = connection.object_server();
+    let objects = Objects::new(Arc::clone(&gate), listeners.clone());
+    let manager = Manager::new(Arc::clone(&gate));
+    let put = || format!("put {PATH} on the bus");
+    server.at(PATH, manager).await.with_context(put)?;
+    server.at(PATH, objects).await.with_context(put)?;
     let reply = connection
         .request_name_with_flags(NAME, RequestNameFlags::DO_NOT_QUEUE)
         .await
@@ -118,8 +128,13 @@ pub async fn serve(
     }
     // If the receiver is gone, nothing waits for it.
     let _ = taken.send(());
+    let publisher = Publisher {
+        connection,
+        gate,
+        listeners,
+    };
     tokio::select! {
-        published = news::publish(connection, &requests, news) => {
+        published = publisher.publish(news) => {
             published.context("publish changes on the bus")
         }
         end = name_lost(&mut lost) => Err(end),
@@ -135,6 +150,62 @@ async fn name_lost(signals: &mut MessageStream) -> anyhow::Error {
             Some(Ok(_)) => return anyhow!("the bus gave its name to another"),
             Some(Err(error)) => return anyhow::Error::new(error).context("the bus"),
             None => return anyhow!("the bus closed the connection"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs};
+
+    use zbus::object_server::Interface;
+
+    use super::{limits::Limit, service::Service, *};
+
+    /// The file of an interface, which is installed in /usr/share/dbus-1/interfaces. To write it anew:
+    /// ONDEMAND_WRITES_XML=1 cargo test -p ondemand --lib the_xml
+    fn check(name: &str, interface: &dyn Interface) {
+        let mut text = String::from(
+            "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"\n  \
+             \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n<node>\n",
+        );
+        interface.introspect_to_writer(&mut text, 2);
+        text.push_str("</node>\n");
+        let file = ::tests::source_tree().join(format!("units/interfaces/{name}.xml"));
+        if env::var_os("ONDEMAND_WRITES_XML").is_some() {
+            fs::write(&file, &text).unwrap();
+        }
+        let written = fs::read_to_string(&file).unwrap();
+        assert!(written == text, "{} is not what {name} is", file.display());
+    }
+
+    #[test]
+    fn the_xml_is_what_introspection_says() {
+        let (requests, _loop) = mpsc::unbounded_channel();
+        let gate = Arc::new(Gate::new(requests));
+        let listeners = Listeners::default();
+        check(names::INTERFACE, &Manager::new(Arc::clone(&gate)));
+        let service = Service::new("wiki".into(), gate, Limit::of_clients(1, 1), listeners);
+        check(names::SERVICE_INTERFACE, &service);
+    }
+
+    /// `GetManagedObjects` and signals have what `GetAll` has.
+    #[test]
+    fn the_properties_are_those_of_the_xml() {
+        let xml = include_str!("../../../units/interfaces/org.ondemand1.Service.xml");
+        let mut properties: Vec<_> = xml.split("<property name=\"").skip(1).collect();
+        properties.sort_unstable();
+        let ours = properties::all(&report::Service::default());
+        assert_eq!(properties.len(), ours.len());
+        for (property, (name, value)) in properties.iter().zip(ours) {
+            let variant = zbus::Variant::from(value);
+            let begin = format!("{name}\" type=\"{}\"", variant.value_signature());
+            assert!(property.starts_with(&begin), "{begin}: {property}");
+            let has_signal = !property
+                .split("<property")
+                .next()
+                .is_some_and(|text| text.contains("value=\"false\""));
+            assert_eq!(has_signal, properties::has_signal(name), "{name}");
         }
     }
 }

@@ -86,6 +86,8 @@ pub struct Service {
     pub name: String,
     /// The application's unit.
     pub unit: String,
+    /// Where its clients connect.
+    pub listen: Vec<String>,
     /// `inactive`, `activating`, `active`, `deactivating`, `failed` or `unknown`.
     pub state: String,
     /// `native`: new connections, or datagrams, reach the application, which keeps its address; `steered`: connections are

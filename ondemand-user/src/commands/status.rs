@@ -360,6 +360,7 @@ and 3 more, silent for longer
                 "kept_up",
                 "last_start_duration_seconds",
                 "learned",
+                "listen",
                 "memory_bytes",
                 "name",
                 "not_ready",

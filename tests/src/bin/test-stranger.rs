@@ -2,9 +2,10 @@
 //!
 //!     test-stranger --method METHOD [--name-bytes N] [--connections N] [--calls N] [--unanswered N]
 //!         opens these connections to the system bus and sends on each this number of calls
-//!         of a method of `org.ondemand1.Manager` at once, before it reads a reply, with a name of this length, or
-//!         of the service `test`. Prints for each error's name (`ok` for a reply) how many
-//!         there were, when all but the unanswered ones are there.
+//!         of a method of `org.ondemand1.Manager`, or of `GetManagedObjects`, at once, before it reads a reply, with a
+//!         name of this length, or of the service `test`. Prints for each error's name (`ok` for a reply) how many
+//!         there were, when all but the unanswered ones are there. With `--stays` it then waits for the end of its
+//!         standard input.
 //!
 //! The bus's wire format is written here: a library would keep to limits of its own.
 
@@ -19,6 +20,8 @@ use std::{
 use nix::unistd::geteuid;
 
 const BUS: &str = "/run/dbus/system_bus_socket";
+/// A method of another interface than the others.
+const OBJECTS: &str = "GetManagedObjects";
 /// How long a reply may take: other work may keep the machine busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,7 @@ fn main() -> io::Result<()> {
     let mut body = Vec::new();
     // `Hold` has a second argument: until it is released.
     let signature = match method.as_str() {
-        "Status" => "",
+        "Status" | OBJECTS => "",
         "Hold" => {
             string(&mut body, &service);
             align(&mut body, 8);
@@ -77,6 +80,9 @@ fn main() -> io::Result<()> {
     }
     for (name, count) in seen {
         println!("{name} {count}");
+    }
+    if env::args().any(|word| word == "--stays") {
+        io::stdin().read_to_end(&mut Vec::new())?;
     }
     Ok(())
 }
@@ -112,6 +118,7 @@ fn connect() -> io::Result<UnixStream> {
 fn call(to: &str, member: &str, serial: u32, signature: &str, body: &[u8]) -> Vec<u8> {
     let path = format!("/{}", to.replace('.', "/"));
     let interface = match to {
+        "org.ondemand1" if member == OBJECTS => "org.freedesktop.DBus.ObjectManager",
         "org.ondemand1" => "org.ondemand1.Manager",
         _ => to,
     };

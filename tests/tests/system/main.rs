@@ -11,6 +11,7 @@ mod asked_race;
 mod attacks;
 mod before_the_agent;
 mod bus;
+mod bus_objects;
 mod chains;
 mod checks;
 mod client_lists;

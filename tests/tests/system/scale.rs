@@ -60,8 +60,8 @@ fn a_hundred_quiet_services() {
 
     let resident = agent.memory().unwrap().resident as u64 / 1024;
     eprintln!("{resident} kB resident");
-    // Of a debug build, a third of whose code is TLS's.
-    assert!(resident < 32_000, "{resident} kB resident");
+    // Of a debug build, of which TLS is a large part, and 4 MB are what the loader relocates.
+    assert!(resident < 34_000, "{resident} kB resident");
     // The limits of its unit are several times what it has.
     let limit = |name: &str| -> u64 {
         let value = sandbox.property("ondemand.service", name).unwrap();

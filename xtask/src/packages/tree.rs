@@ -31,6 +31,14 @@ const COPIED: &[(&str, &str)] = &[
         "usr/share/dbus-1/system.d/org.ondemand1.conf",
     ),
     (
+        "units/interfaces/org.ondemand1.Manager.xml",
+        "usr/share/dbus-1/interfaces/org.ondemand1.Manager.xml",
+    ),
+    (
+        "units/interfaces/org.ondemand1.Service.xml",
+        "usr/share/dbus-1/interfaces/org.ondemand1.Service.xml",
+    ),
+    (
         "units/org.ondemand1.policy",
         "usr/share/polkit-1/actions/org.ondemand1.policy",
     ),

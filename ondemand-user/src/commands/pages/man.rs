@@ -17,6 +17,12 @@ use crate::commands::args::Cli;
 /// What `man` prints at the top of each page.
 const BOOK: &str = "ondemand";
 
+/// The interfaces on D-Bus.
+const INTERFACES: [&str; 2] = [
+    include_str!("../../../../units/interfaces/org.ondemand1.Manager.xml"),
+    include_str!("../../../../units/interfaces/org.ondemand1.Service.xml"),
+];
+
 /// A page from sections of the manual.
 struct Page {
     name: &'static str,
@@ -208,6 +214,15 @@ fn text(page: &Page, date: &str) -> Result<String> {
         out.push_str(&roff::heading("SH", &title.to_uppercase()));
         out.push_str(&roff::from_markdown(body, level));
     }
+    if page.name == "org.ondemand1" {
+        out.push_str(&roff::heading("SH", "INTERFACES"));
+        for interface in INTERFACES {
+            // Without the head, which is of XML.
+            let begin = interface.find("<interface").unwrap_or_default();
+            let text = interface[begin..].trim_end().trim_end_matches("</node>");
+            out.push_str(&roff::verbatim(&format!("  {text}")));
+        }
+    }
     out.push_str(&see_also(page.see_also.iter().copied()));
     Ok(roff::tidy(&out))
 }
@@ -251,7 +266,10 @@ mod tests {
             assert!(keys.contains(&tag), "ondemand.toml(5) has no {key}");
         }
         assert!(page("ondemand.service.8").contains("ondemand.toml"));
-        assert!(page("org.ondemand1.5").contains("org.ondemand1.Error.Kept"));
+        let bus = page("org.ondemand1.5");
+        for word in ["org.ondemand1.Error.Kept", "IdleSinceUSec", "WaitListening"] {
+            assert!(bus.contains(word), "no {word}");
+        }
         let hold = page("ondemand-hold.1");
         for word in ["EXAMPLES", "EXIT STATUS", "\\-\\-for"] {
             assert!(hold.contains(word), "no {word}: {hold}");
