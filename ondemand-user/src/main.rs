@@ -15,7 +15,7 @@ use ondemand::{
     commands::{
         Refusal, abandon, actions, adopt, apply,
         args::{self, Cli, Command, WaitListening},
-        client, completions, edit, hold_while, pages, report, status, top,
+        client, completions, edit, events, hold_while, pages, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -89,7 +89,8 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             proxy::run(&options.into())?;
             return Ok(ExitCode::from(pacing::DONE));
         }
-        Command::Status { name, json } => block_on(status::run(name.as_deref(), json))?,
+        Command::Status(options) => block_on(status::run(&options))?,
+        Command::Events { name, json } => block_on(events::run(name.as_deref(), json))?,
         Command::Top => block_on(top::run())?,
         Command::Hold { name, command, .. } if !command.is_empty() => {
             return block_on(hold_while::run(&name, &command)).map(ExitCode::from);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ondemand_core::runs::RunEvent;
+use ondemand_core::{lifecycle::note::VetoReason, runs::RunEvent};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -66,6 +66,14 @@ impl Announcer {
     /// Publishes why the configuration's file is not in force. `None`: it is.
     pub fn configuration(&self, trouble: Option<String>) {
         self.tell(News::Configuration(trouble.unwrap_or_default()));
+    }
+
+    /// Publishes that a stop was begun and not carried through.
+    pub fn vetoed(&self, service: &str, reason: VetoReason) {
+        self.tell(News::Vetoed {
+            service: service.to_owned(),
+            reason: reason.as_str(),
+        });
     }
 
     /// Publishes an event of an application.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use futures_util::{StreamExt as _, stream};
 use ondemand_core::{
     lifecycle::JobEnd,
     measure::{Ktime, unit::Units},
@@ -20,7 +21,7 @@ use super::{
     watched::{self, Complaint, Watched},
 };
 use crate::{
-    bus::report::Report,
+    bus::report::{self, Report},
     host::clock,
     systemd::{
         Change, Known, Link, Reading, Systemd,
@@ -28,6 +29,8 @@ use crate::{
     },
 };
 
+/// How many services' memory is asked for at once.
+const ASKED_AT_ONCE: usize = 32;
 /// The first pause before connecting again. It doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest.
@@ -180,12 +183,17 @@ pub async fn complete_report(
     answer: oneshot::Sender<String>,
 ) {
     if let Some(systemd) = systemd {
-        for service in report
-            .services
-            .iter_mut()
-            .filter(|service| service.state == "active")
-        {
-            match systemd.memory(&service.unit).await {
+        let up = |service: &&mut report::Service| service.state == "active";
+        // Of a thousand services one after the other would take most of the time of a status.
+        let ask = |service: &mut report::Service| {
+            let (systemd, unit) = (systemd.clone(), service.unit.clone());
+            async move { systemd.memory(&unit).await }
+        };
+        let questions: Vec<_> = report.services.iter_mut().filter(up).map(ask).collect();
+        let answers = stream::iter(questions).buffered(ASKED_AT_ONCE);
+        let answers: Vec<_> = answers.collect().await;
+        for (service, answer) in report.services.iter_mut().filter(up).zip(answers) {
+            match answer {
                 Ok(memory) => service.memory_bytes = memory,
                 Err(error) => log::debug!("{error:#}"),
             }

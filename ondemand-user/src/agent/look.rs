@@ -241,7 +241,8 @@ impl Agent {
                     match counter {
                         Counter::ProxyFailed => self.ask_end(name, Failing::Proxy),
                         Counter::Restarted => self.ask_end(name, Failing::Backend),
-                        Counter::Veto(_) | Counter::Drift => {}
+                        Counter::Veto(reason) => self.announcer.vetoed(name, reason),
+                        Counter::Drift => {}
                     }
                 }
                 Command::Answer(reply) => self.answer_stop(name, &reply),

@@ -1,6 +1,9 @@
 //! Input of the observers: the metrics, the history, `status`, the bus and the log.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ondemand_core::{
     measure::unit::ActiveState,
@@ -146,9 +149,13 @@ impl Agent {
             return;
         };
         let (unit, measured) = (watched.service.unit.clone(), self.metrics.memory(name));
+        let memory = Arc::clone(&watched.memory);
         tokio::spawn(async move {
             match systemd.memory(&unit).await {
-                Ok(Some(bytes)) => measured(bytes),
+                Ok(Some(bytes)) => {
+                    memory.store(bytes, Ordering::Relaxed);
+                    measured(bytes);
+                }
                 Ok(None) => {}
                 Err(error) => log::debug!("{error:#}"),
             }

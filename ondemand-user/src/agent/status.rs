@@ -1,6 +1,6 @@
 //! The agent's reply to `ondemand status`.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use ondemand_core::{
     config::IdleTimeout,
@@ -269,6 +269,8 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         working: watched.is_working().filter(|_| up),
         problem: None,
         memory_bytes: None,
+        given_back_bytes: Some(watched.memory.load(Ordering::Relaxed))
+            .filter(|bytes| *bytes > 0 && state == ActiveState::Inactive),
         held: false,
         kept_up: false,
         held_until: None,

@@ -3,7 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use ondemand_core::{
     config::{Endpoint, PerUnit, Service, UnitNames},
@@ -68,6 +73,8 @@ pub struct Watched {
     pub slot: Slot,
     /// Whether it is watched for the first time since boot, and nothing is known of its units yet.
     pub is_new: bool,
+    /// Its memory when that was last measured, before a stop. Bytes; 0: never. Tasks measure it.
+    pub memory: Arc<AtomicU64>,
     /// Its clients that are held.
     pub held: Held,
     /// Its datagrams that are held.
@@ -192,6 +199,7 @@ impl Watched {
             freezing: Freezing::default(),
             freezes: 0,
             working: Working::default(),
+            memory: Arc::default(),
             inhibitors: Inhibitors::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),

@@ -228,6 +228,14 @@ impl Manager {
         reason: &str,
     ) -> zbus::Result<()>;
 
+    /// A stop was begun and not carried through; the reason is one of `vetoes_by_reason`.
+    #[zbus(signal)]
+    pub(super) async fn vetoed(
+        emitter: &SignalEmitter<'_>,
+        service: &str,
+        reason: &str,
+    ) -> zbus::Result<()>;
+
     /// Why the configuration's file is not in force, and what is, on one line; empty: it is in force.
     #[zbus(property)]
     async fn configuration_error(

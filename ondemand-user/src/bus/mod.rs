@@ -97,6 +97,20 @@ pub fn service_path(name: &str) -> String {
     format!("{PATH}/service/{}", label(name))
 }
 
+/// The name of the service with this path.
+pub fn service_of_path(path: &str) -> Option<String> {
+    let label = path.strip_prefix(PATH)?.strip_prefix("/service/")?;
+    let mut name = String::new();
+    let mut rest = label;
+    while let Some(at) = rest.find('_') {
+        name.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 3)?;
+        name.push(u8::from_str_radix(code, 16).ok()?.into());
+        rest = &rest[at + 3..];
+    }
+    Some(name + rest)
+}
+
 /// Connects to the bus, puts the objects there, takes the name, notifies `taken`, and then publishes news
 /// until their channel closes. Who follows the services is in `listeners`.
 ///

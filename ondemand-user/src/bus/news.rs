@@ -59,6 +59,13 @@ pub enum News {
         /// The reason.
         reason: &'static str,
     },
+    /// A stop that was begun and not carried through.
+    Vetoed {
+        /// Its name.
+        service: String,
+        /// The reason.
+        reason: &'static str,
+    },
 }
 
 /// What is published, and to whom.
@@ -117,6 +124,9 @@ impl Publisher<'_> {
                 News::Started { service, took } => {
                     Manager::started(&manager, &service, took.unwrap_or(NO_NUMBER)).await?;
                 }
+                News::Vetoed { service, reason } => {
+                    Manager::vetoed(&manager, &service, reason).await?;
+                }
                 News::Stopped { service, reason } => {
                     Manager::stopped(&manager, &service, reason).await?;
                 }
@@ -173,13 +183,15 @@ async fn changed_properties(
     interface: &str,
     changed: HashMap<&str, Variant<'_>>,
 ) -> zbus::Result<()> {
+    // (An empty array of Rust is a tuple to D-Bus, and the signal would have the signature `sa{sv}y`.)
+    let invalidated: &[&str] = &[];
     connection
         .emit_signal(
             None::<&str>,
             path,
             "org.freedesktop.DBus.Properties",
             "PropertiesChanged",
-            &(interface, changed, [""; 0]),
+            &(interface, changed, invalidated),
         )
         .await
 }

@@ -147,6 +147,8 @@ pub struct Service {
     pub count_drift: u64,
     /// Memory of its unit; null: unknown or down.
     pub memory_bytes: Option<u64>,
+    /// Memory that its last stop gave back, as measured before it; null: it is not down, or unknown.
+    pub given_back_bytes: Option<u64>,
     /// Whether it is held, that is, stays up however idle it is.
     pub held: bool,
     /// Whether it is kept up by `keep_up` now, however idle it is.

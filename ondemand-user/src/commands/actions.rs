@@ -23,12 +23,13 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// A [`crate::commands::client::Error`].
 pub async fn hold(name: &str, span: Option<Duration>, with_start: bool) -> Result<()> {
     let client = Client::connect().await?;
+    let name = &client.resolve(name).await;
     // On the bus, 0 means "until released".
     let micros = span.map_or(0, |span| {
         u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
     });
     let until: u64 = client
-        .act("Hold", &(name, micros), true)
+        .act("Hold", &(name.as_str(), micros), true)
         .await
         .map_err(|error| about(name, error))?;
     println!("{name}: held until {}", until_words(until));
@@ -56,8 +57,9 @@ fn until_words(micros: u64) -> String {
 /// A [`crate::commands::client::Error`].
 pub async fn release(name: &str) -> Result<()> {
     let client = Client::connect().await?;
+    let name = &client.resolve(name).await;
     let was_held = client
-        .act("Release", &name, true)
+        .act("Release", &name.as_str(), true)
         .await
         .map_err(|error| about(name, error))?;
     println!(
@@ -74,7 +76,8 @@ pub async fn release(name: &str) -> Result<()> {
 /// A [`crate::commands::client::Error`].
 pub async fn start(name: &str) -> Result<()> {
     let client = Client::connect().await?;
-    let was_down = patiently(&client, name, client.act("Start", &name, true)).await?;
+    let name = &client.resolve(name).await;
+    let was_down = patiently(&client, name, client.act("Start", &name.as_str(), true)).await?;
     println!(
         "{name}: {}",
         if was_down {
@@ -93,7 +96,8 @@ pub async fn start(name: &str) -> Result<()> {
 /// A [`crate::commands::client::Error`].
 pub async fn stop(name: &str) -> Result<()> {
     let client = Client::connect().await?;
-    let was_up = patiently(&client, name, client.act("Stop", &name, true)).await?;
+    let name = &client.resolve(name).await;
+    let was_up = patiently(&client, name, client.act("Stop", &name.as_str(), true)).await?;
     println!(
         "{name}: {}",
         if was_up { "stopped" } else { "was not running" }

@@ -111,11 +111,14 @@ pub enum Command {
     Proxy(Proxy),
     /// Show the services: their state, their clients, when they will be stopped
     #[command(after_help = help::STATUS)]
-    Status {
-        /// Only this service, and who keeps it up: NAME of [service.NAME]
+    Status(Status),
+    /// Print starts, stops, vetoes and holds as they happen
+    #[command(after_help = help::EVENTS)]
+    Events {
+        /// Only of this service
         #[arg(add = ArgValueCompleter::new(services))]
         name: Option<String>,
-        /// Print JSON, for scripts
+        /// Print JSON, an object a line, for scripts
         #[arg(long)]
         json: bool,
     },
@@ -196,6 +199,23 @@ fn hold_span(text: &str) -> Result<Duration, String> {
         }
         other => other,
     }
+}
+
+/// `ondemand status`.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Only this service, who keeps it up, and its past: NAME of [service.NAME], or its unit
+    #[arg(add = ArgValueCompleter::new(services))]
+    pub name: Option<String>,
+    /// Only services that are up
+    #[arg(long)]
+    pub active: bool,
+    /// Show it anew each second
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `ondemand adopt`.
@@ -418,6 +438,10 @@ mod tests {
         check("ondemand status --json", true);
         check("ondemand status wiki", true);
         check("ondemand status wiki llm", false);
+        check("ondemand status --active --watch", true);
+        check("ondemand status --watch --json", false);
+        check("ondemand events", true);
+        check("ondemand events wiki --json", true);
         check("ondemand top", true);
         check("ondemand hold wiki", true);
         check("ondemand hold wiki --for 2h", true);

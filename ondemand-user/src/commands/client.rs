@@ -15,6 +15,9 @@ use crate::{bus::names, install::check::agent, systemd::Systemd};
 /// Maximum time of the agent for a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long to wait before an agent is asked again that was asked too often.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -30,6 +33,8 @@ pub enum Error {
     Denied(String),
     /// The request is not possible, or a name or the configuration is wrong: exit status 2.
     Usage(String),
+    /// The agent has answered too many of these calls just now.
+    Busy(String),
     /// Any other error of the agent.
     Other(String),
 }
@@ -53,7 +58,7 @@ impl fmt::Display for Error {
                  install org.ondemand1.conf",
             ),
             Self::Denied(why) => write!(f, "{why}; run this as root (`sudo ondemand ...`)"),
-            Self::Usage(why) | Self::Other(why) => f.write_str(why),
+            Self::Usage(why) | Self::Busy(why) | Self::Other(why) => f.write_str(why),
         }
     }
 }
@@ -100,9 +105,61 @@ impl Client {
     /// An [`Error`].
     pub async fn clients(&self, service: &str) -> Result<String> {
         let body = (service,);
-        let call = self.call("Clients", &body, Flags::empty());
+        let call = async {
+            loop {
+                let answer = self.call("Clients", &body, Flags::empty()).await;
+                match &answer {
+                    // It looks at all sockets, so not too often.
+                    Err(error) if matches!(error.downcast_ref(), Some(Error::Busy(_))) => {
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    _ => return answer,
+                }
+            }
+        };
         let answer = tokio::time::timeout(TIMEOUT, call).await;
         answer.map_err(|_| Error::Slow)?
+    }
+
+    /// The connection, for its signals.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The agent's own name on the bus; `None`: there is no agent.
+    ///
+    /// # Errors
+    ///
+    /// The bus does not answer.
+    pub async fn owner(&self) -> Result<Option<String>> {
+        let call = self.connection.call_method(
+            Some("org.freedesktop.DBus"),
+            "/org/freedesktop/DBus",
+            Some("org.freedesktop.DBus"),
+            "GetNameOwner",
+            &names::NAME,
+        );
+        match call.await {
+            Ok(reply) => Ok(Some(
+                reply
+                    .body()
+                    .deserialize()
+                    .context("parse the bus's reply")?,
+            )),
+            Err(zbus::Error::MethodError(name, ..)) if name.ends_with("NameHasNoOwner") => Ok(None),
+            Err(error) => Err(error).context("ask the bus for the agent"),
+        }
+    }
+
+    /// The service that a person means by `asked`: its name, or its unit with `.service`.
+    pub async fn resolve(&self, asked: &str) -> String {
+        if !asked.ends_with(".service") {
+            return asked.to_owned();
+        }
+        // Without an answer the call that follows fails, too, and says why.
+        let report = self.status().await.ok();
+        let report = report.and_then(|text| serde_json::from_str(&text).ok());
+        super::status::name_among(&report.unwrap_or_default(), asked).to_owned()
     }
 
     /// Waits until another agent has the name on the bus.
@@ -214,6 +271,7 @@ fn explain(reply: &Message) -> Error {
             Error::Other(format!("the agent has a different version: {text}"))
         }
         names::NO_SUCH_SERVICE | names::WRONG_CONFIGURATION => Error::Usage(text),
+        names::LIMITS_EXCEEDED => Error::Busy(text),
         names::KEPT => Error::Other(format!("kept: {text}")),
         _ => Error::Other(text),
     }

@@ -182,13 +182,29 @@ Examples:
 Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";
 
 pub const STATUS: &str = "\
-Calls the running agent over D-Bus.
+Calls the running agent over D-Bus. Services with a problem come first; on a terminal the table has its
+width and colours (none with NO_COLOR). MEMORY is what a service takes, or with a minus what its stop gave
+back. With NAME, which may be its unit, also who is connected, the last starts and stops, and the last
+lines of the journal, as far as you may read it.
 
 Examples:
   ondemand status
+  ondemand status --active --watch
+  ondemand status wiki.service
   ondemand status --json | jq -r '.services[] | select(.state == \"active\") | .name'
 
 Exit codes: 0 done, 1 the agent does not answer";
+
+pub const EVENTS: &str = "\
+Prints a line for each event: a service has started or stopped (idle, requested, external, failed), a stop
+was begun and not carried through (vetoed), a hold has begun or ended, the agent has ended or started.
+Ends with Ctrl-C, or when its reader does.
+
+Examples:
+  ondemand events
+  ondemand events wiki --json | while read -r event; do notify-send \"$event\"; done
+
+Exit codes: 0 its reader has ended, 1 there is no bus, 2 no such service";
 
 pub const TOP: &str = "\
 Polls the running agent once per second over D-Bus. Keys:

@@ -11,6 +11,7 @@ mod consent;
 #[cfg(test)]
 mod documents;
 pub mod edit;
+pub mod events;
 mod help;
 pub mod hold_while;
 pub mod pages;

@@ -75,6 +75,7 @@ mod scans;
 mod setup;
 mod silence;
 mod sockets;
+mod status;
 mod steering;
 mod steering_faults;
 mod steering_race;

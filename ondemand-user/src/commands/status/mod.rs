@@ -1,46 +1,146 @@
 //! `ondemand status`: a table for people, JSON for scripts.
 
+mod past;
+mod screen;
+
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result};
-use ondemand_core::words::{Bytes, Span, printable};
+use ondemand_core::words::{Bytes, Span, counted, printable};
+use screen::Screen;
 
 use crate::{
     bus::report::{Clients, Report, Service},
-    commands::client::Client,
+    commands::{args::Status, client::Client},
     host::program,
 };
+
+/// How often `--watch` looks.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Prints the agent's status.
 ///
 /// # Errors
 ///
-/// There is no agent, or access is denied.
-pub async fn run(name: Option<&str>, json: bool) -> Result<()> {
+/// There is no agent, access is denied, or there is no such service.
+pub async fn run(options: &Status) -> Result<()> {
     let agent = Client::connect().await?;
+    let screen = Screen::of_stdout();
+    loop {
+        let mut text = show(&agent, options, screen).await?;
+        if options.watch && screen.is_terminal {
+            // From the top left, each line to its end, and then what is left below (ECMA-48: CUP, EL, ED).
+            text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
+        }
+        let mut stdout = std::io::stdout();
+        match stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+        {
+            // The reader has closed the pipe, as in `ondemand status | head -1`.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            result => result.context("print the status")?,
+        }
+        if !options.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+        if !screen.is_terminal {
+            println!();
+        }
+    }
+}
+
+/// What is printed.
+async fn show(agent: &Client, options: &Status, screen: Screen) -> Result<String> {
     let mut text = agent.status().await?;
-    let mut clients = Clients::default();
-    if let Some(name) = name {
-        let listed = agent.clients(name).await?;
-        text = only(&text, name, &listed).context("parse the agent's reply")?;
-        clients = serde_json::from_str(&listed).context("parse the agent's reply")?;
-    }
-    let output = if json {
-        // Passed through, to keep the fields of a newer agent.
-        let value: serde_json::Value =
-            serde_json::from_str(&text).context("parse the agent's reply")?;
-        serde_json::to_string_pretty(&value)? + "\n"
-    } else {
-        let report: Report = serde_json::from_str(&text)
-            .context("parse the agent's reply (is its version different?)")?;
-        let clients = name.map(|_| list(&clients)).unwrap_or_default();
-        printable(&(table(&report) + &clients + &outdated(&program::outdated())))
+    let parse = |text: &str| -> Result<Report> {
+        serde_json::from_str(text).context("parse the agent's reply (is its version different?)")
     };
-    match std::io::stdout().write_all(output.as_bytes()) {
-        // The reader has closed the pipe, as in `ondemand status | head -1`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("print the status"),
+    let mut about = String::new();
+    let mut all = None;
+    if let Some(asked) = &options.name {
+        let report = parse(&text)?;
+        let name = name_among(&report, asked).to_owned();
+        let listed = agent.clients(&name).await?;
+        text = only(&text, &name, &listed).context("parse the agent's reply")?;
+        let clients: Clients = serde_json::from_str(&listed).context("parse the agent's reply")?;
+        if !options.json {
+            let service = report.services.iter().find(|service| service.name == name);
+            let unit = service
+                .map(|service| service.unit.clone())
+                .unwrap_or_default();
+            about = list(&clients) + &past::of(&name, &unit).await;
+        }
+    } else if !options.json {
+        let report = parse(&text)?;
+        all = Some(total(&report));
     }
+    if options.json {
+        // Passed through, to keep the fields of a newer agent.
+        let mut value: serde_json::Value =
+            serde_json::from_str(&text).context("parse the agent's reply")?;
+        if options.active
+            && let Some(services) = value["services"].as_array_mut()
+        {
+            services.retain(|service| is_up(service["state"].as_str().unwrap_or_default()));
+        }
+        return Ok(serde_json::to_string_pretty(&value)? + "\n");
+    }
+    let mut report = parse(&text)?;
+    if options.active {
+        report.services.retain(|service| is_up(&service.state));
+    }
+    let table = printable(&table(&report, screen.width));
+    Ok(screen.paint(&table, &report)
+        + &printable(&(all.unwrap_or_default() + &about + &outdated(&program::outdated()))))
+}
+
+/// Whether a service in this state takes memory.
+fn is_up(state: &str) -> bool {
+    !matches!(state, "inactive" | "failed")
+}
+
+/// The service that a person means: by its name, or by its unit with or without `.service`. Otherwise what was asked
+/// for, without `.service`.
+pub(super) fn name_among<'a>(report: &'a Report, asked: &'a str) -> &'a str {
+    let mut services = report.services.iter();
+    if services.clone().any(|service| service.name == asked) {
+        return asked;
+    }
+    let stem = asked.strip_suffix(".service").unwrap_or(asked);
+    let is_it = |service: &&Service| service.unit.strip_suffix(".service") == Some(stem);
+    match services.find(is_it) {
+        Some(service) => &service.name,
+        None => stem,
+    }
+}
+
+/// The line below all services.
+fn total(report: &Report) -> String {
+    let all = report.services.len();
+    if all == 0 {
+        return String::new();
+    }
+    let up = report.services.iter().filter(|it| is_up(&it.state)).count();
+    let back: u64 = report
+        .services
+        .iter()
+        .filter_map(|it| it.given_back_bytes)
+        .sum();
+    let problems = report
+        .services
+        .iter()
+        .filter(|it| it.problem.is_some())
+        .count() as u64;
+    let mut text = format!("\n{up} of {all} up");
+    if back > 0 {
+        text += &format!(", {} given back", Bytes(back));
+    }
+    if problems > 0 {
+        text += &format!(", {}", counted(problems, "problem"));
+    }
+    text + "\n"
 }
 
 /// The report of one service, with its connections.
@@ -99,7 +199,7 @@ fn outdated(units: &[String]) -> String {
     }
 }
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 10] = [
     "NAME",
     "STATE",
     "ROUTE",
@@ -107,14 +207,19 @@ const HEAD: [&str; 9] = [
     "TOTAL",
     "IN",
     "OUT",
+    "MEMORY",
     "IDLE/TIMEOUT",
     "DETAIL",
 ];
 /// Columns of figures.
-const RIGHT: std::ops::Range<usize> = 3..7;
+const RIGHT: std::ops::Range<usize> = 3..8;
+/// Columns that are left out where a terminal is too narrow, the first first.
+const DISPENSABLE: [usize; 6] = [5, 6, 4, 2, 7, 8];
+/// The width of the last column for which others are left out.
+const WANTED: usize = 30;
 
-/// Formats the report as a table.
-fn table(report: &Report) -> String {
+/// Formats the report as a table of at most `width` columns.
+fn table(report: &Report, width: Option<usize>) -> String {
     let mut text = report
         .configuration
         .notice()
@@ -123,14 +228,44 @@ fn table(report: &Report) -> String {
     if report.services.is_empty() {
         return text + "no service is configured\n";
     }
-    let rows: Vec<[String; 9]> = std::iter::once(HEAD.map(str::to_owned))
-        .chain(report.services.iter().map(row))
+    let mut services: Vec<&Service> = report.services.iter().collect();
+    services.sort_by_key(|service| service.problem.is_none());
+    let rows: Vec<[String; 10]> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(services.into_iter().map(row))
         .collect();
-    text += &aligned(&rows, RIGHT);
+    text += &fitted(rows, width);
     if report.dry_run {
         text.push_str("\ndry run: the agent logs what it would stop, and stops nothing\n");
     }
     text
+}
+
+/// The rows as lines of at most this width.
+fn fitted(mut rows: Vec<[String; 10]>, width: Option<usize>) -> String {
+    let Some(width) = width else {
+        return aligned(&rows, RIGHT);
+    };
+    let taken = |rows: &[[String; 10]]| -> usize {
+        let of = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+        let columns = (0..9).filter_map(of).filter(|width| *width > 0);
+        columns.map(|width| width + 2).sum()
+    };
+    for column in DISPENSABLE {
+        if taken(&rows) + WANTED <= width {
+            break;
+        }
+        rows.iter_mut().for_each(|row| row[column].clear());
+    }
+    let text = aligned(&rows, RIGHT);
+    let cut = |line: &str| match line.chars().count() > width {
+        true => line
+            .chars()
+            .take(width.saturating_sub(1))
+            .chain(['\u{2026}'])
+            .collect(),
+        false => line.to_owned(),
+    };
+    text.lines().map(|line| cut(line) + "\n").collect()
 }
 
 /// `right`: columns of figures.
@@ -144,6 +279,10 @@ pub(super) fn aligned<const N: usize>(
     for row in rows {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Left out.
+            if *width == 0 {
+                continue;
+            }
             // Writing to a string cannot fail.
             let _ = if right.contains(&column) {
                 write!(line, "{cell:>width$}  ")
@@ -157,7 +296,7 @@ pub(super) fn aligned<const N: usize>(
     text
 }
 
-fn row(service: &Service) -> [String; 9] {
+fn row(service: &Service) -> [String; 10] {
     let span = |seconds: f64| Span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let idle = service
         .idle_seconds
@@ -175,6 +314,12 @@ fn row(service: &Service) -> [String; 9] {
         service.accepted_connections.to_string(),
         Bytes(service.received_bytes).to_string(),
         Bytes(service.sent_bytes).to_string(),
+        match (service.memory_bytes, service.given_back_bytes) {
+            (Some(bytes), _) => Bytes(bytes).to_string(),
+            // What it does not take.
+            (None, Some(bytes)) => format!("-{}", Bytes(bytes)),
+            (None, None) => "-".into(),
+        },
         format!("{idle}/{timeout}"),
         service.detail_here(),
     ]
@@ -220,6 +365,7 @@ mod tests {
             unit: "llm.service".into(),
             state: "inactive".into(),
             route: "proxied".into(),
+            given_back_bytes: Some(20_000_000),
             detail: "starts with the next connection".into(),
             ..Service::default()
         };
@@ -239,18 +385,42 @@ mod tests {
     #[test]
     fn people_get_a_table() {
         let expected = "\
-NAME  STATE     ROUTE    OPEN  TOTAL       IN     OUT  IDLE/TIMEOUT   DETAIL
-llm   inactive  proxied     ?      0      0 B     0 B  -/infinity     starts with the next connection
-wiki  active    steered     2   1234  56.8 kB  3.4 MB  250 ms/10 min  2 connections open
+NAME  STATE     ROUTE    OPEN  TOTAL       IN     OUT    MEMORY  IDLE/TIMEOUT   DETAIL
+llm   inactive  proxied     ?      0      0 B     0 B  -20.0 MB  -/infinity     starts with the next connection
+wiki  active    steered     2   1234  56.8 kB  3.4 MB    1.0 MB  250 ms/10 min  2 connections open
 ";
-        assert_eq!(table(&report()), expected);
-        assert_eq!(table(&Report::default()), "no service is configured\n");
+        assert_eq!(table(&report(), None), expected);
+        assert_eq!(table(&report(), Some(200)), expected);
+        let narrow = "\
+NAME  STATE     OPEN    MEMORY  IDLE/TIMEOUT   DETAIL
+llm   inactive     ?  -20.0 MB  -/infinity     starts with the next connection
+wiki  active       2    1.0 MB  250 ms/10 min  2 connections open
+";
+        assert_eq!(table(&report(), Some(80)), narrow);
+        let narrowest = "\
+NAME  STATE     OPEN  DETAIL
+llm   inactive     ?  starts with the\u{2026}
+wiki  active       2  2 connections o\u{2026}
+";
+        assert_eq!(table(&report(), Some(38)), narrowest);
+        assert_eq!(total(&report()), "\n1 of 2 up, 20.0 MB given back\n");
+        assert_eq!(
+            table(&Report::default(), None),
+            "no service is configured\n"
+        );
+        assert_eq!(total(&Report::default()), "");
+        // Problems first.
+        let mut broken = report();
+        broken.services[1].problem = Some("its proxy cannot run".into());
+        let text = table(&broken, None);
+        assert!(text.lines().nth(1).unwrap().starts_with("wiki"), "{text}");
+        assert!(total(&broken).ends_with(", 1 problem\n"));
         let dry = Report {
             dry_run: true,
             ..report()
         };
         assert!(
-            table(&dry)
+            table(&dry, None)
                 .ends_with("\ndry run: the agent logs what it would stop, and stops nothing\n")
         );
     }
@@ -298,7 +468,7 @@ and 3 more, silent for longer
             let mut report = report();
             report.configuration.error = Some(error.into());
             report.configuration.copy = copy.map(str::to_owned);
-            let text = table(&report);
+            let text = table(&report, None);
             text.lines().next().unwrap().to_owned()
         };
         assert_eq!(
@@ -351,6 +521,7 @@ and 3 more, silent for longer
                 "detail",
                 "front",
                 "frozen",
+                "given_back_bytes",
                 "held",
                 "held_clients",
                 "held_until",
@@ -399,5 +570,51 @@ and 3 more, silent for longer
         );
         let back: Report = serde_json::from_value(json).unwrap();
         assert_eq!(back, report());
+    }
+
+    #[test]
+    fn a_service_has_several_names() {
+        let mut report = report();
+        report.services[0].unit = "llama.service".into();
+        for (asked, name) in [
+            ("wiki", "wiki"),
+            ("wiki.service", "wiki"),
+            ("llm", "llm"),
+            ("llama", "llm"),
+            ("llama.service", "llm"),
+            ("none.service", "none"),
+        ] {
+            assert_eq!(name_among(&report, asked), name);
+        }
+    }
+
+    /// Of this thread: other programs do not change it.
+    fn processor_time() -> Duration {
+        let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+        Duration::from(nix::time::clock_gettime(clock).unwrap())
+    }
+
+    /// The time is in proportion to the number of services, whatever the machine.
+    #[test]
+    fn a_thousand_services_take_no_more_than_their_share() {
+        let of = |count: usize| {
+            let mut report = report();
+            let one = report.services[1].clone();
+            report.services = (0..count)
+                .map(|n| Service {
+                    name: format!("s{n}"),
+                    ..one.clone()
+                })
+                .collect();
+            let begin = processor_time();
+            let text = serde_json::to_string(&report).unwrap();
+            let report: Report = serde_json::from_str(&text).unwrap();
+            let lines = table(&report, Some(120)).lines().count();
+            assert_eq!(lines, count + 1);
+            processor_time() - begin
+        };
+        let least = |count| (0..5).map(|_| of(count)).min().unwrap();
+        let (few, many) = (least(100), least(1000));
+        assert!(many < few * 30, "{few:?} {many:?}");
     }
 }
