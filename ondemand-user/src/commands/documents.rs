@@ -138,8 +138,14 @@ mod tests {
             assert!(!examples.is_empty(), "{name} has no example");
             examples.iter().for_each(|example| parse(name, example));
         }
-        let copied = "units/examples/ondemand.toml";
-        parse(copied, &document(copied));
+        let examples = fs::read_dir(top().join("units/examples")).unwrap();
+        for example in examples.flatten() {
+            let name = example.file_name().into_string().unwrap();
+            if name.ends_with(".toml") {
+                let copied = format!("units/examples/{name}");
+                parse(&copied, &document(&copied));
+            }
+        }
     }
 
     /// A heading as the end of a link: as GitHub makes it.

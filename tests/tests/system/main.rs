@@ -70,6 +70,7 @@ mod ready;
 mod real_clock;
 mod removal;
 mod runs;
+mod runtimes;
 mod scale;
 mod scans;
 mod setup;

@@ -23,6 +23,7 @@ mod ports;
 mod programs;
 mod proxy;
 mod ready;
+mod runtime;
 mod service;
 mod unit;
 

@@ -10,7 +10,7 @@ use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
     finding::{Finding, Level},
-    freeze, generated, own_address, page, proxy, ready,
+    freeze, generated, own_address, page, proxy, ready, runtime,
     unit::{failed, needed, usable},
 };
 use crate::{
@@ -94,6 +94,7 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
         found.extend(freeze::look(service, manager.systemd).await);
     }
     found.extend(page::look(service));
+    found.extend(runtime::look(service, common));
     let front = service.socket_unit();
     let are_plain = [own_text(&front).is_some() && !front.contains('@'), is_plain];
     found.extend(steering(service, common, are_plain).await);
