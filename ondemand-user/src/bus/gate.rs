@@ -29,9 +29,6 @@ const QUESTIONS_OF_CLIENT: usize = 2;
 const QUESTIONS_OF_USER: usize = 8;
 /// Of all users.
 const QUESTIONS: usize = 32;
-/// Replies to `Status` for others than root that are being made or sent at once: each may be a MiB. Further calls
-/// wait.
-const REPORTS: usize = 8;
 /// How old the report may be that a user other than root gets. Many who ask cost the loop no more than one.
 const STALE: Duration = Duration::from_millis(200);
 /// What all objects share.
@@ -41,7 +38,6 @@ pub(super) struct Gate {
     calls: [Arc<Limit>; 2],
     questions: [Arc<Limit>; 2],
     pub(super) users: Users,
-    reports: Arc<Semaphore>,
     /// The last report, and when it was requested from the loop.
     last: Mutex<Option<(Instant, String)>>,
 }
@@ -63,7 +59,6 @@ impl Gate {
                 Limit::of_users(QUESTIONS_OF_USER, QUESTIONS),
             ],
             users: Users::default(),
-            reports: Arc::new(Semaphore::new(REPORTS)),
             last: Mutex::default(),
         }
     }
@@ -131,11 +126,12 @@ impl Gate {
     }
 
     /// The report for a caller, and what must be kept until the reply is sent: the bus may read slowly, and until then
-    /// the reply is in memory.
+    /// the reply is in memory. `turns`: so many of such replies are there at once for others than root.
     pub(super) async fn report(
         &self,
         connection: &Connection,
         call: &Header<'_>,
+        turns: &Arc<Semaphore>,
     ) -> Result<(String, Turn), Error> {
         let now = Instant::now();
         let (user, pending) = self.admit(connection, call).await?;
@@ -147,7 +143,7 @@ impl Gate {
         // Root does not wait for others. The semaphore is never closed.
         let turn = match user {
             0 => None,
-            _ => Arc::clone(&self.reports).acquire_owned().await.ok(),
+            _ => Arc::clone(turns).acquire_owned().await.ok(),
         };
         Ok((self.report_since(since).await?, (pending, turn)))
     }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 use zbus::{
     Connection, interface,
     message::Header,
@@ -17,6 +20,9 @@ use super::{
     names::DBUS_FAILED,
 };
 
+/// Replies to `Status` for others than root that are being made or sent at once: each may be a MiB. Further calls
+/// wait.
+const REPORTS: usize = 8;
 /// Maximum time of a call of `WaitListening` or `WaitReady`. Proxies with a longer start timeout poll after it.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
@@ -25,6 +31,7 @@ pub(super) struct Manager {
     gate: Arc<Gate>,
     /// Calls of these: a proxy's is pending for as long as its application's start takes.
     waits: Arc<Limit>,
+    turns: Arc<Semaphore>,
 }
 
 impl Manager {
@@ -33,6 +40,7 @@ impl Manager {
         Self {
             gate,
             waits: Limit::of_clients(CALLS_OF_CLIENT, CALLS),
+            turns: Arc::new(Semaphore::new(REPORTS)),
         }
     }
 }
@@ -45,7 +53,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<ResponseDispatchNotifier<String>, Error> {
-        let (report, turn) = self.gate.report(connection, &call).await?;
+        let (report, turn) = self.gate.report(connection, &call, &self.turns).await?;
         let (reply, sent) = ResponseDispatchNotifier::new(report);
         tokio::spawn(async move {
             sent.await;

@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::sync::{Mutex, Semaphore};
 use zbus::{
     Connection, ObjectPath, Variant, interface,
     message::Header,
@@ -23,20 +24,51 @@ use super::{
     service_path,
 };
 
+/// Replies for others than root that are being made or sent at once. To write one takes the agent's thread for some
+/// milliseconds, between which others must have their turn.
+const REPLIES: usize = 1;
+
 /// The object.
 pub(super) struct Objects {
     gate: Arc<Gate>,
     listeners: Listeners,
+    turns: Arc<Semaphore>,
+    /// The last report, and what was made of it.
+    last: Mutex<(String, Arc<Managed>)>,
 }
 
 impl Objects {
     pub(super) fn new(gate: Arc<Gate>, listeners: Listeners) -> Self {
-        Self { gate, listeners }
+        Self {
+            gate,
+            listeners,
+            turns: Arc::new(Semaphore::new(REPLIES)),
+            last: Mutex::default(),
+        }
+    }
+
+    /// The objects of this report.
+    async fn managed(&self, report: String) -> Result<Arc<Managed>, Error> {
+        let mut last = self.last.lock().await;
+        if last.0 != report {
+            let read: Report = serde_json::from_str(&report)
+                .map_err(|error| Error::new(DBUS_FAILED, error.to_string()))?;
+            let mut objects = HashMap::new();
+            for service in &read.services {
+                let properties = properties::as_variants(properties::all(service));
+                let path = ObjectPath::try_from(service_path(&service.name))
+                    .map_err(|error| Error::new(DBUS_FAILED, error.to_string()))?;
+                objects.insert(path, HashMap::from([(SERVICE_INTERFACE, properties)]));
+            }
+            *last = (report, Arc::new(objects));
+        }
+        Ok(Arc::clone(&last.1))
     }
 }
 
-/// The properties of interfaces.
-type Interfaces = HashMap<&'static str, HashMap<&'static str, Variant<'static>>>;
+/// Objects, their interfaces, and the properties of these.
+type Managed =
+    HashMap<ObjectPath<'static>, HashMap<&'static str, HashMap<&'static str, Variant<'static>>>>;
 
 #[interface(name = "org.freedesktop.DBus.ObjectManager")]
 impl Objects {
@@ -47,20 +79,11 @@ impl Objects {
         &self,
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] call: Header<'_>,
-    ) -> Result<ResponseDispatchNotifier<HashMap<ObjectPath<'static>, Interfaces>>, Error> {
+    ) -> Result<ResponseDispatchNotifier<Arc<Managed>>, Error> {
         // What changes from here on is told.
         self.listeners.join(connection, &call).await;
-        let (report, turn) = self.gate.report(connection, &call).await?;
-        let report: Report = serde_json::from_str(&report)
-            .map_err(|error| Error::new(DBUS_FAILED, error.to_string()))?;
-        let mut objects = HashMap::new();
-        for service in &report.services {
-            let properties = properties::as_variants(properties::all(service));
-            let path = ObjectPath::try_from(service_path(&service.name))
-                .map_err(|error| Error::new(DBUS_FAILED, error.to_string()))?;
-            objects.insert(path, HashMap::from([(SERVICE_INTERFACE, properties)]));
-        }
-        let (reply, sent) = ResponseDispatchNotifier::new(objects);
+        let (report, turn) = self.gate.report(connection, &call, &self.turns).await?;
+        let (reply, sent) = ResponseDispatchNotifier::new(self.managed(report).await?);
         tokio::spawn(async move {
             sent.await;
             drop(turn);

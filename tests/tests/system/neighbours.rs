@@ -154,11 +154,23 @@ fn peak(sandbox: &Sandbox) -> u64 {
 #[test]
 fn a_flood_of_status_takes_bounded_memory() {
     require_sandbox!();
+    flood_of("Status");
+}
+
+/// As much is in the reply, and each caller listens from then on.
+#[test]
+fn a_flood_of_calls_for_all_objects_takes_bounded_memory() {
+    require_sandbox!();
+    tests::require_long!("it is served like Status");
+    flood_of("GetManagedObjects");
+}
+
+fn flood_of(method: &str) {
     // Each reply is some 300 kB: those to all calls would be 500 MB.
     let sandbox = with_stranger(&format!("{CONFIG}{}", others(300)));
     is_served(&sandbox);
     let before = peak(&sandbox);
-    let flood = format!("{STRANGER} --method Status --connections 8 --calls 200");
+    let flood = format!("{STRANGER} --method {method} --connections 8 --calls 200");
     let mut strangers = sandbox
         .command("sh")
         .args(["-c", &flood])

@@ -64,7 +64,14 @@ pub(super) fn make(package: &Package) -> Result<Vec<PathBuf>> {
 }
 
 fn specification(package: &Package, files: &[PathBuf]) -> String {
-    let mut listed = String::from("%dir /etc/ondemand\n%dir /etc/ondemand/conf.d\n");
+    let mut listed = [
+        "/etc/ondemand",
+        "/etc/ondemand/conf.d",
+        "/usr/share/ondemand",
+        "/usr/share/ondemand/prometheus",
+    ]
+    .map(|folder| format!("%dir {folder}\n"))
+    .concat();
     for file in files {
         let kind = match text(file) {
             name if name == CONFIGURATION => "%config(noreplace) ",
@@ -94,7 +101,7 @@ cp -a "$ONDEMAND_TREE"/. %{{buildroot}}
 
 %post
 {steps}
-[ "$1" -gt 1 ] && take_up before || take_up ""
+if [ "$1" -gt 1 ]; then take_up before; else take_up ""; fi
 
 %preun
 {steps}
