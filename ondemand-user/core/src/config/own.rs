@@ -57,12 +57,13 @@ pub(super) fn moved(listen: &[Endpoint], places: &[Place]) -> Vec<Problem> {
 
 /// Keys of `[service.NAME]` that are about connections, of which an application that listens at addresses of UDP alone
 /// has none.
-pub(super) const OF_CONNECTIONS: [&str; 5] = [
+pub(super) const OF_CONNECTIONS: [&str; 6] = [
     "first_client",
     "silent_after",
     "keepalive",
     "ready",
     "ready_status",
+    "waiting_page",
 ];
 
 /// An address that reaches a socket bound to this one.
@@ -225,6 +226,7 @@ mod tests {
             "silent_after = \"1h\"",
             "keepalive = \"off\"",
             "ready = \"tcp:127.0.0.1:80\"",
+            "waiting_page = true",
         ] {
             check_udp(
                 one,
