@@ -13,6 +13,7 @@ use std::{
 use tests::{
     client::{self, Loss, Random, Request},
     pause::arrive_at,
+    require_long,
     sandbox::Sandbox,
     service::{self, status},
     skip,
@@ -96,6 +97,7 @@ fn load(index: usize, requests: usize, stops: &AtomicUsize) -> BTreeMap<Loss, u3
 #[test]
 fn stops_as_asked_lose_no_request() {
     require_sandbox!();
+    require_long!("the races of idle stops are in the short suite");
     let requests = env::var("ONDEMAND_RACE_REQUESTS");
     let usual = if skip::is_long() {
         LONG_REQUESTS

@@ -125,5 +125,6 @@ fn proxied_clients_before_the_agent_are_counted_once() {
 #[test]
 fn steered_clients_before_the_agent_are_counted_once() {
     require_sandbox!();
+    require_long!("the same is shown of proxied clients");
     are_counted_once(true, true);
 }

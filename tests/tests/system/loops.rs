@@ -316,6 +316,7 @@ fn start_all(sandbox: &Sandbox) {
 #[test]
 fn an_application_that_cannot_run_is_not_restarted_for_ever() {
     require_sandbox!();
+    require_long!("of a loop, that of the proxy is shown in the short suite");
     let sandbox = failing_applications();
     service::start_agent(&sandbox).unwrap();
     start_all(&sandbox);

@@ -11,6 +11,7 @@ use tests::{
     client::{self, Kept, Request},
     pause::observe_for,
     process::Process,
+    require_long,
     sandbox::Sandbox,
     service::{self, CONFIG, SOON, front, number, on_demand, status, stays, wait_state},
     skip, wait_for,
@@ -85,6 +86,7 @@ fn a_silent_connection_does_not_keep_it_up() {
 #[test]
 fn a_byte_now_and_then_is_use() {
     require_sandbox!();
+    require_long!("it waits for several times of silence");
     for steered in [true, false] {
         let sandbox = on_demand(&config(steered), "").unwrap();
         let mut kept = stays_connected(&sandbox, steered);

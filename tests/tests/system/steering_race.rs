@@ -31,7 +31,7 @@ use tests::{
 
 use crate::require_sandbox;
 
-const REQUESTS: usize = 600;
+const REQUESTS: usize = 400;
 /// With [`skip::LONG`].
 const LONG_REQUESTS: usize = 20_000;
 /// By when a request must be lost where a step is left out.
