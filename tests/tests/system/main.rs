@@ -68,6 +68,7 @@ mod race;
 mod readiness;
 mod ready;
 mod real_clock;
+mod recipes;
 mod removal;
 mod runs;
 mod runtimes;
