@@ -57,7 +57,12 @@ fn slow(config: &str, options: &str) -> Sandbox {
 #[test]
 fn browsers_see_a_page_and_nobody_else_does() {
     require_sandbox!();
-    for first in ["held", "proxied"] {
+    // Who is held comes to the proxy after a second, so that is the longer way.
+    let ways: &[&str] = match skip::is_long() {
+        true => &["held", "proxied"],
+        false => &["held"],
+    };
+    for first in ways {
         let config = format!("first_client = \"{first}\"\n");
         let sandbox = slow(&config, "--start-delay-ms 3500");
         let tool = BROWSER.replace("text/html,", "");
