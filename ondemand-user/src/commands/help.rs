@@ -112,7 +112,7 @@ Examples:
 Exit codes: 0 done, or unchanged; 1 failed; 2 no such service, or a wrong text";
 
 pub const ADOPT: &str = "\
-Looks at a running unit: where it listens (TCP), how long its start took, its memory. Proposes a service
+Looks at a running unit: where it listens (TCP and UDP), how long its start took, its memory. Proposes a service
 that keeps its address, shows the file that it would write and each step, and asks. The unit goes on
 running all the time, no connection is cut, and nothing is moved: it writes conf.d/NAME.toml beside the
 configuration, has systemd load the units, takes the lease, opens the front socket, enables the agent,

@@ -448,7 +448,7 @@ fn what_cannot_be_adopted_says_why_and_what_to_do() {
             &["a template", "template@INSTANCE.service"],
         ),
         ("nothing.service", &["no unit of this name", "--user"]),
-        ("silent.service", &["listens at no TCP port", "backend"]),
+        ("silent.service", &["listens at no port", "backend"]),
         ("once.service", &["oneshot"]),
         (
             "needed.service",
@@ -486,7 +486,7 @@ fn what_cannot_be_adopted_says_why_and_what_to_do() {
     check(
         &sandbox,
         &["adopt", "hidden", "--yes"],
-        &["listens at no TCP port"],
+        &["listens at no port"],
     );
     let state = sandbox.property("hidden.service", "ActiveState").unwrap();
     assert_eq!(state, "inactive", "it is down again");
@@ -587,4 +587,48 @@ fn what_is_worth_it_is_listed() {
     sandbox.run(&["ondemand", "adopt", "app", "--yes"]).unwrap();
     assert_eq!(list().len(), 1, "what is on demand is not listed");
     drop(kept);
+}
+
+/// An application that receives datagrams, too, is started by one.
+#[test]
+fn an_application_of_datagrams_is_adopted() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    service::write_backend(
+        &sandbox,
+        "app.service",
+        "--listen [::]:8000 --udp 127.0.0.1:8053",
+    )
+    .unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    served(&sandbox);
+    sandbox.run(&["ondemand", "adopt", "app", "--yes"]).unwrap();
+    let text = std::fs::read_to_string(sandbox.path(FILE)).unwrap();
+    assert!(text.contains("\"udp:127.0.0.1:8053\""), "{text}");
+    let short = text.replace("\"10min\"", "\"300ms\"\nmin_uptime = \"0s\"");
+    sandbox.write(FILE, short).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], 8053));
+    sandbox
+        .in_network(|| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.send_to(b"hello", to).unwrap();
+        })
+        .unwrap();
+    wait_for("a datagram starts it", SOON, || {
+        let since = sandbox
+            .property("app.service", "ActiveEnterTimestampMonotonic")
+            .ok()?;
+        let down = sandbox
+            .property("app.service", "InactiveEnterTimestampMonotonic")
+            .ok()?;
+        (since.parse::<u64>().ok()? > down.parse::<u64>().ok()?).then_some(())
+    })
+    .unwrap_or_else(|error| {
+        // It may have been stopped again.
+        let status = service::status(&sandbox, "app").unwrap();
+        assert!(status["starts"].as_u64().unwrap() > 0, "{error:#} {status}");
+    });
 }

@@ -41,7 +41,8 @@ pub async fn run(path: &Path, json: bool) -> Result<()> {
     let ancestors = by_unit::ancestors();
     let mut entries = Vec::new();
     for (unit, sockets) in by_unit::listening()? {
-        if sockets.tcp.is_empty() || taken.contains(&unit) || config_file::is_own(&unit) {
+        let addresses = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+        if addresses.listen.is_empty() || taken.contains(&unit) || config_file::is_own(&unit) {
             continue;
         }
         let (found, service) = systemd.candidate(&unit).await?;
@@ -55,14 +56,16 @@ pub async fn run(path: &Path, json: bool) -> Result<()> {
             .and_then(by_unit::forwarder);
         let container =
             container.map(|program| format!("it publishes ports of a container ({program})"));
-        let addresses = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+        let datagrams = addresses.is_udp_alone().then(|| {
+            "it listens for datagrams alone, perhaps to ask others; if it answers clients, adopt it by name".to_owned()
+        });
         entries.push(Entry {
             unit,
             listen: addresses.listen.iter().map(ToString::to_string).collect(),
             memory_bytes: service.memory(),
             open_connections: sockets.clients.open,
             silent_seconds: sockets.clients.silent.map(|silent| silent.as_secs_f64()),
-            not_proposed: critical.or(refused).or(container),
+            not_proposed: critical.or(refused).or(container).or(datagrams),
         });
     }
     entries.sort_by_key(|entry| {

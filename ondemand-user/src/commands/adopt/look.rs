@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use anyhow::Result;
-use ondemand_core::{lifecycle::JobEnd, words::counted};
+use ondemand_core::{config::Endpoint, lifecycle::JobEnd, words::counted};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -86,6 +86,10 @@ pub async fn at(asked: &str, systemd: &Systemd, yes: bool, dry_run: bool) -> Res
         }
     };
     let addresses = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+    let is_udp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));
+    if addresses.listen.iter().any(is_udp) {
+        notes.push("datagrams start it, too: take those addresses out of the file from which it only asks others".into());
+    }
     Ok(Seen {
         unit,
         addresses,
@@ -157,10 +161,13 @@ async fn listeners(
         if let Some(program) = forwarder {
             return refuse(container(unit, &program, &sockets));
         }
-        if !sockets.tcp.is_empty() {
+        let is_late = Instant::now() >= deadline;
+        let some = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+        // One that has begun to listen may go on with other ports.
+        if !sockets.tcp.is_empty() || is_late && !some.listen.is_empty() {
             return Ok((found, service, sockets));
         }
-        if Instant::now() >= deadline {
+        if is_late {
             return refuse(nowhere(unit, &sockets));
         }
         sleep(PAUSE).await;
@@ -188,11 +195,12 @@ fn container(unit: &str, program: &str, sockets: &OfUnit) -> String {
 fn nowhere(unit: &str, sockets: &OfUnit) -> String {
     match sockets.udp.len() as u64 {
         0 => format!(
-            "{unit} listens at no TCP port of this host, so no client could start it: if it listens in a container or in \
+            "{unit} listens at no port of this host, so no client could start it: if it listens in a container or in \
              another network namespace, or at a Unix socket, the key `backend` names that (MANUAL.md, All keys)"
         ),
         count => format!(
-            "{unit} has {}, and listens at no TCP port: UDP starts nothing, so no client could start it",
+            "{unit} has {} at ports that the kernel chose, and listens at no other: it asks others from there, and no client could \
+             start it",
             counted(count, "UDP socket")
         ),
     }

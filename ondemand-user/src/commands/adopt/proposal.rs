@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     time::Duration,
 };
 
-use ondemand_core::config::{MAX_LISTEN, possible_name};
+use ondemand_core::config::{Endpoint, MAX_LISTEN, possible_name};
 
 use crate::kernel::sockets::sock_diag::TcpListener;
 
@@ -19,31 +19,69 @@ const SLOW_START: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Those of `listen`.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Endpoint>,
     /// Others, with the reason why they start nothing.
     pub others: Vec<(String, &'static str)>,
 }
 
-/// Which of these listeners clients start the service at. `temporary`: the ports that the kernel gives to those who ask
-/// for none.
+impl Addresses {
+    /// Whether there are addresses of datagrams alone.
+    pub fn is_udp_alone(&self) -> bool {
+        self.listen
+            .iter()
+            .all(|endpoint| matches!(endpoint, Endpoint::Udp(_)))
+    }
+}
+
+/// Which of these sockets clients start the service at. `udp`: with whether one of IPv6 excludes IPv4. `temporary`: the
+/// ports that the kernel gives to those who ask for none.
 pub fn addresses(
     tcp: &[TcpListener],
-    udp: &[SocketAddr],
+    udp: &[(SocketAddr, bool)],
     temporary: &RangeInclusive<u16>,
 ) -> Addresses {
+    let tcp = reached(
+        tcp.iter()
+            .map(|listener| (listener.address, listener.v6_only)),
+    );
+    let udp = reached(udp.iter().copied());
+    let is_temporary = |address: &SocketAddr| temporary.contains(&address.port());
+    // An application may have been given such a port by its configuration. Of UDP it is one that it asks others from.
+    let all_are = tcp.iter().all(is_temporary);
+    let tcp = tcp
+        .into_iter()
+        .map(|address| (Endpoint::Tcp(address), all_are || !is_temporary(&address)));
+    let udp = udp
+        .into_iter()
+        .map(|address| (Endpoint::Udp(address), !is_temporary(&address)));
+    let mut found = Addresses::default();
+    for (endpoint, is_lasting) in tcp.chain(udp) {
+        let why = match is_lasting {
+            false => "a port that the kernel chooses, which is another one at the next start",
+            true if found.listen.len() == MAX_LISTEN => "more than 16 addresses",
+            true => {
+                found.listen.push(endpoint);
+                continue;
+            }
+        };
+        found.others.push((endpoint.to_string(), why));
+    }
+    found
+}
+
+/// The addresses at which sockets are reached, each once, in the order of their ports.
+fn reached(sockets: impl Iterator<Item = (SocketAddr, bool)>) -> Vec<SocketAddr> {
     let mut found = BTreeSet::new();
-    for listener in tcp {
-        let mut address = listener.address;
+    for (mut address, v6_only) in sockets {
         address.set_ip(address.ip().to_canonical());
         found.insert(address);
-        if address.ip() == IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED) && !listener.v6_only {
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6_only {
             found.insert(SocketAddr::new(
                 Ipv4Addr::UNSPECIFIED.into(),
                 address.port(),
             ));
         }
     }
-    let mut others = Vec::new();
     let wildcards: Vec<_> = found
         .iter()
         .filter(|it| it.ip().is_unspecified())
@@ -57,25 +95,9 @@ pub fn addresses(
         };
         !wildcards.iter().any(is_covered)
     });
-    let is_temporary = |address: &SocketAddr| temporary.contains(&address.port());
-    let all_are = found.iter().all(is_temporary);
-    let mut listen: Vec<_> = found.into_iter().collect();
-    listen.sort_by_key(|address| (address.port(), *address));
-    listen.retain(|address| {
-        let keep = all_are || !is_temporary(address);
-        if !keep {
-            let why = "a port that the kernel chooses, which is another one at the next start";
-            others.push((address.to_string(), why));
-        }
-        keep
-    });
-    for address in listen.split_off(listen.len().min(MAX_LISTEN)) {
-        others.push((address.to_string(), "more than 16 addresses"));
-    }
-    let why =
-        "UDP starts nothing; its clients are served while the service is up, and are not counted";
-    others.extend(udp.iter().map(|address| (format!("udp:{address}"), why)));
-    Addresses { listen, others }
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|address| (address.port(), *address));
+    found
 }
 
 /// The name of a unit's service: that of the unit, as far as a service can have it.
@@ -95,7 +117,7 @@ pub fn name_of(unit: &str) -> String {
 }
 
 /// The lines of the service. `start`: how long its last start took.
-pub fn text(name: &str, unit: &str, listen: &[SocketAddr], start: Option<Duration>) -> String {
+pub fn text(name: &str, unit: &str, listen: &[Endpoint], start: Option<Duration>) -> String {
     let quoted = match name.contains('.') {
         true => format!("{name:?}"),
         false => name.to_owned(),
@@ -150,7 +172,7 @@ mod tests {
         #[track_caller]
         fn check(tcp: &[(&str, bool)], udp: &[&str], listen: &[&str], others: &[&str]) {
             let tcp: Vec<_> = tcp.iter().map(|(at, only)| listener(at, *only)).collect();
-            let udp: Vec<_> = udp.iter().map(|at| at.parse().unwrap()).collect();
+            let udp: Vec<_> = udp.iter().map(|at| (at.parse().unwrap(), false)).collect();
             let found = addresses(&tcp, &udp, &(32768..=60999));
             let printed: Vec<_> = found.listen.iter().map(ToString::to_string).collect();
             assert_eq!(printed, listen);
@@ -185,12 +207,13 @@ mod tests {
         );
         check(
             &[("0.0.0.0:22", false), ("127.0.0.1:40001", false)],
-            &["0.0.0.0:53"],
-            &["0.0.0.0:22"],
-            &["127.0.0.1:40001", "udp:0.0.0.0:53"],
+            &["0.0.0.0:53", "0.0.0.0:40002"],
+            &["0.0.0.0:22", "udp:0.0.0.0:53"],
+            &["127.0.0.1:40001", "udp:0.0.0.0:40002"],
         );
         check(&[("0.0.0.0:50000", false)], &[], &["0.0.0.0:50000"], &[]);
-        check(&[], &["[::]:53"], &[], &["udp:[::]:53"]);
+        check(&[], &["[::]:53"], &["udp:0.0.0.0:53", "udp:[::]:53"], &[]);
+        check(&[], &["0.0.0.0:50000"], &[], &["udp:0.0.0.0:50000"]);
         let many: Vec<_> = (1..=18)
             .map(|port| listener(&format!("0.0.0.0:{port}"), false))
             .collect();

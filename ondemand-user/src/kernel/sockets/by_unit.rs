@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    net::SocketAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,8 +20,8 @@ use crate::kernel::requirements::cgroup_root;
 pub struct OfUnit {
     /// The TCP sockets that listen, each address once.
     pub tcp: Vec<TcpListener>,
-    /// The ports of its unconnected UDP sockets, with their addresses.
-    pub udp: Vec<std::net::SocketAddr>,
+    /// The addresses of its unconnected UDP sockets, and whether one of IPv6 excludes IPv4.
+    pub udp: Vec<(SocketAddr, bool)>,
     /// Open connections to `tcp`.
     pub clients: Clients,
 }
@@ -68,13 +69,13 @@ pub fn listening() -> Result<BTreeMap<String, OfUnit>> {
             };
         }
     }
-    for (address, cgroup) in sock_diag::udp_sockets()? {
+    for (address, v6_only, cgroup) in sock_diag::udp_sockets()? {
         let Some(unit) = unit_of(cgroup) else {
             continue;
         };
         let udp = &mut found.entry(unit.clone()).or_default().udp;
-        if !udp.contains(&address) {
-            udp.push(address);
+        if udp.iter().all(|(other, _)| *other != address) {
+            udp.push((address, v6_only));
         }
     }
     for of_unit in found.values_mut() {
@@ -83,7 +84,7 @@ pub fn listening() -> Result<BTreeMap<String, OfUnit>> {
             .sort_by_key(|listener| (listener.address.port(), listener.address));
         of_unit
             .udp
-            .sort_by_key(|address| (address.port(), *address));
+            .sort_by_key(|(address, _)| (address.port(), *address));
     }
     Ok(found)
 }

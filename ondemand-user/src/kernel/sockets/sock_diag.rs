@@ -136,18 +136,19 @@ pub fn tcp_connections() -> Result<Vec<TcpConnection>> {
     Ok(found)
 }
 
-/// Lists the UDP sockets that are bound and not connected, with the cgroup in which each was made.
+/// Lists the UDP sockets that are bound and not connected: address, whether an IPv6 socket excludes IPv4, and the cgroup in
+/// which it was made.
 ///
 /// # Errors
 ///
 /// The kernel does not answer. One without udp_diag lists none.
-pub fn udp_sockets() -> Result<Vec<(SocketAddr, Option<u64>)>> {
+pub fn udp_sockets() -> Result<Vec<(SocketAddr, bool, Option<u64>)>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let request = inet_request(family, libc::IPPROTO_UDP, 0, UNCONNECTED);
         match dump(&request, |message| {
             let listener = inet_socket(message)?;
-            Some((listener.address, listener.cgroup))
+            Some((listener.address, listener.v6_only, listener.cgroup))
         }) {
             Ok(sockets) => found.extend(sockets),
             Err(error) if is_none(&error) => {}
