@@ -72,7 +72,7 @@ impl Sampler {
             return;
         }
         // Without listeners the proxy serves, so the agent goes on.
-        if let Err(error) = self.adopt_listeners() {
+        if let Err(error) = self.records("adopt") {
             log::warn!("cannot search for listeners, the proxy serves: {error:#}");
         }
     }

@@ -71,6 +71,8 @@ pub struct Sampler {
     catching: Option<Catching>,
     /// `None`: no datagram is held.
     datagrams: Option<Datagrams>,
+    /// Whether there were services with datagrams at the last search for bound sockets.
+    had_sockets: bool,
     /// The agent's own connections that ask whether an application is ready.
     probes: BpfHashMap<MapData, Sender, u64>,
 }
@@ -111,6 +113,7 @@ impl Sampler {
             refused: HashMap::new(),
             catching: None,
             datagrams: None,
+            had_sockets: false,
         })
     }
 
@@ -135,9 +138,13 @@ impl Sampler {
     /// Finds listeners, and bound sockets of UDP, that are older than the watch, or that were made by a user that was not known.
     fn adopt_listeners(&mut self) -> Result<()> {
         self.records("adopt")?;
-        if self.kernel.has_datagrams {
+        let has_sockets = |watched: &Addresses| !watched.datagrams.is_empty();
+        let has_sockets = self.watched.values().any(has_sockets);
+        // Those of services that are gone are forgotten.
+        if self.kernel.has_datagrams && (has_sockets || self.had_sockets) {
             self.records(ADOPT_UDP)?;
         }
+        self.had_sockets = has_sockets;
         Ok(())
     }
 
