@@ -341,6 +341,8 @@ fn deed(command: &Command) -> Option<Deed> {
         Command::WaitUntil(_) | Command::Admit(_) => return None,
         // The model has no unit that systemd starts again by itself.
         Command::EndLoop(_) | Command::ForgetStarts => return None,
+        // Nor datagrams.
+        Command::PassDatagrams(_) => return None,
         // For observers.
         Command::Run(_) | Command::Count(_) | Command::Say(_) => return None,
     })
