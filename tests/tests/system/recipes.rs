@@ -1,4 +1,4 @@
-//! The texts of RECIPES.md, with the real programs.
+//! The texts of docs/recipes.md, with the real programs.
 
 use std::{
     fs,
@@ -110,7 +110,7 @@ const RECIPES: [Recipe; 7] = [
 
 /// The section below a heading.
 fn section(heading: &str) -> String {
-    let text = fs::read_to_string(source_tree().join("RECIPES.md")).unwrap();
+    let text = fs::read_to_string(source_tree().join("docs/recipes.md")).unwrap();
     let begin = format!("\n## {heading}\n");
     let (_, rest) = text.split_once(&begin).expect("a recipe");
     rest.split("\n## ").next().unwrap_or(rest).to_owned()
@@ -217,7 +217,7 @@ fn the_recipes_work_with_the_real_programs() {
 
 #[test]
 fn each_recipe_is_tried() {
-    let text = fs::read_to_string(source_tree().join("RECIPES.md")).unwrap();
+    let text = fs::read_to_string(source_tree().join("docs/recipes.md")).unwrap();
     let headings: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("## "))

@@ -95,13 +95,7 @@ pub(super) fn make(package: &Package, root: &Path, kind: Kind) -> Result<()> {
         let to = root.join(DOCUMENTATION).join("examples");
         copy(&entry.path(), &to.join(entry.file_name()), mode)?;
     }
-    for document in [
-        "README.md",
-        "MANUAL.md",
-        "RECIPES.md",
-        "JSON.md",
-        "SECURITY.md",
-    ] {
+    for document in ["README.md", "MANUAL.md", "JSON.md", "SECURITY.md"] {
         let to = root.join(DOCUMENTATION).join(document);
         copy(&top.join(document), &to, 0o644)?;
     }

@@ -64,6 +64,11 @@ const TOPICS: &[Topic] = &[
         include_str!("../../../../docs/troubleshooting.md"),
     ),
     document(
+        "recipes",
+        "nginx, Redis, PostgreSQL, sshd, Python, Node, a language model",
+        include_str!("../../../../docs/recipes.md"),
+    ),
+    document(
         "faq",
         "why is it still up, why did it start, and others",
         include_str!("../../../../docs/faq.md"),
