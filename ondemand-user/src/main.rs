@@ -19,7 +19,7 @@ use ondemand::{
     },
     host::{config_file, logging},
     install::{
-        check, permission, settle,
+        check, permission, settle, thaw,
         units::{self, generator, last_good, pacing},
     },
     kernel::{
@@ -75,7 +75,8 @@ fn perform(cli: Cli) -> Result<ExitCode> {
                 .context("print the rule")?;
         }
         Command::Permit { user, .. } => {
-            let permitted = permission::run(&path, &user.unwrap_or_else(permission::user));
+            let user = user.unwrap_or_else(permission::user);
+            let permitted = block_on(thaw::after(|| permission::run(&path, &user)));
             block_on(settle::harmless(&path))?;
             permitted?
         }
@@ -148,10 +149,10 @@ fn load_programs(path: &Path, user: &str, serve: bool) -> Result<()> {
 /// The agent reads its configuration again, whatever became of its permissions: those of the services
 /// that it has are as they were.
 fn reload(path: &Path, user: Option<&str>) -> Result<()> {
-    let permitted = match user {
+    let permitted = block_on(thaw::after(|| match user {
         Some(user) => permission::run(path, user),
         None => permission::renew(path),
-    };
+    }));
     let settled = block_on(settle::harmless(path));
     // An invalid configuration is an error of both.
     block_on(actions::reload(path))?;

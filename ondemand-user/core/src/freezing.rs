@@ -139,9 +139,14 @@ impl Freezing {
         matches!(self.state, State::Frozen(_))
     }
 
-    /// Whether it is to be asked whether it is to be thawed, although it is not configured to be frozen.
-    pub fn is_open(&self) -> bool {
-        !matches!(self.state, State::Running)
+    /// Whether it may be frozen by this agent.
+    pub fn may_be_frozen(&self) -> bool {
+        match self.state {
+            // It could not be thawed.
+            State::Unknown => self.pause.is_some(),
+            State::Running | State::Armed(_) => false,
+            State::Freezing(_) | State::Frozen(_) | State::Thawing => true,
+        }
     }
 
     /// When it is to be frozen. `None`: not as things are.

@@ -37,10 +37,17 @@ impl Agent {
             }
         }
         for name in left {
-            if let Some(watched) = self.services.get(&name) {
-                self.thaw_left(watched);
-            }
             self.catch_nobody(&name);
+        }
+        let units = self.services.iter().filter(|(name, watched)| {
+            let goes_on = |service: &Service| service.unit == watched.service.unit;
+            watched.freezing.is_frozen() && !config.services.get(*name).is_some_and(goes_on)
+        });
+        let units: Vec<String> = units
+            .map(|(_, watched)| watched.service.unit.clone())
+            .collect();
+        for unit in units {
+            self.thaw_left(&unit);
         }
         let slots = match self.sampler.watch(&wanted) {
             Ok(slots) => slots,

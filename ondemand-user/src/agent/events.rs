@@ -73,9 +73,10 @@ pub(super) enum Message {
         service: String,
         usage: Result<Usage, Unknown>,
     },
-    /// A service was frozen (`freeze`) or thawed, or why not.
+    /// The unit of a service was frozen (`freeze`) or thawed, or why not.
     Froze {
         service: String,
+        unit: String,
         freeze: bool,
         result: Result<(), String>,
     },

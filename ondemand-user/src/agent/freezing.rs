@@ -39,7 +39,7 @@ impl Agent {
             .service
             .freeze_after
             .filter(|_| !watched.is_dry_run());
-        if after.is_none() && !watched.freezing.is_frozen() {
+        if after.is_none() && !watched.freezing.may_be_frozen() {
             return;
         }
         let rests = *watched.lifecycle.current() == Step::Rest && !watched.lifecycle.is_asked();
@@ -90,7 +90,8 @@ impl Agent {
         let (service, messages) = (name.to_owned(), self.messages.clone());
         let unit = watched.service.unit.clone();
         let Some(systemd) = self.systemd.caller() else {
-            return self.froze(name, freeze, Err("systemd does not answer".into()));
+            let result = Err("systemd does not answer".into());
+            return self.froze(name, &unit, freeze, result);
         };
         ablation::reached(if freeze {
             Moment::Freezing
@@ -106,6 +107,7 @@ impl Agent {
             // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Froze {
                 service,
+                unit,
                 freeze,
                 result,
             });
@@ -113,9 +115,20 @@ impl Agent {
     }
 
     /// Takes systemd's answer.
-    pub(super) fn froze(&mut self, name: &str, freeze: bool, result: Result<(), String>) {
+    pub(super) fn froze(
+        &mut self,
+        name: &str,
+        unit: &str,
+        freeze: bool,
+        result: Result<(), String>,
+    ) {
         let now = clock::now();
-        let Some(watched) = self.services.get_mut(name) else {
+        let watched = self.services.get_mut(name);
+        let Some(watched) = watched.filter(|watched| watched.service.unit == unit) else {
+            // It left the configuration, or has another unit, while systemd froze it.
+            if freeze && result.is_ok() {
+                self.thaw_left(unit);
+            }
             return;
         };
         match (freeze, &result) {
@@ -145,16 +158,12 @@ impl Agent {
         self.look(name, Input::Changed);
     }
 
-    /// A service is no longer configured.
-    pub(super) fn thaw_left(&self, watched: &Watched) {
-        let Some(systemd) = self
-            .systemd
-            .caller()
-            .filter(|_| watched.freezing.is_frozen())
-        else {
+    /// A unit that may be frozen is no longer that of a service.
+    pub(super) fn thaw_left(&self, unit: &str) {
+        let Some(systemd) = self.systemd.caller() else {
             return;
         };
-        let unit = watched.service.unit.clone();
+        let unit = unit.to_owned();
         tokio::spawn(async move {
             if let Err(error) = systemd.thaw(&unit).await {
                 log::warn!("{error:#}");

@@ -18,7 +18,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes back what an agent that was killed could not: who may start a service is decided by its list again. And as nobody
-/// holds datagrams any more, or thaws what is frozen, that is thawed, and the applications that receive some are started, and stay up until the next agent stops them.
+/// holds datagrams any more, or thaws what is frozen, that is thawed, and the applications that receive some are started,
+/// and stay up until the next agent stops them.
 ///
 /// # Errors
 ///
@@ -31,7 +32,10 @@ pub async fn clean_up(config: &Path) -> Result<()> {
         Ok(()) => {}
     }
     if let Some(config) = last_good::current(config) {
-        let thawed = thaw::all(&config).await;
+        let frozen = config.services.values();
+        let frozen = frozen.filter(|service| service.freeze_after.is_some());
+        let units: Vec<String> = frozen.map(|service| service.unit.clone()).collect();
+        let thawed = thaw::all(&units).await;
         open_all(&config).await?;
         thawed?;
     }

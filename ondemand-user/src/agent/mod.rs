@@ -389,9 +389,10 @@ impl Agent {
             Message::Used { service, usage } => self.used(&service, usage),
             Message::Froze {
                 service,
+                unit,
                 freeze,
                 result,
-            } => self.froze(&service, freeze, result),
+            } => self.froze(&service, &unit, freeze, result),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

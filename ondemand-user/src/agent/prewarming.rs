@@ -178,8 +178,11 @@ pub(super) struct Rhythms {
 impl Agent {
     /// A service was used after this gap. `None`: it was not used since the host's boot, or that is unknown.
     pub(super) fn returned(&mut self, name: &str, gap: Option<Duration>) {
+        if !self.services.get(name).is_some_and(|it| it.service.prewarm) {
+            return;
+        }
         let at = self.wall_clock();
-        let Some(watched) = self.services.get_mut(name).filter(|it| it.service.prewarm) else {
+        let Some(watched) = self.services.get_mut(name) else {
             return;
         };
         let terms = terms_of(watched);

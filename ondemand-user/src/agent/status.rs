@@ -100,8 +100,9 @@ impl Agent {
             service.kept_up = true;
             service.detail = format!("{}; {kept}", service.detail);
         }
-        if let Some(expected) = (watched.prewarming.detail(clock::now()))
-            .filter(|_| watched.service.prewarm && watched.problem.is_none())
+        if watched.service.prewarm
+            && watched.problem.is_none()
+            && let Some(expected) = watched.prewarming.detail(clock::now())
         {
             service.detail = format!("{}; {expected}", service.detail);
         }

@@ -18,6 +18,7 @@ use crate::{
         check::{generator_program, page},
         permission,
         settle::{self, Step},
+        thaw,
         turn::Turn,
         units::{Record, generator, last_good},
     },
@@ -183,7 +184,7 @@ pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> 
     ablation::step("apply-settled");
     failed |= !open(&config, &systemd, say).await?;
     ablation::step("apply-opened");
-    failed |= !permit(path);
+    failed |= !permit(path).await;
     ablation::step("apply-permitted");
     let services = counted(config.services.len() as u64, "service");
     // The agent has root renew its permissions before it answers, which takes a turn of its own.
@@ -261,12 +262,12 @@ async fn open(config: &Config, systemd: &Systemd, say: &mut dyn FnMut(&str)) -> 
 }
 
 /// Writes the polkit rule. Returns whether that worked, or is not needed.
-fn permit(path: &Path) -> bool {
+async fn permit(path: &Path) -> bool {
     // Where the agent runs as root there may be no such user.
     if !matches!(User::from_name(permission::USER), Ok(Some(_))) {
         return true;
     }
-    match permission::run(path, permission::USER) {
+    match thaw::after(|| permission::run(path, permission::USER)).await {
         Ok(()) => true,
         Err(error) => {
             eprintln!("ondemand: {}", printable(&format!("{error:#}")));

@@ -163,9 +163,20 @@ fn whoever_stops_it_or_ends_the_agent_thaws_it() {
         wait_frozen(&sandbox);
     }
     // It is not configured any more, or not to be frozen.
+    let write = |text: &str| {
+        service::write_config(&sandbox, text).unwrap();
+        sandbox.run(&["ondemand", "reload"]).unwrap();
+    };
+    write("");
+    wait_for("it is thawed", SOON, || {
+        (!is_frozen(&sandbox)).then_some(())
+    })
+    .unwrap();
+    write(&format!("[service.test]\n{OWN}"));
+    ask(&sandbox);
+    wait_frozen(&sandbox);
     let config = OWN.replace("freeze_after = \"200ms\"\n", "");
-    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
-    sandbox.run(&["ondemand", "reload"]).unwrap();
+    write(&format!("[service.test]\n{config}"));
     wait_for("it is thawed", SOON, || {
         (!is_frozen(&sandbox)).then_some(())
     })

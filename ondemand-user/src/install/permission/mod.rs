@@ -3,7 +3,7 @@
 
 pub mod rule;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::{User, geteuid};
@@ -24,6 +24,11 @@ pub const USER: &str = "ondemand-agent";
 const RULES: &str = "/etc/polkit-1/rules.d";
 /// The rule's file.
 pub const RULE: &str = "/etc/polkit-1/rules.d/50-ondemand.rules";
+
+/// The units that the agent may freeze, by the present rule.
+pub fn frozen() -> BTreeSet<String> {
+    std::fs::read_to_string(RULE).map_or_else(|_| BTreeSet::new(), |text| rule::frozen(&text))
+}
 
 /// The user of the present rule, or else that of the package.
 pub fn user() -> String {

@@ -77,6 +77,15 @@ pub(super) fn user(text: &str) -> Option<String> {
     serde_json::from_str(quoted).ok()
 }
 
+/// The units that the rule `text` lets the agent freeze.
+pub(super) fn frozen(text: &str) -> BTreeSet<String> {
+    let entries = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("\"freeze "));
+    let units = entries.filter_map(|rest| rest.split('"').next());
+    units.map(str::to_owned).collect()
+}
+
 /// Before the user's name in the rule.
 const USER_IS: &str = "subject.user != ";
 
