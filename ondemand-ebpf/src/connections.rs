@@ -16,10 +16,10 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     Alarm, Counters, EVENT_ACCEPTED, EVENT_ANSWERED, EVENT_CLOSED, EVENT_FORWARDER,
-    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_IGNORE,
-    GATE_OWN, GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER, LEG_PROBE,
-    LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN, STREAM, Tag,
-    listener_place,
+    EVENT_LISTENING, EVENT_OPENED, EVENT_STRANGER, EVENT_UNLISTENED, Endpoint, GATE_BYTES,
+    GATE_IGNORE, GATE_OWN, GATE_PROBED, INET6, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LISTENER,
+    LEG_PROBE, LEG_STEERED, LEGS, LIST_IGNORE, ROLE_FORWARDER, ROLE_FRONT, ROLE_OTHER, ROLE_OWN,
+    STREAM, Tag, listener_place,
 };
 
 use crate::{
@@ -235,10 +235,12 @@ fn established(ctx: &SockOpsContext) {
         return;
     }
     let now = tag.since;
-    // SAFETY: a valid map value.
-    unsafe {
-        core::ptr::write_volatile(&raw mut (*counters).last_open, now);
-        core::ptr::write_volatile(&raw mut (*counters).last_change, now);
+    if gate(slot) & GATE_BYTES == 0 {
+        // SAFETY: a valid map value.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*counters).last_open, now);
+            core::ptr::write_volatile(&raw mut (*counters).last_change, now);
+        }
     }
     // SAFETY: as above.
     if opened != 0 && unsafe { atomic_exchange(&raw mut (*alarm).opened, 0) } != 0 {
@@ -375,6 +377,7 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     };
     traffic::add_last(ctx, socket.cast(), tag, counters, old);
+    let was_use = tag.received != 0 || gate(slot) & GATE_BYTES == 0;
     // A socket closes only once: accept() after a disconnect does not exist.
     tag.leg = LEG_LISTENER;
     count(counters, leg, false);
@@ -382,8 +385,16 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     let now = now();
-    // SAFETY: the pointer is a valid map value.
-    unsafe { core::ptr::write_volatile(&raw mut (*counters).last_change, now) };
+    if was_use {
+        // SAFETY: the pointer is a valid map value.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*counters).last_change, now);
+            let last_open = &raw mut (*counters).last_open;
+            if core::ptr::read_volatile(last_open) < tag.since {
+                core::ptr::write_volatile(last_open, tag.since);
+            }
+        }
+    }
     last_closed(counters, slot, now);
 }
 

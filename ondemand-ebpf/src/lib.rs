@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 11;
+pub const LAYOUT_VERSION: u32 = 12;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -180,6 +180,9 @@ pub const GATE_PASS: u64 = 1 << 10;
 /// behind them.
 pub const GATE_DRAIN: u64 = 1 << 11;
 
+/// Bit of a service's gate: a connection is use from its client's first byte on; one that is closed before that was none.
+pub const GATE_BYTES: u64 = 1 << 12;
+
 /// A network in a list of a service: the data of a key of the map `NETWORKS`. The value of the
 /// longest prefix of an address decides: 1 for listed and 0 for excepted.
 #[repr(C)]
@@ -247,9 +250,10 @@ pub struct Counters {
     /// Connections established, by leg.
     pub accepted: [u64; LEGS as usize],
     /// Nanoseconds of the coarse `CLOCK_MONOTONIC`: the last connection that was established or
-    /// closed, without [`LEG_IGNORED`].
+    /// closed, without [`LEG_IGNORED`]. With [`GATE_BYTES`]: the last one that was closed after its client had sent a byte.
     pub last_change: u64,
-    /// The same clock: the last connection that was established, without [`LEG_IGNORED`].
+    /// The same clock: the last connection that was established, without [`LEG_IGNORED`]; of those of `last_change` with
+    /// [`GATE_BYTES`].
     pub last_open: u64,
     /// Look-ups of the front address by arriving SYNs, without those of ignored clients.
     pub lookups: u64,

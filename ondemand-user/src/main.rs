@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use nix::unistd::geteuid;
 use ondemand::{
     agent,
     commands::{
@@ -19,7 +20,7 @@ use ondemand::{
     },
     host::{config_file, logging},
     install::{
-        check, permission, settle, thaw,
+        check, permission, settle, sieve, thaw,
         units::{self, generator, last_good, pacing},
     },
     kernel::{
@@ -77,9 +78,11 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Permit { user, .. } => {
             let user = user.unwrap_or_else(permission::user);
             let permitted = block_on(thaw::after(|| permission::run(&path, &user)));
+            sift(&path);
             block_on(settle::harmless(&path))?;
             permitted?
         }
+        Command::Sieve { addresses } => sieve::begin(&addresses)?,
         Command::Apply { dry_run } => block_on(apply::run(&path, dry_run))?,
         Command::Edit { name } => block_on(edit::run(&path, name.as_deref()))?,
         Command::Adopt(options) => block_on(adopt::run(&path, &options))?,
@@ -153,12 +156,23 @@ fn reload(path: &Path, user: Option<&str>) -> Result<()> {
         Some(user) => permission::run(path, user),
         None => permission::renew(path),
     }));
+    sift(path);
     let settled = block_on(settle::harmless(path));
     // An invalid configuration is an error of both.
     block_on(actions::reload(path))?;
     settled?;
     permitted
         .context("the agent has read its configuration, but not all of its permissions are renewed")
+}
+
+/// `ignore_empty` at the front sockets that are open.
+fn sift(path: &Path) {
+    if geteuid().is_root()
+        && let Some(config) = last_good::current(path)
+        && let Err(error) = sieve::renew(&config)
+    {
+        log::warn!("connections without a byte start their services: {error:#}");
+    }
 }
 
 fn print_units(config: &Path, output: Option<&Path>) -> Result<()> {

@@ -13,9 +13,10 @@ shopt -s nullglob
 # Debian's names; their dependencies are included.
 packages=(bash coreutils dash dbus findutils grep hostname iproute2 libc-bin mount polkitd procps python3 sed
     systemd util-linux)
-# Directories and files below lib/modules/VERSION/kernel: a disk on virtio, and sock_diag(7).
+# Directories and files below lib/modules/VERSION/kernel: a disk on virtio, sock_diag(7), and neighbours.
 modules=(drivers/virtio 'drivers/block/virtio_blk.*' fs/ext4 fs/jbd2 'fs/mbcache.*' fs/overlayfs
-    'lib/crc*' 'crypto/crc32c*' 'arch/x86/crypto/crc32c*' net/unix net/ipv4)
+    'lib/crc*' 'crypto/crc32c*' 'arch/x86/crypto/crc32c*' net/unix net/ipv4
+    'drivers/net/veth.*')
 
 usage() {
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2

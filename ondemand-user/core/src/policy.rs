@@ -36,6 +36,8 @@ pub struct Rules {
     pub min_uptime: Duration,
     /// A connection without a byte for this duration is no use. `None`: each open one is.
     pub silent_after: Option<Duration>,
+    /// A connection that was closed before its client sent a byte was no use; nor was its look-up.
+    pub ignores_empty: bool,
 }
 
 impl Rules {
@@ -45,6 +47,7 @@ impl Rules {
         idle_timeout: Some(Duration::ZERO),
         min_uptime: Duration::ZERO,
         silent_after: None,
+        ignores_empty: false,
     };
 }
 
@@ -55,6 +58,7 @@ impl Rules {
             idle_timeout: service.idle_timeout.or(learned),
             min_uptime: service.min_uptime,
             silent_after: service.silent_after,
+            ignores_empty: service.ignore_empty,
         }
     }
 }
@@ -259,10 +263,13 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     let Some(started) = facts.started else {
         return Verdict::Unknown(Reason::NoStart);
     };
+    // Most look-ups are of connections that may stay empty: then none says anything. The half-open check finds a
+    // client whose handshake is under way.
+    let looked = sample.last_lookup.filter(|_| !rules.ignores_empty);
     let stamps = [
         Some(started),
         sample.last_activity,
-        sample.last_lookup,
+        looked,
         facts.uncounted_until,
         silent,
         facts.work.and_then(|work| work.worked),
@@ -289,18 +296,16 @@ pub fn decide(rules: &Rules, now: Ktime, sample: Option<&Sample>, facts: &Facts)
     };
     let last_use = sample.last_activity.map_or(started, |at| at.max(started));
     let cap = last_use + idle_timeout.saturating_mul(LOOKUP_CAP);
-    let looked_up = |at: Ktime| {
-        let postponed = (at + STAMP_SLACK + idle_timeout).min(cap);
-        // A cookie leaves no trace but its look-up, so there is no cap.
-        let cookie = facts.syn_cookies.then(|| at + STAMP_SLACK + COOKIE_GRACE);
-        cookie.map_or(postponed, |cookie| postponed.max(cookie))
-    };
+    let looked_up = |at: Ktime| (at + STAMP_SLACK + idle_timeout).min(cap);
+    // A cookie leaves no trace but its look-up, so there is no cap.
+    let cookie = sample.last_lookup.filter(|_| facts.syn_cookies);
     let idle_at = [
         Some(started + idle_timeout.max(rules.min_uptime)),
         sample
             .last_activity
             .map(|at| at + STAMP_SLACK + idle_timeout),
-        sample.last_lookup.map(looked_up),
+        looked.map(looked_up),
+        cookie.map(|at| at + STAMP_SLACK + COOKIE_GRACE),
         facts.uncounted_until.map(|at| at + idle_timeout),
         silent.map(|at| at + idle_timeout),
         needed_until(facts).map(|at| at + idle_timeout),

@@ -80,6 +80,13 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Keep connections without a byte away from front sockets (run by systemd, as root)
+    #[command(after_help = help::SIEVE)]
+    Sieve {
+        /// Where they listen
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<SocketAddr>,
+    },
     /// Bring a changed configuration into force; stops and cuts nothing that runs
     #[command(after_help = help::APPLY)]
     Apply {

@@ -86,6 +86,13 @@ Examples:
 
 Exit codes: 0 done, 1 a permission could not be granted, 2 wrong configuration";
 
+pub const SIEVE: &str = "\
+Run by the front socket of a service with ignore_empty, when systemd has opened it: a client that connects
+to one of these addresses and sends no byte is unknown to systemd, and so starts nothing. `ondemand permit`
+and `ondemand reload` do the same for front sockets that are open.
+
+Exit codes: 0 done, 1 systemd's sockets cannot be reached: such a client starts the service";
+
 pub const APPLY: &str = "\
 Checks /etc/ondemand/ondemand.toml; has systemd load the units made from it; takes the leases of
 applications that run, so that taking them in does not stop them; opens the front sockets of new

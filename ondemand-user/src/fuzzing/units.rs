@@ -98,6 +98,7 @@ pub fn units(data: &[u8]) {
         activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
+        ignore_empty: false,
         keepalive: None,
         veto: None,
         access: Access {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod complaints;
 pub mod config_file;
 pub mod directories;
+pub mod empty_clients;
 pub mod identity;
 pub mod logging;
 pub mod page_template;

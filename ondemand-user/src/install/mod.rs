@@ -3,6 +3,7 @@
 pub mod check;
 pub mod permission;
 pub mod settle;
+pub mod sieve;
 pub mod thaw;
 pub mod turn;
 pub mod units;

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     io,
-    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     task::{Context, Poll},
 };
 
@@ -15,7 +15,7 @@ use nix::{
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{source::Ends, stream::Stream};
-use crate::proxy::wait::Clients;
+use crate::{host::empty_clients, proxy::wait::Clients};
 
 enum Listener {
     Tcp(TcpListener),
@@ -66,6 +66,8 @@ impl Listeners {
             let accepted = match &self.all[(self.turn + index) % count] {
                 Listener::Tcp(listener) => listener.poll_accept(context)?.map(|(stream, peer)| {
                     let arrived = stream.local_addr()?;
+                    // Of a front socket that ignores connections without a byte.
+                    empty_clients::take_off(stream.as_raw_fd())?;
                     Ok((Stream::Tcp(stream), Some(Ends { arrived, peer })))
                 }),
                 Listener::Unix(listener) => listener
@@ -85,10 +87,7 @@ fn listener(socket: OwnedFd) -> Result<Listener> {
     // PID 1 shares the open file, and works with either mode.
     let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
     fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    let address: SockaddrStorage = {
-        use std::os::fd::AsRawFd as _;
-        getsockname(socket.as_fd().as_raw_fd())?
-    };
+    let address: SockaddrStorage = { getsockname(socket.as_fd().as_raw_fd())? };
     match address.family() {
         Some(Inet | Inet6) => Ok(Listener::Tcp(TcpListener::from_std(socket.into())?)),
         Some(Unix) => Ok(Listener::Unix(UnixListener::from_std(socket.into())?)),

@@ -23,6 +23,7 @@ mod datagrams;
 mod datagrams_race;
 mod edit;
 mod elsewhere;
+mod empty_clients;
 mod event_costs;
 mod faults;
 mod faults_backend;

@@ -20,13 +20,19 @@ const EXAMPLE: &str = "\"auto\", \"held\" or \"proxied\"";
 pub(super) fn read(
     value: Option<&Value<'_>>,
     steer: Option<bool>,
+    ignore_empty: Option<bool>,
     listen: Option<&[Endpoint]>,
     backend: Option<&Endpoint>,
 ) -> Result<FirstClient, Problem> {
     let Some(value) = value else {
-        return Ok(FirstClient::Auto);
+        // Of a client that is held nobody knows what it sends.
+        return Ok(match ignore_empty {
+            Some(true) => FirstClient::Proxied,
+            _ => FirstClient::Auto,
+        });
     };
     let first = match value.string(EXAMPLE)? {
+        "auto" if ignore_empty == Some(true) => FirstClient::Proxied,
         "auto" => FirstClient::Auto,
         "held" => FirstClient::Held,
         "proxied" => FirstClient::Proxied,
@@ -39,6 +45,8 @@ pub(super) fn read(
         return Ok(first);
     } else if steer == Some(false) {
         "\"held\" requires steer = true: clients that were held go straight to the application"
+    } else if ignore_empty == Some(true) {
+        "\"held\" means that a client's first packet starts the service, before it has sent a byte; remove `ignore_empty`"
     } else if listen.is_some_and(|all| !all.iter().any(Endpoint::is_tcp)) {
         "\"held\" requires a TCP address in `listen`: the clients of a Unix socket wait in its queue"
     } else if backend.is_some_and(|backend| !backend.is_tcp()) {

@@ -12,6 +12,7 @@ use std::{
 mod access;
 mod activation;
 mod differences;
+mod empty;
 mod endpoint;
 mod error;
 mod first_client;
@@ -140,6 +141,8 @@ pub struct Service {
     pub wake_from: List,
     /// Clients whose use does not keep the service up. Empty: none.
     pub ignore_from: List,
+    /// Whether a connection counts as use only when its client has sent a byte, and starts the service only then.
+    pub ignore_empty: bool,
     /// How vanished clients are found. `None`: as the application and the kernel have it.
     pub keepalive: Option<KeepAlive>,
     /// A program that is run before a stop: an exit status other than zero keeps the service up.

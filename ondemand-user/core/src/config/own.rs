@@ -57,8 +57,9 @@ pub(super) fn moved(listen: &[Endpoint], places: &[Place]) -> Vec<Problem> {
 
 /// Keys of `[service.NAME]` that are about connections, of which an application that listens at addresses of UDP alone
 /// has none.
-pub(super) const OF_CONNECTIONS: [&str; 6] = [
+pub(super) const OF_CONNECTIONS: [&str; 7] = [
     "first_client",
+    "ignore_empty",
     "silent_after",
     "keepalive",
     "ready",
@@ -223,6 +224,7 @@ mod tests {
         );
         for line in [
             "first_client = \"held\"",
+            "ignore_empty = true",
             "silent_after = \"1h\"",
             "keepalive = \"off\"",
             "ready = \"tcp:127.0.0.1:80\"",

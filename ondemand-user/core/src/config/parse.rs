@@ -9,7 +9,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, activation, endpoint,
+    Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, activation, empty, endpoint,
     error::Problem,
     first_client, freeze, keepalive,
     learning::{self, ColdStartCost, Learning},
@@ -48,6 +48,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "activation",
     "wake_from",
     "ignore_from",
+    "ignore_empty",
     "keepalive",
     "veto",
     "socket_mode",
@@ -334,9 +335,14 @@ fn service<'t>(
         }
         _ => backend,
     };
+    let ignore_empty = problems.keep(empty::read(
+        optional("ignore_empty").as_ref(),
+        listen.as_ref().map(|(all, _)| all.as_slice()),
+    ));
     let first_client = problems.keep(first_client::read(
         optional("first_client").as_ref(),
         steer,
+        ignore_empty,
         listen.as_ref().map(|(all, _)| all.as_slice()),
         backend.as_ref().map(|(backend, _)| backend),
     ));
@@ -372,6 +378,10 @@ fn service<'t>(
             (
                 waiting_page.as_ref().is_some_and(Option::is_some),
                 "has clients wait in the socket of the application, where nobody shows them a page; remove `waiting_page`",
+            ),
+            (
+                ignore_empty == Some(true),
+                "has systemd start the application for any connection at the socket of the application; remove `ignore_empty`",
             ),
         ],
     ));
@@ -426,6 +436,7 @@ fn service<'t>(
         activation: activation?,
         wake_from: wake_from.unwrap_or_default(),
         ignore_from: ignore_from.unwrap_or_default(),
+        ignore_empty: ignore_empty?,
         keepalive: keepalive?,
         veto: veto?,
         access: access?,

@@ -81,6 +81,7 @@ fn a_short_file_gets_the_documented_defaults() {
         activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
+        ignore_empty: false,
         keepalive: Some(KeepAlive {
             idle: 120,
             interval: 15,
@@ -171,6 +172,15 @@ fn every_key_is_read() {
     });
     check_service("steer = false\nfirst_client = \"proxied\"", |s| {
         s.first_client == FirstClient::Proxied
+    });
+    check_service("ignore_empty = true", |s| {
+        s.ignore_empty && s.first_client == FirstClient::Proxied
+    });
+    check_service("ignore_empty = true\nfirst_client = \"auto\"", |s| {
+        s.first_client == FirstClient::Proxied
+    });
+    check_service("ignore_empty = false", |s| {
+        !s.ignore_empty && s.first_client == FirstClient::Auto
     });
     check_service("keepalive = \"off\"", |s| s.keepalive.is_none());
     check_service("keepalive = \"10s\"", |s| {
@@ -292,6 +302,21 @@ fn who_is_held_must_be_steered() {
     let expected = "first_client: \"held\" requires a TCP address";
     check(&unix("/run/wiki.sock", "127.0.0.1:8080"), expected);
     check(&unix("0.0.0.0:80", "/run/wiki.sock"), expected);
+}
+
+#[test]
+fn a_byte_is_waited_for_where_the_kernel_tells_of_it() {
+    check(
+        &wiki("ignore_empty = true\nfirst_client = \"held\""),
+        "first_client: \"held\" means that a client's first packet starts the service",
+    );
+    let unix = "[service.wiki]\nlisten = [\"/run/wiki.sock\"]\nbackend = \"127.0.0.1:8080\"\nunit = \"wiki.service\"\n\
+                ignore_empty = true";
+    check(unix, "ignore_empty: requires a TCP address in `listen`");
+    let native = "[service.wiki]\nlisten = [\"127.0.0.1:80\"]\nunit = \"wiki.service\"\nactivation = \"native\"\n\
+                  ignore_empty = true";
+    check(native, "remove `ignore_empty`");
+    check_key("ignore_empty = 1", "service.wiki.ignore_empty: ");
 }
 
 #[test]

@@ -9,6 +9,7 @@ const RULES: Rules = Rules {
     idle_timeout: Some(Duration::from_secs(10)),
     min_uptime: Duration::ZERO,
     silent_after: None,
+    ignores_empty: false,
 };
 
 fn sample() -> Sample {
@@ -455,6 +456,44 @@ fn silent_connections_are_no_use() {
         &seen(35_000, 5_000),
     );
     assert_eq!(verdict, busy, "not asked for");
+}
+
+#[test]
+fn where_empty_connections_are_no_use_a_look_up_is_none() {
+    let rules = Rules {
+        ignores_empty: true,
+        ..RULES
+    };
+    let checked = Sample {
+        last_lookup: Some(ms(10_900)),
+        ..sample()
+    };
+    let cookies = Facts {
+        syn_cookies: true,
+        ..facts()
+    };
+    let without = decide(&rules, ms(11_010), Some(&sample()), &facts());
+    assert!(matches!(without, Verdict::Idle { .. }), "{without:?}");
+    assert_eq!(
+        decide(&rules, ms(11_010), Some(&checked), &facts()),
+        without
+    );
+    // A cookie's client may be about to send.
+    check(rules, 11_010, Some(checked), cookies, quiet(1_000, 12_910));
+    let open = Sample {
+        steered: Leg {
+            accepted: 1,
+            ..Leg::default()
+        },
+        ..checked
+    };
+    check(
+        rules,
+        11_010,
+        Some(open),
+        facts(),
+        Verdict::Busy { open: 1 },
+    );
 }
 
 #[test]

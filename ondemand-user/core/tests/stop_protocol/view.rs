@@ -26,6 +26,7 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
             idle_timeout: model.idle_timeout,
             min_uptime: Duration::ZERO,
             silent_after: None,
+            ignores_empty: false,
         },
     };
     let facts = facts(model, state, agent);

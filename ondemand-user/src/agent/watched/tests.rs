@@ -94,6 +94,7 @@ fn service(listen: &str) -> Service {
         activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
+        ignore_empty: false,
         keepalive: None,
         veto: None,
         access: Access::default(),

@@ -60,6 +60,13 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     {
         text += &access(&service.access)?;
     }
+    if service.ignore_empty {
+        let tcp = service.front.iter().filter(|endpoint| endpoint.is_tcp());
+        let addresses: Vec<String> = tcp.map(|endpoint| format!(" {endpoint}")).collect();
+        let program = escape::program(&host.ondemand)?;
+        // Without it the front socket serves all clients alike.
+        writeln!(text, "ExecStartPost=-{program} sieve{}", addresses.concat())?;
+    }
     // A burst of clients must not make systemd give up the socket.
     text += pacing::TRIGGER_LIMIT;
     if host

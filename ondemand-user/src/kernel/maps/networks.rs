@@ -8,7 +8,7 @@ use std::{
 
 use ondemand_core::{config::Service, measure::sample::Slot};
 use ondemand_ebpf::{
-    GATE_IGNORE, GATE_OWN, GATE_WAKE, LIST_IGNORE, LIST_WAKE, NETWORK_BITS, Network,
+    GATE_BYTES, GATE_IGNORE, GATE_OWN, GATE_WAKE, LIST_IGNORE, LIST_WAKE, NETWORK_BITS, Network,
 };
 
 use super::watchlist::address_words;
@@ -18,7 +18,7 @@ use super::watchlist::address_words;
 pub struct Lists {
     /// By prefix length in bits and network: whether it is in the list.
     pub networks: BTreeMap<(u32, Network), bool>,
-    /// By slot: `GATE_WAKE` and `GATE_IGNORE`, and `GATE_OWN` with them. Absent: none.
+    /// By slot: `GATE_WAKE` and `GATE_IGNORE`, and `GATE_OWN` and `GATE_BYTES` with them. Absent: none.
     pub bits: HashMap<Slot, u64>,
 }
 
@@ -28,6 +28,9 @@ pub fn table<'s>(services: impl Iterator<Item = (Slot, &'s Service)>) -> Lists {
     for (slot, service) in services {
         if service.own_address {
             *all.bits.entry(slot).or_default() |= GATE_OWN;
+        }
+        if service.ignore_empty {
+            *all.bits.entry(slot).or_default() |= GATE_BYTES;
         }
         for (list, bit, networks) in [
             (LIST_WAKE, GATE_WAKE, &service.wake_from),

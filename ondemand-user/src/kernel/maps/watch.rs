@@ -9,8 +9,8 @@ use ondemand_core::{
     measure::sample::Slot,
 };
 use ondemand_ebpf::{
-    Counters, Endpoint, GATE_IGNORE, GATE_OWN, GATE_WAKE, KeepAlive, MAX_NAME, MAX_SERVICES, Name,
-    Network, Owner, UNIT_NAME, UnitName,
+    Counters, Endpoint, GATE_BYTES, GATE_IGNORE, GATE_OWN, GATE_WAKE, KeepAlive, MAX_NAME,
+    MAX_SERVICES, Name, Network, Owner, UNIT_NAME, UnitName,
 };
 
 use nix::unistd::Gid;
@@ -31,6 +31,9 @@ pub(super) struct Written {
     lists: Lists,
     units: HashMap<UnitName, u32>,
 }
+
+/// The bits of a gate that the configuration says.
+const CONFIGURED: u64 = GATE_WAKE | GATE_IGNORE | GATE_OWN | GATE_BYTES;
 
 /// Watches the services as the next agent will, so that applications that keep their addresses are started by their
 /// clients until then. Does nothing while an agent runs. Must be called inside a tokio runtime, as root.
@@ -243,7 +246,7 @@ impl Sampler {
         let known: Vec<Slot> = self.known.keys().copied().collect();
         for slot in known {
             let bits = lists.bits.get(&slot).copied().unwrap_or(0);
-            self.set_gate_bits(slot, GATE_WAKE | GATE_IGNORE | GATE_OWN, bits)
+            self.set_gate_bits(slot, CONFIGURED, bits)
                 .context("write which lists of clients exist")?;
         }
         for key in present {
