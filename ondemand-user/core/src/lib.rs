@@ -8,6 +8,7 @@ pub mod caught;
 pub mod config;
 pub mod freezing;
 pub mod holds;
+pub mod hosts;
 pub mod learned;
 pub mod lifecycle;
 pub mod measure;

@@ -9,7 +9,7 @@ use ondemand_core::config::{DEFAULT_PATH, Endpoint, Ready, Statuses, time_span};
 use super::{
     completions::{Shell, services, topics},
     help,
-    values::{currency, moment, price, span, watts},
+    values::{currency, moment, price, size, span, watts},
 };
 use crate::{
     install::permission::USER,
@@ -366,6 +366,9 @@ pub fn asked(ready: Option<Ready>, status: Option<Statuses>) -> Option<Ready> {
     Some(ready.clone().with_status(status).unwrap_or(ready))
 }
 
+/// The most hosts of a plan.
+const MOST_HOSTS: i64 = 10_000;
+
 /// `ondemand report`.
 #[derive(Args, Debug)]
 pub struct Report {
@@ -378,6 +381,18 @@ pub struct Report {
     /// Replay a recorded trace of arrivals: CSV, or CSV in .gz; `-` is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "since", "until", "last"])]
     pub trace: Option<PathBuf>,
+    /// Also plan: would this number of hosts carry the trace, and how many fewer?
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_HOSTS), requires = "memory_per_host", requires = "trace")]
+    pub hosts: Option<u32>,
+    /// The memory of each of these hosts that services may have: 16GiB
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "hosts")]
+    pub memory_per_host: Option<u64>,
+    /// What each service takes while it is up, if the trace has no `memory_bytes` of it
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "hosts")]
+    pub memory: Option<u64>,
+    /// How long a start takes, if the trace has no `start_seconds` of the service
+    #[arg(long, value_name = "SPAN", value_parser = span, requires = "hosts", default_value = "2s")]
+    pub start_duration: Duration,
     /// Start of the period [default: the start of the history]
     #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "last", allow_hyphen_values = true)]
     pub since: Option<i64>,
@@ -497,6 +512,15 @@ mod tests {
         check("ondemand report wiki --last 7d --json", true);
         check("ondemand report --trace - --timeouts 1min,5min", true);
         check("ondemand report --trace x --last 7d", false);
+        let plan = "ondemand report --trace x --hosts 3 --memory-per-host 1GiB";
+        check(plan, true);
+        check(&format!("{plan} --memory 64MiB --start-duration 1s"), true);
+        check(&format!("{plan} --memory 64"), false);
+        check(&plan.replace("--hosts 3", "--hosts 0"), false);
+        check(&plan.replace("--hosts 3", "--hosts 10001"), false);
+        check(&plan.replace("--hosts 3", ""), false);
+        check(&plan.replace("--trace x", ""), false);
+        check(&plan.replace("--memory-per-host 1GiB", ""), false);
         check("ondemand report --since 2026-11-01 --last 7d", false);
         check("ondemand report --json --html x", false);
         check("ondemand report --timeouts 5parsecs", false);

@@ -178,13 +178,17 @@ start, and how long the service would have been up and unused. The recommended t
 lowest sum of both.
 
 A trace is a CSV file sorted by time; its first line is `timestamp_seconds,service`. It needs no
-agent: it shows what ondemand would have done.
+agent: it shows what ondemand would have done. With --hosts it also shows for each timeout how many hosts
+would have carried what was up at the same time, and how long clients would have waited. What a service
+takes is in the trace's column `memory_bytes`, or is --memory for all; how long its start takes in
+`start_seconds`, or --start-duration.
 
 Examples:
   ondemand report --last 7d
   ondemand report --since 2026-11-01 --until 2026-12-01 --html november.html
   ondemand report wiki --cold-start-cost 30min --price-per-gib-hour 0.004 --currency EUR
   ondemand report --trace arrivals.csv --timeouts 1min,10min,1h --json
+  ondemand report --trace arrivals.csv --hosts 20 --memory-per-host 64GiB --memory 512MiB
 
 Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";
 

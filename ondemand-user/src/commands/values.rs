@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, civil, tz::TimeZone};
-use ondemand_core::config::time_span;
+use ondemand_core::{config::time_span, hosts::MOST_MEMORY};
 
 /// Parses `2026-11-01`, `2026-11-01 12:30` (local time), `2026-11-01T12:30:00Z`, `@1793500000`.
 /// Returns milliseconds since 1970.
@@ -49,6 +49,36 @@ pub fn span(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(span)
+}
+
+/// Parses a size of memory that a person types: `16GiB`, `512M`, with a unit, powers of 1024 as systemd has them. Bytes.
+///
+/// # Errors
+///
+/// `text` is not one, or it is zero or more than [`MOST_MEMORY`].
+pub fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let power = match unit.trim().trim_end_matches("iB").trim_end_matches('B') {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => 0,
+    };
+    let bytes = number.parse::<f64>().ok().filter(|_| power > 0);
+    let bytes = bytes.map(|number| number * (1_u64 << power) as f64);
+    match bytes {
+        Some(bytes) if (1.0..=MOST_MEMORY as f64).contains(&bytes) => Ok(bytes as u64),
+        Some(_) => Err(format!(
+            "{text:?} is not from 1K to {} TiB",
+            MOST_MEMORY >> 40
+        )),
+        None => Err(format!(
+            "{text:?} is not a size; write it like \"16GiB\" or \"512MiB\""
+        )),
+    }
 }
 
 /// The longest name of a currency. Characters.
@@ -132,6 +162,22 @@ mod tests {
             assert!(currency(text).is_err(), "{text:?}");
         }
         assert!(watts("12.5").is_ok() && watts("-1").is_err() && watts("").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(size(text).ok(), expected, "{text}");
+        };
+        check("16GiB", Some(16 << 30));
+        check(" 512 M", Some(512 << 20));
+        check("1.5K", Some(1536));
+        check("64T", Some(1 << 46));
+        for text in [
+            "", "16", "0G", "65T", "-1G", "1X", "G", "1.2.3G", "infG", "1iB",
+        ] {
+            check(text, None);
+        }
     }
 
     #[test]

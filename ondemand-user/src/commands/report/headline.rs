@@ -76,6 +76,16 @@ fn replayed_parts(report: &Report) -> Vec<String> {
         waits(learned.cold_starts),
         span_of(learned.warm_idle_seconds)
     ));
+    if let Some(plan) = &report.plan {
+        let learned = plan.policies.iter().find(|it| it.timeout_seconds.is_none());
+        if let Some(needed) = learned.and_then(|it| it.hosts_at_p99) {
+            parts.push(format!(
+                "with auto {} of {} would carry at p99 what is up at the same time",
+                needed,
+                counted(plan.hosts.into(), "host")
+            ));
+        }
+    }
     parts
 }
 
@@ -91,7 +101,7 @@ fn percent(ratio: f64) -> String {
 }
 
 /// `3.2 GiB`, `120 MiB`.
-fn gib(gib: f64) -> String {
+pub(super) fn gib(gib: f64) -> String {
     match gib {
         1.0.. => format!("{gib:.1} GiB"),
         0.01.. => format!("{:.0} MiB", gib * 1024.0),

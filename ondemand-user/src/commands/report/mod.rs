@@ -8,6 +8,7 @@ mod learned;
 mod measured;
 mod model;
 mod page;
+mod plan;
 mod text;
 pub mod trace;
 
@@ -25,6 +26,8 @@ use ondemand_core::{
     replay::{MOST_TIMEOUTS, Timeouts},
     words::{Span, printable},
 };
+
+use trace::Source;
 
 use crate::{
     commands::args,
@@ -101,7 +104,6 @@ fn terms(options: &args::Report) -> Result<Terms> {
             ))
         })?,
     };
-    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
     // The agent's own bounds. With a trace it may do what the fixed timeouts may that it is compared with.
     let shortest = match options.trace {
         Some(_) => Duration::from_secs(1),
@@ -127,8 +129,16 @@ fn terms(options: &args::Report) -> Result<Terms> {
     })
 }
 
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {
-    let trace = trace::read(path, &terms.timeouts, terms.learning)?;
+    let mut source = Source::open(path)?;
+    if options.hosts.is_some() {
+        source = source.twice()?;
+    }
+    let trace = source.replay(&terms.timeouts, terms.learning)?;
     let known = trace.services.iter().map(|service| service.name.as_str());
     select(&options.services, known, &path.display().to_string())?;
     let services = trace
@@ -148,15 +158,18 @@ fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Repo
         true => "trace",
         false => "UTC",
     };
-    Ok(Report::new(
-        "trace",
-        path,
-        span,
-        zone.into(),
-        services,
-        None,
-        terms,
-    ))
+    let mut report = Report::new("trace", path, span, zone.into(), services, None, terms);
+    if let Some((hosts, memory)) = options.hosts.zip(options.memory_per_host) {
+        let fleet = plan::Fleet {
+            hosts,
+            memory,
+            memory_of_each: options.memory,
+            start_of_each: micros(options.start_duration),
+        };
+        report.plan = Some(plan::of(&mut source, &fleet, &report, terms)?);
+        report.headline = headline::of(&report);
+    }
+    Ok(report)
 }
 
 fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {

@@ -9,7 +9,7 @@ use ondemand_core::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Terms, evidence::Evidence, headline, learned::Learned};
+use super::{Terms, evidence::Evidence, headline, learned::Learned, plan::Plan};
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
@@ -40,6 +40,8 @@ pub struct Report {
     pub total: Service,
     /// By name.
     pub services: Vec<Service>,
+    /// How many hosts would carry a trace; null if that was not asked.
+    pub plan: Option<Plan>,
 }
 
 /// One service, or all.
@@ -384,6 +386,7 @@ impl Report {
             headline: String::new(),
             total,
             services,
+            plan: None,
         };
         report.total.measured = measured;
         report.headline = headline::of(&report);

@@ -11,6 +11,7 @@ use ondemand_core::{
 use super::{
     data,
     model::{Report, seconds},
+    plan::{Plan, text as plan},
     text::{connections, cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
 
@@ -122,6 +123,9 @@ fn page(report: &Report) -> Result<String, Error> {
     }
     writeln!(html, "</div></section>")?;
     what_if(&mut html, report)?;
+    if let Some(plan) = &report.plan {
+        hosts(&mut html, plan)?;
+    }
     writeln!(
         html,
         "<h2>Services</h2><p class=\"quiet\"><input id=\"search\" type=\"search\" placeholder=\"search\" aria-label=\"search \
@@ -229,6 +233,32 @@ fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
     )?;
     rows(html, outcomes)?;
     writeln!(html, "</table></div></details>")
+}
+
+/// How many hosts would carry it.
+fn hosts(html: &mut String, of: &Plan) -> Result<(), Error> {
+    let head: String = plan::HEADS
+        .iter()
+        .map(|head| format!("<th>{head}</th>"))
+        .collect();
+    writeln!(
+        html,
+        "<h2>How many hosts</h2><p class=\"quiet\">{}. {} (tried: {}).</p>\n<div class=\"scroll\"><table \
+         id=\"hosts\"><tr>{head}</tr>",
+        plan::head(of),
+        plan::CAPTION,
+        plan::tried(of)
+    )?;
+    for policy in &of.policies {
+        let class = if policy.recommended {
+            " class=\"chosen\""
+        } else {
+            ""
+        };
+        let cells = plan::cells(policy).map(|cell| format!("<td>{cell}</td>"));
+        writeln!(html, "<tr{class}>{}</tr>", cells.concat())?;
+    }
+    writeln!(html, "</table></div>")
 }
 
 /// Escapes text for HTML.

@@ -4,7 +4,10 @@ use std::fmt::{self, Write as _};
 
 use ondemand_core::words::{Bytes, Span, counted, span};
 
-use super::model::{Measured, Quantiles, Report, Service, seconds};
+use super::{
+    model::{Measured, Quantiles, Report, Service, seconds},
+    plan::text as plan,
+};
 
 /// Maximum number of services in the table: the busiest.
 const MOST_ROWS: usize = 40;
@@ -35,6 +38,9 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     }
     write_use(&mut text, report)?;
     write_what_if(&mut text, report)?;
+    if let Some(plan) = &report.plan {
+        plan::write(&mut text, plan)?;
+    }
     write_services(&mut text, report)?;
     write_reasons(&mut text, report)?;
     Ok(text)
