@@ -17,7 +17,7 @@ use ondemand_ebpf::{
 };
 
 use crate::{
-    context::{MAPPED, assign, is_v4, now, remote_address, sender, word},
+    context::{MAPPED, assign, bounded, is_v4, now, remote_address, sender, word},
     maps::{
         CATCHERS, CAUGHT, PASSES, SENDERS, UNREAD, WINDOWS, atomic_add, atomic_exchange, is_listed,
     },
@@ -161,13 +161,12 @@ fn copy(ctx: &SkBuffContext) -> Option<()> {
         _ => return None,
     };
     let tcp = u32::from(ctx.load::<u8>(12).ok()? >> 4) * 4;
-    let mut entry = CAUGHT.reserve::<Caught>(0)?;
-    // Linux 6.1 learns the range from the comparisons after the last change only.
-    let len = core::hint::black_box(before_tcp + tcp);
+    let len = before_tcp + tcp;
     if !(40..=PACKET as u32).contains(&len) {
-        entry.discard(0);
         return None;
     }
+    let len = bounded::<PACKET>(len);
+    let mut entry = CAUGHT.reserve::<Caught>(0)?;
     let at = now();
     let place = entry.as_mut_ptr();
     // SAFETY: the entry is of this type, and `len` bytes of its packet are written by the helper.

@@ -202,6 +202,15 @@ pub fn index(leg: u32) -> usize {
     core::hint::black_box(leg) as usize & 3
 }
 
+/// Returns a length of 1 to `MOST`, a power of two, as one of which any verifier knows that. Linux 6.1 learns nothing of a
+/// value from the comparison of another that was computed from it, and in that way the compiler compares with two bounds; of
+/// a mask it learns, and the compiler, which does not see where the value comes from, keeps it.
+#[inline(always)]
+pub fn bounded<const MOST: usize>(len: u32) -> u32 {
+    const { assert!(MOST.is_power_of_two()) };
+    (core::hint::black_box(len).wrapping_sub(1) & (MOST as u32 - 1)) + 1
+}
+
 /// Whether an address is IPv4's, in the form of [`Endpoint::address`].
 #[inline(always)]
 pub fn is_v4(address: &[u32; 4]) -> bool {

@@ -21,7 +21,9 @@ use ondemand_ebpf::{
 
 use crate::{
     catching::{comes, fits, is_private, is_unread, network},
-    context::{MAPPED, NETNS, assign, field, local_address, now, process, remote_address, word},
+    context::{
+        MAPPED, NETNS, assign, bounded, field, local_address, now, process, remote_address, word,
+    },
     icmp,
     maps::{
         AGENT, ALARMS, CATCHERS, COUNTERS, DATAGRAMS, ENDPOINTS, USERS, atomic_add,
@@ -175,13 +177,12 @@ fn copy(ctx: &SkBuffContext) -> Option<()> {
 
 #[inline(always)]
 fn write<const N: usize>(skb: *mut __sk_buff, head: Datagram) -> Option<()> {
-    let mut entry = DATAGRAMS.reserve::<Entry<N>>(0)?;
-    let len = core::hint::black_box(head.len);
     // A header of UDP at least.
-    if !(8..=N as u32).contains(&len) {
-        entry.discard(0);
+    if !(8..=N as u32).contains(&head.len) {
         return None;
     }
+    let len = bounded::<N>(head.len);
+    let mut entry = DATAGRAMS.reserve::<Entry<N>>(0)?;
     let place = entry.as_mut_ptr();
     // SAFETY: the entry is of this type, and `len` of its bytes are written by the helper.
     let result = unsafe {

@@ -303,8 +303,8 @@ pub const INSIDER_NS: u64 = 130_000_000_000;
 /// socket: it hangs, or is too slow.
 pub const UNREAD_NS: u64 = 1_000_000_000;
 
-/// Maximum length of a packet that is kept: the headers of a SYN, without IP options.
-pub const PACKET: usize = 120;
+/// Maximum length of a packet that is kept: the headers of a SYN with all of TCP's options, and a power of two.
+pub const PACKET: usize = 128;
 
 /// A packet that a catcher has taken from a client that is held, as it arrived.
 #[repr(C)]
@@ -319,7 +319,7 @@ pub struct Caught {
     /// From the IP header on.
     pub packet: [u8; PACKET],
 }
-const _: () = assert!(size_of::<Caught>() == 136);
+const _: () = assert!(size_of::<Caught>() == 144);
 
 /// The head of a datagram that was caught. Its [`Datagram::len`] bytes follow, from the header of UDP on.
 #[repr(C)]
@@ -337,8 +337,9 @@ pub struct Datagram {
     pub to: [u32; 4],
 }
 const _: () = assert!(size_of::<Datagram>() == 48);
-/// Maximum numbers of bytes that follow, of which the smallest that suffices is reserved: up to the largest datagram.
-pub const DATAGRAM_SIZES: [usize; 3] = [464, 2000, 65_536];
+/// Maximum numbers of bytes that follow, of which the smallest that suffices is reserved: up to the largest datagram. Powers of
+/// two.
+pub const DATAGRAM_SIZES: [usize; 3] = [512, 2048, 65_536];
 
 /// The last error of ICMP that came on a CPU and is about a datagram of an application's own. The kernel looks up the socket
 /// that it is for as if the datagram had come from where the error is.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use ondemand_core::measure::sample::Slot;
+use ondemand_core::{
+    caught::{Datagrams, Packet},
+    measure::sample::Slot,
+};
 use ondemand_ebpf::SocketRecord;
 
 use crate::kernel::{
@@ -35,6 +38,31 @@ pub fn events(data: &[u8]) {
     }
     if let Some(name) = decode::name(data) {
         assert!(!name.is_empty() && !name.contains('\0'));
+    }
+}
+
+/// Packets and datagrams of clients that are held. What is sent again is as long as its own headers say, goes to where it
+/// came from, and is the same when it is read again.
+pub fn caught(data: &[u8]) {
+    if let Some((packet, _)) = decode::caught(data) {
+        let sent = packet.to_send();
+        let again = Packet::parse(&sent, packet.device).expect("what is sent is a packet");
+        assert_eq!(
+            (again.from, again.to, again.sequence, again.kind),
+            (packet.from, packet.to, packet.sequence, packet.kind)
+        );
+        assert_eq!(again.to_send(), sent);
+        assert!(sent.len() <= data.len());
+    }
+    if let Some((datagram, at)) = decode::datagram(data) {
+        let sent = datagram.to_send();
+        // The header of IPv4 or IPv6 before what came; and what came is after the stamp, two words and two addresses.
+        let header = if datagram.from.is_ipv4() { 20 } else { 40 };
+        assert!(sent.len() <= header + data.len() - 48);
+        let mut held = Datagrams::default();
+        held.take(datagram.clone(), at, 0);
+        assert_eq!(held.release(&[datagram.to.port()]), [datagram]);
+        assert!(held.is_empty() && held.bytes() == 0);
     }
 }
 

@@ -19,7 +19,7 @@ mod units;
 pub use configuration::configuration;
 pub use history::history;
 pub use http::http;
-pub use kernel::{events, sock_diag, sockets};
+pub use kernel::{caught, events, sock_diag, sockets};
 pub use records::{holds, learned, ledger};
 pub use trace::trace;
 pub use units::units;
@@ -28,7 +28,8 @@ pub use units::units;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
+    ("caught", caught),
     ("configuration", configuration),
     ("events", events),
     ("history", history),

@@ -98,7 +98,7 @@ pub fn units(data: &[u8]) {
         activation: Activation::Front,
         wake_from: List::default(),
         ignore_from: List::default(),
-        ignore_empty: false,
+        ignore_empty: is_on(4),
         keepalive: None,
         veto: None,
         access: Access {
