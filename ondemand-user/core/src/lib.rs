@@ -20,5 +20,6 @@ pub mod replay;
 pub mod rhythm;
 pub mod runs;
 pub mod waiting;
+pub mod whatif;
 pub mod words;
 pub mod work;

@@ -13,14 +13,16 @@
 //!
 //! Nothing else is assumed: starts take no time, and the length of a use is what the caller leaves
 //! between two gaps. Times are whole microseconds, so sums are exact.
-//! caller leaves between two gaps. Times are whole microseconds, so sums are exact.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-/// The default timeouts, in seconds.
-const USUAL: [u64; 21] = [
-    1, 5, 10, 30, 60, 120, 300, 600, 900, 1200, 1800, 2700, 3600, 5400, 7200, 10_800, 14_400,
-    21_600, 43_200, 86_400, 604_800,
+use serde::{Deserialize, Serialize};
+
+/// The default timeouts, in seconds: those of a report, and of the metrics, so that both can be compared. Another
+/// ladder is another record of [`crate::whatif`].
+pub const LADDER: [u64; 24] = [
+    1, 2, 5, 10, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 5400, 7200, 10_800,
+    14_400, 21_600, 43_200, 86_400, 172_800, 604_800,
 ];
 
 /// Maximum number of timeouts: it bounds the memory of a service.
@@ -31,6 +33,12 @@ pub const MOST_TIMEOUTS: usize = 48;
 pub struct Timeouts(Vec<u64>);
 
 impl Timeouts {
+    /// Those of [`LADDER`].
+    pub fn ladder() -> &'static Self {
+        static TIMEOUTS: LazyLock<Timeouts> = LazyLock::new(Timeouts::default);
+        &TIMEOUTS
+    }
+
     /// Sorts and deduplicates. `None`: no timeout, or more than [`MOST_TIMEOUTS`].
     pub fn new(spans: &[Duration]) -> Option<Self> {
         let micros = |span: &Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
@@ -50,20 +58,35 @@ impl Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self(USUAL.map(|seconds| seconds * 1_000_000).into())
+        Self(LADDER.map(|seconds| seconds * 1_000_000).into())
     }
 }
 
 /// Gaps longer than one timeout and not longer than the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 struct Bucket {
     gaps: u64,
     /// The sum of their lengths. Microseconds.
     length: u64,
 }
 
+impl From<(u64, u64)> for Bucket {
+    fn from((gaps, length): (u64, u64)) -> Self {
+        Self { gaps, length }
+    }
+}
+
+impl From<Bucket> for (u64, u64) {
+    fn from(bucket: Bucket) -> Self {
+        (bucket.gaps, bucket.length)
+    }
+}
+
 /// The gaps of one service. Its size depends on the number of timeouts, not on that of gaps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Sums saturate: those in a file may be at their maximum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
     /// The first: up to the first timeout. The last: longer than all of them.
     buckets: Box<[Bucket]>,
@@ -104,13 +127,13 @@ impl Replay {
 
     /// Adds an arrival after a gap of unknown length.
     pub fn first(&mut self) {
-        self.first += 1;
+        self.first = self.first.saturating_add(1);
     }
 
     /// Adds an arrival after `length` microseconds of quiet.
     pub fn gap(&mut self, timeouts: &Timeouts, length: u64) {
         let bucket = &mut self.buckets[timeouts.0.partition_point(|timeout| *timeout < length)];
-        bucket.gaps += 1;
+        bucket.gaps = bucket.gaps.saturating_add(1);
         bucket.length = bucket.length.saturating_add(length);
     }
 
@@ -119,9 +142,14 @@ impl Replay {
         self.open = length;
     }
 
+    /// Whether it is of this many timeouts: for one that was stored.
+    pub fn has(&self, timeouts: &Timeouts) -> bool {
+        self.buckets.len() == timeouts.0.len() + 1
+    }
+
     /// The number of arrivals.
     pub fn arrivals(&self) -> u64 {
-        self.first + self.gaps().iter().sum::<u64>()
+        self.gaps().iter().fold(self.first, saturating_sum)
     }
 
     /// The number of gaps longer than one timeout and not longer than the next; the last: longer
@@ -133,29 +161,33 @@ impl Replay {
     /// Adds the arrivals and gaps of `other`, of the same service.
     pub fn merge(&mut self, other: &Self) {
         for (into, from) in self.buckets.iter_mut().zip(&other.buckets) {
-            into.gaps += from.gaps;
+            into.gaps = into.gaps.saturating_add(from.gaps);
             into.length = into.length.saturating_add(from.length);
         }
-        self.first += other.first;
+        self.first = self.first.saturating_add(other.first);
         self.open = self.open.max(other.open);
     }
 
     /// The outcome of each timeout. `timeouts` must be those of [`Replay::new`].
     pub fn outcomes(&self, timeouts: &Timeouts) -> Vec<Outcome> {
-        let mut longer: u64 = self.buckets.iter().map(|bucket| bucket.gaps).sum();
+        let mut longer = self.gaps().iter().fold(0, saturating_sum);
         let mut warm = 0_u128;
         let outcome = |(timeout, bucket): (&u64, &Bucket)| {
-            longer -= bucket.gaps;
+            longer = longer.saturating_sub(bucket.gaps);
             warm += u128::from(bucket.length);
             let stopped = u128::from(longer) * u128::from(*timeout);
             Outcome {
                 timeout: *timeout,
-                cold_starts: self.first + longer,
+                cold_starts: self.first.saturating_add(longer),
                 warm_idle: warm + stopped + u128::from(self.open.min(*timeout)),
             }
         };
         timeouts.0.iter().zip(&self.buckets).map(outcome).collect()
     }
+}
+
+fn saturating_sum(sum: u64, count: &u64) -> u64 {
+    sum.saturating_add(*count)
 }
 
 /// Adds the outcomes of another service to `sum`.

@@ -240,6 +240,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
     if let Err(error) = agent.sampler.end_admission() {
         log::warn!("clients that may not start a service may do so: {error:#}");
     }
+    agent.metrics.finish();
     agent.recorder.finish();
     agent.leave_holds();
     agent.leave_lessons();

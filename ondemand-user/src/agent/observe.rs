@@ -77,6 +77,7 @@ impl Agent {
             sample,
             open: watched.open(sample.as_ref()),
             idle,
+            unused: self.recorder.unused(&watched.service.name, clock::now()),
             ready: watched.shows_ready(state),
             idle_timeout: watched.idle_timeout(),
             learned: (watched.learner.timeout(), watched.learner.tally()),

@@ -78,6 +78,11 @@ impl Recorder {
         self.services.get(name)?.wake
     }
 
+    /// How long this service has been unused, whether it is up or down. `None`: unknown.
+    pub fn unused(&self, name: &str, now: Ktime) -> Option<Duration> {
+        self.services.get(name)?.unused(now)
+    }
+
     /// Takes an event of the application.
     pub fn happened(&mut self, name: &str, event: &RunEvent) {
         if let Some(used) = self.services.get_mut(name) {
@@ -157,6 +162,13 @@ impl Agent {
         let told = used.told();
         let gaps: Vec<Duration> = told.iter().filter_map(What::gap).collect();
         let has_arrived = told.iter().any(|what| matches!(what, What::Arrived { .. }));
+        // A gap that begins is under what is learned from those that are over.
+        let (quiet, over): (Vec<What>, _) = told
+            .iter()
+            .partition(|what| matches!(what, What::Quiet { .. }));
+        for what in over {
+            self.metrics.used(name, what, watched.learner.timeout());
+        }
         if let Some(writer) = &mut recorder.writer {
             send(writer, name, told);
         }
@@ -176,7 +188,13 @@ impl Agent {
         if has_arrived {
             self.returned(name, gaps.last().copied());
         }
-        self.learn(name, &gaps)
+        let has_changed = self.learn(name, &gaps);
+        if let Some(watched) = self.services.get(name) {
+            for what in quiet {
+                self.metrics.used(name, what, watched.learner.timeout());
+            }
+        }
+        has_changed
     }
 
     /// Records an event of its application.

@@ -56,6 +56,7 @@ fn observations() -> Observations {
         state: Some(ActiveState::Active),
         sample: None,
         open: Some(1),
+        unused: None,
         idle: None,
         idle_timeout: None,
         learned: Default::default(),

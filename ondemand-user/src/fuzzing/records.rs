@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ondemand_core::{
     caught::Tally,
+    config::WhatIfBy,
     holds::{self, Left, Moment},
     learned::stored,
     lifecycle::{Counter, note::VetoReason},
@@ -12,11 +13,18 @@ use ondemand_core::{
         Ktime,
         unit::{ActiveState, Unit},
     },
+    replay::Timeouts,
     rhythm,
     runs::{Look, Runs},
+    whatif::WhatIf,
 };
 
-use crate::observe::metrics::{Configuration, Observation, ledger::Ledger, record, render};
+use crate::observe::metrics::{
+    Configuration, Observation,
+    ledger::Ledger,
+    record, render,
+    uses::{self, Uses},
+};
 
 /// What was learned: what was parsed is sound, goes on learning, and is parsed again.
 pub fn learned(data: &[u8]) {
@@ -84,6 +92,7 @@ pub fn holds(data: &[u8]) {
 
 /// The record of the metrics: whatever it contains, counting continues and a scrape gets its text.
 pub fn ledger(data: &[u8]) {
+    gaps(data);
     let Ok(mut ledger) = record::parse(data) else {
         return;
     };
@@ -128,6 +137,7 @@ pub fn ledger(data: &[u8]) {
         sample: None,
         open: None,
         idle: None,
+        unused: None,
         idle_timeout: None,
         learned: Default::default(),
         ready: None,
@@ -140,7 +150,8 @@ pub fn ledger(data: &[u8]) {
         last_reload_successful: false,
         last_reload_success: None,
     };
-    let text = render::open_metrics(vec![(row, ledger)], configuration);
+    let uses = Uses::open("/proc/none".into());
+    let text = render::open_metrics(vec![(row, ledger)], configuration, WhatIfBy::Service, &uses);
     let text = text.expect("a string takes everything");
     assert!(text.ends_with("# EOF\n"));
     for line in text.lines() {
@@ -149,4 +160,23 @@ pub fn ledger(data: &[u8]) {
             "{line:?}"
         );
     }
+}
+
+/// The gaps of all services: what was parsed goes on counting, and adds up.
+fn gaps(data: &[u8]) {
+    let (services, _) = uses::parse(&String::from_utf8_lossy(data));
+    let mut sum = WhatIf::default();
+    for mut gaps in services.into_values() {
+        gaps.found(Some(i64::MIN), i64::MAX, Duration::MAX);
+        gaps.quiet(i64::MIN, Duration::ZERO);
+        gaps.arrived(i64::MAX, Some(i64::MAX), Duration::MAX);
+        sum.merge(&gaps);
+        assert!(sum.is_sound());
+    }
+    let outcomes = sum.replay().outcomes(Timeouts::ladder());
+    assert!(
+        outcomes
+            .iter()
+            .all(|it| it.cold_starts <= sum.replay().arrivals())
+    );
 }

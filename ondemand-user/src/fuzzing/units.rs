@@ -111,6 +111,7 @@ pub fn units(data: &[u8]) {
         path: path.into(),
         agent: Agent {
             metrics: None,
+            whatif: Default::default(),
             history: None,
             cold_start_cost: ColdStartCost::default(),
         },

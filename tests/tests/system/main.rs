@@ -89,6 +89,7 @@ mod transitions;
 mod upgrade;
 mod vanished;
 mod waiting_page;
+mod whatif;
 mod working;
 
 pub(crate) use tests::require_sandbox;

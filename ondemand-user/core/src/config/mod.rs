@@ -35,6 +35,7 @@ mod tests;
 mod timespan;
 mod unit_names;
 mod waiting_page;
+mod whatif;
 mod work;
 
 pub use activation::Activation;
@@ -53,6 +54,7 @@ pub use schedule::{Minute, Schedule};
 pub use table::nearest;
 pub use unit_names::{PerUnit, UnitNames};
 pub use waiting_page::WaitingPage;
+pub use whatif::WhatIfBy;
 pub use work::Limits;
 
 /// Path of the configuration without `--config`.
@@ -86,6 +88,8 @@ pub struct Config {
 pub struct Agent {
     /// Address of the Prometheus endpoint; `None` turns it off.
     pub metrics: Option<SocketAddr>,
+    /// For whom it has what other idle timeouts would have meant.
+    pub whatif: WhatIfBy,
     /// The history database; `None` turns it off.
     pub history: Option<PathBuf>,
     /// What a cold start costs of a service that does not say it.

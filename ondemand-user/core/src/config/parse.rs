@@ -17,12 +17,12 @@ use super::{
     parsed::Parsed,
     parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
-    timespan, waiting_page, work,
+    timespan, waiting_page, whatif, work,
 };
 
 const ROOT_KEYS: &[&str] = &["agent", "service"];
 /// Of `[agent]`. MANUAL.md describes each.
-pub const AGENT_KEYS: &[&str] = &["metrics", "history", "cold_start_cost"];
+pub const AGENT_KEYS: &[&str] = &["metrics", "whatif", "history", "cold_start_cost"];
 /// Of `[service.NAME]`. MANUAL.md describes each.
 pub const SERVICE_KEYS: &[&str] = &[
     "listen",
@@ -204,6 +204,7 @@ fn agent<'t>(
     let mut section = table.and_then(|table| problems.keep(Section::open(&table, AGENT_KEYS)));
     let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
     let (metrics, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
+    let whatif = take("whatif");
 
     let parsed = match &metrics {
         None => endpoint::tcp(DEFAULT_METRICS).ok(),
@@ -214,6 +215,7 @@ fn agent<'t>(
         Some(value) => problems.keep(history_path(value)).flatten(),
     };
     let cost = learning::read_cost(cost.as_ref(), ColdStartCost::default(), &mut problems.0);
+    let whatif = problems.keep(whatif::read(whatif.as_ref()));
     problems
         .0
         .extend(section.map(Section::unknown).unwrap_or_default());
@@ -224,6 +226,7 @@ fn agent<'t>(
     (
         Agent {
             metrics: parsed,
+            whatif: whatif.unwrap_or_default(),
             history,
             cold_start_cost: cost.unwrap_or_default(),
         },

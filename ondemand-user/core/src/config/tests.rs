@@ -195,6 +195,7 @@ fn every_key_is_read() {
         config.agent,
         Agent {
             metrics: None,
+            whatif: WhatIfBy::Total,
             history: None,
             cold_start_cost: ColdStartCost::default(),
         }
@@ -717,6 +718,28 @@ fn a_learned_timeout_has_a_cost_and_bounds() {
     check(
         "[agent]\ncold_start_cost = true",
         "/etc/o.toml:2: agent.cold_start_cost: expected a string",
+    );
+}
+
+#[test]
+fn for_whom_there_is_a_what_if() {
+    for (agent, by) in [
+        ("", WhatIfBy::Total),
+        ("whatif = \"off\"", WhatIfBy::Off),
+        ("whatif = \"total\"", WhatIfBy::Total),
+        ("whatif = \"service\"", WhatIfBy::Service),
+    ] {
+        let text = format!("[agent]\n{agent}\n");
+        let config = Config::parse(Path::new("/etc/o.toml"), &text).unwrap();
+        assert_eq!(config.agent.whatif, by);
+    }
+    check(
+        "[agent]\nwhatif = \"services\"",
+        "/etc/o.toml:2: agent.whatif: \"services\" is none of \"off\", \"total\" or \"service\"",
+    );
+    check(
+        "[agent]\nwhatif = true",
+        "/etc/o.toml:2: agent.whatif: expected a string",
     );
 }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Result;
-use ondemand_core::runs::StopReason;
+use ondemand_core::{
+    runs::StopReason,
+    whatif::{SAME_START, unseen},
+};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
@@ -15,11 +18,6 @@ use super::{
     open,
 };
 
-/// Starts closer than this are the same start: version 1 of the tables had the wall clock's times, which
-/// was set occasionally. Milliseconds.
-const SAME_START: i64 = 2_000;
-/// A use this long after the last one is the same one. Milliseconds.
-const SAME_USE: i64 = 1_000;
 /// The number of records between two checks for old ones.
 const BETWEEN_PRUNINGS: u64 = 5_000;
 
@@ -265,13 +263,8 @@ fn found(db: &Connection, service: i64, started: Option<i64>, used: i64) -> rusq
     let quiet: Option<i64> = db
         .prepare_cached("SELECT quiet_since FROM service WHERE id = ?")?
         .query_row([service], |row| row.get(0))?;
-    // A client connects just before the start that it causes.
-    let started = started.filter(|started| used >= started - SAME_START);
-    let at = match (started, quiet) {
-        (Some(started), Some(quiet)) if started > quiet => started,
-        (_, Some(quiet)) if used > quiet + SAME_USE => used,
-        (Some(started), None) => started,
-        _ => return Ok(()),
+    let Some(at) = unseen(quiet, started, used) else {
+        return Ok(());
     };
     let seen: bool = db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM gap WHERE service = ? AND ended >= ?)")?

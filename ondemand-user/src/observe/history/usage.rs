@@ -107,6 +107,15 @@ impl Usage {
         }
     }
 
+    /// How long it has been unused, whether it is up or down. `None`: unknown.
+    pub fn unused(&self, now: Ktime) -> Option<Duration> {
+        match self.state {
+            State::Used => Some(Duration::ZERO),
+            State::Quiet(since) => now.since(since?),
+            State::Unknown => None,
+        }
+    }
+
     /// Whether no look has shown its use yet.
     pub fn is_new(&self) -> bool {
         self.state == State::Unknown

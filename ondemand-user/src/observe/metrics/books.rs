@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use ondemand_core::{measure::Ktime, words::counted};
+use ondemand_core::{config::WhatIfBy, measure::Ktime, words::counted};
+use tokio::time::Instant;
 
 use super::{
     Note,
@@ -13,6 +14,7 @@ use super::{
     record::Record,
     render::{Observation, Row},
     told::Told,
+    uses::Uses,
 };
 use crate::host::complaints::Complaints;
 
@@ -31,12 +33,18 @@ pub struct Books {
     unsaved: BTreeSet<String>,
     /// Services whose record cannot be written.
     complaints: Complaints<String>,
+    /// Their gaps.
+    uses: Uses,
+    /// For whom these are shown.
+    pub whatif: WhatIfBy,
 }
 
 impl Books {
     /// Without services.
     pub fn new(record: Record) -> Self {
         Self {
+            uses: Uses::open(record.gaps()),
+            whatif: WhatIfBy::default(),
             record,
             ledgers: BTreeMap::new(),
             counted: BTreeMap::new(),
@@ -49,6 +57,7 @@ impl Books {
     /// theirs.
     pub fn configure(&mut self, services: Vec<(String, String)>) {
         self.save();
+        self.uses.configure(services.iter().map(|(name, _)| name));
         let mut before = std::mem::take(&mut self.ledgers);
         let mut fresh = 0;
         for (service, unit) in services {
@@ -86,6 +95,7 @@ impl Books {
             Note::Count(counter) => ledger.count(counter),
             Note::Lease { released } => ledger.lease(released),
             Note::Memory(bytes) => ledger.times.measured(bytes),
+            Note::Use(what, learned) => return self.uses.take(service, &what, learned),
             Note::Run(event, now) => {
                 if !ledger.take(&event, now) {
                     return;
@@ -95,6 +105,21 @@ impl Books {
         if !self.unsaved.contains(service) {
             self.unsaved.insert(service.to_owned());
         }
+    }
+
+    /// When [`Books::save_uses`] is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.uses.due()
+    }
+
+    /// Saves the gaps, if there are new ones.
+    pub fn save_uses(&mut self) {
+        self.uses.save();
+    }
+
+    /// The gaps of the services.
+    pub fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// Saves the ledgers that have changed.
@@ -131,6 +156,7 @@ impl Books {
         };
         let rows = observations.into_iter().filter_map(row).collect();
         self.save();
+        self.save_uses();
         rows
     }
 }

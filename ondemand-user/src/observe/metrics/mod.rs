@@ -13,16 +13,32 @@ pub(crate) mod render;
 pub(crate) mod server;
 mod times;
 mod told;
+pub(crate) mod uses;
+mod whatif;
 
-use std::{net::SocketAddr, thread};
+use std::{
+    net::SocketAddr,
+    sync::mpsc::{SyncSender, sync_channel},
+    thread,
+    time::Duration,
+};
 
 use books::Books;
-use ondemand_core::{config::Config, lifecycle::Counter, measure::Ktime, runs::RunEvent};
+use ondemand_core::{
+    config::{Config, WhatIfBy},
+    lifecycle::Counter,
+    measure::Ktime,
+    runs::RunEvent,
+};
 use record::Record;
 pub use render::{Configuration, Observation, Observations};
 use server::Server;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout_at,
+};
 
+use super::history::What;
 use crate::host::clock;
 
 /// Asks the agent's loop for its present state.
@@ -39,16 +55,24 @@ pub(crate) enum Note {
     Memory(u64),
     /// An event of the backend, and when the agent learned of it.
     Run(RunEvent, Ktime),
+    /// What the history is told of its use, and its learned idle timeout.
+    Use(What, Duration),
 }
 
 enum Message {
     Configure {
         address: Option<SocketAddr>,
+        whatif: WhatIfBy,
         /// Name and unit of each. `None`: as before.
         services: Option<Vec<(String, String)>>,
     },
     Note(String, Note),
+    /// The agent exits: all is to be saved.
+    End(SyncSender<()>),
 }
+
+/// Maximum time for that.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Maximum number of messages that are taken at once.
 const AT_ONCE: usize = 256;
@@ -80,6 +104,7 @@ impl Metrics {
         };
         self.tell(Message::Configure {
             address: config.agent.metrics,
+            whatif: config.agent.whatif,
             services: are_others.then(services),
         });
     }
@@ -97,6 +122,19 @@ impl Metrics {
     /// Sends an event of the backend.
     pub fn happened(&self, service: &str, event: RunEvent) {
         self.note(service, Note::Run(event, clock::now()));
+    }
+
+    /// Sends what the history is told of a service's use, and the idle timeout that is learned of it by now.
+    pub fn used(&self, service: &str, what: What, learned: Duration) {
+        self.note(service, Note::Use(what, learned));
+    }
+
+    /// The agent exits. Waits until all is saved, but not for long.
+    pub fn finish(&self) {
+        let (done, end) = sync_channel(1);
+        self.tell(Message::End(done));
+        // Without its thread, or with one that hangs, the rest is lost, as it is after a kill.
+        let _ = end.recv_timeout(LAST);
     }
 
     /// Returns a function for a later measurement of a service's memory, in bytes.
@@ -130,17 +168,44 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
     runtime.block_on(async {
         let mut server = Server::new(Books::new(Record::here()), questions);
         let mut some = Vec::new();
-        while messages.recv_many(&mut some, AT_ONCE).await > 0 {
+        loop {
+            let due = server.books().due();
+            let taken = messages.recv_many(&mut some, AT_ONCE);
+            let taken = match due {
+                None => taken.await,
+                Some(due) => match timeout_at(due, taken).await {
+                    Ok(taken) => taken,
+                    // Cancelled, it has taken nothing.
+                    Err(_) => {
+                        server.books().save_uses();
+                        continue;
+                    }
+                },
+            };
+            if taken == 0 {
+                break;
+            }
             for message in some.drain(..) {
                 match message {
-                    Message::Configure { address, services } => {
+                    Message::Configure {
+                        address,
+                        whatif,
+                        services,
+                    } => {
                         server.books().save();
+                        server.books().whatif = whatif;
                         if let Some(services) = services {
                             server.books().configure(services);
                         }
                         server.listen(address).await;
                     }
                     Message::Note(service, note) => server.books().note(&service, note),
+                    Message::End(done) => {
+                        server.books().save();
+                        server.books().save_uses();
+                        // If it waits no more, the agent is gone.
+                        let _ = done.try_send(());
+                    }
                 }
             }
             // What comes together, as in a stop, is saved together, and before the next scrape.

@@ -33,6 +33,11 @@ impl Record {
         }
     }
 
+    /// The path of the gaps of all services: beside the directory, in which any name may be that of a service.
+    pub fn gaps(&self) -> PathBuf {
+        self.directory.with_file_name("gaps")
+    }
+
     /// The path of a service's ledger. The suffix makes names like `..` harmless.
     pub fn path(&self, service: &str) -> PathBuf {
         self.directory.join(format!("{service}.json"))

@@ -1,12 +1,13 @@
 //! Formats the metrics.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use ondemand_core::{
     caught::{DatagramTally, Tally},
+    config::WhatIfBy,
     learned::{self, Kind},
     lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
@@ -16,12 +17,13 @@ use prometheus_client::{
     collector::Collector,
     encoding::{
         DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+        text::{encode_eof, encode_registry},
     },
     metrics::MetricType,
     registry::{Registry, Unit},
 };
 
-use super::{histogram::Histogram, ledger::Ledger};
+use super::{histogram::Histogram, ledger::Ledger, uses::Uses, whatif};
 
 /// The agent's present state of a service. `None`: unknown, which gives no sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,8 @@ pub struct Observation {
     pub open: Option<u64>,
     /// How long it has been unused; only while it is up.
     pub idle: Option<Duration>,
+    /// How long it has been unused, whether it is up or down.
+    pub unused: Option<Duration>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
     /// What was learned of it: an idle timeout, and what that would have meant.
@@ -86,14 +90,24 @@ const STATES: [ActiveState; 5] = [
 /// # Errors
 ///
 /// None occurs: writing to a string cannot fail.
-pub fn open_metrics(rows: Vec<Row>, configuration: Configuration) -> Result<String, fmt::Error> {
-    let mut text = String::with_capacity(1024 + rows.len() * 4096);
+pub fn open_metrics(
+    rows: Vec<Row>,
+    configuration: Configuration,
+    by: WhatIfBy,
+    uses: &Uses,
+) -> Result<String, fmt::Error> {
+    let a_service = if by == WhatIfBy::Service { 8192 } else { 4096 };
+    let mut text = String::with_capacity(8192 + rows.len() * a_service);
+    let mut more = String::new();
+    whatif::add(&mut more, by, &rows, uses)?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(All {
         rows,
         configuration,
     }));
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    encode_registry(&mut text, &registry)?;
+    text.push_str(&more);
+    encode_eof(&mut text)?;
     Ok(text)
 }
 
@@ -216,6 +230,12 @@ impl Collector for All {
             "Time since the last use of the service. 0 while a connection is open, absent while it is down.",
         )?
         .gauges(|row| row.idle.map(|idle| idle.as_secs_f64()))?;
+        all.gauge(
+            "ondemand_unused",
+            Some(&seconds),
+            "Time since the last use of the service, whether it is up or down. 0 while it is used.",
+        )?
+        .gauges(|row| row.unused.map(|unused| unused.as_secs_f64()))?;
         all.gauge(
             "ondemand_idle_timeout",
             Some(&seconds),

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io::Write as _,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use flate2::{Compression, write::GzEncoder};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -49,6 +51,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 const FRESH: Duration = Duration::from_millis(100);
 /// The pause before an address is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What is larger is compressed for a client that accepts it: a thousand services with `whatif = "service"`. That takes
+/// longer than to send a smaller response over loopback. Bytes.
+const LARGE: usize = 6_000_000;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -219,24 +225,45 @@ impl Shared {
             return response;
         }
         match request.uri().path() {
-            "/metrics" => self.metrics(wants_open_metrics(request.headers())).await,
+            "/metrics" => {
+                let headers = request.headers();
+                self.metrics(wants_open_metrics(headers), takes_gzip(headers))
+                    .await
+            }
             "/" => text(StatusCode::OK, "ondemand: metrics are at /metrics\n"),
             _ => text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
         }
     }
 
-    async fn metrics(&self, open_metrics: bool) -> Response<Full<Bytes>> {
+    async fn metrics(&self, open_metrics: bool, gzip: bool) -> Response<Full<Bytes>> {
         let Some(body) = self.render().await else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the agent does not answer; see `journalctl -u ondemand`\n",
             );
         };
-        if open_metrics {
-            return response(StatusCode::OK, OPEN_METRICS, body);
-        }
-        let body = render::plain(&String::from_utf8_lossy(&body));
-        response(StatusCode::OK, PLAIN, body.into())
+        let (kind, body) = match open_metrics {
+            true => (OPEN_METRICS, body),
+            false => {
+                let body = render::plain(&String::from_utf8_lossy(&body));
+                (PLAIN, body.into())
+            }
+        };
+        let compressed = (gzip && body.len() > LARGE).then(|| compress(&body));
+        let Some(compressed) = compressed.flatten() else {
+            return response(StatusCode::OK, kind, body);
+        };
+        let mut response = response(StatusCode::OK, kind, compressed);
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_ENCODING,
+            http::HeaderValue::from_static("gzip"),
+        );
+        headers.insert(
+            header::VARY,
+            http::HeaderValue::from_static("accept-encoding"),
+        );
+        response
     }
 
     /// Asks the agent, one request at a time.
@@ -253,8 +280,12 @@ impl Shared {
             answered.await.ok()
         };
         let observed = timeout(ANSWER_TIMEOUT, ask).await.ok()??;
-        let rows = self.books().rows(observed.services, clock::now());
-        let body = Bytes::from(render::open_metrics(rows, observed.configuration).ok()?);
+        let body = {
+            let mut books = self.books();
+            let rows = books.rows(observed.services, clock::now());
+            render::open_metrics(rows, observed.configuration, books.whatif, books.uses())
+        };
+        let body = Bytes::from(body.ok()?);
         *last = Some((Instant::now(), body.clone()));
         Some(body)
     }
@@ -308,6 +339,26 @@ fn wants_open_metrics(headers: &http::HeaderMap) -> bool {
     accepted.iter().next().is_none() || accepted.iter().any(names)
 }
 
+/// Prometheus always does.
+fn takes_gzip(headers: &http::HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        // RFC 9110, section 12.4.2: a weight of zero means "not acceptable".
+        let weight = weight.trim().trim_start_matches("q=");
+        name.trim().eq_ignore_ascii_case("gzip") && weight.parse() != Ok(0.0)
+    })
+}
+
+/// `None` does not occur: a vector takes all.
+pub(crate) fn compress(body: &[u8]) -> Option<Bytes> {
+    let room = Vec::with_capacity(body.len() / 8);
+    let mut encoder = GzEncoder::new(room, Compression::fast());
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response(
         status,
@@ -322,4 +373,30 @@ fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Ful
     let kind = http::HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_gzip() {
+        #[track_caller]
+        fn check(accepted: &[&'static str], expected: bool) {
+            let mut headers = http::HeaderMap::new();
+            for accepted in accepted {
+                let value = http::HeaderValue::from_static(accepted);
+                headers.append(header::ACCEPT_ENCODING, value);
+            }
+            assert_eq!(takes_gzip(&headers), expected, "{accepted:?}");
+        }
+        check(&[], false);
+        check(&["gzip"], true);
+        check(&["deflate, GZIP;q=0.5"], true);
+        check(&["br", "gzip ; q=1"], true);
+        check(&["gzip;q=0, identity"], false);
+        check(&["gzip;q=0.000"], false);
+        check(&["identity"], false);
+        check(&["x-gzip"], false);
+    }
 }

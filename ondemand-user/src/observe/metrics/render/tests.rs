@@ -2,7 +2,7 @@ use ondemand_core::measure::{Ktime, sample::Leg};
 
 use super::*;
 
-fn row(service: &str) -> Row {
+pub(crate) fn row(service: &str) -> Row {
     let leg = Leg {
         accepted: 7,
         closed: 5,
@@ -30,6 +30,7 @@ fn row(service: &str) -> Row {
         sample: Some(sample),
         open: Some(2),
         idle: Some(Duration::ZERO),
+        unused: Some(Duration::ZERO),
         idle_timeout: Some(Duration::from_millis(1500)),
         learned: (
             Duration::from_secs(90),
@@ -61,6 +62,12 @@ const CONFIGURATION: Configuration = Configuration {
     last_reload_success: Some(1.5),
 };
 
+/// In a boot in which no gap between clients was seen.
+fn text(rows: Vec<Row>) -> Result<String, fmt::Error> {
+    let uses = Uses::open("/proc/none".into());
+    open_metrics(rows, CONFIGURATION, WhatIfBy::Total, &uses)
+}
+
 /// The samples of a metric.
 fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
@@ -69,7 +76,7 @@ fn samples<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
 
 #[test]
 fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
-    let text = open_metrics(vec![row("wiki")], CONFIGURATION).unwrap();
+    let text = text(vec![row("wiki")]).unwrap();
     #[track_caller]
     fn check(text: &str, family: &str, kind: &str, unit: &str, sample: &str) {
         let help = format!("# HELP {family} ");
@@ -95,6 +102,24 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "counter",
             "connections",
             "accepted_connections_total{service=\"wiki\"} 7",
+        ),
+        (
+            "unused_seconds",
+            "gauge",
+            "seconds",
+            "unused_seconds{service=\"wiki\"} 0.0",
+        ),
+        (
+            "whatif_cold_starts",
+            "counter",
+            "",
+            "whatif_cold_starts_total{timeout=\"604800\"} 0",
+        ),
+        (
+            "whatif_idle_seconds",
+            "counter",
+            "seconds",
+            "whatif_idle_seconds_total{timeout=\"auto\"} 0",
         ),
         ("ready", "gauge", "", "ready{service=\"wiki\"} 0"),
         (
@@ -270,7 +295,7 @@ fn unknown_is_no_sample() {
     observation.open = None;
     observation.idle = None;
     observation.idle_timeout = None;
-    let text = open_metrics(vec![(observation, ledger), row("other")], CONFIGURATION).unwrap();
+    let text = text(vec![(observation, ledger), row("other")]).unwrap();
     for name in [
         "open_connections",
         "accepted_connections_total",
@@ -293,7 +318,7 @@ fn unknown_is_no_sample() {
 
 #[test]
 fn the_older_format_names_counters_in_full() {
-    let text = plain(&open_metrics(vec![row("wiki")], CONFIGURATION).unwrap());
+    let text = plain(&text(vec![row("wiki")]).unwrap());
     for line in [
         "# TYPE ondemand_starts_total counter",
         "# UNIT ondemand_sent_bytes_total bytes",
@@ -305,12 +330,12 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 34);
+    assert_eq!(helps.count(), 37);
 }
 
 #[test]
 fn the_manual_has_every_metric_and_no_other() {
-    let text = plain(&open_metrics(vec![row("wiki")], CONFIGURATION).unwrap());
+    let text = plain(&text(vec![row("wiki")]).unwrap());
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let served: Vec<&str> = types.map(|line| line.split(' ').next().unwrap()).collect();
     assert!(served.len() > 10, "{served:?}");
