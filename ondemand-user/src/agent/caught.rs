@@ -15,7 +15,7 @@ use super::{
     Agent,
     watched::{Complaint, Watched},
 };
-use crate::{host::clock, kernel::sockets::sock_diag};
+use crate::{host::clock, kernel::sockets::sock_diag, observe::metrics::Way};
 
 /// A start that takes longer is not for clients that are held.
 const LONGEST_START: Duration = Duration::from_millis(900);
@@ -33,6 +33,8 @@ pub struct Held {
     burst: Burst,
     /// What became of those before.
     pub tally: Tally,
+    /// When one was last sent to the application.
+    sent: Option<Ktime>,
 }
 
 /// Clients that were sent to the application one soon after the other.
@@ -53,6 +55,12 @@ impl Held {
     /// When the first of them has waited for too long.
     pub fn due(&self) -> Option<Ktime> {
         self.waiting.due()
+    }
+
+    /// Whether one was sent to the application in that time before `now`.
+    pub fn sent_within(&self, span: Duration, now: Ktime) -> bool {
+        let age = self.sent.and_then(|at| now.since(at));
+        age.is_some_and(|age| age <= span)
     }
 
     fn count(&mut self, released: &[Released], to_application: bool) {
@@ -214,6 +222,12 @@ impl Agent {
         }
         if let Some(watched) = self.services.get_mut(name) {
             watched.held.count(&released, to_application);
+            if to_application {
+                watched.held.sent = Some(clock::now());
+            }
+        }
+        for released in released.iter().filter(|_| to_application) {
+            self.metrics.waited(Way::Held, released.waited);
         }
         if let Some(catching) = self.sampler.catching() {
             for Released { packet, waited } in &released {

@@ -12,9 +12,12 @@ use super::{
     events::Message,
     watched::{Complaint, Watched},
 };
-use crate::host::{
-    ablation::{self, Moment},
-    clock,
+use crate::{
+    host::{
+        ablation::{self, Moment},
+        clock,
+    },
+    observe::metrics::Way,
 };
 
 /// When to ask systemd again to thaw a service.
@@ -53,7 +56,7 @@ impl Agent {
             watched.look_at = Some(watched.look_at.map_or(at, |look_at| look_at.min(at)));
         }
         if let Some(command) = command {
-            self.obey(name, command);
+            self.obey(name, command, false);
         }
     }
 
@@ -64,11 +67,12 @@ impl Agent {
             .get_mut(name)
             .and_then(|watched| watched.freezing.called());
         if let Some(command) = command {
-            self.obey(name, command);
+            self.obey(name, command, true);
         }
     }
 
-    fn obey(&mut self, name: &str, command: Command) {
+    /// `called`: a client waits for it.
+    fn obey(&mut self, name: &str, command: Command, called: bool) {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
@@ -89,6 +93,7 @@ impl Agent {
         };
         let (service, messages) = (name.to_owned(), self.messages.clone());
         let unit = watched.service.unit.clone();
+        let (waited, began) = (self.metrics.waits(Way::Thawed), clock::now());
         let Some(systemd) = self.systemd.caller() else {
             let result = Err("systemd does not answer".into());
             return self.froze(name, &unit, freeze, result);
@@ -104,6 +109,9 @@ impl Agent {
                 false => systemd.thaw(&unit).await,
             };
             let result = result.map_err(|error| format!("{error:#}"));
+            if called && let Some(span) = clock::now().since(began).filter(|_| result.is_ok()) {
+                waited(span);
+            }
             // The receiver is gone if the agent has exited.
             let _ = messages.send(Message::Froze {
                 service,

@@ -365,12 +365,13 @@ impl Agent {
         let (service, ticket, messages) = (name.to_owned(), watched.ticket, self.messages.clone());
         let names = watched.units.clone();
         let probe = self.recorder.probe(name).filter(|_| !start);
+        let cpu = self.metrics.cpu(name);
         // For a client that is held it is the start that the front socket would make: what the application needs may
         // be about to stop, and PID 1 would leave it out of a start that gives way.
         let wakes = start && *watched.lifecycle.current() == Step::Waking;
         tokio::spawn(async move {
             if let Some(probe) = probe {
-                probe.ask(&systemd, &names.backend).await;
+                probe.ask(&systemd, &names.backend, cpu).await;
             }
             let end = if wakes {
                 systemd.start_as_asked(&names.lease).await

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ondemand_core::{
-    measure::unit::ActiveState,
+    measure::{Ktime, unit::ActiveState},
     policy::Verdict,
     runs::{RunEvent, StopReason},
 };
@@ -17,11 +17,17 @@ use crate::{
         ablation::{self, Moment},
         clock,
     },
-    observe::metrics::{Observation, Observations, Question},
+    observe::metrics::{Kept, Observation, Observations, Question, Way},
 };
 
 /// The shortest interval between two counts of the bytes of open connections.
 const BYTES_EVERY: Duration = Duration::from_millis(200);
+/// How often a service that runs is measured, if the metrics are scraped.
+const MEASURE_EVERY: Duration = Duration::from_secs(300);
+/// How long after the first byte the agent may hear of it.
+const LATE: Duration = Duration::from_secs(1);
+/// The number of services that a scrape has measured, at most.
+const MOST_MEASURED: usize = 16;
 /// Maximum share of the time for it.
 const BYTES_SHARE: u32 = 50;
 
@@ -46,7 +52,8 @@ impl Agent {
     }
 
     /// Answers a scrape.
-    pub(super) fn observe(&self, question: Question) {
+    pub(super) fn observe(&mut self, question: Question) {
+        self.measure_some(clock::now());
         let services = self.services.values();
         // The scraper may be gone.
         let _ = question.send(Observations {
@@ -71,6 +78,8 @@ impl Agent {
             | Verdict::Idle { since } => view.now.since(since),
             Verdict::Unknown(_) => None,
         });
+        let up = view.filter(|view| view.units.backend.state.is_up());
+        let kept = up.map(|view| what_keeps(watched, &view.verdict));
         Observation {
             service: watched.service.name.clone(),
             state: state.filter(|state| *state != ActiveState::Unknown),
@@ -78,6 +87,7 @@ impl Agent {
             open: watched.open(sample.as_ref()),
             idle,
             unused: self.recorder.unused(&watched.service.name, clock::now()),
+            kept,
             ready: watched.shows_ready(state),
             idle_timeout: watched.idle_timeout(),
             learned: (watched.learner.timeout(), watched.learner.tally()),
@@ -101,6 +111,7 @@ impl Agent {
             return;
         };
         watched.tally.happened(event);
+        let is_native = watched.service.activation.is_native();
         self.announcer.happened(name, event);
         self.metrics.happened(name, *event);
         if let Some(level) = event.level() {
@@ -115,6 +126,9 @@ impl Agent {
         }
         self.record_run(name, event);
         match event {
+            RunEvent::FirstByte { after } => self.waited_for_start(name, *after),
+            // Of a listener that PID 1 holds the kernel reports no first byte.
+            RunEvent::Ready { took } if is_native => self.metrics.waited(Way::Native, *took),
             // The last chance to measure what this stop by another program gives back.
             RunEvent::Ending => self.measure_memory(name),
             RunEvent::Ended {
@@ -161,5 +175,81 @@ impl Agent {
                 Err(error) => log::debug!("{error:#}"),
             }
         });
+    }
+
+    /// The first client of a start has the first byte of its answer.
+    fn waited_for_start(&self, name: &str, after: Duration) {
+        let Some(watched) = self.services.get(name) else {
+            return;
+        };
+        let proxy = self.systemd.known(&watched.units.proxy);
+        if watched.held.sent_within(after + LATE, clock::now()) {
+            return; // Each of those was counted.
+        }
+        // Otherwise somebody else has started it.
+        if proxy.is_some_and(|proxy| proxy.unit.state.is_up()) {
+            self.metrics.waited(Way::Proxied, after);
+        }
+    }
+
+    /// Measures services that run and were not measured for a while, since without a stop nobody else does. A scrape
+    /// asks for few of them, so that PID 1 is not kept from its work.
+    fn measure_some(&mut self, now: Ktime) {
+        let Some(systemd) = self.systemd.caller() else {
+            return;
+        };
+        let mut due = MOST_MEASURED;
+        for (name, watched) in &mut self.services {
+            let is_up = |unit: &String| {
+                self.systemd
+                    .known(unit)
+                    .is_some_and(|known| known.unit.state == ActiveState::Active)
+            };
+            if watched
+                .measured_at
+                .is_some_and(|at| now < at + MEASURE_EVERY)
+                || !is_up(&watched.service.unit)
+            {
+                continue;
+            }
+            watched.measured_at = Some(now);
+            let (unit, started) = (watched.service.unit.clone(), self.recorder.started(name));
+            let (systemd, stored) = (systemd.clone(), Arc::clone(&watched.memory));
+            let (memory, cpu) = (self.metrics.memory(name), self.metrics.cpu(name));
+            tokio::spawn(async move {
+                match systemd.usage(&unit).await {
+                    Ok(usage) => {
+                        if let Some(bytes) = usage.memory {
+                            stored.store(bytes, Ordering::Relaxed);
+                            memory(bytes);
+                        }
+                        if let Some((started, time)) = started.zip(usage.cpu) {
+                            cpu(started, time);
+                        }
+                    }
+                    Err(error) => log::debug!("{error:#}"),
+                }
+            });
+            due -= 1;
+            if due == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// What keeps a running service up.
+fn what_keeps(watched: &Watched, verdict: &Verdict) -> Kept {
+    if watched.problem.is_some() {
+        return Kept::Unmanaged;
+    }
+    match verdict {
+        Verdict::Busy { .. } => Kept::Clients,
+        Verdict::Quiet { idle_at: None, .. } => Kept::Never,
+        Verdict::Quiet { .. } => Kept::Timeout,
+        Verdict::Held { .. } => Kept::Held,
+        Verdict::Needed { .. } => Kept::Needed,
+        Verdict::Idle { .. } => Kept::Idle,
+        Verdict::Unknown(_) => Kept::Unknown,
     }
 }

@@ -94,13 +94,18 @@ impl Recorder {
         }
     }
 
+    /// When its present or last run began. Milliseconds.
+    pub fn started(&self, name: &str) -> Option<i64> {
+        self.services.get(name)?.run.map(monotonic)
+    }
+
     /// A query to be made before the service is stopped.
     pub fn probe(&self, name: &str) -> Option<Probe> {
         let started = self.services.get(name)?.run?;
         Some(Probe {
             name: name.to_owned(),
             started: monotonic(started),
-            records: self.writer.as_ref()?.sender(),
+            records: self.writer.as_ref().map(Writer::sender),
         })
     }
 }
@@ -109,17 +114,21 @@ impl Recorder {
 pub struct Probe {
     name: String,
     started: i64,
-    records: SyncSender<Record>,
+    /// `None`: there is no history.
+    records: Option<SyncSender<Record>>,
 }
 
 impl Probe {
-    /// Queries systemd, and writes the result to the history.
-    pub async fn ask(self, systemd: &Systemd, unit: &str) {
+    /// Queries systemd, and writes the result to the history, and the CPU time to the metrics.
+    pub async fn ask(self, systemd: &Systemd, unit: &str, cpu: impl FnOnce(i64, Duration)) {
         let usage = match tokio::time::timeout(PATIENCE, systemd.usage(unit)).await {
             Ok(Ok(usage)) => usage,
             Ok(Err(error)) => return log::debug!("{error:#}"),
             Err(_) => return log::debug!("{unit}: systemd did not report its memory in time"),
         };
+        if let Some(time) = usage.cpu {
+            cpu(self.started, time);
+        }
         let what = What::Usage {
             started: self.started,
             memory: usage.memory.and_then(|bytes| i64::try_from(bytes).ok()),
@@ -129,7 +138,9 @@ impl Probe {
         };
         let name = self.name;
         // A full channel has been logged by the writer.
-        let _ = self.records.try_send(Record::Service { name, what });
+        if let Some(records) = self.records {
+            let _ = records.try_send(Record::Service { name, what });
+        }
     }
 }
 
@@ -207,7 +218,8 @@ impl Agent {
             let (probe, systemd) = (self.recorder.probe(name), self.systemd.caller());
             let unit = self.services.get(name).map(|it| it.service.unit.clone());
             if let (Some(probe), Some(systemd), Some(unit)) = (probe, systemd, unit) {
-                tokio::spawn(async move { probe.ask(&systemd, &unit).await });
+                let cpu = self.metrics.cpu(name);
+                tokio::spawn(async move { probe.ask(&systemd, &unit, cpu).await });
             }
         }
     }

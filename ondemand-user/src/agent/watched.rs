@@ -75,6 +75,8 @@ pub struct Watched {
     pub is_new: bool,
     /// Its memory when that was last measured, before a stop. Bytes; 0: never. Tasks measure it.
     pub memory: Arc<AtomicU64>,
+    /// When it was last measured while it ran, for a scrape.
+    pub measured_at: Option<Ktime>,
     /// Its clients that are held.
     pub held: Held,
     /// Its datagrams that are held.
@@ -200,6 +202,7 @@ impl Watched {
             freezes: 0,
             working: Working::default(),
             memory: Arc::default(),
+            measured_at: None,
             inhibitors: Inhibitors::default(),
             probing: Probing::default(),
             awaits_ready: Vec::new(),

@@ -57,6 +57,7 @@ fn observations() -> Observations {
         sample: None,
         open: Some(1),
         unused: None,
+        kept: None,
         idle: None,
         idle_timeout: None,
         learned: Default::default(),

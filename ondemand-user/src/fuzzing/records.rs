@@ -138,6 +138,7 @@ pub fn ledger(data: &[u8]) {
         open: None,
         idle: None,
         unused: None,
+        kept: None,
         idle_timeout: None,
         learned: Default::default(),
         ready: None,
@@ -164,7 +165,7 @@ pub fn ledger(data: &[u8]) {
 
 /// The gaps of all services: what was parsed goes on counting, and adds up.
 fn gaps(data: &[u8]) {
-    let (services, _) = uses::parse(&String::from_utf8_lossy(data));
+    let (services, _, _) = uses::parse(&String::from_utf8_lossy(data));
     let mut sum = WhatIf::default();
     for mut gaps in services.into_values() {
         gaps.found(Some(i64::MIN), i64::MAX, Duration::MAX);

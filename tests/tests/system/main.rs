@@ -61,6 +61,7 @@ mod other_ports;
 mod own_address;
 mod own_address_changes;
 mod packages;
+mod plan;
 mod port_theft;
 mod prewarm;
 mod privilege;

@@ -15,6 +15,7 @@ use super::{
     render::{Observation, Row},
     told::Told,
     uses::Uses,
+    waits::Way,
 };
 use crate::host::complaints::Complaints;
 
@@ -95,6 +96,7 @@ impl Books {
             Note::Count(counter) => ledger.count(counter),
             Note::Lease { released } => ledger.lease(released),
             Note::Memory(bytes) => ledger.times.measured(bytes),
+            Note::Cpu(started, time) => ledger.cpu.measured(started, time),
             Note::Use(what, learned) => return self.uses.take(service, &what, learned),
             Note::Run(event, now) => {
                 if !ledger.take(&event, now) {
@@ -115,6 +117,11 @@ impl Books {
     /// Saves the gaps, if there are new ones.
     pub fn save_uses(&mut self) {
         self.uses.save();
+    }
+
+    /// A client has waited for so long.
+    pub fn waited(&mut self, way: Way, waited: Duration) {
+        self.uses.waited(way, waited);
     }
 
     /// The gaps of the services.

@@ -19,8 +19,7 @@ impl Histogram {
     /// Adds one.
     pub fn observe(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound);
-        let count = &mut self.counts[bucket.unwrap_or(BOUNDS.len())];
+        let count = &mut self.counts[place(&BOUNDS, seconds)];
         *count = count.saturating_add(1);
         self.sum = self.sum.saturating_add(took);
     }
@@ -37,16 +36,27 @@ impl Histogram {
 
     /// Upper bound in seconds, and the number in this bucket alone.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        // The encoder sums them: the numbers of a damaged file must not overflow.
-        let mut room = u64::MAX;
-        let counts = self.counts.into_iter().map(|count| {
-            let count = count.min(room);
-            room -= count;
-            count
-        });
-        bounds.zip(counts).collect()
+        buckets(&BOUNDS, &self.counts)
     }
+}
+
+/// The bucket of a value; the last is above all bounds.
+pub fn place(bounds: &[f64], value: f64) -> usize {
+    let bucket = bounds.iter().position(|bound| value <= *bound);
+    bucket.unwrap_or(bounds.len())
+}
+
+/// Each bound with the number in its bucket alone.
+pub fn buckets(bounds: &[f64], counts: &[u64]) -> Vec<(f64, u64)> {
+    let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+    // The encoder sums them: the numbers of a damaged file must not overflow.
+    let mut room = u64::MAX;
+    let counts = counts.iter().map(|count| {
+        let count = (*count).min(room);
+        room -= count;
+        count
+    });
+    bounds.zip(counts).collect()
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub struct Ledger {
     pub restarts: u64,
     /// How long it ran, and how long it did not.
     pub times: Times,
+    /// What it computed.
+    #[serde(default)]
+    pub cpu: Cpu,
     /// What the agents have counted themselves.
     #[serde(default)]
     pub told: Told,
@@ -53,6 +56,29 @@ pub struct Ledger {
     starting: Option<Starting>,
     /// When a start's listener was last seen. For people who read the record.
     listened: Option<Ktime>,
+}
+
+/// CPU time of all runs, from measurements that begin anew with each run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    sum: Duration,
+    /// The begin of the run that was measured last, in milliseconds, and its time.
+    run: Option<(i64, Duration)>,
+}
+
+impl Cpu {
+    /// Takes a measurement of the run that began at `started`.
+    pub fn measured(&mut self, started: i64, time: Duration) {
+        let before = self.run.filter(|(of, _)| *of == started);
+        let before = before.map_or(Duration::ZERO, |(_, before)| before);
+        self.sum = self.sum.saturating_add(time.saturating_sub(before));
+        self.run = Some((started, time.max(before)));
+    }
+
+    /// Seconds. `None`: it was never measured.
+    pub fn seconds(&self) -> Option<f64> {
+        (self.run.is_some() || !self.sum.is_zero()).then_some(self.sum.as_secs_f64())
+    }
 }
 
 /// A start that is complete for systemd.
@@ -71,6 +97,7 @@ impl Ledger {
         }
         unit.clone_into(&mut self.unit);
         self.times.forget();
+        self.cpu.run = None;
         self.seen = false;
         self.running = false;
         self.end = None;
@@ -241,6 +268,24 @@ mod tests {
             let awaited = u64::from(ledger.starting.is_some());
             assert_eq!(ledger.start_durations.count() + awaited, starts);
         }
+    }
+
+    #[test]
+    fn cpu_time_is_a_sum_of_runs() {
+        let mut cpu = Cpu::default();
+        assert_eq!(cpu.seconds(), None);
+        for (run, time, sum) in [
+            (1, 2, 2.0),
+            (1, 5, 5.0),
+            (1, 4, 5.0),
+            (1, 6, 6.0),
+            (9, 1, 7.0),
+        ] {
+            cpu.measured(run, Duration::from_secs(time));
+            assert_eq!(cpu.seconds(), Some(sum), "{run} {time}");
+        }
+        cpu.measured(9, Duration::MAX);
+        assert_eq!(cpu.run, Some((9, Duration::MAX)));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub(crate) mod books;
 mod histogram;
 mod host;
+mod kept;
 pub(crate) mod ledger;
 pub(crate) mod record;
 pub(crate) mod render;
@@ -14,6 +15,7 @@ pub(crate) mod server;
 mod times;
 mod told;
 pub(crate) mod uses;
+pub(crate) mod waits;
 mod whatif;
 
 use std::{
@@ -24,6 +26,7 @@ use std::{
 };
 
 use books::Books;
+pub use kept::Kept;
 use ondemand_core::{
     config::{Config, WhatIfBy},
     lifecycle::Counter,
@@ -37,6 +40,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout_at,
 };
+
+pub use waits::Way;
 
 use super::history::What;
 use crate::host::clock;
@@ -53,6 +58,8 @@ pub(crate) enum Note {
     Lease { released: bool },
     /// Its memory in bytes.
     Memory(u64),
+    /// The CPU time of the run that began then, in milliseconds.
+    Cpu(i64, Duration),
     /// An event of the backend, and when the agent learned of it.
     Run(RunEvent, Ktime),
     /// What the history is told of its use, and its learned idle timeout.
@@ -67,6 +74,7 @@ enum Message {
         services: Option<Vec<(String, String)>>,
     },
     Note(String, Note),
+    Waited(Way, Duration),
     /// The agent exits: all is to be saved.
     End(SyncSender<()>),
 }
@@ -146,6 +154,30 @@ impl Metrics {
         }
     }
 
+    /// Returns a function for a later measurement of a service's CPU time: the begin of its run in milliseconds, and
+    /// the time.
+    pub fn cpu(&self, service: &str) -> impl FnOnce(i64, Duration) + Send + use<> {
+        let (messages, service) = (self.messages.clone(), service.to_owned());
+        move |started, time| {
+            // Without a receiver it is not needed.
+            let _ = messages.send(Message::Note(service, Note::Cpu(started, time)));
+        }
+    }
+
+    /// A client has waited for so long.
+    pub fn waited(&self, way: Way, waited: Duration) {
+        self.tell(Message::Waited(way, waited));
+    }
+
+    /// Returns a function for a client whose wait is about to end.
+    pub fn waits(&self, way: Way) -> impl FnOnce(Duration) + Send + use<> {
+        let messages = self.messages.clone();
+        move |waited| {
+            // Without a receiver it is not needed.
+            let _ = messages.send(Message::Waited(way, waited));
+        }
+    }
+
     fn note(&self, service: &str, note: Note) {
         self.tell(Message::Note(service.to_owned(), note));
     }
@@ -200,6 +232,7 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
                         server.listen(address).await;
                     }
                     Message::Note(service, note) => server.books().note(&service, note),
+                    Message::Waited(way, waited) => server.books().waited(way, waited),
                     Message::End(done) => {
                         server.books().save();
                         server.books().save_uses();

@@ -5,6 +5,7 @@ pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use nix::sys::sysinfo::sysinfo;
 use ondemand_core::{
     caught::{DatagramTally, Tally},
     config::WhatIfBy,
@@ -23,7 +24,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{histogram::Histogram, ledger::Ledger, uses::Uses, whatif};
+use super::{
+    histogram::Histogram,
+    kept::Kept,
+    ledger::Ledger,
+    uses::Uses,
+    waits::{Waits, Way},
+    whatif,
+};
 
 /// The agent's present state of a service. `None`: unknown, which gives no sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +48,8 @@ pub struct Observation {
     pub idle: Option<Duration>,
     /// How long it has been unused, whether it is up or down.
     pub unused: Option<Duration>,
+    /// What keeps it up. `None`: it is down, or that is unknown.
+    pub kept: Option<Kept>,
     /// Its idle timeout; `None`: infinite.
     pub idle_timeout: Option<Duration>,
     /// What was learned of it: an idle timeout, and what that would have meant.
@@ -104,6 +114,7 @@ pub fn open_metrics(
     registry.register_collector(Box::new(All {
         rows,
         configuration,
+        waits: *uses.waits(),
     }));
     encode_registry(&mut text, &registry)?;
     text.push_str(&more);
@@ -146,6 +157,7 @@ pub fn plain(open_metrics: &str) -> String {
 struct All {
     rows: Vec<Row>,
     configuration: Configuration,
+    waits: Waits,
 }
 
 impl Collector for All {
@@ -278,6 +290,12 @@ impl Collector for All {
         )?
         .states()?;
         all.gauge(
+            "ondemand_kept_up",
+            None,
+            "1 for what keeps the running service up, 0 for the others: clients, timeout (unused, but not yet for its idle timeout), never (it has none), held, needed (by another service), idle (it is being stopped, or that is vetoed), unmanaged, unknown. Absent while it is down.",
+        )?
+        .kept()?;
+        all.gauge(
             "ondemand_frozen",
             None,
             "1 if the running application is frozen (freeze_after), 0 if not. Absent where it never is.",
@@ -341,6 +359,24 @@ impl Collector for All {
         )?
         .counters(|row, ledger| row.state.and_then(|_| ledger.times.saved_byte_seconds()))?;
         all.counter(
+            "ondemand_used_memory",
+            Some(&byte_seconds),
+            "Last measured memory of the service, times the time for which it ran.",
+        )?
+        .counters(|row, ledger| row.state.and_then(|_| ledger.times.used_byte_seconds()))?;
+        all.gauge(
+            "ondemand_memory",
+            Some(&bytes),
+            "Memory of the service while it runs, as it was last measured, whether it is up or down.",
+        )?
+        .figures(|ledger| ledger.times.memory())?;
+        all.counter(
+            "ondemand_cpu",
+            Some(&seconds),
+            "CPU time of the service, as it was last measured.",
+        )?
+        .counters(|_, ledger| ledger.cpu.seconds())?;
+        all.counter(
             "ondemand_count_drift",
             None,
             "Number of differences between the kernel's counters and its tables of sockets.",
@@ -359,6 +395,28 @@ impl Collector for All {
             "Restarts of the service by systemd itself (Restart=), which are no use of it.",
         )?
         .counters(|_, ledger| Some(ledger.restarts))?;
+        let mut waits = encoder.encode_descriptor(
+            "ondemand_client_wait",
+            "How long clients waited because a service did not run, of all services, by way: held (until it was sent to the application), proxied (the first client of a start, until the first byte of its answer), native (each start, until the application was active), thawed (until the application was).",
+            Some(&seconds),
+            MetricType::Histogram,
+        )?;
+        for way in Way::ALL {
+            let (sum, count, buckets) = self.waits.histogram(way);
+            waits
+                .encode_family(&[("way", way.as_str())])?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        if let Some(memory) = host_memory() {
+            encoder
+                .encode_descriptor(
+                    "ondemand_host_memory",
+                    "Memory of the host.",
+                    Some(&bytes),
+                    MetricType::Gauge,
+                )?
+                .encode_gauge(&memory)?;
+        }
         encoder
             .encode_descriptor(
                 "ondemand_config_last_reload_successful",
@@ -386,6 +444,11 @@ impl Collector for All {
             )?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
+}
+
+/// In bytes. Not from /proc, of which the agent sees nothing but processes.
+fn host_memory() -> Option<u64> {
+    sysinfo().ok().map(|info| info.ram_total())
 }
 
 /// Encodes the families one after the other.
@@ -447,6 +510,30 @@ impl Family<'_> {
 
     fn gauges<N: EncodeGaugeValue>(self, value: impl Fn(&Observation) -> Option<N>) -> fmt::Result {
         self.every(|mut encoder, row, _| value(row).map_or(Ok(()), |n| encoder.encode_gauge(&n)))
+    }
+
+    fn figures(self, value: impl Fn(&Ledger) -> Option<u64>) -> fmt::Result {
+        self.every(|mut encoder, _, ledger| {
+            value(ledger).map_or(Ok(()), |n| encoder.encode_gauge(&n))
+        })
+    }
+
+    /// Encodes a gauge per reason for being up, of which one is 1.
+    fn kept(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let Some(kept) = observation.kept else {
+                continue;
+            };
+            for reason in Kept::ALL {
+                let labels = [
+                    ("service", observation.service.as_str()),
+                    ("reason", reason.as_str()),
+                ];
+                let value = u64::from(reason == kept);
+                self.encoder.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
     }
 
     fn counters<N: EncodeCounterValue>(

@@ -15,6 +15,9 @@ pub struct Times {
     inactive: Duration,
     /// Bytes times nanoseconds.
     saved: u128,
+    /// The same of the time for which it ran.
+    #[serde(default)]
+    used: u128,
     /// The last measurement, in bytes.
     memory: Option<u64>,
     /// The present state, as far as known.
@@ -47,6 +50,16 @@ impl Times {
     /// Unused memory, times seconds. `None`: the service's memory is unknown.
     pub fn saved_byte_seconds(&self) -> Option<f64> {
         self.memory.map(|_| self.saved as f64 / 1e9)
+    }
+
+    /// Used memory, times seconds. `None`: the service's memory is unknown.
+    pub fn used_byte_seconds(&self) -> Option<f64> {
+        self.memory.map(|_| self.used as f64 / 1e9)
+    }
+
+    /// Its memory when it was last measured, in bytes.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory
     }
 
     /// A measurement of the service's memory in bytes.
@@ -110,6 +123,11 @@ impl Times {
         present.until = to;
         if present.active {
             self.active = self.active.saturating_add(span);
+            if let Some(memory) = self.memory {
+                self.used = self
+                    .used
+                    .saturating_add(u128::from(memory) * span.as_nanos());
+            }
             return;
         }
         self.inactive = self.inactive.saturating_add(span);

@@ -16,7 +16,10 @@ use ondemand_core::{whatif::WhatIf, words::counted};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::super::history::What;
+use super::{
+    super::history::What,
+    waits::{Waits, Way},
+};
 use crate::host::{atomic_file, complaints::Complaints, small_file};
 
 /// How long changes are gathered before they are written, unless a scrape comes: what a kill may lose, as in the
@@ -26,7 +29,7 @@ const GATHERED: Duration = Duration::from_secs(5);
 const LARGEST: u64 = 16 << 20;
 /// With more services than that, those that have left the configuration are summed.
 const MOST: usize = 4096;
-/// The name of that sum. No service has it.
+/// The name of that sum, and of what belongs to the host. No service has it.
 const GONE: &str = "";
 
 /// The gaps of all services.
@@ -34,6 +37,7 @@ const GONE: &str = "";
 pub struct Uses {
     path: PathBuf,
     services: BTreeMap<String, WhatIf>,
+    waits: Waits,
     /// When to write it, if it has changed since it was written.
     due: Option<Instant>,
     complaints: Complaints<()>,
@@ -43,12 +47,16 @@ pub struct Uses {
 struct Line<'a> {
     service: &'a str,
     gaps: &'a WhatIf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<&'a Waits>,
 }
 
 #[derive(Deserialize)]
 struct Read {
     service: String,
     gaps: WhatIf,
+    #[serde(default)]
+    waits: Option<Waits>,
 }
 
 impl Uses {
@@ -63,7 +71,7 @@ impl Uses {
             Ok(bytes)
         };
         let read = read().with_context(|| format!("read {}", path.display()));
-        let (services, damaged) = match read {
+        let (services, waits, damaged) = match read {
             Ok(bytes) => parse(&String::from_utf8_lossy(&bytes)),
             Err(error) => {
                 log::warn!("what other idle timeouts would have meant is counted anew: {error:#}");
@@ -80,6 +88,7 @@ impl Uses {
         Self {
             path,
             services,
+            waits,
             due: None,
             complaints: Complaints::default(),
         }
@@ -98,6 +107,18 @@ impl Uses {
             _ => return,
         }
         self.due.get_or_insert_with(|| Instant::now() + GATHERED);
+    }
+
+    /// A client has waited for so long.
+    pub fn waited(&mut self, way: Way, waited: Duration) {
+        self.services.entry(GONE.into()).or_default();
+        self.waits.add(way, waited);
+        self.due.get_or_insert_with(|| Instant::now() + GATHERED);
+    }
+
+    /// How long clients have waited.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// These are the services now.
@@ -144,7 +165,12 @@ impl Uses {
         }
         let mut text = Vec::with_capacity(self.services.len() * 512);
         for (service, gaps) in &self.services {
-            let line = Line { service, gaps };
+            let waits = (service == GONE).then_some(&self.waits);
+            let line = Line {
+                service,
+                gaps,
+                waits,
+            };
             // Strings and whole numbers always serialize, and a vector takes all.
             let _ = serde_json::to_writer(&mut text, &line);
             text.push(b'\n');
@@ -164,18 +190,19 @@ impl Uses {
 }
 
 /// Parses the file. Also returns the number of lines that are no state that could have been written.
-pub(crate) fn parse(text: &str) -> (BTreeMap<String, WhatIf>, u64) {
-    let mut services = BTreeMap::new();
+pub(crate) fn parse(text: &str) -> (BTreeMap<String, WhatIf>, Waits, u64) {
+    let (mut services, mut waits) = (BTreeMap::new(), Waits::default());
     let mut damaged = 0;
     for line in text.lines() {
         match serde_json::from_str::<Read>(line) {
             Ok(read) if read.gaps.is_sound() => {
+                waits = read.waits.unwrap_or(waits);
                 services.insert(read.service, read.gaps);
             }
             _ => damaged += 1,
         }
     }
-    (services, damaged)
+    (services, waits, damaged)
 }
 
 #[cfg(test)]
@@ -209,10 +236,12 @@ mod tests {
         first.take("b", &What::Quiet { since: 5000 }, LEARNED);
         first.take("b", &What::Listening { after: 1 }, LEARNED);
         assert!(first.due().is_some());
+        first.waited(Way::Held, LEARNED);
         first.save();
         assert_eq!(first.due(), None);
         let mut second = Uses::open(at(directory.path()));
         assert_eq!(second.services, first.services);
+        assert_eq!(second.waits, first.waits);
         // Of the first, nothing is asked any more.
         second.configure([String::from("b")].iter());
         let (started, used) = (Some(9000), 9500);
@@ -230,6 +259,7 @@ mod tests {
             arrive(&mut uses, &format!("s{number}"), 1000);
         }
         let all = uses.total();
+        uses.waited(Way::Native, LEARNED);
         let stays = [String::from("s7")];
         uses.configure(stays.iter());
         assert_eq!(uses.services.len(), 2);

@@ -31,6 +31,7 @@ pub(crate) fn row(service: &str) -> Row {
         open: Some(2),
         idle: Some(Duration::ZERO),
         unused: Some(Duration::ZERO),
+        kept: Some(Kept::Clients),
         idle_timeout: Some(Duration::from_millis(1500)),
         learned: (
             Duration::from_secs(90),
@@ -52,6 +53,7 @@ pub(crate) fn row(service: &str) -> Row {
     };
     let mut ledger = Ledger::default();
     ledger.starts = 1;
+    ledger.cpu.measured(1, Duration::from_secs(2));
     ledger.start_durations.observe(Duration::from_millis(300));
     ledger.stops.insert("idle".into(), 3);
     (observation, ledger)
@@ -122,6 +124,24 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "whatif_idle_seconds_total{timeout=\"auto\"} 0",
         ),
         ("ready", "gauge", "", "ready{service=\"wiki\"} 0"),
+        (
+            "kept_up",
+            "gauge",
+            "",
+            "kept_up{service=\"wiki\",reason=\"clients\"} 1",
+        ),
+        (
+            "client_wait_seconds",
+            "histogram",
+            "seconds",
+            "client_wait_seconds_count{way=\"native\"} 0",
+        ),
+        (
+            "cpu_seconds",
+            "counter",
+            "seconds",
+            "cpu_seconds_total{service=\"wiki\"} 2.0",
+        ),
         (
             "held_clients",
             "counter",
@@ -330,7 +350,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 37);
+    assert_eq!(helps.count(), 43);
 }
 
 #[test]
