@@ -80,11 +80,24 @@ impl<'s> Prometheus<'s> {
     ///
     /// It does not start; what it wrote is in the message.
     pub fn start(sandbox: &'s Sandbox) -> Result<Self> {
+        Self::scraping(sandbox, &["localhost:9464"])
+    }
+
+    /// The same for these agents, as they are reached from the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn scraping(sandbox: &'s Sandbox, agents: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir().context("create a directory")?;
         let config = fs::read_to_string(shipped().join("prometheus.yml"))?;
         let rules = shipped().join("ondemand.rules.yml");
         let config = config
             .replace("15s", "500ms")
+            .replace(
+                "- localhost:9464",
+                &format!("- {}", agents.join("\n          - ")),
+            )
             .replace("- ondemand.rules.yml", &format!("- {}", rules.display()));
         let file = directory.path().join("prometheus.yml");
         fs::write(&file, config)?;

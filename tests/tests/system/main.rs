@@ -34,6 +34,7 @@ mod faults_pins;
 mod faults_resources;
 mod faults_systemd;
 mod first_start;
+mod fleet;
 mod forged_signals;
 mod freeze;
 mod hanging_bus;

@@ -1,8 +1,11 @@
 //! A real Prometheus with everything that is shipped for it.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use tests::{
     client::{self, Request},
+    documents,
     metrics::on_demand,
     prometheus::{self, Prometheus, promtool, shipped},
     require,
@@ -21,21 +24,48 @@ fn promtool_takes_what_is_shipped() {
     promtool(&["test", "rules", "ondemand.rules.test.yml"], "").unwrap();
 }
 
-/// The queries of the dashboard, its variables filled in, with the panels' titles.
-fn queries() -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(shipped().join("dashboard.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&text).unwrap();
+#[test]
+fn promtool_takes_what_the_collector_scrapes() {
+    require!(prometheus::unavailable());
+    let text = documents::document("docs/monitoring.md");
+    let (_, block) = text.split_once("```yaml\nreceivers:\n").unwrap();
+    let (_, config) = block.split_once("    config:\n").unwrap();
+    let inner = config.lines().take_while(|line| line.starts_with("      "));
+    let config: String = inner.map(|line| format!("{}\n", &line[6..])).collect();
+    assert!(config.contains("ondemand"), "{config}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config).unwrap();
+    promtool(&["check", "config", file.path().to_str().unwrap()], "").unwrap();
+}
+
+/// A dashboard that is shipped.
+pub(crate) fn dashboard(file: &str) -> Value {
+    let text = std::fs::read_to_string(shipped().join(file)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What Grafana puts in the place of variables; the longest of several names that begin alike comes first.
+const VARIABLES: [(&str, &str); 10] = [
+    ("$__rate_interval", "1m"),
+    ("$__range_s", "60"),
+    ("$__range", "1m"),
+    ("$job", ".*"),
+    ("$instance", ".*"),
+    ("$service", ".*"),
+    ("$price", "0.005"),
+    ("$share", "0.8"),
+    ("$cold_start_cost", "300"),
+    ("${datasource}", "any"),
+];
+
+/// The queries of a dashboard, its variables filled in, with the panels' titles.
+pub(crate) fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let mut queries = Vec::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().unwrap() {
             let mut query = text(&target["expr"]);
-            for (variable, value) in [
-                ("$job", ".*"),
-                ("$instance", ".*"),
-                ("$service", ".*"),
-                ("$__rate_interval", "1m"),
-            ] {
+            for (variable, value) in VARIABLES {
                 query = query.replace(variable, value);
             }
             assert!(!query.contains('$'), "{query}");
@@ -43,6 +73,66 @@ fn queries() -> Vec<(String, String)> {
         }
     }
     queries
+}
+
+/// No Grafana is to be had here: what it wants of a dashboard, as far as it is known (its JSON model).
+#[test]
+fn the_dashboards_are_whole() {
+    let mut uids = BTreeSet::new();
+    for file in ["dashboard.json", "fleet.json"] {
+        let dashboard = dashboard(file);
+        assert!(uids.insert(dashboard["uid"].as_str().unwrap().to_owned()));
+        assert!(dashboard["schemaVersion"].as_u64() >= Some(36), "{file}");
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        let names: BTreeSet<&str> = variables
+            .iter()
+            .map(|variable| variable["name"].as_str().unwrap())
+            .collect();
+        let text = dashboard["panels"].to_string();
+        for (name, _) in VARIABLES {
+            let name = name.trim_matches(['$', '{', '}']);
+            let is_used =
+                text.contains(&format!("${name}")) || text.contains(&format!("${{{name}}}"));
+            assert!(
+                name.starts_with("__") || !is_used || names.contains(name),
+                "{file}: {name} is not defined"
+            );
+        }
+        let (mut ids, mut places) = (BTreeSet::new(), Vec::new());
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title = panel["title"].as_str().unwrap();
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+            let kind = panel["type"].as_str().unwrap();
+            let kinds = [
+                "stat",
+                "timeseries",
+                "table",
+                "bargauge",
+                "barchart",
+                "heatmap",
+                "gauge",
+                "state-timeline",
+            ];
+            assert!(kinds.contains(&kind), "{title}: {kind}");
+            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+            assert!(w > 0 && h > 0 && x + w <= 24, "{title}");
+            for (other, ox, oy, ow, oh) in &places {
+                let apart = x + w <= *ox || ox + ow <= x || y + h <= *oy || oy + oh <= y;
+                assert!(apart, "{title} covers {other}");
+            }
+            places.push((title, x, y, w, h));
+            assert!(
+                panel["fieldConfig"]["defaults"]["unit"].is_string(),
+                "{title}"
+            );
+            let mut letters = BTreeSet::new();
+            for target in panel["targets"].as_array().unwrap() {
+                assert!(letters.insert(target["refId"].as_str().unwrap()), "{title}");
+                assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -84,7 +174,7 @@ fn every_query_of_the_dashboard_has_an_answer() {
     // Idle time is known only while it runs.
     let held = sandbox.in_network(|| client::connect(front()).unwrap());
     let accounted = number("ondemand_saved_memory_byte_seconds_total").is_some();
-    for (panel, query) in queries() {
+    for (panel, query) in queries(&dashboard("dashboard.json")) {
         if !accounted && query.contains("saved_memory") {
             skip::part(format!("memory is not accounted here: {panel}"));
             continue;

@@ -62,6 +62,10 @@ const COPIED: &[(&str, &str)] = &[
         "units/prometheus/dashboard.json",
         "usr/share/ondemand/prometheus/dashboard.json",
     ),
+    (
+        "units/prometheus/fleet.json",
+        "usr/share/ondemand/prometheus/fleet.json",
+    ),
     ("xtask/packaging/ondemand.toml", CONFIGURATION),
 ];
 
