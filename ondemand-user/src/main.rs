@@ -88,6 +88,10 @@ fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Adopt(options) => block_on(adopt::run(&path, &options))?,
         Command::Abandon(options) => block_on(abandon::run(&path, &options))?,
         Command::WaitListening(options) => wait_for(&path, options)?,
+        Command::WaitRoom {
+            name,
+            start_timeout,
+        } => block_on(wait::room::run(&name, start_timeout))?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => {
             proxy::run(&options.into())?;
@@ -272,6 +276,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     };
     if error.is::<wait::OutOfSight>() {
         ExitCode::from(pacing::LOOK_AGAIN)
+    } else if error.is::<wait::room::NoRoom>() {
+        ExitCode::from(pacing::NO_ROOM)
     } else if error.is::<proxy::GaveUp>() {
         ExitCode::from(pacing::GAVE_UP)
     } else if error.chain().any(is_usage) {

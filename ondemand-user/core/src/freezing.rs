@@ -244,6 +244,7 @@ mod tests {
             bound: false,
             listens: true,
             ready: true,
+            room: true,
             silent: 0,
         }
     }

@@ -18,6 +18,7 @@ pub mod proxy_stay;
 pub mod readiness;
 pub mod replay;
 pub mod rhythm;
+pub mod room;
 pub mod runs;
 pub mod waiting;
 pub mod whatif;

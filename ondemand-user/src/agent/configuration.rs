@@ -115,6 +115,7 @@ impl Agent {
         self.config = config;
         self.renew_times_of_use();
         self.renew_rhythms();
+        self.doubt_room();
         if has_past {
             self.read_past();
         }

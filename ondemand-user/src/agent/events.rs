@@ -146,6 +146,7 @@ impl Agent {
             self.holding.wake(),
             self.keeping.due(),
             self.rhythms.due,
+            self.room.due(),
             self.transitions.due(),
         ];
         let next = next.into_iter().flatten().min();

@@ -56,6 +56,7 @@ impl Agent {
             listens: watched.held.len() > 0
                 && self.sampler.is_steerable(watched.slot).unwrap_or(false),
             ready: watched.is_ready() && watched.has_what_it_needs(&units.backend),
+            room: self.may_start(watched),
             silent: watched.silent(sample.as_ref(), now),
         })
     }
@@ -85,6 +86,7 @@ impl Agent {
                 self.hold_no_datagrams(name);
                 self.follow_unmanaged(name);
                 self.tell_chain(name);
+                self.see_place(name, None);
                 return;
             };
             let Some(watched) = self.services.get_mut(name) else {
@@ -106,6 +108,7 @@ impl Agent {
             self.send_datagrams(name, &view);
             if input.is_none() {
                 self.freeze_or_thaw(name, &view);
+                self.see_place(name, Some(&view));
             }
             if input.is_none() && (self.arm(name, &view) || is_other) {
                 // The last connection may have closed before the event was requested; or the time after which it is

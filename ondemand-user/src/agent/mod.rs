@@ -36,6 +36,7 @@ mod privilege;
 mod ready;
 mod recorder;
 mod requests;
+mod room;
 mod services;
 mod silence;
 mod source;
@@ -73,6 +74,7 @@ use ondemand_core::{
 };
 use prewarming::Rhythms;
 use recorder::Recorder;
+use room::Room;
 use services::Services;
 use source::Source;
 use tokio::{
@@ -117,6 +119,7 @@ struct Agent {
     keeping: Keeping,
     chains: Chains,
     rhythms: Rhythms,
+    room: Room,
     announcer: Announcer,
     permission: Permission,
     /// What the units' names mean, once they were read.
@@ -207,6 +210,7 @@ pub async fn run(config_path: &Path, dry_run: bool) -> Result<()> {
         keeping: Keeping::default(),
         chains: Chains::default(),
         rhythms: Rhythms::default(),
+        room: Room::default(),
         announcer: Announcer::default(),
         permission: Permission::default(),
         aliases: None,
@@ -436,6 +440,7 @@ impl Agent {
         self.save_lessons(now);
         self.pass_times_of_use(now);
         self.pass_rhythms(now);
+        self.make_room(now);
         if self.notifier.alive(now) {
             self.still_counts();
             self.services.mark_failing();

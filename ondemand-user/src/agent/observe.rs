@@ -125,6 +125,9 @@ impl Agent {
             self.learn_start(name, *after);
         }
         self.record_run(name, event);
+        if let RunEvent::Ended { reason, .. } = event {
+            self.left(name, *reason);
+        }
         match event {
             RunEvent::FirstByte { after } => self.waited_for_start(name, *after),
             // Of a listener that PID 1 holds the kernel reports no first byte.

@@ -198,6 +198,7 @@ impl Agent {
         }
         if has_arrived {
             self.returned(name, gaps.last().copied());
+            self.is_worth_more(name);
         }
         let has_changed = self.learn(name, &gaps);
         if let Some(watched) = self.services.get(name) {

@@ -30,6 +30,7 @@ impl Agent {
             bus::Request::Status(answer) => self.report(answer),
             bus::Request::Listening { service, answer } => self.wait_listening(&service, answer),
             bus::Request::Ready { service, answer } => self.wait_ready(&service, answer),
+            bus::Request::Room { service, answer } => self.wait_room(&service, answer),
             bus::Request::Trouble(answer) => {
                 drop(answer.send(Ok(self.source.trouble().unwrap_or_default())));
             }
@@ -167,6 +168,9 @@ impl Agent {
         let result = match reply {
             lifecycle::Reply::Stopped => Ok(true),
             lifecycle::Reply::NotRunning => Ok(false),
+            lifecycle::Reply::Kept(refusal) if self.keeps_its_place(name, refusal) => {
+                Err(Error::new(names::KEPT, refusal.to_string()))
+            }
             lifecycle::Reply::Kept(refusal) => {
                 log::info!("{name}: kept: {refusal}");
                 Err(Error::new(names::KEPT, self.explain(name, refusal)))

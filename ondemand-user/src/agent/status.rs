@@ -80,6 +80,9 @@ impl Agent {
         if let Some(by) = self.needed_by(&watched.service.name).filter(|_| is_up) {
             service.detail = format!("{}; needed by {by}", service.detail);
         }
+        if let Some(waits) = self.waits_for_room(watched) {
+            service.detail = waits;
+        }
         if let Some(frozen) = watched.frozen() {
             service.frozen = true;
             service.detail = format!("{frozen}; {}", service.detail);

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use super::{
     caught::Held, datagrams::HeldDatagrams, inhibitors::Inhibitors, learner::Learner,
-    orphans::Orphans, prewarming::Prewarming, silence::Listening, working::Working,
+    orphans::Orphans, prewarming::Prewarming, room::Placed, silence::Listening, working::Working,
 };
 use crate::{
     bus::Reply,
@@ -137,6 +137,8 @@ pub struct Watched {
     pub freezing: Freezing,
     /// How often it was.
     pub freezes: u64,
+    /// Its place among the services of its group.
+    pub placed: Placed,
     /// Its work without a client.
     pub working: Working,
     /// The silence of its connections.
@@ -200,6 +202,7 @@ impl Watched {
             listening: Listening::default(),
             freezing: Freezing::default(),
             freezes: 0,
+            placed: Placed::default(),
             working: Working::default(),
             memory: Arc::default(),
             measured_at: None,

@@ -135,6 +135,33 @@ impl Manager {
             .unwrap_or_else(|| "it was not asked yet".into()))
     }
 
+    /// Returns true when there is room for a service in its group, or false after this number of microseconds: its
+    /// start waits for that. It counts only while PID 1 has a job for its application.
+    #[zbus(out_args("has_room"))]
+    async fn wait_room(
+        &self,
+        service: &str,
+        for_usec: u64,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<bool, Error> {
+        check_name(service)?;
+        let _pending = self.waits.admit(&call)?;
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::new(DBUS_FAILED, "the agent cannot say it");
+        self.gate
+            .requests
+            .send(Request::Room {
+                service: service.to_owned(),
+                answer,
+            })
+            .map_err(|_| gone())?;
+        match timeout(Duration::from_micros(for_usec).min(LONGEST_WAIT), answered).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Keeps a service up for a number of microseconds, however idle it is; 0: until it is released.
     /// Does not start it. Returns the end in microseconds since 1970; the largest number: until it is
     /// released.

@@ -67,6 +67,13 @@ pub enum Request {
         /// Sent once.
         answer: oneshot::Sender<()>,
     },
+    /// Answered when there is room for this service, which is about to start.
+    Room {
+        /// The service's name.
+        service: String,
+        /// Sent once.
+        answer: oneshot::Sender<()>,
+    },
     /// The state of one service.
     Describe(String, Reply<Box<report::Service>>),
     /// Its open connections.

@@ -41,6 +41,8 @@ pub trait Agent {
     fn wait_listening(&self, service: &str) -> zbus::Result<()>;
     /// Returns when the application of a service is ready, or what it says instead after this time.
     fn wait_ready(&self, service: &str, for_usec: u64) -> zbus::Result<String>;
+    /// Returns true when there is room for a service in its group, or false after this time.
+    fn wait_room(&self, service: &str, for_usec: u64) -> zbus::Result<bool>;
 }
 
 /// How long the start of a service usually takes, as the agent knows it. `None`: none was seen.

@@ -97,6 +97,8 @@ async fn print_plan(path: &Path, config: &Config) -> Result<()> {
         .into_iter()
         .filter(|it| it.kind == Kind::Gone)
         .filter_map(|it| it.service)
+        // A group has no units.
+        .filter(|name| !name.starts_with('['))
     {
         let line = format!(
             "stops ondemand-{name}.socket when its proxy has no client; its application goes on running"

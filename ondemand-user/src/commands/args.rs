@@ -110,6 +110,15 @@ pub enum Command {
     /// Wait until a service's application listens, then execute another program
     #[command(after_help = help::WAIT_LISTENING)]
     WaitListening(WaitListening),
+    /// Wait until there is room for a service in its group (run by systemd, before its application)
+    #[command(after_help = help::WAIT_ROOM)]
+    WaitRoom {
+        /// The service: NAME of [service.NAME]
+        name: String,
+        /// How long to wait
+        #[arg(long, value_name = "TIME", value_parser = time_span)]
+        start_timeout: Duration,
+    },
     /// Report the measurements, and the effect of other idle timeouts
     #[command(after_help = help::REPORT)]
     Report(Report),

@@ -45,7 +45,7 @@ mod tests {
     use std::{collections::BTreeSet, path::Path};
 
     use clap::CommandFactory as _;
-    use ondemand_core::config::{AGENT_KEYS, Config, SERVICE_KEYS};
+    use ondemand_core::config::{AGENT_KEYS, Config, GROUP_KEYS, SERVICE_KEYS};
 
     use super::*;
     use crate::commands::args::Cli;
@@ -55,7 +55,8 @@ mod tests {
         let manual = document("MANUAL.md");
         let rows = rows(&manual, "### All keys");
         let found: BTreeSet<&str> = rows.iter().filter_map(|row| code(&row[0])).collect();
-        let keys = AGENT_KEYS.iter().chain(SERVICE_KEYS).copied().collect();
+        let keys = AGENT_KEYS.iter().chain(SERVICE_KEYS).chain(GROUP_KEYS);
+        let keys = keys.copied().collect();
         assert_eq!(found, keys);
     }
 

@@ -159,6 +159,16 @@ Examples:
 
 Exit codes: 0 it listens, 1 it does not listen, 2 wrong configuration; or that of COMMAND";
 
+pub const WAIT_ROOM: &str = "\
+ondemand-room@NAME.service runs it before the application of a service with a `group`. It asks the
+agent, which has an idle service of the group stopped if there is no room, and waits, but not longer
+than start_timeout. Where no agent runs, there is room.
+
+Example, as in the generated unit (ondemand units):
+  ondemand wait-room --start-timeout=90s wiki
+
+Exit codes: 0 there is room, or nobody knows; 2 wrong usage; 75 there was none in time";
+
 pub const PROXY: &str = "\
 ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the
 application like `ondemand wait-listening`, carries connections to it, and exits some time after

@@ -48,13 +48,18 @@ pub(super) fn check(config: &Config, host: &Host) {
 pub(super) fn compare(config: &Config, host: &Host, generated: &[UnitFile]) {
     let keeps = config.services.values().any(|it| it.own_address);
     let of_all = if keeps { 2 } else { 0 };
-    assert_eq!(generated.len(), 6 * config.services.len() + of_all);
+    let grouped = config.services.values().filter(|it| it.group.is_some());
+    assert_eq!(
+        generated.len(),
+        6 * config.services.len() + grouped.count() + of_all
+    );
     for (service, files) in config.services.values().zip(generated.chunks(6)) {
         let plain = plain(service);
         let plain = Config {
             path: "/etc/a".into(),
             agent: config.agent.clone(),
             services: BTreeMap::from([(plain.name.clone(), plain)]),
+            groups: config.groups.clone(),
         };
         let plain_host = Host {
             ondemand: "/usr/bin/a".into(),

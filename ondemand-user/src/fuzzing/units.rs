@@ -79,6 +79,7 @@ pub fn units(data: &[u8]) {
         keep_up: Schedule::default(),
         prewarm: false,
         freeze_after: None,
+        group: None,
         silent_after: None,
         waiting_page: is_on(1).then(|| WaitingPage::File(path.clone().into())),
         busy: Limits::default(),
@@ -116,6 +117,7 @@ pub fn units(data: &[u8]) {
             cold_start_cost: ColdStartCost::default(),
         },
         services: BTreeMap::from([(name, service)]),
+        groups: BTreeMap::new(),
     };
     let host = Host {
         ondemand: program,

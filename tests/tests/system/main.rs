@@ -37,6 +37,7 @@ mod first_start;
 mod fleet;
 mod forged_signals;
 mod freeze;
+mod groups;
 mod hanging_bus;
 mod held;
 mod history;

@@ -9,7 +9,7 @@ use super::parts;
 /// A service, or the agent, that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The service; `None`: `[agent]`.
+    /// The service, or `[group.NAME]`; `None`: `[agent]`.
     pub service: Option<String>,
     /// What has become of it.
     pub kind: Kind,
@@ -97,6 +97,15 @@ fn tables(text: &str) -> BTreeMap<Option<String>, Values> {
                     for (name, value) in inner {
                         if let DeValue::Table(service) = value.get_ref() {
                             found.insert(Some(name.get_ref().to_string()), values(service));
+                        }
+                    }
+                }
+                // No name of a service has a bracket.
+                "group" => {
+                    for (name, value) in inner {
+                        if let DeValue::Table(group) = value.get_ref() {
+                            found
+                                .insert(Some(format!("[group.{}]", name.get_ref())), values(group));
                         }
                     }
                 }

@@ -17,6 +17,7 @@ mod endpoint;
 mod error;
 mod first_client;
 mod freeze;
+mod group;
 mod keepalive;
 mod learning;
 mod names;
@@ -42,12 +43,13 @@ pub use activation::Activation;
 pub use differences::{Difference, Kind, differences};
 pub use error::{Error, Problem};
 pub use first_client::FirstClient;
+pub use group::Group;
 pub use keepalive::KeepAlive;
 pub use learning::{ColdStartCost, IdleTimeout, Learning};
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use own::{is_private_front, reachable};
-pub use parse::{AGENT_KEYS, SERVICE_KEYS, service_names};
+pub use parse::{AGENT_KEYS, GROUP_KEYS, SERVICE_KEYS, service_names};
 pub use parts::{DIRECTORY as PARTS, add as add_part, may_be_part};
 pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
@@ -81,6 +83,8 @@ pub struct Config {
     pub agent: Agent,
     /// `[service.NAME]`, by name.
     pub services: BTreeMap<String, Service>,
+    /// `[group.NAME]`, by name.
+    pub groups: BTreeMap<String, Group>,
 }
 
 /// `[agent]`.
@@ -122,6 +126,8 @@ pub struct Service {
     pub prewarm: bool,
     /// How long it must be unused to be frozen. `None`: it never is.
     pub freeze_after: Option<Duration>,
+    /// The group whose services take turns, a key of [`Config::groups`]. `None`: it is up whenever it is wanted.
+    pub group: Option<String>,
     /// A connection with no byte either way for this duration is no use. `None`: each open one is.
     pub silent_after: Option<Duration>,
     /// How much work of its own means that it is not idle.
@@ -253,12 +259,13 @@ impl Config {
     ///
     /// The message names the file, the line and the key, one line for each problem.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        let (agent, services) =
+        let (agent, services, groups) =
             parse::document(path, text).map_err(|problems| Error::new(path, problems))?;
         Ok(Self {
             path: path.to_owned(),
             agent,
             services,
+            groups,
         })
     }
 

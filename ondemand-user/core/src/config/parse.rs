@@ -11,7 +11,9 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Agent, Endpoint, MAX_LISTEN, MAX_SERVICES, Service, access, activation, empty, endpoint,
     error::Problem,
-    first_client, freeze, keepalive,
+    first_client, freeze,
+    group::{self, Group},
+    keepalive,
     learning::{self, ColdStartCost, Learning},
     names, networks, overlaps, own,
     parsed::Parsed,
@@ -20,9 +22,11 @@ use super::{
     timespan, waiting_page, whatif, work,
 };
 
-const ROOT_KEYS: &[&str] = &["agent", "service"];
+const ROOT_KEYS: &[&str] = &["agent", "service", "group"];
 /// Of `[agent]`. MANUAL.md describes each.
 pub const AGENT_KEYS: &[&str] = &["metrics", "whatif", "history", "cold_start_cost"];
+/// Of `[group.NAME]`. MANUAL.md describes each.
+pub const GROUP_KEYS: &[&str] = &["at_most"];
 /// Of `[service.NAME]`. MANUAL.md describes each.
 pub const SERVICE_KEYS: &[&str] = &[
     "listen",
@@ -35,6 +39,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "keep_up",
     "prewarm",
     "freeze_after",
+    "group",
     "silent_after",
     "busy_cpu",
     "busy_io",
@@ -65,20 +70,19 @@ const LISTEN_EXAMPLE: &str = r#"["0.0.0.0:80", "[::]:80"]"#;
 
 /// The problems collected so far.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(pub(super) Vec<Problem>);
 
 impl Problems {
     /// Returns the value, or records the problem and returns `None`.
-    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 }
 
+type Document = (Agent, BTreeMap<String, Service>, BTreeMap<String, Group>);
+
 /// Parses and validates a whole configuration.
-pub(super) fn document(
-    path: &Path,
-    text: &str,
-) -> Result<(Agent, BTreeMap<String, Service>), Vec<Problem>> {
+pub(super) fn document(path: &Path, text: &str) -> Result<Document, Vec<Problem>> {
     let parts = parts::split(text);
     let lines = parts.iter().enumerate();
     let lines: Vec<_> = lines
@@ -100,7 +104,7 @@ pub(super) fn document(
     let roots: Vec<_> = roots
         .map(|(lines, table)| Value::root(lines, table))
         .collect();
-    let (agent, metrics, mut services) = sections(path, &roots, &mut problems);
+    let (agent, metrics, mut services, groups) = sections(path, &roots, &mut problems);
     own::assign(&mut services);
     // An invalid service cannot be compared with others: its own problem is reported first.
     problems
@@ -110,7 +114,7 @@ pub(super) fn document(
         let by_name = services
             .into_iter()
             .map(|parsed| (parsed.service.name.clone(), parsed.service));
-        Ok((agent, by_name.collect()))
+        Ok((agent, by_name.collect(), groups))
     } else {
         Err(problems.0)
     }
@@ -140,42 +144,59 @@ fn syntax(lines: &Lines, err: &toml::de::Error) -> Problem {
     }
 }
 
-type Sections<'t> = (Agent, Option<(Endpoint, Place<'t>)>, Vec<Parsed<'t>>);
+type Sections<'t> = (
+    Agent,
+    Option<(Endpoint, Place<'t>)>,
+    Vec<Parsed<'t>>,
+    BTreeMap<String, Group>,
+);
 
 /// `roots`: of the files, the main one at `path` first.
 fn sections<'t>(path: &Path, roots: &[Value<'t>], problems: &mut Problems) -> Sections<'t> {
-    let (mut agent_table, mut service_tables) = (None, Vec::new());
+    let (mut agent_table, mut service_tables, mut group_tables) = (None, Vec::new(), Vec::new());
     for (index, root) in roots.iter().enumerate() {
         let Some(mut root) = problems.keep(Section::open(root, ROOT_KEYS)) else {
             continue;
         };
         match root.take("agent") {
             Some(table) if index > 0 => problems.0.push(table.place.problem(format!(
-                "belongs in {}; other files have services only",
+                "belongs in {}; other files have services and groups only",
                 path.display()
             ))),
             table => agent_table = agent_table.or(table),
         }
         service_tables.extend(root.take("service"));
+        group_tables.extend(root.take("group"));
         problems.0.extend(root.unknown());
     }
     let (agent, metrics) = agent(agent_table, problems);
-    let services = all_services(&service_tables, agent.cold_start_cost, problems);
-    (agent, metrics, services)
+    let groups = all_groups(&group_tables, problems);
+    let mut services = all_services(&service_tables, agent.cold_start_cost, problems);
+    services.retain(|parsed| match group::unknown(parsed, &groups) {
+        Some(problem) => {
+            problems.0.push(problem);
+            false
+        }
+        None => true,
+    });
+    let groups = groups.into_iter();
+    let groups = groups.filter_map(|(name, group)| Some((name.to_owned(), group?)));
+    (agent, metrics, services, groups.collect())
 }
 
-fn all_services<'t>(
+/// The entries of these tables, each name once. `remedy`: for one that is there twice.
+fn named<'t>(
     tables: &[Value<'t>],
-    cost: ColdStartCost,
+    remedy: &str,
     problems: &mut Problems,
-) -> Vec<Parsed<'t>> {
+) -> Vec<(&'t str, Value<'t>)> {
     let mut entries: Vec<(&str, Value<'t>)> = Vec::new();
     let mut seen: HashMap<&str, Place<'t>> = HashMap::new();
     for table in tables {
         for (name, value) in problems.keep(table.table()).unwrap_or_default() {
             match seen.get(name) {
                 Some(other) => problems.0.push(value.place.problem(format!(
-                    "also in {}; a name is that of one service: rename or remove one",
+                    "also in {}; {remedy}",
                     other.seen_from(&value.place)
                 ))),
                 None => {
@@ -185,6 +206,29 @@ fn all_services<'t>(
             }
         }
     }
+    entries
+}
+
+/// Each group, or `None` for one that is not valid: its services are not to blame.
+fn all_groups<'t>(
+    tables: &[Value<'t>],
+    problems: &mut Problems,
+) -> BTreeMap<&'t str, Option<Group>> {
+    let entries = named(tables, "a group has one place: remove one", problems);
+    let read = |(name, value): (&'t str, Value<'t>)| (name, group::read(name, &value, problems));
+    entries.into_iter().map(read).collect()
+}
+
+fn all_services<'t>(
+    tables: &[Value<'t>],
+    cost: ColdStartCost,
+    problems: &mut Problems,
+) -> Vec<Parsed<'t>> {
+    let entries = named(
+        tables,
+        "a name is that of one service: rename or remove one",
+        problems,
+    );
     if entries.len() > MAX_SERVICES {
         let message = format!("{} services; the maximum is {MAX_SERVICES}", entries.len());
         let last = tables.last().map(|table| table.place.problem(message));
@@ -356,6 +400,15 @@ fn service<'t>(
         backend: backend.as_ref().map(|(backend, _)| backend),
     };
     let freeze_after = problems.keep(freeze::read(optional("freeze_after").as_ref(), &rest));
+    let group = section.take("group");
+    let group = match &group {
+        None => None,
+        Some(value) => {
+            let name = problems.keep(value.string(group::EXAMPLE));
+            name.map(|name| (name.to_owned(), value.place.clone()))
+        }
+    };
+    let mut optional = |key: &str| section.take(key);
     let waiting_page = problems.keep(waiting_page::read(
         optional("waiting_page").as_ref(),
         backend.as_ref().map(|(backend, _)| backend),
@@ -428,6 +481,7 @@ fn service<'t>(
         keep_up: keep_up?,
         prewarm: prewarm?,
         freeze_after: freeze_after?,
+        group: group.as_ref().map(|(name, _)| name.clone()),
         silent_after: silent_after?,
         busy: busy?,
         min_uptime: min_uptime?,
@@ -449,6 +503,7 @@ fn service<'t>(
         listen: listen_places,
         backend: backend_place,
         unit: unit_place,
+        group: group.map(|(_, place)| place),
     })
 }
 

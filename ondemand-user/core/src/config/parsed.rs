@@ -10,4 +10,6 @@ pub(super) struct Parsed<'t> {
     /// Where the application's address stands.
     pub backend: Place<'t>,
     pub unit: Place<'t>,
+    /// `group`, if it has one.
+    pub group: Option<Place<'t>>,
 }

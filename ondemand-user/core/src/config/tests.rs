@@ -70,6 +70,7 @@ fn a_short_file_gets_the_documented_defaults() {
         keep_up: Schedule::default(),
         prewarm: false,
         freeze_after: None,
+        group: None,
         silent_after: None,
         busy: Limits::default(),
         min_uptime: Duration::from_secs(30),
@@ -802,6 +803,45 @@ fn freeze_after_is_read_or_refused() {
         &unix,
         "/etc/o.toml:5: service.wiki.freeze_after: requires TCP addresses",
     );
+}
+
+#[test]
+fn groups_are_read_or_refused() {
+    let with = |group: &str| wiki("group = \"gpu\"") + "\n" + group;
+    let config = parse(&with("[group.gpu]\nat_most = 1")).unwrap();
+    assert_eq!(config.services["wiki"].group.as_deref(), Some("gpu"));
+    assert_eq!(config.groups["gpu"].at_most, 1);
+    for (group, expected) in [
+        ("", ":5: service.wiki.group: no group \"gpu\"; add it"),
+        (
+            "[group.gpus]\nat_most = 1",
+            ":5: service.wiki.group: no group \"gpu\"; did you mean \"gpus\"?",
+        ),
+        (
+            "[group.gpu]\nat_most = 0",
+            ": group.gpu.at_most: 0 would let none of its services start",
+        ),
+        (
+            "[group.gpu]\nat_most = -1",
+            ": group.gpu.at_most: \"-1\" is not a number of services",
+        ),
+        ("[group.gpu]", ": group.gpu.at_most: missing"),
+        (
+            "[group.gpu]\nat_most = 1\nat_least = 1",
+            ": group.gpu.at_least: unknown key; did you mean `at_most`?",
+        ),
+        (
+            "[group.gpu.a]\nat_most = 1",
+            ": group.gpu: a name with dots needs quotes: [group.\"gpu.a\"]",
+        ),
+        ("[group]\ngpu = 1", ": group.gpu: expected a table"),
+    ] {
+        check(&with(group), expected);
+    }
+    // Its own mistake alone is reported, not the service.
+    let wrong = parse(&with("[group.gpu]\nat_most = 0")).unwrap_err();
+    assert_eq!(wrong.problems().len(), 1, "{wrong}");
+    check_key("group = 1", "service.wiki.group: expected a string");
 }
 
 #[test]

@@ -62,6 +62,12 @@ impl Service {
         format!("ondemand-{}.timer", self.name)
     }
 
+    /// `ondemand-room@NAME.service`, which starts before the application of a group, and ends when there is room. No
+    /// service has an `@` in its name, so it is no other one's proxy.
+    pub fn room_unit(&self) -> String {
+        format!("ondemand-room@{}.service", self.name)
+    }
+
     /// `ondemand-NAME.target`, the lease.
     pub fn lease_unit(&self) -> String {
         self.unit_names().lease

@@ -25,6 +25,11 @@ impl Lifecycle {
 
     /// Whether a client that is held has the service started now.
     pub(super) fn must_wake(&self, view: &View) -> bool {
+        view.room && self.is_wanted(view)
+    }
+
+    /// Whether a client that is held would have the service started, if there is room.
+    pub fn is_wanted(&self, view: &View) -> bool {
         let units = &view.units;
         let is_client = self.options.catch
             // Those go to PID 1's listener as soon as the gate is open.

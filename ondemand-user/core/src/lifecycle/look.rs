@@ -94,7 +94,7 @@ impl Lifecycle {
             at: view.now,
             quiet,
             started,
-            asked: self.is_asked(),
+            asked: self.request.is_some_and(|request| !request.for_room),
             silent: view.silent,
         });
         commands.push(Command::ReleaseLease);

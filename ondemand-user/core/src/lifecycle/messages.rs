@@ -91,6 +91,8 @@ pub struct View {
     pub listens: bool,
     /// Whether the application is ready for clients, if more than a listener was asked for (`ready`).
     pub ready: bool,
+    /// Whether a client that is held may have it started: there is room ([`crate::room`]).
+    pub room: bool,
     /// Open connections that are no use, because no byte goes on them: the verdict is in spite of these.
     pub silent: u64,
 }
@@ -116,6 +118,8 @@ pub enum Input {
     /// A stop is requested: answered with one [`Command::Answer`]. The next view's verdict must wait
     /// for no timeout, see [`super::Lifecycle::is_asked`].
     Stop,
+    /// The same to make room for another service: it counts as a stop of an idle service.
+    MakeRoom,
 }
 
 /// The answer of the veto program.

@@ -310,9 +310,9 @@ impl Lifecycle {
             self.pause = Pause::default();
         }
         self.end_loops(view, starts, &mut commands);
-        let asked_now = input == Input::Stop;
+        let asked_now = matches!(input, Input::Stop | Input::MakeRoom);
         if asked_now {
-            self.take_request(view, &mut commands);
+            self.take_request(view, input == Input::MakeRoom, &mut commands);
         } else {
             self.advance(view, input, &mut commands);
             self.judge_request(view, &mut commands);

@@ -6,6 +6,7 @@ use super::{
     ablation::Protection,
     idle_since,
     messages::{Command, PATIENCE, Refusal, Reply, View},
+    note::VetoReason,
     pause::Pause,
 };
 use crate::{
@@ -23,6 +24,8 @@ pub(super) struct Request {
     /// The start of the idle time when the proxy was signalled to exit. A client that connects at that
     /// moment keeps the proxy, so it is signalled again after that client.
     dismissed: Option<Ktime>,
+    /// Another service needs its room; no person has asked.
+    pub(super) for_room: bool,
 }
 
 impl Lifecycle {
@@ -33,7 +36,15 @@ impl Lifecycle {
     }
 
     /// Takes a request. It asks for the next step at once, whose view has the right verdict.
-    pub(super) fn take_request(&mut self, view: &View, commands: &mut Vec<Command>) {
+    pub(super) fn take_request(
+        &mut self,
+        view: &View,
+        for_room: bool,
+        commands: &mut Vec<Command>,
+    ) {
+        if for_room && self.request.is_some() {
+            return;
+        }
         if view.units.backend.is_settled_down() && !self.restarts.goes_on() {
             // An earlier request may have stopped it just now. All requests get the same answer.
             let reply = match self.request.take() {
@@ -43,12 +54,17 @@ impl Lifecycle {
             commands.push(Command::Answer(reply));
             return;
         }
-        // A request does not wait for the pause after an earlier veto.
-        self.pause = Pause::default();
+        // A request does not wait for the pause after an earlier veto. To make room is tried again and again: what was
+        // half open, or what the veto program said, is as it was.
+        let by_clients = [None, Some(VetoReason::Activity), Some(VetoReason::Proxy)];
+        if !for_room || by_clients.contains(&self.pause.reason) {
+            self.pause = Pause::default();
+        }
         self.request = Some(Request {
             until: view.now + PATIENCE,
             run: self.runs.started(),
             dismissed: None,
+            for_room,
         });
     }
 

@@ -142,6 +142,7 @@ fn systemds_own_restarts() {
                 bound: false,
                 listens: false,
                 ready: true,
+                room: true,
                 silent: 0,
                 now: Ktime::from_nanos(10),
                 sample: None,

@@ -54,6 +54,7 @@ pub fn view(model: &Protocol, state: &State, agent: &Agent) -> View {
             Backend::Active | Backend::Activating { listening: true }
         ),
         ready: true,
+        room: true,
         silent: 0,
     }
 }

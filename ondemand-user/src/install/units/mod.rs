@@ -23,6 +23,7 @@ pub mod pacing;
 mod program;
 mod record;
 mod restart;
+mod room;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
@@ -88,6 +89,10 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
             service_files(service, host, &header, is_chained)
                 .with_context(|| format!("service.{}", service.name))?,
         );
+    }
+    for service in config.services.values() {
+        let file = room::file(service, host, &header);
+        files.extend(file.with_context(|| format!("service.{}", service.name))?);
     }
     files.extend(open::files(config, &header));
     Ok(files)

@@ -28,6 +28,10 @@ pub const GAVE_UP: u8 = 69;
 /// triggers the next one at once. `EX_TEMPFAIL` of sysexits.h.
 pub const LOOK_AGAIN: u8 = 75;
 
+/// The exit status of what waits for room in a group, when there was none in time: the only one that keeps the application
+/// down. `EX_TEMPFAIL` of sysexits.h.
+pub const NO_ROOM: u8 = 75;
+
 /// The pause before a failed proxy is started again: at most nine starts a minute.
 const PAUSE: &str = "7s";
 /// The same with a systemd that lengthens the pause with each failure: seven starts in the first minute,

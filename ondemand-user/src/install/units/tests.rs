@@ -241,6 +241,32 @@ fn a_front_socket_has_its_mode_and_owners() {
 }
 
 #[test]
+fn a_service_of_a_group_waits_for_room_whatever_becomes_of_what_waits() {
+    let grouped = wiki("group = \"gpu\"\n[group.gpu]\nat_most = 1");
+    let room = "ondemand-room@wiki.service";
+    let drop_in = text(&grouped, &machine(), "wiki.service.d/50-ondemand.conf");
+    assert!(
+        drop_in.contains(&format!("Requires={room}\nAfter={room}\n")),
+        "{drop_in}"
+    );
+    let text = text(&grouped, &machine(), room);
+    assert!(
+        text.contains("wait-room --start-timeout=90000ms wiki\n"),
+        "{text}"
+    );
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("SuccessExitStatus="));
+    let words: Vec<&str> = line.unwrap().split([' ', '=']).collect();
+    for code in ["1", "2", "74", "76", "127", "203", "226", "255", "SIGKILL"] {
+        assert!(words.contains(&code), "{code}: {text}");
+    }
+    assert!(!words.contains(&"75"), "{text}");
+    let without = files(&wiki(""), &machine()).unwrap();
+    assert!(!format!("{without:?}").contains("ondemand-room@"));
+}
+
+#[test]
 fn an_address_may_come_after_the_socket() {
     #[track_caller]
     fn check(listen: &str, expected: bool) {
@@ -477,7 +503,13 @@ fn written(config: &Config) -> tempfile::TempDir {
 #[test]
 fn systemd_takes_every_line() {
     require!(no_systemd_analyze());
-    for config in [wiki(""), unix("/run/b.sock"), unix("/tmp/50%/b.sock")] {
+    let grouped = wiki("group = \"gpu\"\n[group.gpu]\nat_most = 1");
+    for config in [
+        wiki(""),
+        unix("/run/b.sock"),
+        unix("/tmp/50%/b.sock"),
+        grouped,
+    ] {
         let dir = written(&config);
         let paths = [
             "ondemand-wiki.socket",

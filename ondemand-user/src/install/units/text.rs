@@ -8,7 +8,7 @@ use ondemand_core::{
     proxy_stay::exit_idle_time,
 };
 
-use super::{Header, Host, escape, hardening, pacing, restart};
+use super::{Header, Host, escape, hardening, pacing, restart, room};
 
 /// The proxy takes two descriptors per connection, for [`crate::proxy`]'s maximum.
 const DESCRIPTORS: u32 = 65_536;
@@ -229,9 +229,10 @@ pub(super) fn drop_in(service: &Service, host: &Host, header: &Header) -> String
     };
     // No SourcePath=: it would apply to the whole unit.
     format!(
-        "{}\n\n[Unit]\n{STOPS}Wants={}\n{limit}",
+        "{}\n\n[Unit]\n{STOPS}Wants={}\n{}{limit}",
         header.comment,
-        service.lease_unit()
+        service.lease_unit(),
+        room::before(service)
     )
 }
 

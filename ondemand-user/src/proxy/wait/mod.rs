@@ -10,6 +10,7 @@ mod clients;
 mod elsewhere;
 mod first_try;
 mod ready;
+pub mod room;
 mod unseen;
 
 use std::{

@@ -109,6 +109,7 @@ fn idle() -> View {
         bound: false,
         listens: false,
         ready: true,
+        room: true,
         silent: 0,
     }
 }

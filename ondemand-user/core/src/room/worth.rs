@@ -1,0 +1,87 @@
+//! What an idle service is worth: GreedyDual-Size-Frequency (Cherkasova, "Improving WWW Proxies Performance with
+//! Greedy-Dual-Size-Frequency Caching Policy", HPL-98-69, 1998), as FaasCache has it for applications that are kept
+//! warm (Fuerst and Sharma, ASPLOS 2021): `clock + uses * cold start / memory`. The clock is the worth of what went last, so
+//! what was worth much and is not used any more goes in the end.
+
+use std::time::Duration;
+
+/// A MiB: services without memory that is known are worth as if they had one.
+const MIB: f64 = 1_048_576.0;
+
+/// What a service was worth when it was used last.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worth {
+    /// Its uses since it is up.
+    pub uses: u32,
+    value: f64,
+}
+
+impl Worth {
+    /// By which services are compared: the lowest one goes first.
+    pub fn value(&self) -> f64 {
+        self.value
+    }
+}
+
+/// The clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GreedyDual {
+    clock: f64,
+}
+
+impl GreedyDual {
+    /// A service is used. `cold_start`: how long the next client would wait, if it were down; `memory`: what it
+    /// takes, in bytes, if known.
+    pub fn used(&self, worth: &mut Worth, cold_start: Duration, memory: Option<u64>) {
+        worth.uses = worth.uses.saturating_add(1);
+        let size = memory.map_or(1.0, |bytes| (bytes as f64 / MIB).max(1.0));
+        worth.value = self.clock + f64::from(worth.uses) * cold_start.as_secs_f64() / size;
+    }
+
+    /// A service went to make room: what it was worth is forgotten, and what is worth less than it is old.
+    pub fn evicted(&mut self, worth: &mut Worth) {
+        self.clock = self.clock.max(worth.value);
+        *worth = Worth::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn small_often_used_and_slow_ones_are_worth_more() {
+        let clock = GreedyDual::default();
+        let worth = |uses: u32, seconds: u32, mib: u64| {
+            let mut worth = Worth::default();
+            for _ in 0..uses {
+                clock.used(&mut worth, SECOND * seconds, Some(mib << 20));
+            }
+            worth.value()
+        };
+        assert!(worth(1, 1, 100) > worth(1, 1, 200));
+        assert!(worth(1, 2, 100) > worth(1, 1, 100));
+        assert!(worth(2, 1, 100) > worth(1, 1, 100));
+    }
+
+    #[test]
+    fn what_is_not_used_any_more_goes_in_the_end() {
+        let mut clock = GreedyDual::default();
+        let mut old = Worth::default();
+        for _ in 0..10 {
+            clock.used(&mut old, SECOND, Some(1 << 20));
+        }
+        for _ in 0..=10 {
+            let mut other = Worth::default();
+            clock.used(&mut other, SECOND, Some(1 << 20));
+            if other.value() > old.value() {
+                return;
+            }
+            clock.evicted(&mut other);
+            assert_eq!(other, Worth::default());
+        }
+        panic!("{clock:?} {old:?}");
+    }
+}

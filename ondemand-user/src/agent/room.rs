@@ -1,0 +1,482 @@
+//! The agent's part of [`ondemand_core::room`]: it knows who of a group is up, starts, is idle or waits, lets those start for
+//! whom there is room, and has idle ones stopped by the ordinary protocol.
+//!
+//! A start is waited for in two places. A client that is held has its service started when there is room. All other starts
+//! pass `ondemand-room@NAME.service`, which asks by the bus: that counts only while PID 1 has a job for the application, since any
+//! user may ask.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ondemand_core::{
+    lifecycle::{Input, Refusal, Step, View, note::VetoReason},
+    measure::{
+        Ktime,
+        unit::{ActiveState, Units},
+    },
+    policy::Verdict,
+    room::{self, GreedyDual, Member, Place, Why, Worth},
+    runs::StopReason,
+    words::Span,
+};
+use tokio::sync::oneshot;
+
+use super::{Agent, watched::Watched};
+use crate::host::clock;
+
+/// Who was not seen to wait for so long does not wait any more: a client that was held comes to the front socket, and its
+/// proxy has the application started.
+const FORGOTTEN: Duration = Duration::from_secs(3);
+/// How long a service that may start may take until systemd begins with it.
+const GRANT: Duration = Duration::from_secs(2);
+/// A service is not stopped before its first client, who may be on the way for so long.
+const FRESH: Duration = Duration::from_secs(2);
+/// The pause after a client has kept a service up that was to make room.
+const SOON: Duration = Duration::from_millis(20);
+/// The same after anything else has.
+const LATER: Duration = Duration::from_secs(1);
+/// What a cold start costs of a service of which none was seen.
+const UNKNOWN_START: Duration = Duration::from_secs(1);
+/// Maximum number of calls that wait for one service: PID 1 runs one process for it.
+const MOST_WAITING: usize = 16;
+
+/// Who waits, and who may start.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// By name.
+    waiting: BTreeMap<String, Waiter>,
+    clock: GreedyDual,
+    /// Something has changed since it was decided.
+    is_stale: bool,
+    /// When to decide again whatever happens.
+    again: Option<Ktime>,
+}
+
+/// A service that is to be started when there is room.
+#[derive(Debug)]
+struct Waiter {
+    since: Ktime,
+    /// When it was last seen to wait. `None`: never, it is only said so.
+    seen: Option<Ktime>,
+    /// When that was said last.
+    said: Ktime,
+    /// The calls of its unit.
+    calls: Vec<oneshot::Sender<()>>,
+}
+
+/// A service's place.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    place: Place,
+    /// Whether a client that is held is to have it started.
+    wants: bool,
+    /// Since when it may start, and whether it has begun to.
+    granted: Option<(Ktime, bool)>,
+    worth: Worth,
+    /// It is being stopped to make room.
+    goes: Option<Why>,
+    /// What was logged of that.
+    logged: Option<Why>,
+    /// No attempt to stop it before this.
+    not_before: Option<Ktime>,
+}
+
+impl Default for Placed {
+    /// Nothing is known of its units yet.
+    fn default() -> Self {
+        Self {
+            place: Place::Taken,
+            wants: false,
+            granted: None,
+            worth: Worth::default(),
+            goes: None,
+            logged: None,
+            not_before: None,
+        }
+    }
+}
+
+impl Room {
+    /// When to decide again.
+    pub(super) fn due(&self) -> Option<Ktime> {
+        match self.is_stale {
+            true => Some(Ktime::default()),
+            false => self.again,
+        }
+    }
+}
+
+impl Agent {
+    /// The configuration has changed.
+    pub(super) fn doubt_room(&mut self) {
+        self.room.is_stale = true;
+    }
+
+    /// Whether a service waits for its turn.
+    fn takes_turns(&self, watched: &Watched) -> bool {
+        watched.service.group.is_some() && !self.dry_run
+    }
+
+    /// Whether a client that is held may have it started.
+    pub(super) fn may_start(&self, watched: &Watched) -> bool {
+        !self.takes_turns(watched) || watched.placed.granted.is_some()
+    }
+
+    /// A start of a service's application waits for room.
+    pub(super) fn wait_room(&mut self, name: &str, answer: oneshot::Sender<()>) {
+        let takes_turns = |watched: &&Watched| self.takes_turns(watched);
+        if self.services.get(name).filter(takes_turns).is_none() {
+            // The caller may be gone.
+            let _ = answer.send(());
+            return;
+        }
+        let now = clock::now();
+        let waiter = self.room.wait(name, now);
+        waiter.calls.retain(|call| !call.is_closed());
+        if waiter.calls.len() < MOST_WAITING {
+            waiter.calls.push(answer);
+        }
+        self.room.is_stale = true;
+    }
+
+    /// Takes a look at a service for its place. `view`: `None` if it is not managed.
+    pub(super) fn see_place(&mut self, name: &str, view: Option<&View>) {
+        let Some(watched) = self.services.get(name) else {
+            return;
+        };
+        if !self.takes_turns(watched) {
+            return;
+        }
+        let now = clock::now();
+        let units = self.units_of(watched);
+        let wants = view.is_some_and(|view| watched.lifecycle.is_wanted(view));
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let before = watched.placed.place;
+        watched.placed.place = match units {
+            Some(units) => watched.place(&units, view, now),
+            // Unknown: it may be up.
+            None => Place::Taken,
+        };
+        watched.placed.wants = wants;
+        if watched.placed.place == Place::None {
+            (watched.placed.logged, watched.placed.not_before) = (None, None);
+        }
+        if let Some(at) = watched.placed.changes_at(now, view) {
+            watched.look_at = Some(watched.look_at.map_or(at, |other| other.min(at)));
+        }
+        let is_same = before == watched.placed.place;
+        if wants && watched.placed.place == Place::None {
+            self.room.wait(name, now);
+            self.room.is_stale = true;
+        }
+        self.room.is_stale |= !is_same || self.room.waiting.contains_key(name);
+    }
+
+    /// Lets services start for which there is room, and has others stopped.
+    pub(super) fn make_room(&mut self, now: Ktime) {
+        if !self.room.is_stale && self.room.again.is_none_or(|at| at > now) {
+            return;
+        }
+        (self.room.is_stale, self.room.again) = (false, None);
+        self.answer_those_with_a_place(now);
+        let decision = {
+            let mut members = Vec::new();
+            for (name, watched) in self.services.iter().filter(|(_, it)| self.takes_turns(it)) {
+                let waits = self.room.waiting.get(name);
+                let waits = waits.filter(|waiter| waiter.seen.is_some());
+                let waits = waits.map(|waiter| waiter.since);
+                members.push(Member {
+                    name,
+                    group: watched.service.group.as_deref(),
+                    place: watched.placed.place,
+                    waits,
+                    worth: watched.placed.worth.value(),
+                });
+            }
+            let groups = self.config.groups.iter();
+            let groups = groups.map(|(name, group)| (name.as_str(), group.at_most));
+            room::decide(&members, &groups.collect())
+        };
+        for name in decision.starts {
+            self.grant(&name, now);
+        }
+        for (name, why) in decision.stops {
+            self.evict(&name, why, now);
+        }
+        if let Some(at) = self.room.waiting.values().map(Waiter::until).min() {
+            self.room.again = Some(self.room.again.map_or(at, |other| other.min(at)));
+        }
+    }
+
+    /// Those that are up, or start, have a place, and those that nobody waits for any more need none.
+    fn answer_those_with_a_place(&mut self, now: Ktime) {
+        let names: Vec<String> = self.room.waiting.keys().cloned().collect();
+        for name in names {
+            let watched = self.services.get(&name).filter(|it| self.takes_turns(it));
+            let units = watched.and_then(|watched| self.units_of(watched));
+            let place = watched.map(|watched| watched.placed.place);
+            let wants = watched.is_some_and(|watched| watched.placed.wants);
+            let has_job = units.is_some_and(|units| units.backend.job);
+            let Some(waiter) = self.room.waiting.get_mut(&name) else {
+                continue;
+            };
+            waiter.calls.retain(|call| !call.is_closed());
+            match place {
+                None => {}
+                Some(Place::None | Place::Leaving) => {
+                    if wants || (has_job && !waiter.calls.is_empty()) {
+                        waiter.seen = Some(now);
+                        continue;
+                    }
+                    if now < waiter.until() {
+                        continue;
+                    }
+                }
+                Some(Place::Taken | Place::Idle) => {}
+            }
+            let waiter = self.room.waiting.remove(&name);
+            let is_up = place.is_some_and(|place| place != Place::None && place != Place::Leaving);
+            for call in waiter.into_iter().flat_map(|waiter| waiter.calls) {
+                if place.is_none() || is_up {
+                    let _ = call.send(()); // The caller may be gone.
+                }
+            }
+            if let Some(watched) = self.services.get_mut(&name).filter(|_| is_up) {
+                // It may be a restart: it goes down, and keeps its place.
+                watched.placed.granted.get_or_insert((now, false));
+                watched.look_at = Some(now);
+            }
+        }
+    }
+
+    fn grant(&mut self, name: &str, now: Ktime) {
+        // It keeps its turn, and does not start for nobody.
+        if self
+            .room
+            .waiting
+            .get(name)
+            .is_none_or(|it| it.seen != Some(now))
+        {
+            return;
+        }
+        let Some(waiter) = self.room.waiting.remove(name) else {
+            return;
+        };
+        if let Some(watched) = self.services.get_mut(name) {
+            watched.placed.granted = Some((now, false));
+            watched.placed.place = Place::Taken;
+        }
+        let waited = now.since(waiter.since).unwrap_or_default();
+        if waited > SOON {
+            log::info!("{name}: starting, there is room after {}", Span(waited));
+        }
+        for call in waiter.calls {
+            let _ = call.send(()); // The caller may be gone.
+        }
+        self.look(name, Input::Changed);
+    }
+
+    fn evict(&mut self, name: &str, why: Why, now: Ktime) {
+        let worth = self.services.get(name).map(|it| it.placed.worth);
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        if let Some(at) = watched.placed.not_before.filter(|at| *at > now) {
+            self.room.again = Some(self.room.again.map_or(at, |other| other.min(at)));
+            return;
+        }
+        if watched.placed.logged.as_ref() != Some(&why) {
+            let uses = worth.map_or(0, |worth| worth.uses);
+            match &why {
+                Why::For { service, group } => log::info!(
+                    "{name}: making room for {service} (group {group}): nobody uses it, and of the idle ones it is the least \
+                     worth keeping ({uses} uses)"
+                ),
+                Why::TooMany { group } => log::info!(
+                    "{name}: making room: more services of the group {group} are up than its at_most says"
+                ),
+            }
+            watched.placed.logged = Some(why.clone());
+        }
+        watched.placed.goes = Some(why);
+        watched.placed.place = Place::Leaving;
+        watched.placed.not_before = Some(now + LATER);
+        self.look(name, Input::MakeRoom);
+    }
+
+    /// Whether it is a service that was to make room, and stays: there is another attempt, and nobody has asked for this
+    /// one.
+    pub(super) fn keeps_its_place(&mut self, name: &str, refusal: &Refusal) -> bool {
+        let Some(watched) = self.services.get_mut(name) else {
+            return false;
+        };
+        if watched.placed.goes.take().is_none() || !watched.asked.is_empty() {
+            return false;
+        }
+        log::debug!("{name}: makes no room now: {refusal}");
+        let by_client = match refusal {
+            Refusal::Open(_) => true,
+            Refusal::Vetoed(cause) => {
+                matches!(cause.reason(), VetoReason::Activity | VetoReason::Proxy)
+            }
+            _ => false,
+        };
+        let pause = if by_client { SOON } else { LATER };
+        watched.placed.not_before = Some(clock::now() + pause);
+        self.room.is_stale = true;
+        true
+    }
+
+    /// A service's application has ended.
+    pub(super) fn left(&mut self, name: &str, reason: StopReason) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        let goes = watched.placed.goes.take();
+        if goes.is_some() && reason == StopReason::Idle {
+            self.room.clock.evicted(&mut watched.placed.worth);
+        } else {
+            watched.placed.worth = Worth::default();
+        }
+    }
+
+    /// A client has come to a service.
+    pub(super) fn is_worth_more(&mut self, name: &str) {
+        let Some(watched) = self.services.get_mut(name) else {
+            return;
+        };
+        if watched.service.group.is_none() {
+            return;
+        }
+        let cold_start = watched.learner.usual_start().unwrap_or(UNKNOWN_START);
+        let memory = watched.memory.load(std::sync::atomic::Ordering::Relaxed);
+        let memory = Some(memory).filter(|bytes| *bytes > 0);
+        let worth = &mut watched.placed.worth;
+        self.room.clock.used(worth, cold_start, memory);
+    }
+
+    /// For people: that a service waits for room, since when, and what is up.
+    pub(super) fn waits_for_room(&self, watched: &Watched) -> Option<String> {
+        let waiter = self.room.waiting.get(&watched.service.name)?;
+        waiter.seen?;
+        let group = watched.service.group.as_deref()?;
+        if watched.placed.place != Place::None {
+            return None;
+        }
+        let others = self.services.iter().filter(|(_, other)| {
+            other.service.group.as_deref() == Some(group) && other.placed.place != Place::None
+        });
+        let others: Vec<&str> = others.map(|(name, _)| name.as_str()).collect();
+        let since = clock::now().since(waiter.since).unwrap_or_default();
+        Some(format!(
+            "waits for room in the group {group} since {}: {} up",
+            Span(since),
+            match others.as_slice() {
+                [] => "none is".to_owned(),
+                [one] => format!("{one} is"),
+                many => format!("{} are", many.join(", ")),
+            }
+        ))
+    }
+}
+
+impl Waiter {
+    /// When it is forgotten, if it is not seen again.
+    fn until(&self) -> Ktime {
+        self.said.max(self.seen.unwrap_or_default()) + FORGOTTEN
+    }
+}
+
+impl Room {
+    fn wait(&mut self, name: &str, now: Ktime) -> &mut Waiter {
+        let waiter = self.waiting.entry(name.to_owned()).or_insert(Waiter {
+            since: now,
+            seen: None,
+            said: now,
+            calls: Vec::new(),
+        });
+        waiter.said = now;
+        waiter
+    }
+}
+
+impl Placed {
+    /// When its place may become another one without an event.
+    fn changes_at(&self, now: Ktime, view: Option<&View>) -> Option<Ktime> {
+        let grant = self.granted.map(|(at, _)| at + GRANT);
+        let active = view.and_then(|view| view.units.backend.active_enter);
+        let fresh = active.filter(|_| self.place == Place::Taken);
+        let fresh = fresh.map(|at| at + FRESH);
+        let all = [grant, fresh].into_iter().flatten();
+        all.filter(|at| *at > now).min()
+    }
+}
+
+impl Watched {
+    /// What it has. `view`: `None` if it is not managed.
+    fn place(&mut self, units: &Units, view: Option<&View>, now: Ktime) -> Place {
+        let backend = &units.backend;
+        if let Some((at, has_begun)) = &mut self.placed.granted {
+            let is_over = match (backend.is_settled_up(), backend.is_settled_down()) {
+                (true, _) => true,
+                (_, true) => *has_begun || now.since(*at).is_none_or(|age| age >= GRANT),
+                _ => false,
+            };
+            *has_begun |= !backend.state.is_down();
+            if is_over {
+                self.placed.granted = None;
+            }
+        }
+        match backend.state {
+            _ if self.placed.granted.is_some() => Place::Taken,
+            ActiveState::Inactive | ActiveState::Failed => Place::None,
+            ActiveState::Deactivating => Place::Leaving,
+            ActiveState::Active | ActiveState::Reloading => match view {
+                Some(view) => self.place_of_one_that_is_up(view),
+                None => Place::Taken,
+            },
+            ActiveState::Activating | ActiveState::Unknown => Place::Taken,
+        }
+    }
+
+    fn place_of_one_that_is_up(&self, view: &View) -> Place {
+        match self.lifecycle.current() {
+            Step::Asking
+            | Step::Looking { .. }
+            | Step::Releasing(_)
+            | Step::Settling { stop: Some(_), .. } => return Place::Leaving,
+            Step::Rest if self.placed.goes.is_some() => return Place::Leaving,
+            Step::Rest => {}
+            Step::Settling { stop: None, .. } | Step::Retaking | Step::Waking => {
+                return Place::Taken;
+            }
+        }
+        let is_unused = match view.verdict {
+            Verdict::Quiet { .. } => view.sample.is_some_and(|it| it.open() == Some(0)),
+            Verdict::Idle { .. } => true,
+            Verdict::Busy { .. }
+            | Verdict::Held { .. }
+            | Verdict::Needed { .. }
+            | Verdict::Unknown(_) => false,
+        };
+        let units = &view.units;
+        let proxy_comes = units.proxy.job || units.proxy.state == ActiveState::Activating;
+        let active = units.backend.active_enter;
+        let last = view.sample.and_then(|sample| sample.last_activity);
+        // The one for whom it was started may not be there yet.
+        let is_fresh = active.is_some_and(|active| {
+            last < Some(active) && view.now.since(active).is_some_and(|age| age < FRESH)
+        });
+        match is_unused
+            && units.held()
+            && view.waiting() == 0
+            && !proxy_comes
+            && !is_fresh
+            && !self.is_dry_run()
+        {
+            true => Place::Idle,
+            false => Place::Taken,
+        }
+    }
+}
