@@ -112,6 +112,11 @@ impl Agent {
             self.record_present();
         }
         self.metrics.configure(&config, is_other);
+        if config.agent.memory_budget != self.config.agent.memory_budget {
+            for (_, watched) in &mut self.services {
+                watched.look_at = Some(now);
+            }
+        }
         self.config = config;
         self.renew_times_of_use();
         self.renew_rhythms();

@@ -12,7 +12,7 @@ use ondemand_core::{
 };
 use tokio::{signal::unix::Signal, sync::mpsc, time::Instant};
 
-use super::{Agent, loops::Failing};
+use super::{Agent, loops::Failing, memory};
 use crate::{
     bus,
     host::{clock, veto},
@@ -73,6 +73,8 @@ pub(super) enum Message {
         service: String,
         usage: Result<Usage, Unknown>,
     },
+    /// What services take of memory.
+    Memory(memory::Reading),
     /// The unit of a service was frozen (`freeze`) or thawed, or why not.
     Froze {
         service: String,
@@ -147,6 +149,7 @@ impl Agent {
             self.keeping.due(),
             self.rhythms.due,
             self.room.due(),
+            self.memory_due(),
             self.transitions.due(),
         ];
         let next = next.into_iter().flatten().min();

@@ -27,6 +27,7 @@ mod leaving;
 mod look;
 mod loops;
 mod may_stop;
+mod memory;
 mod notify;
 mod observe;
 mod orphans;
@@ -392,6 +393,7 @@ impl Agent {
             Message::InhibitOwn { unit, why, answer } => self.inhibited_own(unit, &why, answer),
             Message::Uninhibited { service, number } => self.uninhibited(&service, number),
             Message::Used { service, usage } => self.used(&service, usage),
+            Message::Memory(reading) => self.take_memory(reading),
             Message::Froze {
                 service,
                 unit,

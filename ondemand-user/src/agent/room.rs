@@ -5,37 +5,32 @@
 //! pass `ondemand-room@NAME.service`, which asks by the bus: that counts only while PID 1 has a job for the application, since any
 //! user may ask.
 
+mod place;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ondemand_core::{
-    lifecycle::{Input, Refusal, Step, View, note::VetoReason},
-    measure::{
-        Ktime,
-        unit::{ActiveState, Units},
-    },
-    policy::Verdict,
-    room::{self, GreedyDual, Member, Place, Why, Worth},
+    lifecycle::{Input, Refusal, View, note::VetoReason},
+    measure::Ktime,
+    room::{self, Decision, GreedyDual, Member, Place, Why, Worth},
     runs::StopReason,
-    words::Span,
+    words::{Bytes, Span},
 };
+pub(super) use place::Placed;
 use tokio::sync::oneshot;
 
-use super::{Agent, watched::Watched};
+use super::{Agent, memory::Readings, watched::Watched};
 use crate::host::clock;
 
 /// Who was not seen to wait for so long does not wait any more: a client that was held comes to the front socket, and its
 /// proxy has the application started.
 const FORGOTTEN: Duration = Duration::from_secs(3);
-/// How long a service that may start may take until systemd begins with it.
-const GRANT: Duration = Duration::from_secs(2);
-/// A service is not stopped before its first client, who may be on the way for so long.
-const FRESH: Duration = Duration::from_secs(2);
 /// The pause after a client has kept a service up that was to make room.
 const SOON: Duration = Duration::from_millis(20);
 /// The same after anything else has.
 const LATER: Duration = Duration::from_secs(1);
-/// What a cold start costs of a service of which none was seen.
-const UNKNOWN_START: Duration = Duration::from_secs(1);
+/// The shortest time between two warnings about memory.
+const SILENCE: Duration = Duration::from_secs(600);
 /// Maximum number of calls that wait for one service: PID 1 runs one process for it.
 const MOST_WAITING: usize = 16;
 
@@ -49,6 +44,8 @@ pub(super) struct Room {
     is_stale: bool,
     /// When to decide again whatever happens.
     again: Option<Ktime>,
+    /// What is taken of memory.
+    pub(super) readings: Readings,
 }
 
 /// A service that is to be started when there is room.
@@ -61,38 +58,6 @@ struct Waiter {
     said: Ktime,
     /// The calls of its unit.
     calls: Vec<oneshot::Sender<()>>,
-}
-
-/// A service's place.
-#[derive(Clone, Debug)]
-pub struct Placed {
-    place: Place,
-    /// Whether a client that is held is to have it started.
-    wants: bool,
-    /// Since when it may start, and whether it has begun to.
-    granted: Option<(Ktime, bool)>,
-    worth: Worth,
-    /// It is being stopped to make room.
-    goes: Option<Why>,
-    /// What was logged of that.
-    logged: Option<Why>,
-    /// No attempt to stop it before this.
-    not_before: Option<Ktime>,
-}
-
-impl Default for Placed {
-    /// Nothing is known of its units yet.
-    fn default() -> Self {
-        Self {
-            place: Place::Taken,
-            wants: false,
-            granted: None,
-            worth: Worth::default(),
-            goes: None,
-            logged: None,
-            not_before: None,
-        }
-    }
 }
 
 impl Room {
@@ -114,6 +79,11 @@ impl Agent {
     /// Whether a service waits for its turn.
     fn takes_turns(&self, watched: &Watched) -> bool {
         watched.service.group.is_some() && !self.dry_run
+    }
+
+    /// Whether it matters which place a service has.
+    fn has_place(&self, watched: &Watched) -> bool {
+        self.takes_turns(watched) || self.has_budget()
     }
 
     /// Whether a client that is held may have it started.
@@ -143,7 +113,7 @@ impl Agent {
         let Some(watched) = self.services.get(name) else {
             return;
         };
-        if !self.takes_turns(watched) {
+        if !self.has_place(watched) {
             return;
         }
         let now = clock::now();
@@ -161,43 +131,34 @@ impl Agent {
         watched.placed.wants = wants;
         if watched.placed.place == Place::None {
             (watched.placed.logged, watched.placed.not_before) = (None, None);
+            watched.placed.footprint.is_down();
         }
         if let Some(at) = watched.placed.changes_at(now, view) {
             watched.look_at = Some(watched.look_at.map_or(at, |other| other.min(at)));
         }
         let is_same = before == watched.placed.place;
+        // Without a turn there is nothing to wait for.
+        let wants = wants && watched.service.group.is_some();
         if wants && watched.placed.place == Place::None {
             self.room.wait(name, now);
             self.room.is_stale = true;
         }
+        self.room.readings.is_wanted |=
+            (before == Place::None) != (watched.placed.place == Place::None);
         self.room.is_stale |= !is_same || self.room.waiting.contains_key(name);
     }
 
     /// Lets services start for which there is room, and has others stopped.
     pub(super) fn make_room(&mut self, now: Ktime) {
+        self.read_memory(now);
         if !self.room.is_stale && self.room.again.is_none_or(|at| at > now) {
             return;
         }
         (self.room.is_stale, self.room.again) = (false, None);
+        self.see_who_is_kept();
         self.answer_those_with_a_place(now);
-        let decision = {
-            let mut members = Vec::new();
-            for (name, watched) in self.services.iter().filter(|(_, it)| self.takes_turns(it)) {
-                let waits = self.room.waiting.get(name);
-                let waits = waits.filter(|waiter| waiter.seen.is_some());
-                let waits = waits.map(|waiter| waiter.since);
-                members.push(Member {
-                    name,
-                    group: watched.service.group.as_deref(),
-                    place: watched.placed.place,
-                    waits,
-                    worth: watched.placed.worth.value(),
-                });
-            }
-            let groups = self.config.groups.iter();
-            let groups = groups.map(|(name, group)| (name.as_str(), group.at_most));
-            room::decide(&members, &groups.collect())
-        };
+        let decision = self.decide(now);
+        self.say_whether_memory_is_over(decision.over, now);
         for name in decision.starts {
             self.grant(&name, now);
         }
@@ -250,6 +211,76 @@ impl Agent {
         }
     }
 
+    fn decide(&self, now: Ktime) -> Decision {
+        let has_budget = self.has_budget();
+        let mut members = Vec::new();
+        for (name, watched) in self.services.iter() {
+            let takes_turns = self.takes_turns(watched);
+            if !takes_turns && !has_budget {
+                continue;
+            }
+            let placed = &watched.placed;
+            let waiter = self.room.waiting.get(name);
+            let waiter = waiter.filter(|waiter| waiter.seen.is_some());
+            let units = self.units_of(watched).unwrap_or_default();
+            let began = units.backend.active_enter;
+            let began = began.filter(|_| units.backend.state.is_up());
+            let up_for = began.and_then(|at| now.since(at));
+            members.push(Member {
+                name,
+                group: watched.service.group.as_deref().filter(|_| takes_turns),
+                place: placed.place,
+                waits: waiter.map(|waiter| waiter.since),
+                worth: watched.worth(),
+                memory: placed.footprint.now,
+                grows: match placed.place {
+                    Place::Taken | Place::Idle => placed.footprint.grows(began, now),
+                    Place::None | Place::Leaving => 0,
+                },
+                gives: watched.idle_timeout().is_some()
+                    && up_for.is_some_and(|it| it >= watched.service.min_uptime),
+            });
+        }
+        let groups = self.config.groups.iter();
+        let groups = groups.map(|(name, group)| (name.as_str(), group.at_most));
+        room::decide(&members, &groups.collect(), self.memory(now))
+    }
+
+    /// Services whose memory is known stay up as long as it fits.
+    fn see_who_is_kept(&mut self) {
+        let has_memory = self.memory(clock::now()).is_some();
+        let mut changed = Vec::new();
+        for (name, watched) in self.services.iter() {
+            let is_kept = has_memory
+                && watched.placed.footprint.now.is_some()
+                && watched.idle_timeout().is_some()
+                // Silence is looked for when it would be idle otherwise, which costs too much to do all the time.
+                && watched.service.silent_after.is_none();
+            if is_kept != watched.placed.is_kept {
+                changed.push(name.clone());
+            }
+        }
+        for name in changed {
+            if let Some(watched) = self.services.get_mut(&name) {
+                watched.placed.is_kept ^= true;
+            }
+            self.look(&name, Input::Changed);
+        }
+    }
+
+    fn say_whether_memory_is_over(&mut self, over: u64, now: Ktime) {
+        let said = self.room.readings.said_over;
+        let is_new = said.is_none_or(|at| now.since(at).is_none_or(|age| age >= SILENCE));
+        if over > 0 && is_new {
+            self.room.readings.said_over = Some(now);
+            log::warn!(
+                "services take {} more memory than memory_budget allows, and those that are left are in use, or their memory is \
+                 not known",
+                Bytes(over)
+            );
+        }
+    }
+
     fn grant(&mut self, name: &str, now: Ktime) {
         // It keeps its turn, and does not start for nobody.
         if self
@@ -286,18 +317,42 @@ impl Agent {
             self.room.again = Some(self.room.again.map_or(at, |other| other.min(at)));
             return;
         }
-        if watched.placed.logged.as_ref() != Some(&why) {
+        let is_memory = matches!(why, Why::Memory { .. });
+        // How much is lacking changes all the time.
+        let is_same = match &watched.placed.logged {
+            Some(Why::Memory { .. }) => is_memory,
+            logged => logged.as_ref() == Some(&why),
+        };
+        if !is_same {
             let uses = worth.map_or(0, |worth| worth.uses);
             match &why {
                 Why::For { service, group } => log::info!(
                     "{name}: making room for {service} (group {group}): nobody uses it, and of the idle ones it is the least \
                      worth keeping ({uses} uses)"
                 ),
+                Why::Memory { over, starts } => {
+                    let takes = watched.placed.footprint.now.map_or(0, |bytes| bytes);
+                    let whom = starts
+                        .as_ref()
+                        .map_or_else(String::new, |name| format!(" for {name}"));
+                    let lacks = match over {
+                        0 => "programs wait for memory".to_owned(),
+                        over => format!("{} are lacking (memory_budget)", Bytes(*over)),
+                    };
+                    log::info!(
+                        "{name}: giving back {}{whom}: {lacks}, nobody uses it, and of the idle ones it is the least worth \
+                         keeping ({uses} uses)",
+                        Bytes(takes)
+                    );
+                }
                 Why::TooMany { group } => log::info!(
                     "{name}: making room: more services of the group {group} are up than its at_most says"
                 ),
             }
             watched.placed.logged = Some(why.clone());
+        }
+        if matches!(why, Why::Memory { over: 0, .. }) {
+            self.room.readings.eased = Some(now);
         }
         watched.placed.goes = Some(why);
         watched.placed.place = Place::Leaving;
@@ -335,7 +390,8 @@ impl Agent {
         };
         let goes = watched.placed.goes.take();
         if goes.is_some() && reason == StopReason::Idle {
-            self.room.clock.evicted(&mut watched.placed.worth);
+            let value = watched.worth();
+            self.room.clock.evicted(&mut watched.placed.worth, value);
         } else {
             watched.placed.worth = Worth::default();
         }
@@ -346,14 +402,7 @@ impl Agent {
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
-        if watched.service.group.is_none() {
-            return;
-        }
-        let cold_start = watched.learner.usual_start().unwrap_or(UNKNOWN_START);
-        let memory = watched.memory.load(std::sync::atomic::Ordering::Relaxed);
-        let memory = Some(memory).filter(|bytes| *bytes > 0);
-        let worth = &mut watched.placed.worth;
-        self.room.clock.used(worth, cold_start, memory);
+        self.room.clock.used(&mut watched.placed.worth);
     }
 
     /// For people: that a service waits for room, since when, and what is up.
@@ -398,85 +447,5 @@ impl Room {
         });
         waiter.said = now;
         waiter
-    }
-}
-
-impl Placed {
-    /// When its place may become another one without an event.
-    fn changes_at(&self, now: Ktime, view: Option<&View>) -> Option<Ktime> {
-        let grant = self.granted.map(|(at, _)| at + GRANT);
-        let active = view.and_then(|view| view.units.backend.active_enter);
-        let fresh = active.filter(|_| self.place == Place::Taken);
-        let fresh = fresh.map(|at| at + FRESH);
-        let all = [grant, fresh].into_iter().flatten();
-        all.filter(|at| *at > now).min()
-    }
-}
-
-impl Watched {
-    /// What it has. `view`: `None` if it is not managed.
-    fn place(&mut self, units: &Units, view: Option<&View>, now: Ktime) -> Place {
-        let backend = &units.backend;
-        if let Some((at, has_begun)) = &mut self.placed.granted {
-            let is_over = match (backend.is_settled_up(), backend.is_settled_down()) {
-                (true, _) => true,
-                (_, true) => *has_begun || now.since(*at).is_none_or(|age| age >= GRANT),
-                _ => false,
-            };
-            *has_begun |= !backend.state.is_down();
-            if is_over {
-                self.placed.granted = None;
-            }
-        }
-        match backend.state {
-            _ if self.placed.granted.is_some() => Place::Taken,
-            ActiveState::Inactive | ActiveState::Failed => Place::None,
-            ActiveState::Deactivating => Place::Leaving,
-            ActiveState::Active | ActiveState::Reloading => match view {
-                Some(view) => self.place_of_one_that_is_up(view),
-                None => Place::Taken,
-            },
-            ActiveState::Activating | ActiveState::Unknown => Place::Taken,
-        }
-    }
-
-    fn place_of_one_that_is_up(&self, view: &View) -> Place {
-        match self.lifecycle.current() {
-            Step::Asking
-            | Step::Looking { .. }
-            | Step::Releasing(_)
-            | Step::Settling { stop: Some(_), .. } => return Place::Leaving,
-            Step::Rest if self.placed.goes.is_some() => return Place::Leaving,
-            Step::Rest => {}
-            Step::Settling { stop: None, .. } | Step::Retaking | Step::Waking => {
-                return Place::Taken;
-            }
-        }
-        let is_unused = match view.verdict {
-            Verdict::Quiet { .. } => view.sample.is_some_and(|it| it.open() == Some(0)),
-            Verdict::Idle { .. } => true,
-            Verdict::Busy { .. }
-            | Verdict::Held { .. }
-            | Verdict::Needed { .. }
-            | Verdict::Unknown(_) => false,
-        };
-        let units = &view.units;
-        let proxy_comes = units.proxy.job || units.proxy.state == ActiveState::Activating;
-        let active = units.backend.active_enter;
-        let last = view.sample.and_then(|sample| sample.last_activity);
-        // The one for whom it was started may not be there yet.
-        let is_fresh = active.is_some_and(|active| {
-            last < Some(active) && view.now.since(active).is_some_and(|age| age < FRESH)
-        });
-        match is_unused
-            && units.held()
-            && view.waiting() == 0
-            && !proxy_comes
-            && !is_fresh
-            && !self.is_dry_run()
-        {
-            true => Place::Idle,
-            false => Place::Taken,
-        }
     }
 }

@@ -355,6 +355,9 @@ fn why_up(watched: &Watched, view: &View) -> String {
         Verdict::Quiet {
             idle_at: Some(at), ..
         } => format!("quiet, stops in {}", remaining(at)),
+        Verdict::Quiet { idle_at: None, .. } if watched.placed.is_kept() => {
+            "quiet, stays up as long as its memory fits (memory_budget)".into()
+        }
         Verdict::Quiet { idle_at: None, .. } => "quiet, never stopped".into(),
         Verdict::Unknown(reason) => format!("kept: {reason}"),
         Verdict::Held { .. } | Verdict::Needed { .. } => "quiet".into(),

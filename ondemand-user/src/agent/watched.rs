@@ -348,6 +348,9 @@ impl Watched {
             }
         } else {
             let mut rules = Rules::new(&self.service, self.learner.timeout());
+            if self.placed.is_kept() {
+                rules.idle_timeout = None;
+            }
             if self.prewarming.is_in_vain() {
                 rules.idle_timeout = rules.idle_timeout.map(|timeout| timeout.min(SHORTEST));
             }

@@ -29,7 +29,9 @@ pub struct Working {
 impl Watched {
     /// What the policy is told. `None`: work does not matter.
     pub(super) fn work(&self) -> Option<Work> {
-        let matters = self.service.busy.exist() && !self.lifecycle.is_asked();
+        // A person may stop what works; another service's client may not.
+        let is_asked = self.lifecycle.is_asked() && !self.lifecycle.makes_room();
+        let matters = self.service.busy.exist() && !is_asked;
         matters.then_some(self.working.work)
     }
 

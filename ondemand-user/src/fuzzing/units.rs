@@ -114,6 +114,7 @@ pub fn units(data: &[u8]) {
             metrics: None,
             whatif: Default::default(),
             history: None,
+            memory_budget: None,
             cold_start_cost: ColdStartCost::default(),
         },
         services: BTreeMap::from([(name, service)]),

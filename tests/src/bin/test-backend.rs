@@ -4,7 +4,8 @@
 //! read and thrown away. `X-Peer` is the client's address as the server saw it, `X-Worker` the
 //! number of the listener that accepted it; `X-Started` and `X-Listened` are when the program
 //! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
-//! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory.
+//! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory for this answer, `?grow=N` for
+//! good.
 //!
 //! `--no-reuse`: without SO_REUSEADDR. `--also ADDRESS` listens there, too.
 //!
@@ -427,6 +428,9 @@ fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Arc<Door>>) {
         if let Some(mebibytes) = header::<usize>(&text, "eat=") {
             // Every page is written to: it is memory, not only addresses.
             std::hint::black_box(vec![1u8; mebibytes << 20]);
+        }
+        if let Some(mebibytes) = header::<usize>(&text, "grow=") {
+            std::mem::forget(std::hint::black_box(vec![1u8; mebibytes << 20]));
         }
         let mut left = header(&text, "bytes=").unwrap_or(1024usize);
         let keep = !text.contains("connection: close") && !text.contains(" http/1.0");

@@ -52,6 +52,7 @@ mod looked_at_again;
 mod loops;
 mod many_at_once;
 mod many_connections;
+mod memory;
 mod metrics;
 mod metrics_clients;
 mod metrics_cost;

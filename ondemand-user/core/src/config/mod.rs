@@ -20,6 +20,7 @@ mod freeze;
 mod group;
 mod keepalive;
 mod learning;
+mod memory;
 mod names;
 mod networks;
 mod overlaps;
@@ -46,6 +47,7 @@ pub use first_client::FirstClient;
 pub use group::Group;
 pub use keepalive::KeepAlive;
 pub use learning::{ColdStartCost, IdleTimeout, Learning};
+pub use memory::MemoryBudget;
 pub use names::possible as possible_name;
 pub use networks::List;
 pub use own::{is_private_front, reachable};
@@ -96,6 +98,8 @@ pub struct Agent {
     pub whatif: WhatIfBy,
     /// The history database; `None` turns it off.
     pub history: Option<PathBuf>,
+    /// How long idle services are kept warm. `None`: until their idle timeouts.
+    pub memory_budget: Option<MemoryBudget>,
     /// What a cold start costs of a service that does not say it.
     pub cold_start_cost: ColdStartCost,
 }

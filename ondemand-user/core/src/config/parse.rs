@@ -15,7 +15,7 @@ use super::{
     group::{self, Group},
     keepalive,
     learning::{self, ColdStartCost, Learning},
-    names, networks, overlaps, own,
+    memory, names, networks, overlaps, own,
     parsed::Parsed,
     parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
@@ -24,7 +24,14 @@ use super::{
 
 const ROOT_KEYS: &[&str] = &["agent", "service", "group"];
 /// Of `[agent]`. MANUAL.md describes each.
-pub const AGENT_KEYS: &[&str] = &["metrics", "whatif", "history", "cold_start_cost"];
+pub const AGENT_KEYS: &[&str] = &[
+    "metrics",
+    "whatif",
+    "history",
+    "memory_budget",
+    "reserve",
+    "cold_start_cost",
+];
 /// Of `[group.NAME]`. MANUAL.md describes each.
 pub const GROUP_KEYS: &[&str] = &["at_most"];
 /// Of `[service.NAME]`. MANUAL.md describes each.
@@ -249,6 +256,8 @@ fn agent<'t>(
     let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
     let (metrics, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
     let whatif = take("whatif");
+    let (budget, reserve) = (take("memory_budget"), take("reserve"));
+    let budget = problems.keep(memory::read(budget.as_ref(), reserve.as_ref()));
 
     let parsed = match &metrics {
         None => endpoint::tcp(DEFAULT_METRICS).ok(),
@@ -272,6 +281,7 @@ fn agent<'t>(
             metrics: parsed,
             whatif: whatif.unwrap_or_default(),
             history,
+            memory_budget: budget.flatten(),
             cold_start_cost: cost.unwrap_or_default(),
         },
         claim,

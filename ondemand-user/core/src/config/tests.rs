@@ -195,6 +195,7 @@ fn every_key_is_read() {
     assert_eq!(
         config.agent,
         Agent {
+            memory_budget: None,
             metrics: None,
             whatif: WhatIfBy::Total,
             history: None,
@@ -842,6 +843,52 @@ fn groups_are_read_or_refused() {
     let wrong = parse(&with("[group.gpu]\nat_most = 0")).unwrap_err();
     assert_eq!(wrong.problems().len(), 1, "{wrong}");
     check_key("group = 1", "service.wiki.group: expected a string");
+}
+
+#[test]
+fn a_memory_budget_is_read_or_refused() {
+    let with = |lines: &str| format!("[agent]\n{lines}\n{}", wiki(""));
+    for (lines, expected) in [
+        ("", None),
+        (
+            "memory_budget = \"8GiB\"",
+            Some(MemoryBudget::Bytes(8 << 30)),
+        ),
+        (
+            "memory_budget = \"auto\"",
+            Some(MemoryBudget::Auto { reserve: 1 << 30 }),
+        ),
+        (
+            "reserve = \"512M\"\nmemory_budget = \"auto\"",
+            Some(MemoryBudget::Auto { reserve: 512 << 20 }),
+        ),
+    ] {
+        assert_eq!(parse(&with(lines)).unwrap().agent.memory_budget, expected);
+    }
+    for (lines, expected) in [
+        (
+            "memory_budget = \"8GB\"",
+            ":2: agent.memory_budget: \"8GB\" is not an amount of memory",
+        ),
+        (
+            "memory_budget = 8",
+            ":2: agent.memory_budget: expected a string",
+        ),
+        (
+            "reserve = \"1G\"",
+            ":2: agent.reserve: is what stays available with",
+        ),
+        (
+            "memory_budget = \"1G\"\nreserve = \"1G\"",
+            ":3: agent.reserve: is what stays available with",
+        ),
+        (
+            "memory_budget = \"auto\"\nreserve = \"0G\"",
+            ":3: agent.reserve: \"0G\" is not an amount of memory",
+        ),
+    ] {
+        check(&with(lines), expected);
+    }
 }
 
 #[test]

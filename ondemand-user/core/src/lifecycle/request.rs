@@ -35,6 +35,11 @@ impl Lifecycle {
         self.request.is_some()
     }
 
+    /// The same, if it is for the room of another service, and no person has asked.
+    pub fn makes_room(&self) -> bool {
+        self.request.is_some_and(|request| request.for_room)
+    }
+
     /// Takes a request. It asks for the next step at once, whose view has the right verdict.
     pub(super) fn take_request(
         &mut self,

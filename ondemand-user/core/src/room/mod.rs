@@ -2,12 +2,18 @@
 //! what is known of all services at one moment.
 //!
 //! In a group at most so many services are up. Who waits comes in the order of arrival, and nobody is stopped who is in
-//! use. Of the idle ones the one goes that is least worth keeping ([`worth`]).
+//! use. Of the idle ones the one goes that is least worth keeping ([`worth`]). Memory is less strict: a start waits for none, and
+//! idle ones go until the others fit.
 
+pub mod memory;
 mod worth;
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
+pub use memory::Memory;
 pub use worth::{GreedyDual, Worth};
 
 use crate::measure::Ktime;
@@ -38,6 +44,12 @@ pub struct Member<'a> {
     pub waits: Option<Ktime>,
     /// What it is worth.
     pub worth: f64,
+    /// What it takes of memory, in bytes; `None`: that is unknown, so it does not count, and is not stopped for it.
+    pub memory: Option<u64>,
+    /// How much more it will probably take soon, because it starts, in bytes.
+    pub grows: u64,
+    /// Whether it may go to give memory back, if it is idle.
+    pub gives: bool,
 }
 
 /// Why an idle service goes.
@@ -55,6 +67,13 @@ pub enum Why {
         /// The group.
         group: String,
     },
+    /// The services that are up take more memory than they may.
+    Memory {
+        /// How much more, in bytes; 0: the host is short of it.
+        over: u64,
+        /// One that starts, if there is one.
+        starts: Option<String>,
+    },
 }
 
 /// What is to be done.
@@ -64,10 +83,17 @@ pub struct Decision {
     pub starts: Vec<String>,
     /// The idle services that are to be stopped, the least worth first.
     pub stops: Vec<(String, Why)>,
+    /// By how many bytes the memory of services is too much when these have gone: all others are in use.
+    pub over: u64,
 }
 
-/// Decides for services whose groups have so many places (`at_most`). A group that is not in `groups` has no limit.
-pub fn decide(members: &[Member<'_>], groups: &BTreeMap<&str, u32>) -> Decision {
+/// Decides for services whose groups have so many places (`at_most`). A group that is not in `groups` has no limit. `memory`:
+/// `None`: as much as they want.
+pub fn decide(
+    members: &[Member<'_>],
+    groups: &BTreeMap<&str, u32>,
+    memory: Option<Memory>,
+) -> Decision {
     let mut by_group: BTreeMap<&str, Vec<&Member<'_>>> = BTreeMap::new();
     for member in members {
         if let Some(group) = member.group {
@@ -80,6 +106,9 @@ pub fn decide(members: &[Member<'_>], groups: &BTreeMap<&str, u32>) -> Decision 
             .get(group)
             .map_or(usize::MAX, |at_most| *at_most as usize);
         decide_group(group, at_most, &members, &mut decision);
+    }
+    if let Some(memory) = memory {
+        decide_memory(members, memory, &mut decision);
     }
     decision
 }
@@ -118,6 +147,50 @@ fn decide_group(group: &str, at_most: usize, members: &[&Member<'_>], decision: 
     idle.sort_unstable_by(|a, b| least(a, b));
     let stops = idle.iter().map(|it| it.name.to_owned()).zip(whys);
     decision.stops.extend(stops);
+}
+
+fn decide_memory(members: &[Member<'_>], memory: Memory, decision: &mut Decision) {
+    let going: BTreeSet<&str> = decision
+        .stops
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let goes = |it: &&Member<'_>| it.place == Place::Leaving || going.contains(it.name);
+    let size = |it: &Member<'_>| it.memory.unwrap_or(0);
+    let leaving: u64 = members.iter().filter(goes).map(size).sum();
+    let stays = members
+        .iter()
+        .filter(|it| it.place != Place::None && !goes(it));
+    let taken: u64 = stays
+        .clone()
+        .map(|it| size(it).saturating_add(it.grows))
+        .sum();
+    let grows: u64 = stays.clone().map(|it| it.grows).sum();
+    let mut over = memory.over(taken, grows, leaving);
+    let is_short = memory.is_short() && leaving == 0;
+    if over == 0 && !is_short {
+        return;
+    }
+    let starts = stays
+        .clone()
+        .find(|it| it.grows > 0)
+        .map(|it| it.name.to_owned());
+    let mut idle: Vec<_> = stays
+        .filter(|it| it.place == Place::Idle && it.gives && it.memory.is_some())
+        .collect();
+    idle.sort_unstable_by(|a, b| least(a, b));
+    for (index, member) in idle.into_iter().enumerate() {
+        if over == 0 && (index > 0 || !is_short) {
+            break;
+        }
+        let why = Why::Memory {
+            over,
+            starts: starts.clone(),
+        };
+        decision.stops.push((member.name.to_owned(), why));
+        over = over.saturating_sub(size(member));
+    }
+    decision.over = over;
 }
 
 /// The order in which they go.

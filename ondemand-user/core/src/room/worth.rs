@@ -8,18 +8,21 @@ use std::time::Duration;
 /// A MiB: services without memory that is known are worth as if they had one.
 const MIB: f64 = 1_048_576.0;
 
-/// What a service was worth when it was used last.
+/// The use of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Worth {
     /// Its uses since it is up.
     pub uses: u32,
-    value: f64,
+    /// The clock at the last of them.
+    clock: f64,
 }
 
 impl Worth {
-    /// By which services are compared: the lowest one goes first.
-    pub fn value(&self) -> f64 {
-        self.value
+    /// By which services are compared: the lowest one goes first. `cold_start`: how long the next client would wait, if it
+    /// were down; `memory`: what it takes, in bytes, if known.
+    pub fn value(&self, cold_start: Duration, memory: Option<u64>) -> f64 {
+        let size = memory.map_or(1.0, |bytes| (bytes as f64 / MIB).max(1.0));
+        self.clock + f64::from(self.uses) * cold_start.as_secs_f64() / size
     }
 }
 
@@ -30,17 +33,15 @@ pub struct GreedyDual {
 }
 
 impl GreedyDual {
-    /// A service is used. `cold_start`: how long the next client would wait, if it were down; `memory`: what it
-    /// takes, in bytes, if known.
-    pub fn used(&self, worth: &mut Worth, cold_start: Duration, memory: Option<u64>) {
+    /// A service is used.
+    pub fn used(&self, worth: &mut Worth) {
         worth.uses = worth.uses.saturating_add(1);
-        let size = memory.map_or(1.0, |bytes| (bytes as f64 / MIB).max(1.0));
-        worth.value = self.clock + f64::from(worth.uses) * cold_start.as_secs_f64() / size;
+        worth.clock = self.clock;
     }
 
-    /// A service went to make room: what it was worth is forgotten, and what is worth less than it is old.
-    pub fn evicted(&mut self, worth: &mut Worth) {
-        self.clock = self.clock.max(worth.value);
+    /// A service of this value went to make room: its use is forgotten, and what is worth less than it is old.
+    pub fn evicted(&mut self, worth: &mut Worth, value: f64) {
+        self.clock = self.clock.max(value);
         *worth = Worth::default();
     }
 }
@@ -57,9 +58,9 @@ mod tests {
         let worth = |uses: u32, seconds: u32, mib: u64| {
             let mut worth = Worth::default();
             for _ in 0..uses {
-                clock.used(&mut worth, SECOND * seconds, Some(mib << 20));
+                clock.used(&mut worth);
             }
-            worth.value()
+            worth.value(SECOND * seconds, Some(mib << 20))
         };
         assert!(worth(1, 1, 100) > worth(1, 1, 200));
         assert!(worth(1, 2, 100) > worth(1, 1, 100));
@@ -71,15 +72,17 @@ mod tests {
         let mut clock = GreedyDual::default();
         let mut old = Worth::default();
         for _ in 0..10 {
-            clock.used(&mut old, SECOND, Some(1 << 20));
+            clock.used(&mut old);
         }
         for _ in 0..=10 {
             let mut other = Worth::default();
-            clock.used(&mut other, SECOND, Some(1 << 20));
-            if other.value() > old.value() {
+            clock.used(&mut other);
+            let value = |worth: &Worth| worth.value(SECOND, Some(1 << 20));
+            if value(&other) > value(&old) {
                 return;
             }
-            clock.evicted(&mut other);
+            let least = value(&other);
+            clock.evicted(&mut other, least);
             assert_eq!(other, Worth::default());
         }
         panic!("{clock:?} {old:?}");
