@@ -449,7 +449,10 @@ fn half_open(request: *mut c_void, mut record: SocketRecord) -> Option<SocketRec
             port: record.port,
             protocol: STREAM,
         };
-        let owner = ENDPOINTS.get(&endpoint)?;
+        // A listener at an address that is not configured is known by its own record.
+        let Some(owner) = ENDPOINTS.get(&endpoint) else {
+            return Some(record);
+        };
         record.slot = owner.slot;
         record.role = owner.role;
     }

@@ -136,3 +136,24 @@ fn the_units_own_connections_to_itself_are_no_use() {
         wait_state(&sandbox, "app.service", "inactive").unwrap();
     }
 }
+
+/// It is between its SYN and its accepted connection.
+#[test]
+fn a_half_open_handshake_at_another_port_vetoes_a_stop() {
+    require_sandbox!();
+    for (layout, options) in LAYOUTS {
+        // The listeners receive no final ACK.
+        let sandbox = set_up(&format!("{options} --late-ack 100 --notify"));
+        service::write_config(&sandbox, &config(layout).replace("300ms", "1h")).unwrap();
+        service::reload(&sandbox, &["test"]).unwrap();
+        service::start_agent(&sandbox).unwrap();
+        sandbox.run(&["ondemand", "start", "test"]).unwrap();
+        let half_open = sandbox
+            .in_network(|| client::connect(parse(OTHER)).unwrap())
+            .unwrap();
+        let refused = sandbox.run(&["ondemand", "stop", "test"]).unwrap_err();
+        let words = "kept: 1 handshake half open";
+        assert!(format!("{refused:#}").contains(words), "{refused:#}");
+        drop(half_open);
+    }
+}

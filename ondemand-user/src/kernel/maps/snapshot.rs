@@ -1,9 +1,11 @@
 //! Socket records of the kernel's iterator, counted by service.
 
+use std::collections::HashMap;
+
 use ondemand_core::measure::sample::{Slot, Snapshot};
 use ondemand_ebpf::{
     Endpoint, LEG_BACK, LEG_FRONT, LEG_IGNORED, LEG_LEFT, LEG_PROBE, LEG_STEERED, NO_SLOT, Owner,
-    ROLE_FRONT, STREAM, SocketRecord,
+    ROLE_FRONT, ROLE_OTHER, STREAM, SocketRecord,
 };
 
 use super::watchlist;
@@ -25,10 +27,16 @@ pub(crate) fn summarize(
         watchlist::address_words(std::net::Ipv4Addr::UNSPECIFIED.into()),
         watchlist::address_words(std::net::Ipv6Addr::UNSPECIFIED.into()),
     ];
+    // The listeners of units at addresses that are not configured.
+    let others: HashMap<_, _> = records
+        .iter()
+        .filter(|record| record.state == LISTEN && record.role == ROLE_OTHER)
+        .map(|record| ((record.address, record.port), record.slot))
+        .collect();
     let mut snapshot = Snapshot::default();
     for record in records {
         let owner = if record.slot == NO_SLOT {
-            std::iter::once(record.address)
+            let configured = std::iter::once(record.address)
                 .chain(wildcards)
                 .find_map(|address| {
                     owner_of(&Endpoint {
@@ -37,14 +45,14 @@ pub(crate) fn summarize(
                         port: record.port,
                         protocol: STREAM,
                     })
-                })
-        } else {
-            Some(Owner {
-                slot: record.slot,
-                role: record.role,
-                place: 0,
-                alias: 0,
+                });
+            let other = others.get(&(record.address, record.port));
+            configured.or_else(|| {
+                let slot = *other.filter(|_| record.state == NEW_SYN_RECV)?;
+                Some(owner(slot, ROLE_OTHER))
             })
+        } else {
+            Some(owner(record.slot, record.role))
         };
         let Some(owner) = owner else { continue };
         let sockets = snapshot.sockets.entry(Slot(owner.slot)).or_default();
@@ -62,4 +70,13 @@ pub(crate) fn summarize(
         }
     }
     snapshot
+}
+
+fn owner(slot: u32, role: u32) -> Owner {
+    Owner {
+        slot,
+        role,
+        place: 0,
+        alias: 0,
+    }
 }
