@@ -80,6 +80,54 @@ fn a_scrape_of_many_services() {
     }
 }
 
+/// With what-if for each service, as Prometheus asks for it.
+#[test]
+fn a_scrape_of_many_what_ifs_is_compressed() {
+    require_sandbox!();
+    require_long!("the metrics of a thousand services");
+    let sandbox = with_services(1000);
+    let path = "/etc/ondemand/ondemand.toml";
+    let config = std::fs::read_to_string(sandbox.path(path)).unwrap();
+    let config = config.replacen("[agent]\n", "[agent]\nwhatif = \"service\"\n", 1);
+    sandbox.write(path, config).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let samples = wait_for("the agent is scraped", SOON, || scrape(&sandbox).ok()).unwrap();
+    let what_if = |name: &&String| name.starts_with("ondemand_whatif");
+    assert_eq!(samples.keys().filter(what_if).count(), 50_000);
+    let ask = |accept: &str| {
+        // Sooner it would get what the one before got.
+        think(Duration::from_millis(150));
+        let begin = Instant::now();
+        let reply = http::get(&sandbox, address(), "/metrics", accept).unwrap();
+        let length = reply.head.lines().find_map(|line| {
+            let length = line.strip_prefix("content-length: ")?;
+            length.parse::<usize>().ok()
+        });
+        let is_gzip = reply.head.contains("content-encoding: gzip");
+        (length.unwrap(), is_gzip, begin.elapsed())
+    };
+    let openmetrics = "Accept: application/openmetrics-text\r\n";
+    let (plain, is_gzip, _) = ask(openmetrics);
+    assert!(!is_gzip);
+    let compressed: Vec<_> = (0..10)
+        .map(|_| ask(&format!("{openmetrics}Accept-Encoding: gzip\r\n")))
+        .collect();
+    assert!(
+        compressed
+            .iter()
+            .all(|(length, is_gzip, _)| *is_gzip && *length < 3_000_000)
+    );
+    let length = compressed[0].0;
+    let span = median(compressed.into_iter().map(|(.., span)| span).collect());
+    eprintln!(
+        "{} samples: {plain} bytes, {length} compressed in {span:?}",
+        samples.len()
+    );
+    if cfg!(not(debug_assertions)) {
+        assert!(span < Duration::from_millis(100), "{span:?}");
+    }
+}
+
 #[test]
 fn metrics_that_nobody_scrapes_cost_nothing() {
     require_sandbox!();
