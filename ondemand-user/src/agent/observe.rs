@@ -97,6 +97,7 @@ impl Agent {
                 watched.freezing.is_frozen(),
                 watched.freezes,
             ),
+            room: self.needs_room(watched).then_some(watched.placed.tally),
             prewarms: watched.prewarming.counts(),
             datagrams: watched
                 .service

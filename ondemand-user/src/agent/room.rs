@@ -7,20 +7,23 @@
 
 mod place;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ondemand_core::{
     lifecycle::{Input, Refusal, View, note::VetoReason},
     measure::Ktime,
     room::{self, Decision, GreedyDual, Member, Place, Why, Worth},
     runs::StopReason,
-    words::{Bytes, Span},
+    words::{Bytes, Span, counted},
 };
 pub(super) use place::Placed;
 use tokio::sync::oneshot;
 
 use super::{Agent, memory::Readings, watched::Watched};
-use crate::host::clock;
+use crate::{bus::report, host::clock};
 
 /// Who was not seen to wait for so long does not wait any more: a client that was held comes to the front socket, and its
 /// proxy has the application started.
@@ -44,6 +47,8 @@ pub(super) struct Room {
     is_stale: bool,
     /// When to decide again whatever happens.
     again: Option<Ktime>,
+    /// Who would go first when room is needed.
+    next: BTreeSet<String>,
     /// What is taken of memory.
     pub(super) readings: Readings,
 }
@@ -82,7 +87,7 @@ impl Agent {
     }
 
     /// Whether it matters which place a service has.
-    fn has_place(&self, watched: &Watched) -> bool {
+    pub(super) fn needs_room(&self, watched: &Watched) -> bool {
         self.takes_turns(watched) || self.has_budget()
     }
 
@@ -113,7 +118,7 @@ impl Agent {
         let Some(watched) = self.services.get(name) else {
             return;
         };
-        if !self.has_place(watched) {
+        if !self.needs_room(watched) {
             return;
         }
         let now = clock::now();
@@ -159,6 +164,7 @@ impl Agent {
         self.answer_those_with_a_place(now);
         let decision = self.decide(now);
         self.say_whether_memory_is_over(decision.over, now);
+        self.room.next = decision.next;
         for name in decision.starts {
             self.grant(&name, now);
         }
@@ -300,6 +306,10 @@ impl Agent {
         }
         let waited = now.since(waiter.since).unwrap_or_default();
         if waited > SOON {
+            if let Some(watched) = self.services.get_mut(name) {
+                watched.placed.tally.waits += 1;
+                watched.placed.tally.waited += waited;
+            }
             log::info!("{name}: starting, there is room after {}", Span(waited));
         }
         for call in waiter.calls {
@@ -324,11 +334,12 @@ impl Agent {
             logged => logged.as_ref() == Some(&why),
         };
         if !is_same {
-            let uses = worth.map_or(0, |worth| worth.uses);
+            let uses = worth.map_or(0, |worth| worth.uses.into());
+            let uses = counted(uses, "use");
             match &why {
                 Why::For { service, group } => log::info!(
                     "{name}: making room for {service} (group {group}): nobody uses it, and of the idle ones it is the least \
-                     worth keeping ({uses} uses)"
+                     worth keeping ({uses})"
                 ),
                 Why::Memory { over, starts } => {
                     let takes = watched.placed.footprint.now.map_or(0, |bytes| bytes);
@@ -341,7 +352,7 @@ impl Agent {
                     };
                     log::info!(
                         "{name}: giving back {}{whom}: {lacks}, nobody uses it, and of the idle ones it is the least worth \
-                         keeping ({uses} uses)",
+                         keeping ({uses})",
                         Bytes(takes)
                     );
                 }
@@ -389,7 +400,12 @@ impl Agent {
             return;
         };
         let goes = watched.placed.goes.take();
-        if goes.is_some() && reason == StopReason::Idle {
+        if let Some(why) = goes.filter(|_| reason == StopReason::Idle) {
+            let tally = &mut watched.placed.tally;
+            match why {
+                Why::Memory { .. } => tally.for_memory += 1,
+                Why::For { .. } | Why::TooMany { .. } => tally.for_group += 1,
+            }
             let value = watched.worth();
             self.room.clock.evicted(&mut watched.placed.worth, value);
         } else {
@@ -405,28 +421,48 @@ impl Agent {
         self.room.clock.used(&mut watched.placed.worth);
     }
 
-    /// For people: that a service waits for room, since when, and what is up.
-    pub(super) fn waits_for_room(&self, watched: &Watched) -> Option<String> {
-        let waiter = self.room.waiting.get(&watched.service.name)?;
-        waiter.seen?;
-        let group = watched.service.group.as_deref()?;
-        if watched.placed.place != Place::None {
+    /// A service's room, for observers. `None`: it has no group, and there is no budget.
+    pub(super) fn room_of(&self, watched: &Watched) -> Option<report::Room> {
+        if !self.needs_room(watched) {
             return None;
         }
-        let others = self.services.iter().filter(|(_, other)| {
-            other.service.group.as_deref() == Some(group) && other.placed.place != Place::None
-        });
-        let others: Vec<&str> = others.map(|(name, _)| name.as_str()).collect();
-        let since = clock::now().since(waiter.since).unwrap_or_default();
-        Some(format!(
-            "waits for room in the group {group} since {}: {} up",
-            Span(since),
-            match others.as_slice() {
+        let tally = watched.placed.tally;
+        let waiter = self.room.waiting.get(&watched.service.name);
+        let waiter = waiter.filter(|it| it.seen.is_some() && watched.placed.place == Place::None);
+        let waits = waiter.and_then(|waiter| clock::now().since(waiter.since));
+        Some(report::Room {
+            group: watched.service.group.clone(),
+            waits_seconds: waits.map(|it| it.as_secs_f64()),
+            goes_next: watched.placed.place == Place::Idle
+                && self.room.next.contains(&watched.service.name),
+            evictions_for_group: tally.for_group,
+            evictions_for_memory: tally.for_memory,
+            waits: tally.waits,
+            waited_seconds: tally.waited.as_secs_f64(),
+        })
+    }
+
+    /// The same for people, with the rest of what there is to say.
+    pub(super) fn room_detail(&self, watched: &Watched, room: &report::Room) -> Option<String> {
+        if let Some((waits, group)) = room.waits_seconds.zip(room.group.as_deref()) {
+            let others = self.services.iter().filter(|(_, other)| {
+                other.service.group.as_deref() == Some(group) && other.placed.place != Place::None
+            });
+            let others: Vec<&str> = others.map(|(name, _)| name.as_str()).collect();
+            let others = match others.as_slice() {
                 [] => "none is".to_owned(),
                 [one] => format!("{one} is"),
                 many => format!("{} are", many.join(", ")),
-            }
-        ))
+            };
+            let waits = Span(Duration::from_secs_f64(waits));
+            return Some(format!(
+                "waits for room in the group {group} since {waits}: {others} up"
+            ));
+        }
+        room.goes_next.then(|| {
+            let uses = counted(watched.placed.worth.uses.into(), "use");
+            format!("goes first when room is needed ({uses}, the least worth keeping)")
+        })
     }
 }
 

@@ -80,8 +80,13 @@ impl Agent {
         if let Some(by) = self.needed_by(&watched.service.name).filter(|_| is_up) {
             service.detail = format!("{}; needed by {by}", service.detail);
         }
-        if let Some(waits) = self.waits_for_room(watched) {
-            service.detail = waits;
+        service.room = self.room_of(watched);
+        let room = service.room.as_ref();
+        if let Some(room) = room.and_then(|room| self.room_detail(watched, room)) {
+            service.detail = match is_up {
+                true => format!("{}; {room}", service.detail),
+                false => room,
+            };
         }
         if let Some(frozen) = watched.frozen() {
             service.frozen = true;
@@ -235,6 +240,7 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         idle_timeout_seconds: watched.idle_timeout().map(seconds),
         learned: learned(watched),
         frozen: false,
+        room: None,
         prewarm: (watched.service.prewarm).then(|| watched.prewarming.report()),
         stops_in_seconds: stops_in.map(seconds),
         starts: tally.starts,

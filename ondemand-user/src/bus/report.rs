@@ -78,6 +78,26 @@ impl Configuration {
     }
 }
 
+/// The room of one service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Room {
+    /// Its group; null: none.
+    pub group: Option<String>,
+    /// How long it has waited for room; null: it does not wait.
+    pub waits_seconds: Option<f64>,
+    /// Whether it is idle, and the first to go when room is needed.
+    pub goes_next: bool,
+    /// How often it was stopped to make room in its group, since the agent began to watch it.
+    pub evictions_for_group: u64,
+    /// The same for its memory.
+    pub evictions_for_memory: u64,
+    /// How often it waited for room, until there was some.
+    pub waits: u64,
+    /// How long, in all.
+    pub waited_seconds: f64,
+}
+
 /// The state of one service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -153,6 +173,8 @@ pub struct Service {
     pub held: bool,
     /// Whether it is kept up by `keep_up` now, however idle it is.
     pub kept_up: bool,
+    /// Its turns in its group, and its memory; null: it has no group, and there is no `memory_budget`.
+    pub room: Option<Room>,
     /// Whether its application is frozen (`freeze_after`): its next client thaws it.
     #[serde(default)]
     pub frozen: bool,

@@ -64,6 +64,7 @@ fn observations() -> Observations {
         ready: None,
         held: Tally::default(),
         frozen: (false, false, 0),
+        room: None,
         prewarms: [0; 2],
         datagrams: None,
     };

@@ -144,6 +144,7 @@ pub fn ledger(data: &[u8]) {
         ready: None,
         held: Tally::default(),
         frozen: (false, false, 0),
+        room: None,
         prewarms: [0; 2],
         datagrams: None,
     };

@@ -177,6 +177,11 @@ fn a_client_waits_for_one_that_is_in_use() {
             detail(&sandbox, b).contains(shows).then_some(())
         })
         .unwrap();
+        let room = &status(&sandbox, &name(b)).unwrap()["room"];
+        assert!(
+            room["group"] == "gpu" && room["waits_seconds"].as_f64() > Some(0.0),
+            "{room}"
+        );
         // Its turn is first.
         let second = scope.spawn(|| asks(c).unwrap());
         wait_for("the second waits", SOON, || {
@@ -188,6 +193,18 @@ fn a_client_waits_for_one_that_is_in_use() {
         waits.join().unwrap().unwrap();
         second.join().unwrap().unwrap();
     });
+    let room = status(&sandbox, &name(b)).unwrap()["room"].clone();
+    assert!(
+        room["waits"] == 1 && room["waited_seconds"].as_f64() > Some(0.0),
+        "{room}"
+    );
+    let room = status(&sandbox, &name(a)).unwrap()["room"].clone();
+    assert!(room["evictions_for_group"] == 1, "{room}");
+    wait_for("it goes next", SOON, || {
+        let known = status(&sandbox, &name(c)).ok()?;
+        (known["room"]["goes_next"] == true).then_some(())
+    })
+    .unwrap();
     let journal = journals(&sandbox);
     let at = |port: u16| journal.find(&format!("{}: starting, there is room", name(port)));
     assert!(at(b).is_some() && at(b) < at(c), "{journal}");

@@ -11,6 +11,7 @@ mod worth;
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
 pub use memory::Memory;
@@ -76,6 +77,19 @@ pub enum Why {
     },
 }
 
+/// What has become of a service's room, since the agent began to watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How often it was stopped to make room in its group.
+    pub for_group: u64,
+    /// How often it was stopped for its memory.
+    pub for_memory: u64,
+    /// How often it waited for room, until there was some.
+    pub waits: u64,
+    /// How long, in all.
+    pub waited: Duration,
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
@@ -83,6 +97,8 @@ pub struct Decision {
     pub starts: Vec<String>,
     /// The idle services that are to be stopped, the least worth first.
     pub stops: Vec<(String, Why)>,
+    /// The idle services that would go first when room is needed: of each group, and for memory.
+    pub next: BTreeSet<String>,
     /// By how many bytes the memory of services is too much when these have gone: all others are in use.
     pub over: u64,
 }
@@ -101,6 +117,17 @@ pub fn decide(
         }
     }
     let mut decision = Decision::default();
+    let first = |members: &mut dyn Iterator<Item = &Member<'_>>| {
+        let idle = members.filter(|it| it.place == Place::Idle);
+        idle.min_by(|a, b| least(a, b)).map(|it| it.name.to_owned())
+    };
+    for members in by_group.values() {
+        decision.next.extend(first(&mut members.iter().copied()));
+    }
+    if memory.is_some() {
+        let mut giving = members.iter().filter(|it| it.gives && it.memory.is_some());
+        decision.next.extend(first(&mut giving));
+    }
     for (group, members) in by_group {
         let at_most = groups
             .get(group)

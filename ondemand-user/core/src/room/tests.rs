@@ -221,3 +221,18 @@ fn a_thousand_services_are_no_work() {
     let decision = decide(&members, &groups, Some(Memory::Budget(1000)));
     assert!(decision.stops.len() > 300, "{}", decision.stops.len());
 }
+
+#[test]
+fn it_is_known_who_would_go_next() {
+    let mut all = members("a 2, b 1, c taken, d 3");
+    all[3].group = None;
+    let groups = BTreeMap::from([("gpu", 9)]);
+    let next = |all: &[Member<'_>], memory| {
+        let next = decide(all, &groups, memory).next;
+        next.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(next(&all, None), "b");
+    all[0].gives = false;
+    all[1].memory = None;
+    assert_eq!(next(&all, Some(Memory::Budget(1000))), "b d");
+}

@@ -9,7 +9,7 @@ use ondemand_core::{
         unit::{ActiveState, Units},
     },
     policy::Verdict,
-    room::{Place, Why, Worth},
+    room::{Place, Tally, Why, Worth},
 };
 
 use crate::agent::{memory::Footprint, watched::Watched};
@@ -34,6 +34,8 @@ pub struct Placed {
     pub(super) goes: Option<Why>,
     /// What was logged of that.
     pub(super) logged: Option<Why>,
+    /// What has become of it.
+    pub(in crate::agent) tally: Tally,
     /// No attempt to stop it before this.
     pub(super) not_before: Option<Ktime>,
     /// What it takes of memory.
@@ -52,6 +54,7 @@ impl Default for Placed {
             worth: Worth::default(),
             goes: None,
             logged: None,
+            tally: Tally::default(),
             not_before: None,
             footprint: Footprint::default(),
             is_kept: false,

@@ -544,6 +544,7 @@ and 3 more, silent for longer
                 "received_bytes",
                 "refused_connections",
                 "restarts",
+                "room",
                 "route",
                 "sent_bytes",
                 "starts",

@@ -12,6 +12,7 @@ use ondemand_core::{
     learned::{self, Kind},
     lifecycle::note::VetoReason,
     measure::{sample::Sample, unit::ActiveState},
+    room,
     runs::StopReason,
 };
 use prometheus_client::{
@@ -60,6 +61,8 @@ pub struct Observation {
     pub held: Tally,
     /// Whether it may be frozen, whether it is, and how often it was.
     pub frozen: (bool, bool, u64),
+    /// What has become of its room. `None`: it needs none.
+    pub room: Option<room::Tally>,
     /// Starts ahead of a client that came, and of one that did not.
     pub prewarms: [u64; 2],
     /// Its datagrams that were held. `None`: it receives none.
@@ -307,6 +310,24 @@ impl Collector for All {
             "How often the application was frozen (freeze_after).",
         )?
         .counters(|row, _| row.frozen.0.then_some(row.frozen.2))?;
+        all.counter(
+            "ondemand_evictions",
+            None,
+            "Stops of the idle service to make room: for group (a client of another service of its group waited), for memory (memory_budget).",
+        )?
+        .evictions()?;
+        all.counter(
+            "ondemand_room_waits",
+            None,
+            "How often the service waited for room in its group, until there was some.",
+        )?
+        .counters(|row, _| Some(row.room?.waits))?;
+        all.counter(
+            "ondemand_room_wait",
+            Some(&seconds),
+            "How long the service waited for room in its group.",
+        )?
+        .counters(|row, _| Some(row.room?.waited.as_secs_f64()))?;
         all.gauge(
             "ondemand_ready",
             None,
@@ -612,6 +633,20 @@ impl Family<'_> {
                     ("service", observation.service.as_str()),
                     ("result", result),
                 ];
+                count(&mut self.encoder.encode_family(&labels)?, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes stops to make room.
+    fn evictions(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let Some(room) = observation.room else {
+                continue;
+            };
+            for (reason, number) in [("group", room.for_group), ("memory", room.for_memory)] {
+                let labels = [("service", observation.service.as_str()), ("for", reason)];
                 count(&mut self.encoder.encode_family(&labels)?, &number)?;
             }
         }

@@ -23,6 +23,12 @@ pub struct Told {
     prewarms: [u64; 2],
     #[serde(default)]
     freezes: u64,
+    #[serde(default)]
+    evictions: [u64; 2],
+    #[serde(default)]
+    room_waits: u64,
+    #[serde(default)]
+    room_waited: Duration,
 }
 
 impl Told {
@@ -30,6 +36,7 @@ impl Told {
     pub fn of(observation: &Observation) -> Self {
         let (held, learned) = (&observation.held, &observation.learned.1);
         let datagrams = observation.datagrams.unwrap_or_default();
+        let room = observation.room.unwrap_or_default();
         Self {
             datagrams_held: datagrams.sent,
             datagrams_lost: datagrams.lost,
@@ -41,6 +48,9 @@ impl Told {
             gap_cost_learned: seconds(learned.learned_cost),
             prewarms: observation.prewarms,
             freezes: observation.frozen.2,
+            evictions: [room.for_group, room.for_memory],
+            room_waits: room.waits,
+            room_waited: room.waited,
         }
     }
 
@@ -63,6 +73,12 @@ impl Told {
         for (sum, (now, before)) in self.prewarms.iter_mut().zip(prewarms) {
             *sum += whole(*now, *before);
         }
+        let evictions = counted.evictions.iter().zip(&before.evictions);
+        for (sum, (now, before)) in self.evictions.iter_mut().zip(evictions) {
+            *sum += whole(*now, *before);
+        }
+        self.room_waits += whole(counted.room_waits, before.room_waits);
+        self.room_waited += part(counted.room_waited, before.room_waited);
         self.freezes += whole(counted.freezes, before.freezes);
         self.gap_cost_fixed += part(counted.gap_cost_fixed, before.gap_cost_fixed);
         self.gap_cost_learned += part(counted.gap_cost_learned, before.gap_cost_learned);
@@ -73,6 +89,10 @@ impl Told {
     pub fn show(&self, observation: &mut Observation) {
         observation.prewarms = self.prewarms;
         observation.frozen.2 = self.freezes;
+        if let Some(room) = &mut observation.room {
+            [room.for_group, room.for_memory] = self.evictions;
+            (room.waits, room.waited) = (self.room_waits, self.room_waited);
+        }
         let (held, learned) = (&mut observation.held, &mut observation.learned.1);
         held.to_application = self.held_to_application;
         held.to_front = self.held_to_front;

@@ -48,6 +48,12 @@ pub(crate) fn row(service: &str) -> Row {
             held: Duration::from_millis(2500),
         },
         frozen: (true, true, 4),
+        room: Some(room::Tally {
+            for_group: 2,
+            for_memory: 1,
+            waits: 3,
+            waited: Duration::from_millis(1500),
+        }),
         prewarms: [2, 1],
         datagrams: Some(DatagramTally { sent: 8, lost: 1 }),
     };
@@ -350,7 +356,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 43);
+    assert_eq!(helps.count(), 46);
 }
 
 #[test]
