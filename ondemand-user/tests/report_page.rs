@@ -9,7 +9,7 @@ use std::{
 use ondemand::observe::history::{Moment, Record, What, Writer};
 use ondemand_core::runs::StopReason;
 use serde_json::Value;
-use tests::{require, skip};
+use tests::{browser::Look, require, skip};
 
 const HOUR: i64 = 3_600_000;
 /// 2026-03-02, a Monday, 00:00 UTC.
@@ -18,7 +18,7 @@ const SERVICES: [&str; 3] = ["wiki", "GAME-SERVER-WITH-A-WIDE-NAME", "<b>&\"llm\
 
 /// Queries the browser for its shapes with their colours and sizes, and whether anything
 /// overflows.
-const PROBE: &str = r##"<script>
+const PROBE: &str = r##"
 const shapes = figure => {
   const counts = {};
   for (const shape of figure.querySelectorAll("rect, circle, polyline, line")) {
@@ -49,8 +49,8 @@ const result = {
   bar: getComputedStyle(document.querySelector("#gaps rect[fill='var(--first)']")).fill,
   rows: document.querySelectorAll("#services tr").length,
 };
-top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
-</script>"##;
+tell(result);
+"##;
 
 /// The end of that week, in which the host was booted.
 fn end() -> Moment {
@@ -134,45 +134,12 @@ fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
 
 /// What this script finds in the page, in a window of this width.
 fn probed(directory: &Path, page: &str, probe: &str, width: u32, dark: bool) -> Value {
-    let copy = directory.join(format!("page-{width}-{dark}.html"));
-    // In a frame, because the browser makes no window as narrow as a phone.
-    let page = page.replace("</body>", &format!("{probe}</body>"));
-    let page = page.replace('&', "&amp;").replace('"', "&quot;");
-    let frame = format!(
-        "<!doctype html><body><iframe style=\"width:{width}px;height:1000px;border:0\" \
-         srcdoc=\"{page}\"></iframe></body>"
-    );
-    fs::write(&copy, frame).unwrap();
-    let output = Command::new("chromium")
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-        ])
-        .args(["--no-first-run", "--disable-background-networking"])
-        .args(["--disable-component-update", "--disable-sync", "--dump-dom"])
-        .arg(format!(
-            "--user-data-dir={}",
-            directory.join("profile").display()
-        ))
-        .arg("--window-size=1300,1000")
-        .args(dark.then_some("--blink-settings=preferredColorScheme=0"))
-        .arg(format!("file://{}", copy.display()))
-        .output()
-        .expect("run chromium");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json = text
-        .split_once("RESULT")
-        .and_then(|(_, rest)| rest.split_once("END"))
-        .unwrap_or_else(|| panic!("chromium shows no page: {output:?}"))
-        .0;
-    // In a DOM that is written out as text these are escaped.
-    let json = json
-        .replace("&amp;", "&")
-        .replace("&lt;", "<")
-        .replace("&gt;", ">");
-    serde_json::from_str(&json).unwrap()
+    let look = Look {
+        directory,
+        width,
+        dark,
+    };
+    look.at(page, probe).unwrap()
 }
 
 #[test]
@@ -242,7 +209,7 @@ fn every_plot_has_its_data_on_any_screen() {
 }
 
 /// Uses the page: sorts, searches, opens a service's plots, points at them.
-const USE: &str = r##"<script>
+const USE: &str = r##"
 const $ = query => document.querySelector(query);
 const names = () => [...document.querySelectorAll("#services tbody tr:not([hidden]) td:first-child")].map(cell => cell.textContent);
 const head = title => [...document.querySelectorAll("#services th button")].find(button => button.textContent === title);
@@ -282,8 +249,8 @@ $("#all").click();
 result.back = [$("#subject").textContent, bars(), $("#all").hidden];
 result.few = document.querySelectorAll("#what-if-table tr").length;
 result.ended = performance.now();
-top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
-</script>"##;
+tell(result);
+"##;
 
 #[test]
 fn a_person_finds_each_service() {

@@ -1,12 +1,12 @@
 //! The page that browsers see while an application starts, on any screen.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{path::Path, time::Duration};
 
 use ondemand_core::waiting::{Moment, Template};
 use serde_json::Value;
-use tests::{require, skip};
+use tests::{browser::Look, require, skip};
 
-const PROBE: &str = r##"<script>
+const PROBE: &str = r##"
 const bar = document.querySelector(".bar span");
 const result = {
   width: innerWidth,
@@ -19,43 +19,17 @@ const result = {
   heading: document.querySelector("h1").getBoundingClientRect().right,
   shown: getComputedStyle(document.querySelector(".waiting")).display,
 };
-top.document.body.textContent = "RESULT" + JSON.stringify(result) + "END";
-</script>"##;
+tell(result);
+"##;
 
 /// What a browser makes of the page in a window of this width.
 fn look(directory: &Path, page: &str, width: u32, dark: bool) -> Value {
-    let page = format!("{page}{PROBE}");
-    let page = page.replace('&', "&amp;").replace('"', "&quot;");
-    let frame = format!(
-        "<!doctype html><body><iframe style=\"width:{width}px;height:600px;border:0\" srcdoc=\"{page}\"></iframe></body>"
-    );
-    let file = directory.join(format!("page-{width}-{dark}.html"));
-    fs::write(&file, frame).unwrap();
-    let output = Command::new("chromium")
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-        ])
-        .args(["--no-first-run", "--disable-background-networking"])
-        .args(["--disable-component-update", "--disable-sync", "--dump-dom"])
-        .arg(format!(
-            "--user-data-dir={}",
-            directory.join("profile").display()
-        ))
-        .arg("--window-size=1300,1000")
-        .args(dark.then_some("--blink-settings=preferredColorScheme=0"))
-        .arg(format!("file://{}", file.display()))
-        .output()
-        .expect("run chromium");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json = text
-        .split_once("RESULT")
-        .and_then(|(_, rest)| rest.split_once("END"))
-        .unwrap_or_else(|| panic!("chromium shows no page: {output:?}"))
-        .0;
-    serde_json::from_str(json).unwrap()
+    let look = Look {
+        directory,
+        width,
+        dark,
+    };
+    look.at(page, PROBE).unwrap()
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Write as _,
     num::NonZeroU16,
-    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -13,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
-    built,
+    browser, built,
     client::{self, Random, Request},
     sandbox::{Cgroups, Sandbox},
     service, source_tree, wait_for,
@@ -156,8 +155,8 @@ pub fn pictures() -> Result<()> {
     fs::create_dir_all(&directory)?;
     let page = source_tree().join("target/top.html");
     fs::write(&page, top)?;
-    shoot(&page, (760, 420), &directory.join("top.png"))?;
-    shoot(&report, (900, 1400), &directory.join("report.png"))?;
+    browser::shoot(&page, (760, 420), &directory.join("top.png"))?;
+    browser::shoot(&report, (900, 1400), &directory.join("report.png"))?;
     println!("written: {}", directory.display());
     Ok(())
 }
@@ -259,35 +258,4 @@ fn color(color: vt100::Color, default: &str) -> String {
             None => default.to_owned(),
         },
     }
-}
-
-/// A picture of a page, by Chromium.
-fn shoot(page: &Path, (width, height): (u32, u32), picture: &Path) -> Result<()> {
-    let profile = tempfile::tempdir().context("a directory for Chromium")?;
-    let output = Command::new("chromium")
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-        ])
-        .args([
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-        ])
-        .args(["--hide-scrollbars", "--force-device-scale-factor=1.5"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--window-size={width},{height}"))
-        .arg(format!("--screenshot={}", picture.display()))
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .context("run chromium (cargo xtask setup installs it)")?;
-    ensure!(
-        picture.exists(),
-        "chromium made no picture: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

@@ -12,7 +12,6 @@ use ondemand_core::{
     lifecycle::JobEnd,
     measure::{Ktime, unit::Units},
 };
-use tokio::sync::oneshot;
 
 use super::{
     Agent,
@@ -177,11 +176,7 @@ impl Connection {
 }
 
 /// Adds the figures that only systemd has, and answers.
-pub async fn complete_report(
-    systemd: Option<Systemd>,
-    mut report: Report,
-    answer: oneshot::Sender<String>,
-) {
+pub async fn completed(systemd: Option<Systemd>, mut report: Report) -> Report {
     if let Some(systemd) = systemd {
         let up = |service: &&mut report::Service| service.state == "active";
         // Of a thousand services one after the other would take most of the time of a status.
@@ -199,11 +194,7 @@ pub async fn complete_report(
             }
         }
     }
-    match serde_json::to_string(&report) {
-        // The caller may be gone.
-        Ok(text) => drop(answer.send(text)),
-        Err(error) => log::error!("could not serialize the status: {error}"),
-    }
+    report
 }
 
 impl Agent {

@@ -31,6 +31,7 @@ mod memory;
 mod notify;
 mod observe;
 mod orphans;
+mod page;
 mod polls;
 mod prewarming;
 mod privilege;
@@ -343,7 +344,7 @@ impl Agent {
             Event::Bus(request) => self.act(request),
             Event::Scrape(question) => {
                 self.count_open_bytes();
-                self.observe(question);
+                self.tell(question);
             }
             Event::Reload => self.renew(None),
             // `pass_time` follows every event.

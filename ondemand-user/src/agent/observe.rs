@@ -11,6 +11,8 @@ use ondemand_core::{
     runs::{RunEvent, StopReason},
 };
 
+use tokio::sync::oneshot;
+
 use super::{Agent, watched::Watched};
 use crate::{
     host::{
@@ -51,12 +53,19 @@ impl Agent {
         self.next_bytes = end + BYTES_EVERY.max(took * BYTES_SHARE);
     }
 
-    /// Answers a scrape.
-    pub(super) fn observe(&mut self, question: Question) {
+    /// Answers the thread that serves the metrics and the page.
+    pub(super) fn tell(&mut self, question: Question) {
+        match question {
+            Question::Scrape(answer) => self.observe(answer),
+            Question::Table(answer) => self.show(answer),
+        }
+    }
+
+    fn observe(&mut self, answer: oneshot::Sender<Observations>) {
         self.measure_some(clock::now());
         let services = self.services.values();
         // The scraper may be gone.
-        let _ = question.send(Observations {
+        let _ = answer.send(Observations {
             configuration: self.source.observe(),
             services: services.map(|watched| self.observation(watched)).collect(),
         });

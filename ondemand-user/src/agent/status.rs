@@ -12,10 +12,11 @@ use ondemand_core::{
 };
 use tokio::sync::oneshot;
 
-use super::{Agent, connection, keeping, strangers, watched::Watched};
+use super::{Agent, connection, keeping, page, strangers, watched::Watched};
 use crate::{
     bus::report::{Datagrams, HeldClients, Learned, Report, Service},
     host::clock,
+    observe::page::Table,
     systemd::Known,
 };
 
@@ -23,6 +24,25 @@ impl Agent {
     /// Reports all services.
     pub(super) fn report(&mut self, answer: oneshot::Sender<String>) {
         self.count_open_bytes();
+        let report = self.all();
+        tokio::spawn(async move {
+            match serde_json::to_string(&report.await) {
+                // The caller may be gone.
+                Ok(text) => drop(answer.send(text)),
+                Err(error) => log::error!("could not serialize the status: {error}"),
+            }
+        });
+    }
+
+    /// Reports all services to the page.
+    pub(super) fn show(&self, answer: oneshot::Sender<Table>) {
+        let report = self.all();
+        // The browser may be gone.
+        tokio::spawn(async move { answer.send(page::table(&report.await)) });
+    }
+
+    /// Their memory is asked for when it is awaited.
+    fn all(&self) -> impl Future<Output = Report> + Send + use<> {
         let services = self.services.values();
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -30,11 +50,7 @@ impl Agent {
             configuration: self.source.report(),
             services: services.map(|watched| self.describe_one(watched)).collect(),
         };
-        tokio::spawn(connection::complete_report(
-            self.systemd.caller(),
-            report,
-            answer,
-        ));
+        connection::completed(self.systemd.caller(), report)
     }
 
     /// Describes one service; the result is empty if it is not configured.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ondemand_core::measure::sample::Leg;
+use ondemand_core::{
+    measure::sample::Leg,
+    words::{Bytes, counted},
+};
 use serde::{Deserialize, Serialize};
 
 use super::names;
@@ -19,6 +22,32 @@ pub struct Report {
     pub configuration: Configuration,
     /// By name.
     pub services: Vec<Service>,
+}
+
+/// Whether a service in this state takes memory.
+pub fn is_up(state: &str) -> bool {
+    !matches!(state, "inactive" | "failed")
+}
+
+impl Report {
+    /// One line about all services; `None`: there is none.
+    pub fn summary(&self) -> Option<String> {
+        let all = self.services.len();
+        let up = self.services.iter().filter(|it| is_up(&it.state)).count();
+        let back = self.services.iter().filter_map(|it| it.given_back_bytes);
+        let back: u64 = back.sum();
+        let problems = self.services.iter().filter(|it| it.problem.is_some());
+        let problems = problems.count() as u64;
+        let mut text = format!("{up} of {all} up");
+        // What they took before their last stop: of this moment, and not of a day.
+        if back > 0 {
+            text += &format!(", {} given back while the others are down", Bytes(back));
+        }
+        if problems > 0 {
+            text += &format!(", {}", counted(problems, "problem"));
+        }
+        (all > 0).then_some(text)
+    }
 }
 
 /// The configuration's file, and what is in force.

@@ -438,6 +438,9 @@ pub struct Report {
     /// Write one self-contained page with plots
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Print what the agent's page draws
+    #[arg(long, hide = true, conflicts_with_all = ["html", "json"])]
+    pub page_data: bool,
 }
 
 #[cfg(test)]

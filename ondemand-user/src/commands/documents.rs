@@ -114,7 +114,8 @@ mod tests {
             manual.split(option).skip(1).any(ends)
         };
         for command in cli.get_subcommands() {
-            for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let shown = command.get_arguments().filter(|it| !it.is_hide_set());
+            for option in shown.filter_map(clap::Arg::get_long) {
                 let option = format!("--{option}");
                 let name = command.get_name();
                 assert!(

@@ -6,19 +6,23 @@ use std::{cell::RefCell, path::Path};
 use ondemand_core::{caught::Tally, measure::unit::ActiveState, probing};
 use tokio::{runtime::Runtime, sync::mpsc};
 
-use crate::observe::metrics::{
-    Configuration, Observation, Observations, Question,
-    books::Books,
-    record::Record,
-    server::{OTHER_HOST, Server},
+use crate::observe::{
+    metrics::{
+        Configuration, Observation, Observations, Question,
+        books::Books,
+        record::Record,
+        server::{OTHER_HOST, Server, Terms},
+    },
+    page::Table,
 };
 
 /// All possible response bodies.
-const ANSWERS: [&str; 5] = [
+const ANSWERS: [&str; 6] = [
     "",
     "GET and HEAD are served\n",
     "ondemand: metrics are at /metrics\n",
     "metrics are at /metrics\n",
+    "there is no history of it\n",
     OTHER_HOST,
 ];
 const STATUS: [&str; 7] = ["200", "400", "403", "404", "405", "414", "431"];
@@ -42,9 +46,14 @@ impl Endpoint {
         let mut books = Books::new(Record::at(Path::new("/proc/ondemand")));
         books.configure(vec![("wiki".into(), "wiki.service".into())]);
         let (asks, questions) = mpsc::channel(1);
+        let server = Server::new(books, asks);
+        server.set(Terms {
+            page: true,
+            ..Terms::default()
+        });
         Self {
             runtime: runtime.expect("an event loop"),
-            server: Server::new(books, asks),
+            server,
             questions,
         }
     }
@@ -77,6 +86,13 @@ fn observations() -> Observations {
     }
 }
 
+fn table() -> Table {
+    Table {
+        summary: "1 of 1 up".into(),
+        ..Table::default()
+    }
+}
+
 /// The bytes of a client: it gets no response, or one of the known responses without anything that
 /// it sent.
 pub fn http(data: &[u8]) {
@@ -95,7 +111,10 @@ pub fn http(data: &[u8]) {
             let agent = async {
                 while let Some(question) = questions.recv().await {
                     // The scraper may be gone.
-                    let _ = question.send(observations());
+                    match question {
+                        Question::Scrape(answer) => drop(answer.send(observations())),
+                        Question::Table(answer) => drop(answer.send(table())),
+                    }
                 }
             };
             tokio::select! {
@@ -119,5 +138,10 @@ fn check(answer: &[u8]) {
     let status = words.next().unwrap_or_default();
     assert!(STATUS.contains(&status), "{head}");
     let metrics = status == "200" && body.starts_with("# ") && body.contains("service=\"wiki\"");
-    assert!(metrics || ANSWERS.contains(&body), "{head}: {body:?}");
+    let page = status == "200"
+        && (body.starts_with("<!doctype html>") || body.starts_with("{\"summary\""));
+    assert!(
+        metrics || page || ANSWERS.contains(&body),
+        "{head}: {body:?}"
+    );
 }

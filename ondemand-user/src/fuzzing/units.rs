@@ -113,6 +113,8 @@ pub fn units(data: &[u8]) {
         agent: Agent {
             metrics: None,
             whatif: Default::default(),
+            metrics_names: Vec::new(),
+            page: true,
             history: None,
             memory_budget: None,
             cold_start_cost: ColdStartCost::default(),

@@ -64,6 +64,7 @@ mod other_ports;
 mod own_address;
 mod own_address_changes;
 mod packages;
+mod page;
 mod plan;
 mod port_theft;
 mod prewarm;

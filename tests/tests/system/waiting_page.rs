@@ -3,12 +3,12 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use tests::{
+    browser,
     client::{self, Request},
     require,
     sandbox::Sandbox,
@@ -239,24 +239,6 @@ fn an_application_that_systemd_restarts_has_its_browsers_again() {
     });
 }
 
-/// A browser in the sandbox's network.
-fn browser(sandbox: &Sandbox, profile: &std::path::Path, url: &str) -> Child {
-    let network = format!("--net=/proc/{}/ns/net", sandbox.init());
-    Command::new("nsenter")
-        .args([&network, "--", "chromium", "--headless", "--no-sandbox"])
-        .args(["--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-sync"])
-        .args(["--disable-component-update", "--dump-dom"])
-        // Its own time stands still while it waits for an answer.
-        .arg("--virtual-time-budget=20000")
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .arg(url)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("run chromium")
-}
-
 #[test]
 fn a_real_browser_comes_back_by_itself() {
     require_sandbox!();
@@ -277,15 +259,18 @@ fn a_real_browser_comes_back_by_itself() {
     service::start_agent(&sandbox).unwrap();
     let profile = tempfile::tempdir().unwrap();
     let url = "http://127.0.0.1:8000/index.html";
-    let browser = browser(&sandbox, profile.path(), url);
-    // A connection of its own shows that it has the page, and waits.
-    wait_for("the browser is at the proxy", SOON, || {
-        let now = status(&sandbox, "test").ok()?;
-        now["front"]["accepted"].as_u64().filter(|count| *count > 0)
-    })
-    .unwrap();
-    let output = browser.wait_with_output().unwrap();
-    let dom = String::from_utf8_lossy(&output.stdout);
+    let dom = thread::scope(|scope| {
+        // Its own time stands still while it waits for an answer.
+        let visit = || browser::visit(&sandbox, profile.path(), url, 20_000).unwrap();
+        let browser = scope.spawn(visit);
+        // A connection of its own shows that it has the page, and waits.
+        wait_for("the browser is at the proxy", SOON, || {
+            let now = status(&sandbox, "test").ok()?;
+            now["front"]["accepted"].as_u64().filter(|count| *count > 0)
+        })
+        .unwrap();
+        browser.join().unwrap().dom
+    });
     assert!(dom.contains("the application itself"), "{dom}");
     let journal = wait_journal(&sandbox, "app.service", "GET /index.html", 1).unwrap();
     assert_eq!(journal.matches("GET /index.html").count(), 1, "{journal}");

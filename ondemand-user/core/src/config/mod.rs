@@ -21,6 +21,7 @@ mod group;
 mod keepalive;
 mod learning;
 mod memory;
+mod metrics;
 mod names;
 mod networks;
 mod overlaps;
@@ -96,6 +97,10 @@ pub struct Agent {
     pub metrics: Option<SocketAddr>,
     /// For whom it has what other idle timeouts would have meant.
     pub whatif: WhatIfBy,
+    /// Names of this server that requests to it may carry, besides addresses and `localhost`; in lower case.
+    pub metrics_names: Vec<String>,
+    /// Whether the endpoint has a page for people, too.
+    pub page: bool,
     /// The history database; `None` turns it off.
     pub history: Option<PathBuf>,
     /// How long idle services are kept warm. `None`: until their idle timeouts.

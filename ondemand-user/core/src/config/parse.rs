@@ -15,7 +15,7 @@ use super::{
     group::{self, Group},
     keepalive,
     learning::{self, ColdStartCost, Learning},
-    memory, names, networks, overlaps, own,
+    memory, metrics, names, networks, overlaps, own,
     parsed::Parsed,
     parts, ready, schedule, silence,
     table::{Lines, Place, Section, Value, example},
@@ -26,6 +26,8 @@ const ROOT_KEYS: &[&str] = &["agent", "service", "group"];
 /// Of `[agent]`. MANUAL.md describes each.
 pub const AGENT_KEYS: &[&str] = &[
     "metrics",
+    "metrics_names",
+    "page",
     "whatif",
     "history",
     "memory_budget",
@@ -68,7 +70,6 @@ pub const SERVICE_KEYS: &[&str] = &[
     "socket_group",
 ];
 
-const DEFAULT_METRICS: &str = "127.0.0.1:9464";
 const DEFAULT_HISTORY: &str = "/var/lib/ondemand/history.db";
 const DEFAULT_MIN_UPTIME: Duration = Duration::from_secs(30);
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -254,47 +255,42 @@ fn agent<'t>(
 ) -> (Agent, Option<(Endpoint, Place<'t>)>) {
     let mut section = table.and_then(|table| problems.keep(Section::open(&table, AGENT_KEYS)));
     let mut take = |key: &str| section.as_mut().and_then(|section| section.take(key));
-    let (metrics, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
-    let whatif = take("whatif");
+    let (address, history, cost) = (take("metrics"), take("history"), take("cold_start_cost"));
+    let (names, page, whatif) = (take("metrics_names"), take("page"), take("whatif"));
     let (budget, reserve) = (take("memory_budget"), take("reserve"));
     let budget = problems.keep(memory::read(budget.as_ref(), reserve.as_ref()));
 
-    let parsed = match &metrics {
-        None => endpoint::tcp(DEFAULT_METRICS).ok(),
-        Some(value) => problems.keep(metrics_address(value)).flatten(),
+    let parsed = match &address {
+        None => endpoint::tcp(metrics::DEFAULT).ok(),
+        Some(value) => problems.keep(metrics::address(value)).flatten(),
     };
     let history = match &history {
         None => Some(PathBuf::from(DEFAULT_HISTORY)),
         Some(value) => problems.keep(history_path(value)).flatten(),
     };
+    let names = names.map(|value| problems.keep(metrics::names(&value)).unwrap_or_default());
+    let page = page.and_then(|value| problems.keep(value.boolean()));
     let cost = learning::read_cost(cost.as_ref(), ColdStartCost::default(), &mut problems.0);
     let whatif = problems.keep(whatif::read(whatif.as_ref()));
     problems
         .0
         .extend(section.map(Section::unknown).unwrap_or_default());
     // The default address claims nothing: a conflict with a service is reported when the agent binds it.
-    let claim = metrics
+    let claim = address
         .zip(parsed)
         .map(|(value, address)| (Endpoint::Tcp(address), value.place));
     (
         Agent {
             metrics: parsed,
             whatif: whatif.unwrap_or_default(),
+            metrics_names: names.unwrap_or_default(),
+            page: page.unwrap_or(true),
             history,
             memory_budget: budget.flatten(),
             cold_start_cost: cost.unwrap_or_default(),
         },
         claim,
     )
-}
-
-fn metrics_address(value: &Value<'_>) -> Result<Option<core::net::SocketAddr>, Problem> {
-    match value.string(&format!("{DEFAULT_METRICS:?}, or \"\" for none"))? {
-        "" => Ok(None),
-        text => endpoint::tcp(text)
-            .map(Some)
-            .map_err(|message| value.place.problem(message)),
-    }
 }
 
 fn history_path(value: &Value<'_>) -> Result<Option<PathBuf>, Problem> {

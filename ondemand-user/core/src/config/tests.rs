@@ -198,6 +198,8 @@ fn every_key_is_read() {
             memory_budget: None,
             metrics: None,
             whatif: WhatIfBy::Total,
+            metrics_names: Vec::new(),
+            page: true,
             history: None,
             cold_start_cost: ColdStartCost::default(),
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ondemand_core::words::printable;
 use serde::Serialize;
 
 use super::model::{Report, Service, seconds};
@@ -113,8 +114,38 @@ fn up(timeline: &[f32]) -> String {
     timeline.iter().filter_map(digit).collect()
 }
 
+/// How many services' states are shown together.
+const MOST_STATES: usize = 8;
+
 /// Formats the data as JSON that can stand in a page; `moment` formats a part of the period.
 pub fn json(report: &Report, moment: impl Fn(f64) -> String) -> String {
+    embedded(&data(report, report.services.iter().collect(), moment))
+}
+
+/// Formats it for the live page, in lines: of all services, with those that save most; then each service's name and its
+/// row, with a tab between.
+pub fn lines(report: &Report, moment: impl Fn(f64) -> String) -> String {
+    let mut most: Vec<&Service> = report.services.iter().collect();
+    let saves = |service: &Service| {
+        let measured = service.measured.as_ref();
+        let off = measured.map_or(0.0, |measured| measured.inactive_seconds);
+        measured.and_then(|it| it.memory_gib_less).unwrap_or(off)
+    };
+    most.sort_by(|one, other| saves(other).total_cmp(&saves(one)));
+    most.truncate(MOST_STATES);
+    let mut text = embedded(&data(report, most, moment)) + "\n";
+    for service in &report.services {
+        let row = embedded(&Row::new(service, report.seconds));
+        text += &format!("{}\t{row}\n", printable(&service.name).replace('\n', " "));
+    }
+    text
+}
+
+fn data<'a>(
+    report: &'a Report,
+    services: Vec<&'a Service>,
+    moment: impl Fn(f64) -> String,
+) -> Data<'a> {
     let parts = report
         .services
         .iter()
@@ -123,7 +154,7 @@ pub fn json(report: &Report, moment: impl Fn(f64) -> String) -> String {
     let parts = parts.unwrap_or(0);
     let at = |part: usize| report.from + report.seconds * part as f64 / parts as f64;
     let row = |service| Row::new(service, report.seconds);
-    let data = Data {
+    Data {
         timeouts: report
             .total
             .what_if
@@ -137,10 +168,14 @@ pub fn json(report: &Report, moment: impl Fn(f64) -> String) -> String {
             .collect(),
         measured: report.total.measured.is_some(),
         total: row(&report.total),
-        services: report.services.iter().map(row).collect(),
-    };
+        services: services.into_iter().map(row).collect(),
+    }
+}
+
+/// JSON that can stand in a page.
+fn embedded(data: &impl Serialize) -> String {
     // Strings and finite numbers always serialize.
-    let json = serde_json::to_string(&data).unwrap_or_default();
+    let json = serde_json::to_string(data).unwrap_or_default();
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

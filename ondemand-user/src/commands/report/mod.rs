@@ -80,6 +80,9 @@ pub fn run(config: &Path, options: &args::Report) -> Result<()> {
     };
     match &options.html {
         Some(path) => write_page(&report, path),
+        None if options.page_data => {
+            print_text(&data::lines(&report, |at| page::moment(&report, at)))
+        }
         None => print(&report, options.json),
     }
 }

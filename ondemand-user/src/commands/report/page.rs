@@ -14,6 +14,7 @@ use super::{
     plan::{Plan, text as plan},
     text::{connections, cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
+use crate::observe::page::{self, escaped};
 
 /// Only what is in the page runs, and it reaches nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; \
@@ -25,7 +26,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 ///
 /// None: writing to a string cannot fail.
 pub fn write(report: &Report) -> Result<String> {
-    page(report).context("write the page")
+    whole(report).context("write the page")
 }
 
 /// A plot: its `id`, title and caption.
@@ -58,7 +59,7 @@ fn figures(report: &Report) -> Vec<Figure> {
 }
 
 /// Formats a moment, as short as the period allows.
-fn moment(report: &Report, at: f64) -> String {
+pub(super) fn moment(report: &Report, at: f64) -> String {
     let format = match report.seconds {
         ..172_800.0 => "%a %H:%M",
         ..31_536_000.0 => "%b %-d %H:%M",
@@ -70,9 +71,9 @@ fn moment(report: &Report, at: f64) -> String {
         .to_string()
 }
 
-fn page(report: &Report) -> Result<String, Error> {
+fn whole(report: &Report) -> Result<String, Error> {
     let mut html = String::new();
-    let style = include_str!("page.css");
+    let style = page::STYLE;
     writeln!(
         html,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
@@ -133,10 +134,10 @@ fn page(report: &Report) -> Result<String, Error> {
          service shows its plots.</p>\n<div class=\"scroll\"><table id=\"services\"></table></div>"
     )?;
     let data = data::json(report, |at| moment(report, at));
-    let program = include_str!("page.js");
+    let (plots, program) = (page::PLOTS, include_str!("page.js"));
     writeln!(
         html,
-        "<script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n{program}</script>\n</body></html>"
+        "<script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n{plots}{program}</script>\n</body></html>"
     )?;
     Ok(html)
 }
@@ -259,20 +260,4 @@ fn hosts(html: &mut String, of: &Plan) -> Result<(), Error> {
         writeln!(html, "<tr{class}>{}</tr>", cells.concat())?;
     }
     writeln!(html, "</table></div>")
-}
-
-/// Escapes text for HTML.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            letter if letter.is_control() => escaped.push('\u{fffd}'),
-            letter => escaped.push(letter),
-        }
-    }
-    escaped
 }

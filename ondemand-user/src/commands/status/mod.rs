@@ -6,11 +6,11 @@ mod screen;
 use std::{fmt::Write as _, io::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result};
-use ondemand_core::words::{Bytes, Span, counted, printable};
+use ondemand_core::words::{Bytes, Span, printable};
 use screen::Screen;
 
 use crate::{
-    bus::report::{Clients, Report, Service},
+    bus::report::{Clients, Report, Service, is_up},
     commands::{args::Status, client::Client},
     host::program,
 };
@@ -96,11 +96,6 @@ async fn show(agent: &Client, options: &Status, screen: Screen) -> Result<String
         + &printable(&(all.unwrap_or_default() + &about + &outdated(&program::outdated()))))
 }
 
-/// Whether a service in this state takes memory.
-fn is_up(state: &str) -> bool {
-    !matches!(state, "inactive" | "failed")
-}
-
 /// The service that a person means: by its name, or by its unit with or without `.service`. Otherwise what was asked
 /// for, without `.service`.
 pub(super) fn name_among<'a>(report: &'a Report, asked: &'a str) -> &'a str {
@@ -118,29 +113,10 @@ pub(super) fn name_among<'a>(report: &'a Report, asked: &'a str) -> &'a str {
 
 /// The line below all services.
 fn total(report: &Report) -> String {
-    let all = report.services.len();
-    if all == 0 {
-        return String::new();
-    }
-    let up = report.services.iter().filter(|it| is_up(&it.state)).count();
-    let back: u64 = report
-        .services
-        .iter()
-        .filter_map(|it| it.given_back_bytes)
-        .sum();
-    let problems = report
-        .services
-        .iter()
-        .filter(|it| it.problem.is_some())
-        .count() as u64;
-    let mut text = format!("\n{up} of {all} up");
-    if back > 0 {
-        text += &format!(", {} given back", Bytes(back));
-    }
-    if problems > 0 {
-        text += &format!(", {}", counted(problems, "problem"));
-    }
-    text + "\n"
+    let summary = report.summary();
+    summary
+        .map(|text| format!("\n{text}\n"))
+        .unwrap_or_default()
 }
 
 /// The report of one service, with its connections.
@@ -403,7 +379,10 @@ llm   inactive     ?  starts with the\u{2026}
 wiki  active       2  2 connections o\u{2026}
 ";
         assert_eq!(table(&report(), Some(38)), narrowest);
-        assert_eq!(total(&report()), "\n1 of 2 up, 20.0 MB given back\n");
+        assert_eq!(
+            total(&report()),
+            "\n1 of 2 up, 20.0 MB given back while the others are down\n"
+        );
         assert_eq!(
             table(&Report::default(), None),
             "no service is configured\n"

@@ -32,7 +32,14 @@ pub fn look(config: &Config) -> Finding {
         let next = "restrict access to your Prometheus with a firewall, or use a loopback address";
         return Finding::warning("metrics", message, next);
     }
-    Finding::ok("metrics", format!("served at http://{address}/metrics"))
+    let page = match config.agent.page {
+        true => format!(", and a page for browsers at http://{address}/"),
+        false => String::new(),
+    };
+    Finding::ok(
+        "metrics",
+        format!("served at http://{address}/metrics{page}"),
+    )
 }
 
 /// Returns the service that has the address, and its own address.

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use hyper::{Request, header, http::uri::Authority};
 
-/// Whether every name in the request is a loopback one, or the address at which its connection
+/// Whether every name in the request is a loopback one, one of `names`, or the address at which its connection
 /// arrived: `None`, if that is unknown. A request without a name is not from a browser.
-pub(super) fn is_ours<B>(request: &Request<B>, arrived: Option<IpAddr>) -> bool {
-    let ours = |authority: &Authority| names_us(authority.host(), arrived);
+pub(super) fn is_ours<B>(request: &Request<B>, arrived: Option<IpAddr>, names: &[String]) -> bool {
+    let ours = |authority: &Authority| names_us(authority.host(), arrived, names);
     // `GET http://name/metrics`: it takes the place of the header.
     if let Some(authority) = request.uri().authority()
         && !ours(authority)
@@ -24,7 +24,7 @@ pub(super) fn is_ours<B>(request: &Request<B>, arrived: Option<IpAddr>) -> bool 
     })
 }
 
-fn names_us(host: &str, arrived: Option<IpAddr>) -> bool {
+fn names_us(host: &str, arrived: Option<IpAddr>, names: &[String]) -> bool {
     let host = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
@@ -33,7 +33,10 @@ fn names_us(host: &str, arrived: Option<IpAddr>) -> bool {
         Ok(address) => {
             address.is_loopback() || arrived.is_some_and(|here| here.to_canonical() == address)
         }
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
+        Err(_) => {
+            let mut ours = names.iter().map(String::as_str).chain(["localhost"]);
+            ours.any(|name| host.eq_ignore_ascii_case(name))
+        }
     }
 }
 
@@ -50,7 +53,8 @@ mod tests {
                 request = request.header(header::HOST, *host);
             }
             let request = request.body(()).unwrap();
-            assert_eq!(is_ours(&request, arrived.parse().ok()), expected);
+            let names = ["home.lan".to_owned()];
+            assert_eq!(is_ours(&request, arrived.parse().ok(), &names), expected);
         }
         let local = |host: &str, expected| check("/metrics", &[host], "127.0.0.1", expected);
         local("localhost", true);
@@ -59,6 +63,8 @@ mod tests {
         local("127.3.2.1", true);
         local("[::1]:1", true);
         local("[::ffff:127.0.0.1]", true);
+        local("Home.LAN:9464", true);
+        local("home.lan.evil.example", false);
         local("", true);
         local("evil.example:9464", false);
         local("localhost.evil.example", false);

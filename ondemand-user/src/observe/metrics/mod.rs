@@ -35,7 +35,7 @@ use ondemand_core::{
 };
 use record::Record;
 pub use render::{Configuration, Observation, Observations};
-use server::Server;
+use server::{Server, Terms};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout_at,
@@ -44,10 +44,16 @@ use tokio::{
 pub use waits::Way;
 
 use super::history::What;
-use crate::host::clock;
+use crate::{host::clock, observe::page::Table};
 
 /// Asks the agent's loop for its present state.
-pub type Question = oneshot::Sender<Observations>;
+#[derive(Debug)]
+pub enum Question {
+    /// For a scrape.
+    Scrape(oneshot::Sender<Observations>),
+    /// For the page.
+    Table(oneshot::Sender<Table>),
+}
 
 /// An event of a service.
 #[derive(Debug)]
@@ -70,6 +76,7 @@ enum Message {
     Configure {
         address: Option<SocketAddr>,
         whatif: WhatIfBy,
+        terms: Terms,
         /// Name and unit of each. `None`: as before.
         services: Option<Vec<(String, String)>>,
     },
@@ -113,6 +120,11 @@ impl Metrics {
         self.tell(Message::Configure {
             address: config.agent.metrics,
             whatif: config.agent.whatif,
+            terms: Terms {
+                names: config.agent.metrics_names.clone(),
+                page: config.agent.page,
+                history: config.agent.history.clone(),
+            },
             services: are_others.then(services),
         });
     }
@@ -222,6 +234,7 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
                     Message::Configure {
                         address,
                         whatif,
+                        terms,
                         services,
                     } => {
                         server.books().save();
@@ -229,6 +242,7 @@ fn work(mut messages: mpsc::UnboundedReceiver<Message>, questions: mpsc::Sender<
                         if let Some(services) = services {
                             server.books().configure(services);
                         }
+                        server.set(terms);
                         server.listen(address).await;
                     }
                     Message::Note(service, note) => server.books().note(&service, note),

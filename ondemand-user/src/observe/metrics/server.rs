@@ -9,6 +9,7 @@ use std::{
     convert::Infallible,
     io::Write as _,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -34,8 +35,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Question, books::Books, host, render};
-use crate::host::{clock, complaints::Complaints};
+use super::{Observations, Question, books::Books, host, render};
+use crate::{
+    host::{clock, complaints::Complaints},
+    observe::page::{
+        self, Table,
+        week::{Found, Week},
+    },
+};
 
 /// Maximum number of connections. Each may hold one response, which bounds the memory of clients.
 const MOST_CONNECTIONS: usize = 16;
@@ -49,6 +56,8 @@ const LARGEST_HEAD: usize = 8 << 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// An earlier request gets the same response: scrapers cannot keep the agent's loop busy.
 const FRESH: Duration = Duration::from_millis(100);
+/// An earlier request for the page gets the same table. Its script asks every two seconds.
+const FRESH_TABLE: Duration = Duration::from_secs(1);
 /// The pause before an address is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -58,10 +67,23 @@ const LARGE: usize = 5_000_000;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// The response to a request with a name that is not this server's.
-pub(crate) const OTHER_HOST: &str = "the Host header has to be localhost, a loopback address, or the \
-                                     address of this server; scrape it by its address\n";
+pub(crate) const OTHER_HOST: &str = "the Host header has to be localhost, a loopback address, the address \
+                                     of this server, or one of `metrics_names`; use its address\n";
+
+/// What is served besides the metrics, and under which names.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Names of this server, in lower case.
+    pub names: Vec<String>,
+    /// Whether there is a page.
+    pub page: bool,
+    /// What it draws.
+    pub history: Option<PathBuf>,
+}
 
 /// A server on at most one address.
 pub struct Server {
@@ -73,8 +95,12 @@ pub struct Server {
 struct Shared {
     books: Mutex<Books>,
     questions: mpsc::Sender<Question>,
+    terms: Mutex<Terms>,
+    week: Week,
     /// The last response and its age.
     last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    /// The last table and its age.
+    table: tokio::sync::Mutex<Option<(Instant, Arc<Table>)>>,
 }
 
 impl Server {
@@ -83,7 +109,10 @@ impl Server {
         let shared = Shared {
             books: Mutex::new(books),
             questions,
+            terms: Mutex::default(),
+            week: Week::default(),
             last: tokio::sync::Mutex::default(),
+            table: tokio::sync::Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -94,6 +123,13 @@ impl Server {
     /// The contents.
     pub fn books(&self) -> MutexGuard<'_, Books> {
         self.shared.books()
+    }
+
+    /// Sets what is served besides the metrics.
+    pub fn set(&self, terms: Terms) {
+        let history = terms.history.clone().filter(|_| terms.page);
+        self.shared.week.configure(history);
+        *self.shared.terms() = terms;
     }
 
     /// Serves at this address from now on; `None`: at none.
@@ -210,37 +246,100 @@ impl Shared {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn answer<B>(
         &self,
         request: &Request<B>,
         arrived: Option<IpAddr>,
     ) -> Response<Full<Bytes>> {
-        if !host::is_ours(request, arrived) {
-            return text(StatusCode::FORBIDDEN, OTHER_HOST);
-        }
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let terms = self.terms().clone();
+        let mut response = if !host::is_ours(request, arrived, &terms.names) {
+            text(StatusCode::FORBIDDEN, OTHER_HOST)
+        } else if ![Method::GET, Method::HEAD].contains(request.method()) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD are served\n");
             let allowed = http::HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(header::ALLOW, allowed);
-            return response;
-        }
-        match request.uri().path() {
-            "/metrics" => {
-                let headers = request.headers();
-                self.metrics(wants_open_metrics(headers), takes_gzip(headers))
-                    .await
+            response
+        } else {
+            match request.uri().path() {
+                "/metrics" => {
+                    let headers = request.headers();
+                    self.metrics(wants_open_metrics(headers), takes_gzip(headers))
+                        .await
+                }
+                "/" if terms.page => self.page().await,
+                "/table.json" if terms.page => self.table_json().await,
+                "/week.json" if terms.page => self.week(request.uri().query()),
+                "/" => text(StatusCode::OK, "ondemand: metrics are at /metrics\n"),
+                _ => text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
             }
-            "/" => text(StatusCode::OK, "ondemand: metrics are at /metrics\n"),
-            _ => text(StatusCode::NOT_FOUND, "metrics are at /metrics\n"),
+        };
+        // For browsers: nothing is guessed, kept, or read by another site's page.
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (
+                http::HeaderName::from_static("cross-origin-resource-policy"),
+                "same-origin",
+            ),
+        ] {
+            let value = http::HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+
+    async fn page(&self) -> Response<Full<Bytes>> {
+        let Some(table) = self.table().await else {
+            return no_answer();
+        };
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let page = table.html(host.trim());
+        let mut response = response(StatusCode::OK, HTML, page.into());
+        // It has no character that a header may not have.
+        if let Ok(policy) = http::HeaderValue::from_str(&page::POLICY) {
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        response
+    }
+
+    async fn table_json(&self) -> Response<Full<Bytes>> {
+        match self.table().await {
+            Some(table) => response(StatusCode::OK, JSON, table.json().into()),
+            None => no_answer(),
+        }
+    }
+
+    /// The plots' data, of all services or of one.
+    fn week(&self, service: Option<&str>) -> Response<Full<Bytes>> {
+        let none = || text(StatusCode::NOT_FOUND, "there is no history of it\n");
+        match self.week.ask() {
+            None => none(),
+            Some(Found::Failed(_)) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the history cannot be read; see `journalctl -u ondemand`\n",
+            ),
+            Some(Found::Nothing | Found::Making) => {
+                text(StatusCode::ACCEPTED, "the history is being read\n")
+            }
+            Some(Found::Made(plots)) => {
+                let json = match service {
+                    Some(service) => plots.services.get(service),
+                    None => Some(&plots.all),
+                };
+                json.map_or_else(none, |json| response(StatusCode::OK, JSON, json.clone()))
+            }
         }
     }
 
     async fn metrics(&self, open_metrics: bool, gzip: bool) -> Response<Full<Bytes>> {
         let Some(body) = self.render().await else {
-            return text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the agent does not answer; see `journalctl -u ondemand`\n",
-            );
+            return no_answer();
         };
         let (kind, body) = match open_metrics {
             true => (OPEN_METRICS, body),
@@ -274,12 +373,7 @@ impl Shared {
         {
             return Some(body.clone());
         }
-        let ask = async {
-            let (answer, answered) = oneshot::channel();
-            self.questions.send(answer).await.ok()?;
-            answered.await.ok()
-        };
-        let observed = timeout(ANSWER_TIMEOUT, ask).await.ok()??;
+        let observed: Observations = self.ask(Question::Scrape).await?;
         let body = {
             let mut books = self.books();
             let rows = books.rows(observed.services, clock::now());
@@ -288,6 +382,29 @@ impl Shared {
         let body = Bytes::from(body.ok()?);
         *last = Some((Instant::now(), body.clone()));
         Some(body)
+    }
+}
+
+impl Shared {
+    async fn table(&self) -> Option<Arc<Table>> {
+        let mut last = self.table.lock().await;
+        if let Some((at, table)) = &*last
+            && at.elapsed() < FRESH_TABLE
+        {
+            return Some(Arc::clone(table));
+        }
+        let table = Arc::new(self.ask(Question::Table).await?);
+        *last = Some((Instant::now(), Arc::clone(&table)));
+        Some(table)
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask = async {
+            self.questions.send(question(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        timeout(ANSWER_TIMEOUT, ask).await.ok()?
     }
 }
 
@@ -357,6 +474,13 @@ pub(crate) fn compress(body: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(room, Compression::fast());
     encoder.write_all(body).ok()?;
     encoder.finish().ok().map(Bytes::from)
+}
+
+fn no_answer() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the agent does not answer; see `journalctl -u ondemand`\n",
+    )
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
