@@ -16,7 +16,7 @@ use ondemand::{
     commands::{
         Refusal, abandon, actions, adopt, apply,
         args::{self, Cli, Command, WaitListening},
-        client, completions, edit, events, hold_while, pages, report, status, top,
+        client, completions, edit, events, fix, hold_while, pages, report, status, top,
     },
     host::{config_file, logging},
     install::{
@@ -64,7 +64,13 @@ fn perform(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Agent { clean_up: true, .. } => block_on(agent::clean_up(&path))?,
         Command::Agent { dry_run, .. } => block_on(agent::run(&path, dry_run))?,
-        Command::Check { json } => return block_on(check::run(&path, json)),
+        Command::Check { fix: true, yes, .. } => {
+            return Ok(match block_on(fix::run(&path, yes))? {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            });
+        }
+        Command::Check { json, .. } => return block_on(check::run(&path, json)),
         Command::Units { output } => print_units(&path, output.as_deref())?,
         Command::Load { user, serve } => load_programs(&path, &user, serve)?,
         Command::Permit { user, print: true } => {

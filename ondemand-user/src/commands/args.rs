@@ -52,6 +52,12 @@ pub enum Command {
         /// Print JSON, for scripts
         #[arg(long)]
         json: bool,
+        /// Run the commands that it names where they can do no harm, after a question
+        #[arg(long, conflicts_with = "json")]
+        fix: bool,
+        /// Answer yes
+        #[arg(long, requires = "fix")]
+        yes: bool,
     },
     /// Print or write the unit files made from the configuration
     #[command(after_help = help::UNITS)]
@@ -468,6 +474,9 @@ mod tests {
         check("ondemand agent", true);
         check("ondemand agent --dry-run --config /x", true);
         check("ondemand --config /x check --json", true);
+        check("ondemand check --fix --yes", true);
+        check("ondemand check --yes", false);
+        check("ondemand check --fix --json", false);
         check("ondemand units --output /x", true);
         check("ondemand status --json", true);
         check("ondemand status wiki", true);

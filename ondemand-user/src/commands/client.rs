@@ -248,7 +248,7 @@ impl Client {
 async fn no_agent() -> String {
     let found = async { agent::absence(&Systemd::connect().await?).await };
     match tokio::time::timeout(TIMEOUT, found).await {
-        Ok(Ok(agent::Absence { why, next })) => format!("{why}; {next}"),
+        Ok(Ok(agent::Absence { why, next, .. })) => format!("{why}; {next}"),
         _ => format!("start it with `systemctl start {}`", agent::UNIT),
     }
 }

@@ -39,10 +39,12 @@ Exit codes: 0 exited by SIGTERM or SIGINT, 1 failed, 2 wrong configuration";
 
 pub const CHECK: &str = "\
 Prints a line for each check, ok, warning or error, and what to do about it. Without a valid
-configuration it checks the host alone.
+configuration it checks the host alone. With --fix it runs, after a question, those of the commands that stop no
+application, cut no connection and loosen no permission; the others it only prints.
 
 Examples:
   ondemand check
+  ondemand check --fix
   ondemand check --config ./ondemand.toml
 
 Exit codes: 0 no error (there may be warnings), 1 errors, 2 wrong configuration";

@@ -12,6 +12,7 @@ mod consent;
 mod documents;
 pub mod edit;
 pub mod events;
+pub mod fix;
 mod help;
 pub mod hold_while;
 pub mod pages;

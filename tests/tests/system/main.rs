@@ -13,6 +13,7 @@ mod before_the_agent;
 mod bus;
 mod bus_objects;
 mod chains;
+mod check_fix;
 mod checks;
 mod client_lists;
 mod configuration;

@@ -224,14 +224,16 @@ fn front(
             WHAT,
             format!("{endpoint}: {unit} has failed"),
             format!("journalctl -u {unit}, then systemctl restart {unit}"),
-        ),
+        )
+        .fixed_by(&["systemctl", "start", &unit]),
         Port::Free if active == Some(false) => Finding::warning(
             WHAT,
             format!(
                 "{endpoint} is free; {unit} does not listen there yet (it starts at the next boot)"
             ),
             format!("systemctl start {unit}"),
-        ),
+        )
+        .fixed_by(&["systemctl", "start", &unit]),
         Port::Free => Finding::ok(WHAT, format!("{endpoint} is free")),
     })
 }

@@ -20,6 +20,8 @@ pub struct Absence {
     pub why: String,
     /// The command that ends it.
     pub next: String,
+    /// The same word by word, if that is all of it and harmless.
+    pub fix: Option<Vec<String>>,
 }
 
 /// Checks whether the agent runs.
@@ -32,11 +34,14 @@ pub async fn look(systemd: &Systemd) -> Finding {
     match running.await {
         Ok(true) => Finding::ok(WHAT, "running"),
         Ok(false) => match absence(systemd).await {
-            Ok(Absence { why, next }) => Finding::warning(
-                WHAT,
-                format!("not running: clients start services, but none is stopped; {why}"),
-                next,
-            ),
+            Ok(Absence { why, next, fix }) => Finding {
+                fix,
+                ..Finding::warning(
+                    WHAT,
+                    format!("not running: clients start services, but none is stopped; {why}"),
+                    next,
+                )
+            },
             Err(error) => Finding::unknown(WHAT, &error),
         },
         Err(error) => Finding::unknown(WHAT, &error),
@@ -105,7 +110,7 @@ fn explain(standing: &Standing, end: Option<&str>, line: Option<&str>) -> Absenc
             };
             (format!("{UNIT} is starting{text}"), journal)
         }
-        ("loaded", "deactivating") => (format!("{UNIT} is being stopped"), start),
+        ("loaded", "deactivating") => (format!("{UNIT} is being stopped"), start.clone()),
         ("loaded", "failed") => (details("has failed"), format!("{journal}; then {start}")),
         ("loaded", _) if standing.is_skipped() => {
             let unmet = standing.unmet();
@@ -119,13 +124,16 @@ fn explain(standing: &Standing, end: Option<&str>, line: Option<&str>) -> Absenc
             )
         }
         ("loaded", _) => match local(standing.inactive_since) {
-            Some(at) => (format!("{UNIT} was stopped at {at}{not_enabled}"), start),
+            Some(at) => (
+                format!("{UNIT} was stopped at {at}{not_enabled}"),
+                start.clone(),
+            ),
             None => (
                 match is_enabled {
                     true => format!("{UNIT} is enabled, and was not started in this boot"),
                     false => format!("{UNIT} is not enabled"),
                 },
-                start,
+                start.clone(),
             ),
         },
         (state, _) => (
@@ -133,7 +141,8 @@ fn explain(standing: &Standing, end: Option<&str>, line: Option<&str>) -> Absenc
             format!("systemd-analyze verify {UNIT}"),
         ),
     };
-    Absence { why, next }
+    let fix = (next == start).then(|| start.split(' ').map(str::to_owned).collect());
+    Absence { why, next, fix }
 }
 
 /// In the caller's time zone.
@@ -167,6 +176,10 @@ mod tests {
             let found = explain(&standing, end, end.map(|_| "the last line"));
             assert!(found.why.contains(why), "{found:?}");
             assert!(found.next.starts_with(next), "{found:?}");
+            // To read something is not to mend it.
+            let is_start =
+                next.starts_with("systemctl start") || next.starts_with("systemctl enable");
+            assert_eq!(found.fix.is_some(), is_start, "{found:?}");
         }
         let none = |_: &mut Standing| {};
         check(

@@ -39,6 +39,8 @@ pub struct Finding {
     pub message: String,
     /// What to do next; null: nothing.
     pub next: Option<String>,
+    /// The command, word by word, that does it and can do no harm: `--fix` runs it. Null: a person has to judge.
+    pub fix: Option<Vec<String>>,
 }
 
 impl Finding {
@@ -50,6 +52,7 @@ impl Finding {
             what,
             message: message.into(),
             next: None,
+            fix: None,
         }
     }
 
@@ -80,6 +83,13 @@ impl Finding {
             level: Level::Warning,
             ..Self::ok(what, format!("could not be checked: {why:#}"))
         }
+    }
+
+    /// Returns the finding with the command that mends it. It must stop no application, cut no connection, loosen no
+    /// permission and unmask nothing.
+    pub fn fixed_by(mut self, command: &[&str]) -> Self {
+        self.fix = Some(command.iter().map(|word| (*word).to_owned()).collect());
+        self
     }
 
     /// Returns the finding with its service.
@@ -185,11 +195,11 @@ service b
             serde_json::json!([
                 {
                     "level": "warning", "service": null, "what": "agent",
-                    "message": "it does not run", "next": "systemctl start ondemand",
+                    "message": "it does not run", "next": "systemctl start ondemand", "fix": null,
                 },
                 {
                     "level": "error", "service": "a", "what": "unit",
-                    "message": "a.service does not exist\nreally", "next": "write it",
+                    "message": "a.service does not exist\nreally", "next": "write it", "fix": null,
                 },
             ])
         );

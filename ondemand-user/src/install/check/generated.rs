@@ -70,6 +70,15 @@ impl Source {
         ))
     }
 
+    /// Adds the harmless way to make them, if there is one: a bare `daemon-reload` is none while an application runs whose lease
+    /// nobody holds.
+    fn mending(&self, finding: Finding) -> Finding {
+        match self {
+            Self::Generator => finding.fixed_by(super::APPLY),
+            Self::Hand(_) => finding,
+        }
+    }
+
     /// The command that makes them.
     pub fn next(&self) -> &str {
         match self {
@@ -140,24 +149,24 @@ pub fn look(
     if let Some(missing) = names(State::Missing) {
         let message = format!("missing: {missing}");
         return match source {
-            Source::Generator => Finding::warning(WHAT, message, source.next()),
+            Source::Generator => source.mending(Finding::warning(WHAT, message, source.next())),
             Source::Hand(_) => Finding::error(WHAT, message, source.next()),
         };
     }
     if let Some(old) = names(State::Old) {
         let message = format!("older than the configuration: {old}");
-        return Finding::warning(WHAT, message, source.next());
+        return source.mending(Finding::warning(WHAT, message, source.next()));
     }
     if names(State::Entering).is_some() {
         let unit = &service.unit;
-        return Finding::warning(
+        return source.mending(Finding::warning(
             WHAT,
             format!(
                 "{unit} ran when it came into the configuration, and its lease is not held yet: until then it is not \
                  stopped"
             ),
             "ondemand apply (or start the agent, which has root do it)",
-        );
+        ));
     }
     if let Some(foreign) = names(State::Foreign) {
         return Finding::warning(
@@ -168,12 +177,12 @@ pub fn look(
     }
     let mut units = facts.iter().flat_map(|facts| facts.each());
     if units.any(|unit| unit.need_daemon_reload == Some(true)) {
-        return Finding::warning(
+        return source.mending(Finding::warning(
             WHAT,
             "present and current, but systemd has not loaded all of them since they or the \
              configuration changed",
             "systemctl daemon-reload",
-        );
+        ));
     }
     let directory = states.first().and_then(|(name, _)| name.parent());
     let directory = directory.unwrap_or(Path::new("")).display();

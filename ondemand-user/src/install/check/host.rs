@@ -105,7 +105,8 @@ fn outdated(units: &[String]) -> Vec<Finding> {
             WHAT,
             format!("{unit} runs the program from before an upgrade"),
             format!("systemctl restart {unit}; services keep running"),
-        ),
+        )
+        .fixed_by(&["systemctl", "restart", unit]),
         proxy => Finding::warning(
             WHAT,
             format!(

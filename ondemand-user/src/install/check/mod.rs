@@ -49,9 +49,11 @@ use crate::{
     systemd::Systemd,
 };
 
-pub use finding::{Finding, Level};
+pub use finding::{Finding, Level, text, worst};
 pub use generated::generator_program;
 
+/// Brings the configuration into force, in an order in which nothing that runs is stopped or cut.
+const APPLY: &[&str] = &["ondemand", "apply"];
 /// The number of services that are looked at at once.
 const AT_ONCE: usize = 16;
 
@@ -66,7 +68,7 @@ pub async fn run(config: &Path, json: bool) -> Result<ExitCode> {
         Ok(config) => {
             let findings = look(&config).await;
             print(&findings, json)?;
-            Ok(match finding::worst(&findings) {
+            Ok(match worst(&findings) {
                 Level::Error => ExitCode::FAILURE,
                 Level::Ok | Level::Warning => ExitCode::SUCCESS,
             })
@@ -93,7 +95,7 @@ fn print(findings: &[Finding], json: bool) -> Result<()> {
     let output = if json {
         serde_json::to_string_pretty(findings)? + "\n"
     } else {
-        printable(&finding::text(findings))
+        printable(&text(findings))
     };
     match io::stdout().write_all(output.as_bytes()) {
         // The reader has closed the pipe; the exit code still counts.
@@ -151,11 +153,14 @@ fn generated_from(config: &Config) -> Option<Finding> {
         return None;
     }
     let report = generator::reported()?;
-    Some(Finding::warning(
-        "generator",
-        format!("when systemd ran its generators, {report}"),
-        "systemctl daemon-reload: the file is correct now",
-    ))
+    Some(
+        Finding::warning(
+            "generator",
+            format!("when systemd ran its generators, {report}"),
+            "systemctl daemon-reload: the file is correct now",
+        )
+        .fixed_by(APPLY),
+    )
 }
 
 /// What there is to say of a valid configuration.
@@ -245,6 +250,7 @@ fn left(config: &Config) -> Vec<Finding> {
             format!("no longer configured, and not stopped any more; ondemand-{name}.socket still serves its clients"),
             "ondemand apply, which closes it",
         )
+        .fixed_by(APPLY)
         .of(name)
     };
     names.iter().map(finding).collect()

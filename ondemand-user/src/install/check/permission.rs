@@ -1,6 +1,6 @@
 //! Checks whether the agent may have systemd stop the configured services.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::Result;
 use nix::unistd::{User, geteuid};
@@ -15,6 +15,8 @@ use crate::{
 const WHAT: &str = "permission";
 /// The agent's unit.
 const UNIT: &str = "ondemand.service";
+/// What has the users (sysusers.d(5)).
+const USERS: &str = "/usr/lib/sysusers.d/ondemand.conf";
 /// The alternative to polkit.
 const ROOT: &str = "or run the agent as root (units/examples/root.conf)";
 
@@ -36,11 +38,15 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
         return Finding::ok(WHAT, "the agent runs as root: it needs no rule of polkit");
     }
     if !matches!(User::from_name(user), Ok(Some(_))) {
-        return Finding::error(
+        let finding = Finding::error(
             WHAT,
             format!("the agent's user {user} does not exist: the agent cannot be started"),
             "install sysusers.d/ondemand.conf and run systemd-sysusers",
         );
+        return match Path::new(USERS).exists() {
+            true => finding.fixed_by(&["systemd-sysusers", USERS]),
+            false => finding,
+        };
     }
     let mode = fs::metadata(&config.path).map(|data| data.permissions().mode());
     if mode.is_ok_and(|mode| mode & 0o044 == 0) {
@@ -72,13 +78,15 @@ fn judge(user: &str, polkit: bool, config: &Config) -> Finding {
                 "{RULE} does not match this configuration: the agent may not stop all services"
             ),
             "systemctl reload ondemand; or ondemand permit",
-        ),
+        )
+        .fixed_by(&["ondemand", "permit", "--user", user]),
         // Its directory may be unreadable for others.
         (Ok(None), true) => Finding::error(
             WHAT,
             format!("{RULE} is missing: the agent, as {user}, may not stop services"),
             "systemctl restart ondemand; or ondemand permit",
-        ),
+        )
+        .fixed_by(&["ondemand", "permit", "--user", user]),
         (Ok(None), false) => Finding::warning(
             WHAT,
             format!("{RULE} could not be read"),
@@ -105,8 +113,6 @@ fn rule_text() -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::install::check::Level;
 

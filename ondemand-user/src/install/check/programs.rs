@@ -101,6 +101,7 @@ fn of_unit(unit: &Facts) -> Option<Finding> {
             format!("{UNIT} is not enabled ({enabled}): the programs are loaded when the agent starts, not early"),
             format!("systemctl enable {UNIT}"),
         )
+        .fixed_by(&["systemctl", "enable", UNIT])
     })
 }
 
@@ -121,6 +122,8 @@ fn of_pins() -> Option<Finding> {
             ),
             "systemctl restart ondemand",
         )
+        // Before the agent root makes them anew.
+        .fixed_by(&["systemctl", "restart", AGENT])
     })
 }
 
