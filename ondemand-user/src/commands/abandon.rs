@@ -114,7 +114,7 @@ fn plan(path: &Path, config: &Config, name: &str) -> Result<Plan> {
             }),
             None => {
                 config.service(name)?;
-                bail!("no service {name:?}")
+                bail!("no service {name:?}; `ondemand status` lists them")
             }
         };
     };
@@ -249,7 +249,7 @@ async fn out_of_force(path: &Path) -> Result<()> {
 async fn bring_up(unit: &str, service: Option<&Service>, systemd: &Systemd) -> Result<()> {
     match systemd.start_as_asked(unit).await {
         JobEnd::Done => {}
-        JobEnd::Canceled => bail!("the start of {unit} was cancelled by another"),
+        JobEnd::Canceled => bail!("the start of {unit} was cancelled by another; run this again"),
         JobEnd::Failed(why) => bail!("{why}; `systemctl status {unit}` says why"),
     }
     let Some(service) = service else {
@@ -259,7 +259,10 @@ async fn bring_up(unit: &str, service: Option<&Service>, systemd: &Systemd) -> R
     let deadline = Instant::now() + service.start_timeout;
     while !application.is_listening()? {
         if Instant::now() >= deadline {
-            bail!("{unit} does not listen at {}", service.backend);
+            bail!(
+                "{unit} does not listen at {}; `journalctl -u {unit}`, then run this again",
+                service.backend
+            );
         }
         sleep(PAUSE).await;
     }

@@ -98,7 +98,7 @@ pub async fn run(name: Option<&str>, json: bool) -> Result<()> {
             result => result.context("print an event")?,
         }
     }
-    anyhow::bail!("the bus closed the connection")
+    anyhow::bail!("the bus closed the connection; `systemctl status dbus.service`")
 }
 
 /// The agent's new name on the bus, of a message of the bus about that; the inner `None`: it has gone.

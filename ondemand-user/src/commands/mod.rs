@@ -15,6 +15,8 @@ pub mod events;
 pub mod fix;
 mod help;
 pub mod hold_while;
+#[cfg(test)]
+mod messages;
 pub mod pages;
 pub mod report;
 pub mod status;

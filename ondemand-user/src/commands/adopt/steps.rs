@@ -178,7 +178,9 @@ async fn enable(systemd: &Systemd, say: &mut dyn FnMut(&str)) -> Result<()> {
         }
         match systemd.start_as_asked(unit).await {
             JobEnd::Done => say(&format!("started {unit}")),
-            JobEnd::Canceled => bail!("the start of {unit} was cancelled by another"),
+            JobEnd::Canceled => {
+                bail!("the start of {unit} was cancelled by another; run this again")
+            }
             JobEnd::Failed(why) => bail!("{why}; `journalctl -u {unit}` says why"),
         }
     }
@@ -191,6 +193,8 @@ async fn must_be_held(service: &Service, systemd: &Systemd) -> Result<()> {
     let states = systemd.states(&[backend.clone(), lease.clone()]).await?;
     match states[0].is_down() || states[1].is_up() {
         true => Ok(()),
-        false => bail!("{lease} does not hold {backend} yet, so it stays in its targets"),
+        false => {
+            bail!("{lease} does not hold {backend} yet, so it stays in its targets; run this again")
+        }
     }
 }
