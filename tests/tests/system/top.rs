@@ -129,6 +129,36 @@ fn it_shows_the_service_and_takes_keys() {
 }
 
 #[test]
+fn one_of_many_is_found_looked_at_started_and_stopped() {
+    require_sandbox!();
+    let sandbox = on_demand(&CONFIG.replace("300ms", "1h"), "").unwrap();
+    let mut top = Top::start(&sandbox);
+    top.shows("inactive");
+    top.press("/nobody");
+    top.shows("no service is shown");
+    // Not Esc, which with what follows at once would be Alt.
+    top.press(&"\x7f".repeat("nobody".len()));
+    top.press("\r");
+    // A no, and a yes.
+    top.press("u");
+    top.shows("any other key");
+    top.press("n");
+    top.press("u");
+    top.press("y");
+    service::wait_state(&sandbox, "app.service", "active").unwrap();
+    top.shows("started");
+    top.press("\r");
+    top.shows("LAST");
+    top.shows("JOURNAL");
+    top.press("d");
+    top.press("y");
+    service::wait_state(&sandbox, "app.service", "inactive").unwrap();
+    top.press("\r");
+    top.press("q");
+    top.ends_clean(0);
+}
+
+#[test]
 fn it_leaves_the_terminal_as_it_was() {
     require_sandbox!();
     let sandbox = on_demand(CONFIG, "").unwrap();

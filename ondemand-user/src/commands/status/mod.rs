@@ -132,6 +132,16 @@ fn only(report: &str, name: &str, clients: &str) -> serde_json::Result<String> {
     serde_json::to_string(&report)
 }
 
+/// Who is connected to a service, its last starts and stops, and the last lines of its journal.
+pub(super) async fn past(name: &str, unit: &str) -> String {
+    let clients = async {
+        let listed = Client::connect().await?.clients(name).await?;
+        anyhow::Ok(list(&serde_json::from_str(&listed)?))
+    };
+    let (clients, past) = tokio::join!(clients, past::of(name, unit));
+    clients.unwrap_or_else(|error| format!("\nits clients are unknown: {error:#}\n")) + &past
+}
+
 /// Who keeps a service up.
 fn list(open: &Clients) -> String {
     if open.clients.is_empty() {

@@ -1,6 +1,7 @@
 //! `ondemand top`: a live view of the services. [`model`] has the contents, [`view`] the drawing.
 
 mod model;
+mod page;
 mod screen;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use tokio::{
 
 use crate::{
     bus::{names::NO_NUMBER, report::Report},
-    commands::client::Client,
+    commands::{client::Client, status},
     host::ablation,
 };
 
@@ -34,6 +35,8 @@ enum Answer {
     Report(Box<Result<(Client, Report)>>),
     /// The result of an action.
     Done(Result<String>),
+    /// The past of a service.
+    Past(String, String),
 }
 
 /// Shows the services until it is ended.
@@ -90,8 +93,9 @@ pub async fn run() -> Result<()> {
                         tick.reset_immediately();
                     }
                     Answer::Done(Err(error)) => model.complain(format!("{error:#}"), now),
+                    Answer::Past(name, past) => model.past(&name, past),
                 }
-                Effect::None
+                model.due(now)
             }
             _ = terminate.recv() => Effect::Quit,
             _ = interrupt.recv() => Effect::Quit,
@@ -118,6 +122,20 @@ pub async fn run() -> Result<()> {
             }
             Effect::Release(name) => {
                 answers.spawn(async move { Answer::Done(release(&name).await) });
+            }
+            Effect::Start(name) => {
+                model.say(format!("{name}: starting"), begin.elapsed());
+                answers.spawn(async move { Answer::Done(start(&name).await) });
+            }
+            Effect::Stop(name) => {
+                model.say(format!("{name}: stopping"), begin.elapsed());
+                answers.spawn(async move { Answer::Done(stop(&name).await) });
+            }
+            Effect::Look(name, unit) => {
+                answers.spawn(async move {
+                    let past = status::past(&name, &unit).await;
+                    Answer::Past(name, past)
+                });
             }
         }
     }
@@ -165,5 +183,23 @@ async fn release(name: &str) -> Result<String> {
     Ok(match was_held {
         true => format!("{name}: released"),
         false => format!("{name}: was not held"),
+    })
+}
+
+async fn start(name: &str) -> Result<String> {
+    let client = Client::connect().await?;
+    let was_down = client.act("Start", &name, false).await?;
+    Ok(match was_down {
+        true => format!("{name}: started"),
+        false => format!("{name}: was already up"),
+    })
+}
+
+async fn stop(name: &str) -> Result<String> {
+    let client = Client::connect().await?;
+    let was_up = client.act("Stop", &name, false).await?;
+    Ok(match was_up {
+        true => format!("{name}: stopped"),
+        false => format!("{name}: was not running"),
     })
 }

@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
+use ondemand_core::words::counted;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use crate::bus::report::{Report, Service};
+use crate::bus::report::{Report, Service, is_up};
 
 /// Number of kept rates: the widest row of bars.
 const KEPT: usize = 240;
+/// How often the past on an open page is read.
+const PAGE_EVERY: Duration = Duration::from_secs(5);
 /// How long a message is shown.
 const SHOWN: Duration = Duration::from_secs(6);
 
@@ -68,6 +71,30 @@ pub enum Effect {
     Ask,
     Hold(String),
     Release(String),
+    /// After an answer to a question.
+    Start(String),
+    Stop(String),
+    /// Read the past of the service whose page is open.
+    Look(String, String),
+}
+
+/// A question, and what a yes does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub text: String,
+    effect: Effect,
+}
+
+/// The page of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    pub name: String,
+    /// Its clients, its last starts and stops, and its journal. `None`: being read.
+    pub past: Option<String>,
+    /// Lines above the screen.
+    pub scroll: u16,
+    /// When it was read last, or is being read since.
+    looked: Duration,
 }
 
 /// One service.
@@ -127,8 +154,18 @@ pub struct Message {
 /// The contents of the screen.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// In the displayed order.
+    /// All, in the displayed order.
     pub rows: Vec<Row>,
+    /// What the names and units of those that are shown contain.
+    pub filter: String,
+    /// Whether the filter is being typed.
+    pub is_typing: bool,
+    /// Whether those that are down are left out.
+    pub active_only: bool,
+    /// What is asked now.
+    pub question: Option<Question>,
+    /// The page of one service, instead of the table.
+    pub page: Option<Page>,
     /// The agent's version.
     pub version: String,
     /// Whether the agent stops nothing.
@@ -143,6 +180,8 @@ pub struct Model {
     pub lost: Option<String>,
     /// The first row on the screen; set by the view.
     pub offset: usize,
+    /// The number of rows for which there is room; set by the view.
+    pub seen: usize,
     /// By name, so that the selection stays when other services appear or disappear.
     selected: Option<String>,
     reported: Duration,
@@ -205,16 +244,70 @@ impl Model {
         });
     }
 
-    /// The position of the selected row.
+    /// Those that are shown.
+    pub fn shown(&self) -> impl Iterator<Item = &Row> {
+        let filter = self.filter.to_lowercase();
+        self.rows.iter().filter(move |row| {
+            let Service { name, unit, .. } = &row.service;
+            let matches = |word: &str| {
+                name.to_lowercase().contains(word) || unit.to_lowercase().contains(word)
+            };
+            filter.split_whitespace().all(matches)
+                && (!self.active_only || is_up(&row.service.state))
+        })
+    }
+
+    /// The position of the selected row among those that are shown.
     pub fn selected(&self) -> Option<usize> {
         let name = self.selected.as_ref()?;
-        self.rows.iter().position(|row| row.service.name == *name)
+        self.shown().position(|row| row.service.name == *name)
+    }
+
+    /// The row of the open page, or else the selected one.
+    pub fn row(&self) -> Option<&Row> {
+        let name = match &self.page {
+            Some(page) => Some(&page.name),
+            None => self.selected.as_ref(),
+        };
+        self.shown()
+            .find(|row| Some(&row.service.name) == name)
+            .or_else(|| {
+                let page = self.page.as_ref()?;
+                self.rows.iter().find(|row| row.service.name == page.name)
+            })
     }
 
     fn select(&mut self, place: usize) {
-        let last = self.rows.len().saturating_sub(1);
-        let row = self.rows.get(place.min(last));
+        let last = self.shown().count().saturating_sub(1);
+        let row = self.shown().nth(place.min(last));
         self.selected = row.map(|row| row.service.name.clone());
+    }
+
+    /// After others are shown: the selection stays, or is the first.
+    fn keep_selection(&mut self) {
+        self.offset = 0;
+        if self.selected().is_none() {
+            self.select(0);
+        }
+    }
+
+    /// What is due on the open page at `now`.
+    pub fn due(&mut self, now: Duration) -> Effect {
+        let unit = self.row().map(|row| row.service.unit.clone());
+        match (&mut self.page, unit) {
+            (Some(page), Some(unit)) if now >= page.looked + PAGE_EVERY => {
+                page.looked = now;
+                Effect::Look(page.name.clone(), unit)
+            }
+            _ => Effect::None,
+        }
+    }
+
+    /// Shows the past of a service, if its page is still open.
+    pub fn past(&mut self, name: &str, past: String) {
+        if let Some(page) = self.page.as_mut().filter(|page| page.name == name) {
+            page.past = Some(past);
+        }
     }
 
     /// Handles a key.
@@ -236,8 +329,20 @@ impl Model {
                 _ => Effect::None,
             };
         }
+        if let Some(question) = self.question.take() {
+            return match key.code {
+                KeyCode::Char('y' | 'Y') => question.effect,
+                _ => Effect::None,
+            };
+        }
+        if self.is_typing && self.type_filter(key.code) {
+            return Effect::None;
+        }
+        if self.page.is_some() && self.turn_page(key.code) {
+            return Effect::None;
+        }
         let place = self.selected().unwrap_or(0);
-        let name = self.selected.clone();
+        let name = self.row().map(|row| row.service.name.clone());
         match key.code {
             KeyCode::Char('q') => return Effect::Quit,
             KeyCode::Char('?') => self.help = true,
@@ -251,9 +356,93 @@ impl Model {
             KeyCode::End | KeyCode::Char('G') => self.select(usize::MAX),
             KeyCode::Char('h') => return name.map_or(Effect::None, Effect::Hold),
             KeyCode::Char('r') => return name.map_or(Effect::None, Effect::Release),
+            KeyCode::Char('u') => self.ask("start", name.map(Effect::Start)),
+            KeyCode::Char('d') => self.ask("stop", name.map(Effect::Stop)),
+            KeyCode::Char('/') => {
+                self.page = None;
+                self.is_typing = true;
+            }
+            KeyCode::Char('a') => {
+                self.active_only = !self.active_only;
+                self.keep_selection();
+            }
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.keep_selection();
+            }
+            KeyCode::Enter => return self.open(),
             _ => {}
         }
         Effect::None
+    }
+
+    /// Opens the page of the selected service.
+    fn open(&mut self) -> Effect {
+        let Some(Service { name, unit, .. }) = self.row().map(|row| row.service.clone()) else {
+            return Effect::None;
+        };
+        self.page = Some(Page {
+            name: name.clone(),
+            looked: self.reported,
+            ..Page::default()
+        });
+        Effect::Look(name, unit)
+    }
+
+    fn ask(&mut self, verb: &str, effect: Option<Effect>) {
+        let Some((row, effect)) = self.row().zip(effect) else {
+            return;
+        };
+        let open = row.service.open_connections.unwrap_or(0);
+        let clients = match open {
+            0 => String::new(),
+            open => format!(" It has {}.", counted(open, "open connection")),
+        };
+        let text = format!(
+            "{verb} {}?{clients} y: yes, any other key: no",
+            row.service.name
+        );
+        self.question = Some(Question { text, effect });
+    }
+
+    /// A key of the filter. Returns whether it was one.
+    fn type_filter(&mut self, key: KeyCode) -> bool {
+        match key {
+            KeyCode::Char(letter) => self.filter.push(letter),
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Enter => self.is_typing = false,
+            KeyCode::Esc => {
+                self.is_typing = false;
+                self.filter.clear();
+            }
+            _ => return false,
+        }
+        self.keep_selection();
+        true
+    }
+
+    /// A key of an open page. Returns whether it was one.
+    fn turn_page(&mut self, key: KeyCode) -> bool {
+        let Some(page) = &mut self.page else {
+            return false;
+        };
+        let by =
+            |lines: i32| u16::try_from((i32::from(page.scroll) + lines).max(0)).unwrap_or(u16::MAX);
+        page.scroll = match key {
+            KeyCode::Up | KeyCode::Char('k') => by(-1),
+            KeyCode::Down | KeyCode::Char('j') => by(1),
+            KeyCode::PageUp => by(-10),
+            KeyCode::PageDown => by(10),
+            KeyCode::Home | KeyCode::Char('g') => 0,
+            // The view knows the end.
+            KeyCode::End | KeyCode::Char('G') => u16::MAX,
+            KeyCode::Esc | KeyCode::Enter | KeyCode::Left | KeyCode::Backspace => {
+                self.page = None;
+                return true;
+            }
+            _ => return false,
+        };
+        true
     }
 
     fn order_by(&mut self, order: Order) {
@@ -294,129 +483,4 @@ fn state_rank(row: &Row) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(name: &str, open: u64, accepted: u64, bytes: u64) -> Service {
-        Service {
-            name: name.into(),
-            state: if open > 0 { "active" } else { "inactive" }.into(),
-            open_connections: Some(open),
-            accepted_connections: accepted,
-            sent_bytes: bytes,
-            ..Service::default()
-        }
-    }
-
-    fn report(services: &[Service]) -> Report {
-        Report {
-            services: services.to_vec(),
-            ..Report::default()
-        }
-    }
-
-    fn model() -> Model {
-        let mut model = Model::default();
-        let services = [
-            service("a", 0, 10, 0),
-            service("b", 2, 10, 0),
-            service("c", 1, 10, 0),
-        ];
-        model.report(report(&services), Duration::ZERO);
-        let services = [
-            service("a", 0, 10, 0),
-            service("b", 2, 12, 900),
-            service("c", 1, 30, 100),
-        ];
-        model.report(report(&services), Duration::from_secs(2));
-        model
-    }
-
-    fn press(model: &mut Model, keys: &str) -> Effect {
-        let mut effect = Effect::None;
-        for key in keys.chars() {
-            effect = model.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE));
-        }
-        effect
-    }
-
-    /// Checks the names in their order, and the selected one, after these keys.
-    #[track_caller]
-    fn check(keys: &str, expected: &str, effect: Effect) {
-        let mut model = model();
-        assert_eq!(press(&mut model, keys), effect, "{keys}");
-        let selected = model.selected();
-        let names = model.rows.iter().enumerate().map(|(place, row)| {
-            let mark = if Some(place) == selected { "*" } else { "" };
-            format!("{}{mark}", row.service.name)
-        });
-        let names: Vec<_> = names.collect();
-        assert_eq!(names.join(" "), expected, "{keys}");
-    }
-
-    #[test]
-    fn keys() {
-        check("", "a* b c", Effect::None);
-        check("j", "a b* c", Effect::None);
-        check("jjjj", "a b c*", Effect::None);
-        check("jk", "a* b c", Effect::None);
-        check("k", "a* b c", Effect::None);
-        check("G", "a b c*", Effect::None);
-        // State, open connections, rate, traffic; the selection stays with its service.
-        check("js", "b* c a", Effect::None);
-        check("ss", "b c a*", Effect::None);
-        check("sss", "c b a*", Effect::None);
-        check("ssss", "b c a*", Effect::None);
-        check("sS", "a* b c", Effect::None);
-        check("sssssss", "a* b c", Effect::None);
-        check("jh", "a b* c", Effect::Hold("b".into()));
-        check("jr", "a b* c", Effect::Release("b".into()));
-        check("q", "a* b c", Effect::Quit);
-        check("x", "a* b c", Effect::None);
-        // The next key closes the help.
-        check("?j", "a* b c", Effect::None);
-        check("?jj", "a b* c", Effect::None);
-        check("?q", "a* b c", Effect::Quit);
-        let mut model = model();
-        let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(model.key(control), Effect::Quit);
-        let mut nothing = Model::default();
-        assert_eq!(press(&mut nothing, "jkGhr"), Effect::None);
-    }
-
-    #[test]
-    fn rates() {
-        let mut model = model();
-        let rates = |model: &Model| -> Vec<f64> { model.rows.iter().map(Row::rate).collect() };
-        assert_eq!(rates(&model), [0.0, 1.0, 10.0]);
-        assert_eq!(model.rows[1].sent, 450.0);
-        // A report of the same moment changes no rate, a reset counter gives none.
-        let services = [service("b", 2, 20, 900), service("c", 0, 3, 0)];
-        model.report(report(&services), Duration::from_secs(2));
-        assert_eq!(rates(&model), [1.0, 10.0]);
-        model.report(report(&[service("c", 0, 1, 0)]), Duration::from_secs(3));
-        assert_eq!(rates(&model), [0.0]);
-        assert_eq!(model.selected(), Some(0), "its service is gone");
-        for second in 4..1_000 {
-            model.report(
-                report(&[service("c", 0, second, 0)]),
-                Duration::from_secs(second),
-            );
-        }
-        assert_eq!(model.rows[0].connections.len(), KEPT);
-    }
-
-    #[test]
-    fn messages_go_and_losses_stay_until_the_next_answer() {
-        let mut model = model();
-        model.say("b: released".into(), Duration::from_secs(3));
-        model.lost("no agent".into());
-        assert_eq!(model.rows.len(), 3, "the last report stays");
-        model.report(report(&[]), Duration::from_secs(8));
-        assert!(model.message.is_some());
-        assert!(model.lost.is_none());
-        model.report(report(&[]), Duration::from_secs(9));
-        assert!(model.message.is_none());
-        assert_eq!(model.selected(), None);
-    }
-}
+mod tests;

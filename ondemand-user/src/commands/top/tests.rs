@@ -286,3 +286,111 @@ fn the_selected_service_is_always_on_the_screen() {
         assert!(shown.contains(name), "no {name} in\n{shown}");
     }
 }
+
+/// A hundred, every tenth of them up.
+fn hundred() -> Model {
+    let service = |number: u64| Service {
+        name: format!("s{number:03}"),
+        unit: format!("s{number:03}.service"),
+        state: if number.is_multiple_of(10) {
+            "active"
+        } else {
+            "inactive"
+        }
+        .into(),
+        ..Service::default()
+    };
+    let mut model = Model::default();
+    let report = Report {
+        services: (0..100).map(service).collect(),
+        ..Report::default()
+    };
+    model.report(report, Duration::ZERO);
+    model
+}
+
+fn press(model: &mut Model, keys: &str) {
+    for key in keys.chars() {
+        model.key(KeyEvent::from(KeyCode::Char(key)));
+    }
+}
+
+#[test]
+fn a_hundred_services() {
+    let mut model = hundred();
+    let shown = screen(&mut model, 80, 24).join("\n");
+    assert!(shown.contains(" 1 of 100"), "{shown}");
+    assert!(shown.contains('█'), "a bar at its side: {shown}");
+    press(&mut model, "G");
+    let last = screen(&mut model, 80, 24).join("\n");
+    assert!(
+        last.contains(" 100 of 100") && last.contains("s099"),
+        "{last}"
+    );
+    press(&mut model, "a");
+    let active = screen(&mut model, 80, 24).join("\n");
+    assert!(active.contains("10 of 100 services (up)"), "{active}");
+    assert!(
+        active.contains("s090") && !active.contains("s099"),
+        "{active}"
+    );
+    assert!(!active.contains('█'), "all fit: {active}");
+    press(&mut model, "a/09");
+    let typed = screen(&mut model, 80, 24).join("\n");
+    assert!(typed.contains("/09_  enter"), "{typed}");
+    assert!(typed.contains("11 of 100 services (\"09\")"), "{typed}");
+    press(&mut model, "x");
+    let none = screen(&mut model, 80, 24).join("\n");
+    assert!(
+        none.contains("no service is shown; esc shows all"),
+        "{none}"
+    );
+}
+
+#[test]
+fn the_page_of_a_service_and_a_question() {
+    let mut model = model();
+    press(&mut model, "G");
+    model.key(KeyEvent::from(KeyCode::Enter));
+    let reading = screen(&mut model, 80, 24).join("\n");
+    for words in [
+        "wiki (wiki.service)",
+        "reading its journal",
+        "esc back",
+        "BYTES/S",
+        "CONN/S",
+    ] {
+        assert!(reading.contains(words), "{words}: {reading}");
+    }
+    let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
+    model.past("wiki", format!("\nLAST STARTS AND STOPS\n{lines}\u{1b}[2J"));
+    let top = screen(&mut model, 80, 24).join("\n");
+    assert!(
+        top.contains("LAST STARTS") && top.contains("line 1 of "),
+        "{top}"
+    );
+    // To its end and no further.
+    model.key(KeyEvent::from(KeyCode::End));
+    let end = screen(&mut model, 80, 24).join("\n");
+    assert!(
+        end.contains("line 39") && !end.contains("LAST STARTS"),
+        "{end}"
+    );
+    model.key(KeyEvent::from(KeyCode::Up));
+    let back = screen(&mut model, 80, 24);
+    assert!(
+        back.iter().all(|line| !line.contains(char::is_control)),
+        "{back:?}"
+    );
+    press(&mut model, "d");
+    let asked = screen(&mut model, 80, 24);
+    assert_eq!(
+        asked[23],
+        "stop wiki? It has 2 open connections. y: yes, any other key: no"
+    );
+    for width in 0..14 {
+        for height in 0..14 {
+            screen(&mut model, width * 7, height);
+        }
+    }
+}

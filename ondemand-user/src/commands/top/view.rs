@@ -9,12 +9,14 @@ use ratatui::{
     style::{Color, Modifier, Style, Stylize as _},
     text::{Line, Span},
     widgets::{
-        Block, Borders, Clear, Padding, Paragraph, Row as TableRow, Table, TableState, Wrap,
+        Block, Borders, Clear, Padding, Paragraph, Row as TableRow, Scrollbar,
+        ScrollbarOrientation, ScrollbarState, Table, TableState, Wrap,
     },
 };
 
 use super::{
     model::{Model, Row},
+    page,
     words::{bars, bytes, cut, rate, span},
 };
 
@@ -73,12 +75,18 @@ const NAME: usize = 0;
 const LONGEST_NAME: u16 = 32;
 
 /// The last line.
-pub(super) const KEYS: &str = "q quit  ? help  up/down select  s sort  h hold  r release";
+pub(super) const KEYS: &str =
+    "q quit  ? help  / find  a active  enter page  u start  d stop  h hold  r release";
+const PAGE_KEYS: &str = "esc back  up/down scroll  u start  d stop  h hold  r release  q quit";
 
 const HELP: &str = "\
 up, down, k, j   select a service
 page up, down    ten rows; g, G: first, last
 s, S             sort by the next, the previous column
+/                show those with this in their name or unit; esc: all
+a                show those that are up, or all
+enter            its clients, starts and stops, and journal; esc: back
+u, d             start it, stop it if nobody uses it, after a question
 h                hold the selected service until released
 r                release it
 q, Ctrl-C        quit
@@ -111,12 +119,21 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
         let text = format!("no answer from the agent, retrying every second: {why}");
         frame.render_widget(Line::from(text).style(Style::new().red().bold()), problem);
     }
-    draw_table(frame, model, table);
-    draw_detail(frame, model, detail);
-    let (text, style) = match &model.message {
-        Some(said) if said.is_error => (said.text.as_str(), Style::new().red()),
-        Some(said) => (said.text.as_str(), Style::new().green()),
-        None => (KEYS, Style::new().dim()),
+    match model.page.is_some() {
+        true => page::draw(frame, model, table.union(detail)),
+        false => {
+            draw_table(frame, model, table);
+            draw_detail(frame, model, detail);
+        }
+    }
+    let typed = format!("/{}_  enter: keep it  esc: show all", model.filter);
+    let (text, style) = match (&model.question, &model.message) {
+        (Some(question), _) => (question.text.as_str(), Style::new().yellow().bold()),
+        _ if model.is_typing => (typed.as_str(), Style::new().bold()),
+        (_, Some(said)) if said.is_error => (said.text.as_str(), Style::new().red()),
+        (_, Some(said)) => (said.text.as_str(), Style::new().green()),
+        _ if model.page.is_some() => (PAGE_KEYS, Style::new().dim()),
+        _ => (KEYS, Style::new().dim()),
     };
     frame.render_widget(Line::from(text).style(style), foot);
     if model.help {
@@ -134,9 +151,18 @@ fn draw_head(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         .rows
         .iter()
         .filter_map(|row| row.service.open_connections);
+    let mut services = counted(model.rows.len() as u64, "service");
+    let shown = model.shown().count();
+    if shown < model.rows.len() {
+        let those = match (model.active_only, model.filter.is_empty()) {
+            (true, true) => "up".to_owned(),
+            (true, false) => format!("up, {:?}", model.filter),
+            (false, _) => format!("{:?}", model.filter),
+        };
+        services = format!("{shown} of {services} ({those})");
+    }
     let mut text = format!(
-        "{}, {up} active, {} open; sorted by {}",
-        counted(model.rows.len() as u64, "service"),
+        "{services}, {up} active, {} open; sorted by {}",
         counted(open.sum(), "connection"),
         model.order.as_str()
     );
@@ -182,8 +208,19 @@ fn draw_table(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
         frame.render_widget(Line::from(text), area);
         return;
     }
+    let count = model.shown().count();
+    if count == 0 {
+        let text = "no service is shown; esc shows all, a those that are down, too";
+        frame.render_widget(Line::from(text), area);
+        return;
+    }
     let names = model.rows.iter().map(|row| row.service.name.len());
     let longest = u16::try_from(names.max().unwrap_or(0)).unwrap_or(u16::MAX);
+    // Below the head.
+    model.seen = usize::from(area.height.saturating_sub(1));
+    let fits = count <= model.seen;
+    let [area, bar] =
+        Layout::horizontal([Constraint::Min(0), Constraint::Length(u16::from(!fits))]).areas(area);
     let widths = widths(area.width, longest);
     let align = |column: &Column, text: String, width: u16| {
         let width = usize::from(width);
@@ -194,7 +231,7 @@ fn draw_table(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
     };
     let shown = || COLUMNS.iter().zip(&widths);
     let heads = shown().map(|(column, width)| align(column, column.head.into(), *width));
-    let rows = model.rows.iter().map(|row| {
+    let rows = model.shown().map(|row| {
         let cells = shown()
             .map(|(column, width)| align(column, (column.cell)(row, usize::from(*width)), *width));
         let style = Style::new().fg(color(row));
@@ -212,21 +249,45 @@ fn draw_table(frame: &mut Frame<'_>, model: &mut Model, area: Rect) {
         .with_selected(model.selected());
     frame.render_stateful_widget(table, area, &mut state);
     model.offset = state.offset();
+    if !fits {
+        let mut state =
+            ScrollbarState::new(count.saturating_sub(model.seen)).position(model.offset);
+        let bar_of = Scrollbar::new(ScrollbarOrientation::VerticalRight);
+        frame.render_stateful_widget(bar_of.begin_symbol(None).end_symbol(None), bar, &mut state);
+    }
+}
+
+/// Which of those that are shown is selected.
+fn position(model: &Model) -> String {
+    let place = model.selected().map_or(0, |place| place + 1);
+    format!(" {place} of {} ", model.shown().count())
 }
 
 /// Details of the selected service that have no column.
 fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
-    let selected = model.selected().and_then(|place| model.rows.get(place));
-    let Some(row) = selected else {
+    let Some(row) = model.row() else {
         return;
     };
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .border_style(Style::new().dim());
+    // Where the table has a bar.
+    let block = match model.seen < model.shown().count() {
+        true => block.title_top(Line::from(position(model)).right_aligned()),
+        false => block,
+    };
+    frame.render_widget(Paragraph::new(lines(row, area.width)).block(block), area);
+}
+
+/// What there is to say of a service besides its row.
+pub(super) fn lines(row: &Row, width: u16) -> Vec<Line<'static>> {
     let service = &row.service;
     let timeout = match service.learned.in_force {
         true => service.learned.reason.clone(),
         false => seconds(service.idle_timeout_seconds).unwrap_or("never".into()),
     };
-    let history = usize::from(area.width).saturating_sub(12);
-    let lines = vec![
+    let history = usize::from(width).saturating_sub(12);
+    vec![
         Line::from(format!(
             "{} ({}), {}, idle timeout {timeout}",
             service.name, service.unit, service.route
@@ -249,11 +310,7 @@ fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
             },
         )),
         Line::from(format!("CONN/S {}", bars(row.connections.iter(), history))),
-    ];
-    let block = Block::new()
-        .borders(Borders::TOP)
-        .border_style(Style::new().dim());
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    ]
 }
 
 fn draw_help(frame: &mut Frame<'_>) {
