@@ -232,6 +232,8 @@ Exit codes: 0 its reader has ended, 1 there is no bus, 2 no such service";
 pub const TOP: &str = "\
 Polls the running agent once per second over D-Bus. Keys:
   up, down, k, j   select a service          s, S   sort by the next or the previous column
+  /                those with this in name   a      those that are up, or all
+  enter            its page; esc: back       u, d   start, stop it, after a question
   h                hold it until released    r      release it
   ?                this help                 q      quit
 

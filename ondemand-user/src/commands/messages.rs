@@ -41,7 +41,8 @@ const TELLS: [&str; 26] = [
 ];
 
 /// Parts of other messages, which tell it; what a person has answered; and what nobody but a developer can see.
-const WITHOUT: [&str; 10] = [
+const WITHOUT: [&str; 11] = [
+    "{name}:{number}: {why}",
     "no agent is running: {why}",
     "\"native\" {why}",
     "a string",

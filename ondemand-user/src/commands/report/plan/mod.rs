@@ -135,7 +135,7 @@ pub fn of(source: &mut Source, fleet: &Fleet, report: &Report, terms: &Terms) ->
             let [needed, there] =
                 [services[large].memory, fleet.memory].map(|bytes| gib(bytes as f64 / GIB));
             Usage(format!(
-                "--memory-per-host: a host of {there} is too small for service {:?}, which takes {needed}",
+                "--memory-per-host: a host of {there} is too small for service {:?}, which takes {needed}; give at least that",
                 names[large]
             ))
         })?;
