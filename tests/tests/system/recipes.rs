@@ -32,7 +32,7 @@ struct Recipe {
 
 const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
-const RECIPES: [Recipe; 7] = [
+const RECIPES: [Recipe; 9] = [
     Recipe {
         heading: "nginx",
         programs: &["nginx"],
@@ -106,6 +106,25 @@ const RECIPES: [Recipe; 7] = [
         says: b"GET /?bytes=100000 HTTP/1.1\r\nConnection: close\r\n\r\n",
         hears: "HTTP/1.1 200",
     },
+    Recipe {
+        heading: "One card for several models",
+        programs: &[],
+        files: &[],
+        prepare: "printf '#!/bin/sh\\nexec /usr/bin/test-backend --listen $2:$4 --unready 503 --unready-ms 1000\\n' \
+                  >/usr/bin/llama-server && chmod 755 /usr/bin/llama-server",
+        at: "127.0.0.1:8082",
+        says: b"GET /?bytes=100000 HTTP/1.1\r\nConnection: close\r\n\r\n",
+        hears: "HTTP/1.1 200",
+    },
+    Recipe {
+        heading: "A small home server",
+        programs: &["/usr/bin/python3"],
+        files: &[],
+        prepare: "true",
+        at: "127.0.0.1:8003",
+        says: GET,
+        hears: "HTTP/1.0 200",
+    },
 ];
 
 /// The section below a heading.
@@ -150,15 +169,20 @@ fn install(sandbox: &Sandbox, recipe: &Recipe) -> String {
             .trim_start_matches(['#', '/', ' ']);
         sandbox.write(&format!("/{path}"), &text).unwrap();
     }
+    // Of the last service, which is asked.
     config += "\nidle_timeout = \"1s\"\nmin_uptime = \"0s\"\n";
-    service::write_config(sandbox, &config).unwrap();
-    let word = |begin: &str, end: char| {
-        let (_, rest) = config.split_once(begin).expect("a key");
-        rest.split(end).next().unwrap_or(rest).to_owned()
+    // Where there is a table of the agent's, it goes on.
+    let config = config.trim_start_matches("[agent]\n");
+    service::write_config(sandbox, config).unwrap();
+    let words = |begin: &str, end: char| {
+        let rests = config.split(begin).skip(1);
+        let words = rests.map(|rest| rest.split(end).next().unwrap_or(rest));
+        words.collect::<Vec<_>>()
     };
-    service::reload(sandbox, &[&word("[service.", ']')]).unwrap();
+    service::reload(sandbox, &words("[service.", ']')).unwrap();
     service::start_agent(sandbox).unwrap();
-    word("unit = \"", '"')
+    let units = words("unit = \"", '"');
+    (*units.last().expect("a unit")).to_owned()
 }
 
 fn hear(sandbox: &Sandbox, recipe: &Recipe) -> String {
@@ -178,7 +202,7 @@ fn hear(sandbox: &Sandbox, recipe: &Recipe) -> String {
 
 #[test]
 fn the_recipes_work_with_the_real_programs() {
-    require_long!("starts seven applications");
+    require_long!("starts nine applications");
     require_sandbox!();
     for recipe in &RECIPES {
         let heading = recipe.heading;
@@ -199,6 +223,12 @@ fn the_recipes_work_with_the_real_programs() {
             wait_for(&format!("{heading} has stopped"), 2 * SOON, || {
                 let state = sandbox.property(&unit, "ActiveState").ok()?;
                 assert_ne!(state, "failed", "{heading}: {}", sandbox.journal(&unit));
+                let shown = sandbox.run(&["ondemand", "status"]).unwrap();
+                if shown.contains("as long as its memory fits") {
+                    let name = unit.trim_end_matches(".service");
+                    // Somebody may use it still.
+                    let _ = sandbox.run(&["ondemand", "stop", name]);
+                }
                 (state == "inactive").then_some(())
             })
             .unwrap_or_else(|error| {
