@@ -7,6 +7,7 @@ mod loops;
 mod native;
 mod release;
 mod request;
+mod room;
 mod runs;
 
 use super::*;
