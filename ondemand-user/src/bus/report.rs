@@ -41,7 +41,7 @@ impl Report {
         let mut text = format!("{up} of {all} up");
         // What they took before their last stop: of this moment, and not of a day.
         if back > 0 {
-            text += &format!(", {} given back while the others are down", Bytes(back));
+            text += &format!(", {} given back now", Bytes(back));
         }
         if problems > 0 {
             text += &format!(", {}", counted(problems, "problem"));
