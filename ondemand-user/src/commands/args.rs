@@ -397,10 +397,22 @@ pub struct Report {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "since", "until", "last"])]
     pub trace: Option<PathBuf>,
     /// Also plan: would this number of hosts carry the trace, and how many fewer?
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_HOSTS), requires = "memory_per_host", requires = "trace")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_HOSTS), group = "fleet", requires = "memory_per_host", requires = "trace")]
     pub hosts: Option<u32>,
+    /// Report a fleet from the metrics in this Prometheus, or Thanos, Mimir, VictoriaMetrics: http://USER:PASSWORD@HOST:9090
+    #[arg(long, value_name = "URL", group = "fleet", conflicts_with_all = ["history", "trace"])]
+    pub prometheus: Option<String>,
+    /// Of these hosts alone, as in a query between { and }: 'instance=~"web.*"'
+    #[arg(long = "match", value_name = "SELECTOR", requires = "prometheus")]
+    pub matching: Option<String>,
+    /// Send the headers in this file, a line for each, such as `Authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    pub header_file: Option<PathBuf>,
+    /// How long to wait for each answer of Prometheus
+    #[arg(long, value_name = "SPAN", value_parser = span, requires = "prometheus", default_value = "2min")]
+    pub patience: Duration,
     /// The memory of each of these hosts that services may have: 16GiB
-    #[arg(long, value_name = "SIZE", value_parser = size, requires = "hosts")]
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "fleet")]
     pub memory_per_host: Option<u64>,
     /// What each service takes while it is up, if the trace has no `memory_bytes` of it
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "hosts")]
@@ -542,6 +554,21 @@ mod tests {
         check(&plan.replace("--hosts 3", ""), false);
         check(&plan.replace("--trace x", ""), false);
         check(&plan.replace("--memory-per-host 1GiB", ""), false);
+        let fleet = "ondemand report --prometheus http://x:9090";
+        check(fleet, true);
+        check(
+            &format!("{fleet} --match instance=\"x\" --memory-per-host 1G --last 7d"),
+            true,
+        );
+        check(
+            &format!("{fleet} --header-file /x --patience 5s wiki --json"),
+            true,
+        );
+        check(&format!("{fleet} --trace x"), false);
+        check(&format!("{fleet} --history x"), false);
+        check(&format!("{fleet} --hosts 3 --memory-per-host 1G"), false);
+        check("ondemand report --match x=\"y\"", false);
+        check("ondemand report --memory-per-host 1G", false);
         check("ondemand report --since 2026-11-01 --last 7d", false);
         check("ondemand report --json --html x", false);
         check("ondemand report --timeouts 5parsecs", false);

@@ -195,12 +195,16 @@ would have carried what was up at the same time, and how long clients would have
 takes is in the trace's column `memory_bytes`, or is --memory for all; how long its start takes in
 `start_seconds`, or --start-duration.
 
+With --prometheus the report is of all hosts whose metrics are there, by host and by service, and needs nothing
+else. With --memory-per-host it says how many hosts fewer would carry what is up at the same time.
+
 Examples:
   ondemand report --last 7d
   ondemand report --since 2026-11-01 --until 2026-12-01 --html november.html
   ondemand report wiki --cold-start-cost 30min --price-per-gib-hour 0.004 --currency EUR
   ondemand report --trace arrivals.csv --timeouts 1min,10min,1h --json
   ondemand report --trace arrivals.csv --hosts 20 --memory-per-host 64GiB --memory 512MiB
+  ondemand report --prometheus http://prometheus:9090 --last 30d --match 'instance=~\"web.*\"'
 
 Exit codes: 0 done, 1 cannot be read (the message names file and line), 2 wrong usage";
 

@@ -18,6 +18,8 @@ use tokio::{
     time::timeout,
 };
 
+pub use tls::trusted;
+
 /// A question before its connection is made.
 pub struct Question {
     socket: TcpSocket,

@@ -77,6 +77,7 @@ mod ready;
 mod real_clock;
 mod recipes;
 mod removal;
+mod report_fleet;
 mod runs;
 mod runtimes;
 mod scale;

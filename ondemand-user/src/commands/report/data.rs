@@ -24,7 +24,7 @@ struct Data<'a> {
 #[derive(Serialize)]
 struct Row<'a> {
     name: &'a str,
-    arrivals: u64,
+    arrivals: Option<u64>,
     /// Up to each timeout, and longer.
     gaps: Vec<u64>,
     /// Cold starts with each timeout.
@@ -51,8 +51,8 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Learned<'a> {
     timeout: Option<f64>,
-    cold: u64,
-    warm: f64,
+    cold: Option<u64>,
+    warm: Option<f64>,
     reason: &'a str,
 }
 
@@ -67,7 +67,8 @@ impl<'a> Row<'a> {
             .iter()
             .zip(0_u32..)
             .filter(|(count, _)| **count > 0);
-        let learned = &service.learned;
+        let learned = service.learned.as_ref();
+        let warm = learned.map_or(0.0, |learned| learned.warm_idle_seconds);
         let measured = service.measured.as_ref();
         Self {
             name: &service.name,
@@ -80,15 +81,15 @@ impl<'a> Row<'a> {
                 .collect(),
             best: outcomes.iter().position(|outcome| is_best(outcome.timeout)),
             learned: Learned {
-                timeout: learned.timeout_seconds,
-                cold: learned.cold_starts,
-                warm: rounded(learned.warm_idle_seconds),
-                reason: &learned.reason,
+                timeout: learned.and_then(|learned| learned.timeout_seconds),
+                cold: learned.map(|learned| learned.cold_starts),
+                warm: learned.map(|_| rounded(warm)),
+                reason: learned.map_or("not in the metrics", |learned| learned.reason.as_str()),
             },
             week: week.flat_map(|(count, hour)| [hour, *count]).collect(),
             up: up(&service.timeline),
             off: Some(measured.map_or_else(
-                || rounded((period - learned.warm_idle_seconds).max(0.0)),
+                || rounded((period - warm).max(0.0)),
                 |measured| rounded(measured.inactive_seconds),
             )),
             gib: measured.and_then(|measured| measured.memory_gib_less),

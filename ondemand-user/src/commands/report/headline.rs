@@ -42,12 +42,23 @@ fn measured_parts(report: &Report, measured: &Measured) -> Vec<String> {
     } else if measured.activations > 0 {
         parts.push(counted(measured.activations, "start"));
     }
-    if report.total.arrivals > 0 && !parts.is_empty() {
-        let learned = &report.total.learned;
+    let learned = report.total.learned.as_ref();
+    let learned = learned.filter(|_| report.total.arrivals > Some(0) && !parts.is_empty());
+    if let Some(learned) = learned {
         parts.push(format!(
             "with auto {} would have waited, and {} up and unused",
             counted(learned.cold_starts, "client"),
             span_of(learned.warm_idle_seconds)
+        ));
+    }
+    let fewer = report
+        .capacity
+        .as_ref()
+        .and_then(|capacity| capacity.hosts_fewer);
+    if let Some(fewer) = fewer.filter(|fewer| *fewer > 0) {
+        parts.push(format!(
+            "{} fewer would carry at p99 what was up at the same time",
+            counted(fewer as u64, "host")
         ));
     }
     parts
@@ -58,7 +69,7 @@ fn replayed_parts(report: &Report) -> Vec<String> {
     let waits = |cold_starts: u64| {
         format!(
             "{cold_starts} of {} would wait for a start",
-            counted(total.arrivals, "client")
+            counted(total.arrivals.unwrap_or(0), "client")
         )
     };
     let mut parts = Vec::new();
@@ -69,13 +80,14 @@ fn replayed_parts(report: &Report) -> Vec<String> {
             waits(best.cold_starts)
         ));
     }
-    let learned = &total.learned;
-    parts.push(format!(
-        "{} auto {}, at {} up and unused",
-        if parts.is_empty() { "With" } else { "with" },
-        waits(learned.cold_starts),
-        span_of(learned.warm_idle_seconds)
-    ));
+    if let Some(learned) = &total.learned {
+        parts.push(format!(
+            "{} auto {}, at {} up and unused",
+            if parts.is_empty() { "With" } else { "with" },
+            waits(learned.cold_starts),
+            span_of(learned.warm_idle_seconds)
+        ));
+    }
     if let Some(plan) = &report.plan {
         let learned = plan.policies.iter().find(|it| it.timeout_seconds.is_none());
         if let Some(needed) = learned.and_then(|it| it.hosts_at_p99) {

@@ -20,9 +20,9 @@ pub struct Learned {
     pub warm_idle_seconds: f64,
     /// Both together.
     pub cost_seconds: f64,
-    /// What it would have cost to know the length of each gap beforehand.
-    pub optimum_seconds: f64,
-    /// The cost over that; null if that is 0.
+    /// What it would have cost to know the length of each gap beforehand; null: not known, of metrics.
+    pub optimum_seconds: Option<f64>,
+    /// The cost over that; null if that is 0, or not known.
     pub ratio_to_optimum: Option<f64>,
     /// The cost of the cheapest of the fixed timeouts, in hindsight; for all services together, of each one's own.
     pub best_fixed_cost_seconds: f64,
@@ -47,6 +47,24 @@ impl Learned {
             timeout_seconds: Some(choice.timeout.as_secs_f64()),
             reason: choice.to_string(),
             ..Self::of(trial.outcome(), best.map_or(0, |best| best.cost(cost)))
+        }
+    }
+
+    /// As agents have counted it, by their own terms; the cost is by those of `what_if`.
+    pub fn counted(cold_starts: u64, warm_idle: u128, what_if: &WhatIf) -> Self {
+        let cost = what_if.cold_start_cost;
+        let best = replay::cheapest(&what_if.outcomes, cost);
+        let outcome = Outcome {
+            cold_starts,
+            warm_idle,
+            cost: warm_idle + u128::from(cold_starts) * u128::from(cost),
+            optimum: 0,
+        };
+        Self {
+            optimum_seconds: None,
+            reason: "as the agents have counted it, each by the terms of its own configuration"
+                .to_owned(),
+            ..Self::of(outcome, best.map_or(0, |best| best.cost(cost)))
         }
     }
 
@@ -75,7 +93,7 @@ impl Learned {
             cold_starts: outcome.cold_starts,
             warm_idle_seconds: seconds(outcome.warm_idle),
             cost_seconds: seconds(outcome.cost),
-            optimum_seconds: seconds(outcome.optimum),
+            optimum_seconds: Some(seconds(outcome.optimum)),
             ratio_to_optimum: ratio(outcome.optimum),
             best_fixed_cost_seconds: seconds(best_fixed),
             ratio_to_best_fixed: ratio(best_fixed),

@@ -67,7 +67,7 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         received_bytes: one.received,
         sent_bytes: one.sent,
         proxied_connections: one.proxied.known(),
-        silent_connections: one.silent,
+        silent_connections: Some(one.silent),
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
         ..Measured::default()
     };
@@ -78,7 +78,7 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
 
 impl Measured {
     /// Computes what follows from the others, in this number of seconds.
-    fn conclude(&mut self, seconds: f64, terms: &Terms) {
+    pub(super) fn conclude(&mut self, seconds: f64, terms: &Terms) {
         let watched = self.active_seconds + self.inactive_seconds;
         let given_back = self.memory_gib_hours_given_back;
         let hours = seconds / 3600.0;
@@ -114,9 +114,10 @@ fn add(all: &mut Measured, one: &Measured) {
         (Some(all), Some(one)) => Some(all.saturating_add(one)),
         (one, None) | (None, one) => one,
     };
-    all.silent_connections = all
-        .silent_connections
-        .saturating_add(one.silent_connections);
+    all.silent_connections = match (all.silent_connections, one.silent_connections) {
+        (Some(all), Some(one)) => Some(all.saturating_add(one)),
+        (one, None) | (None, one) => one,
+    };
     for (reason, count) in &one.stops_by_reason {
         *all.stops_by_reason.entry(reason).or_default() += count;
     }

@@ -3,6 +3,7 @@
 mod data;
 pub mod drawing;
 mod evidence;
+mod fleet;
 mod headline;
 mod learned;
 mod measured;
@@ -74,9 +75,10 @@ pub struct Terms {
 /// Its input cannot be read, or the request cannot be answered ([`Usage`]).
 pub fn run(config: &Path, options: &args::Report) -> Result<()> {
     let terms = terms(options)?;
-    let report = match &options.trace {
-        Some(path) => from_trace(path, options, &terms)?,
-        None => from_history(config, options, &terms)?,
+    let report = match (&options.trace, &options.prometheus) {
+        (Some(path), _) => from_trace(path, options, &terms)?,
+        (None, Some(url)) => fleet::report(url, options, &terms)?,
+        (None, None) => from_history(config, options, &terms)?,
     };
     match &options.html {
         Some(path) => write_page(&report, path),

@@ -9,14 +9,16 @@ use ondemand_core::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{Terms, evidence::Evidence, headline, learned::Learned, plan::Plan};
+use super::{
+    Terms, evidence::Evidence, fleet::capacity::Capacity, headline, learned::Learned, plan::Plan,
+};
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Its source: `history` or `trace`.
+    /// Its source: `history`, `trace` or `prometheus`.
     pub source: &'static str,
-    /// The source's file.
+    /// The source's file, or the server's address.
     pub file: String,
     /// Seconds since 1970, or as in the trace.
     pub from: f64,
@@ -40,6 +42,12 @@ pub struct Report {
     pub total: Service,
     /// By name.
     pub services: Vec<Service>,
+    /// By host, of a fleet; null for one.
+    pub hosts: Option<Vec<Service>>,
+    /// How many hosts would have carried a fleet; null for one host.
+    pub capacity: Option<Capacity>,
+    /// What a reader of the figures must know: who is missing, and what.
+    pub notes: Vec<String>,
     /// How many hosts would carry a trace; null if that was not asked.
     pub plan: Option<Plan>,
 }
@@ -49,8 +57,8 @@ pub struct Report {
 pub struct Service {
     /// The name; `all services` in the total.
     pub name: String,
-    /// Uses after a quiet gap, and the first use.
-    pub arrivals: u64,
+    /// Uses after a quiet gap, and the first use; null: not in the metrics.
+    pub arrivals: Option<u64>,
     /// The measurements; null for a trace.
     #[serde(flatten)]
     pub measured: Option<Measured>,
@@ -64,8 +72,8 @@ pub struct Service {
     /// The outcome of each timeout.
     #[serde(serialize_with = "what_if")]
     pub what_if: WhatIf,
-    /// The outcome of the learned timeout.
-    pub learned: Learned,
+    /// The outcome of the learned timeout; null: not in the metrics.
+    pub learned: Option<Learned>,
     /// The timeout with the lowest cost; null without evidence.
     pub recommended: Option<Recommended>,
     /// What a recommendation would rest on.
@@ -110,8 +118,8 @@ pub struct Measured {
     /// Of the clients those that the proxy carried, so that the application did not meet them itself; null if that is known
     /// of none of the runs.
     pub proxied_connections: Option<u64>,
-    /// Silent connections that the stops of these runs closed (`silent_after`).
-    pub silent_connections: u64,
+    /// Silent connections that the stops of these runs closed (`silent_after`); null: not known.
+    pub silent_connections: Option<u64>,
     /// Number of runs' ends by reason.
     pub stops_by_reason: BTreeMap<&'static str, u64>,
 }
@@ -227,7 +235,7 @@ impl Service {
         let outcomes = replay.outcomes(timeouts);
         let mut service = Self {
             name: name.to_owned(),
-            arrivals: replay.arrivals(),
+            arrivals: Some(replay.arrivals()),
             gaps: gaps(timeouts, &replay.gaps()),
             week: week.to_vec(),
             what_if: WhatIf {
@@ -236,7 +244,7 @@ impl Service {
             },
             ..Self::default()
         };
-        service.learned = Learned::new(trial, &service.what_if);
+        service.learned = Some(Learned::new(trial, &service.what_if));
         service.conclude(watched);
         service
     }
@@ -245,12 +253,15 @@ impl Service {
     pub fn total(services: &[Self], cost: u64) -> Self {
         let mut total = Self {
             name: "all services".to_owned(),
+            arrivals: services.is_empty().then_some(0),
             week: vec![0; 168],
             ..Self::default()
         };
         total.what_if.cold_start_cost = cost;
         for service in services {
-            total.arrivals += service.arrivals;
+            if let Some(arrivals) = service.arrivals {
+                total.arrivals = Some(total.arrivals.unwrap_or(0) + arrivals);
+            }
             replay::add(&mut total.what_if.outcomes, &service.what_if.outcomes);
             for (into, from) in total.week.iter_mut().zip(&service.week) {
                 *into = into.saturating_add(*from);
@@ -263,13 +274,17 @@ impl Service {
                 }
             }
         }
-        total.learned = Learned::total(services.iter().map(|service| &service.learned));
+        let learned = services
+            .iter()
+            .filter_map(|service| service.learned.as_ref());
+        total.learned = Some(Learned::total(learned));
         let watched = services.iter().map(|service| service.evidence.seconds);
         total.conclude(watched.fold(0.0, f64::max));
         total
     }
 
-    fn conclude(&mut self, watched: f64) {
+    /// Computes what follows from the rest, if it was watched for this number of seconds.
+    pub fn conclude(&mut self, watched: f64) {
         self.busiest_hours = busiest(&self.week);
         let gaps = self.gaps.iter().map(|gaps| gaps.count).sum();
         let cost = seconds(self.what_if.cold_start_cost.into());
@@ -386,6 +401,9 @@ impl Report {
             headline: String::new(),
             total,
             services,
+            hosts: None,
+            capacity: None,
+            notes: Vec::new(),
             plan: None,
         };
         report.total.measured = measured;

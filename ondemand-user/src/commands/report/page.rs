@@ -10,7 +10,7 @@ use ondemand_core::{
 
 use super::{
     data,
-    model::{Report, seconds},
+    model::{Report, Service, seconds},
     plan::{Plan, text as plan},
     text::{connections, cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
 };
@@ -49,12 +49,15 @@ fn figures(report: &Report) -> Vec<Figure> {
                 .to_owned();
         figures.push(("states", "States", caption));
     }
-    let zone = escaped(zone(report));
-    figures.push((
-        "week",
-        "The week",
-        format!("Arrivals by hour and weekday ({zone})"),
-    ));
+    // Metrics do not say when clients came.
+    if report.hosts.is_none() {
+        let zone = escaped(zone(report));
+        figures.push((
+            "week",
+            "The week",
+            format!("Arrivals by hour and weekday ({zone})"),
+        ));
+    }
     figures
 }
 
@@ -94,6 +97,13 @@ fn whole(report: &Report) -> Result<String, Error> {
     if !report.headline.is_empty() {
         writeln!(html, "<p id=\"headline\">{}</p>", escaped(&report.headline))?;
     }
+    if !report.notes.is_empty() {
+        let notes = report
+            .notes
+            .iter()
+            .map(|note| format!("<li>{}</li>", escaped(note)));
+        writeln!(html, "<ul id=\"notes\">{}</ul>", notes.collect::<String>())?;
+    }
     tiles(&mut html, report)?;
     match &report.total.recommended {
         Some(best) => {
@@ -125,7 +135,17 @@ fn whole(report: &Report) -> Result<String, Error> {
     writeln!(html, "</div></section>")?;
     what_if(&mut html, report)?;
     if let Some(plan) = &report.plan {
-        hosts(&mut html, plan)?;
+        plan_of(&mut html, plan)?;
+    }
+    if let Some(capacity) = &report.capacity {
+        writeln!(
+            html,
+            "<h2>How many hosts</h2><p id=\"capacity\">{}</p>",
+            escaped(&capacity.words())
+        )?;
+    }
+    if let Some(hosts) = &report.hosts {
+        by_host(&mut html, report, hosts)?;
     }
     writeln!(
         html,
@@ -144,7 +164,7 @@ fn whole(report: &Report) -> Result<String, Error> {
 
 fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
     let total = &report.total;
-    let mut tiles = vec![("arrivals", total.arrivals.to_string())];
+    let mut tiles = vec![("arrivals", count(total.arrivals))];
     if let Some(measured) = &total.measured {
         let known = (measured.active_seconds + measured.inactive_seconds).max(f64::MIN_POSITIVE);
         let share =
@@ -173,7 +193,9 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
     let hours: Vec<String> = hours
         .map(|hour| format!("{} {:02}h", hour.weekday, hour.hour))
         .collect();
-    tiles.push(("busiest hours", hours.join(", ")));
+    if report.hosts.is_none() {
+        tiles.push(("busiest hours", hours.join(", ")));
+    }
     writeln!(html, "<div class=\"tiles\">")?;
     for (what, figure) in tiles {
         writeln!(html, "<div><span>{what}</span><b>{figure}</b></div>")?;
@@ -219,14 +241,16 @@ fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
         .unwrap_or(outcomes.len() / 2);
     let few = place.saturating_sub(1)..(place + 2).min(outcomes.len());
     rows(html, &outcomes[few])?;
-    let learned = &total.learned;
-    writeln!(
-        html,
-        "<tr><td>auto (learned for each)</td><td>{}</td><td>{}</td><td>{}</td></tr></table></div>",
-        learned.cold_starts,
-        span_of(learned.warm_idle_seconds),
-        span_of(learned.cost_seconds)
-    )?;
+    if let Some(learned) = &total.learned {
+        writeln!(
+            html,
+            "<tr><td>auto (learned for each)</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            learned.cold_starts,
+            span_of(learned.warm_idle_seconds),
+            span_of(learned.cost_seconds)
+        )?;
+    }
+    writeln!(html, "</table></div>")?;
     writeln!(
         html,
         "<details><summary>all {} that were compared</summary><div class=\"scroll\"><table>{head}",
@@ -237,7 +261,7 @@ fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
 }
 
 /// How many hosts would carry it.
-fn hosts(html: &mut String, of: &Plan) -> Result<(), Error> {
+fn plan_of(html: &mut String, of: &Plan) -> Result<(), Error> {
     let head: String = plan::HEADS
         .iter()
         .map(|head| format!("<th>{head}</th>"))
@@ -260,4 +284,40 @@ fn hosts(html: &mut String, of: &Plan) -> Result<(), Error> {
         writeln!(html, "<tr{class}>{}</tr>", cells.concat())?;
     }
     writeln!(html, "</table></div>")
+}
+
+/// The hosts of a fleet.
+fn by_host(html: &mut String, report: &Report, hosts: &[Service]) -> Result<(), Error> {
+    writeln!(
+        html,
+        "<h2>Hosts</h2>\n<div class=\"scroll\"><table id=\"by-host\"><tr><th>Host</th><th>Arrivals</th><th>Off</th>\
+         <th>Starts</th><th>Given back</th><th>Best timeout</th><th>Cold starts</th><th>auto: cold starts</th></tr>"
+    )?;
+    for host in hosts {
+        let measured = host.measured.as_ref();
+        let off = measured.and_then(|it| it.off_ratio);
+        let best = host.recommended.as_ref();
+        let learned = host.learned.as_ref();
+        let cells = [
+            escaped(&host.name),
+            count(host.arrivals),
+            off.map_or("-".into(), |off| format!("{:.1} %", 100.0 * off)),
+            count(measured.map(|it| it.activations)),
+            measured.map_or("-".into(), |it| given_back(report, it)),
+            best.map_or("-".into(), |best| span_of(best.timeout_seconds).to_string()),
+            count(best.map(|best| best.cold_starts)),
+            count(learned.map(|learned| learned.cold_starts)),
+        ];
+        writeln!(
+            html,
+            "<tr>{}</tr>",
+            cells.map(|cell| format!("<td>{cell}</td>")).concat()
+        )?;
+    }
+    writeln!(html, "</table></div>")
+}
+
+/// A number, or that it is unknown.
+fn count(count: Option<u64>) -> String {
+    count.map_or("-".to_owned(), |count| count.to_string())
 }

@@ -33,6 +33,12 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     if !report.headline.is_empty() {
         writeln!(text, "{}\n", report.headline)?;
     }
+    for note in &report.notes {
+        writeln!(text, "Note: {note}.")?;
+    }
+    if !report.notes.is_empty() {
+        writeln!(text)?;
+    }
     if let Some(measured) = &report.total.measured {
         write_measured(&mut text, report, measured)?;
     }
@@ -41,8 +47,17 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     if let Some(plan) = &report.plan {
         plan::write(&mut text, plan)?;
     }
-    write_services(&mut text, report)?;
-    write_reasons(&mut text, report)?;
+    if let Some(capacity) = &report.capacity {
+        capacity.write(&mut text)?;
+    }
+    if let Some(hosts) = &report.hosts {
+        write_services(&mut text, "HOST", hosts)?;
+        writeln!(text)?;
+    }
+    write_services(&mut text, "SERVICE", &report.services)?;
+    if report.hosts.is_none() {
+        write_reasons(&mut text, report)?;
+    }
     Ok(text)
 }
 
@@ -51,7 +66,7 @@ pub fn period(report: &Report) -> String {
     let at = |seconds: f64| {
         let shown = jiff::Timestamp::from_second(seconds as i64).ok();
         let zone = match report.source {
-            "history" => jiff::tz::TimeZone::system(),
+            "history" | "prometheus" => jiff::tz::TimeZone::system(),
             _ => jiff::tz::TimeZone::UTC,
         };
         shown.map_or_else(
@@ -111,14 +126,19 @@ pub fn given_back(report: &Report, measured: &Measured) -> String {
 
 /// Formats `p50 1.2 s, p95 3 s, max 4 s`.
 pub fn quantiles(of: &Quantiles) -> String {
-    match (of.p50_seconds, of.p95_seconds, of.max_seconds) {
-        (Some(p50), Some(p95), Some(max)) => format!(
-            "p50 {}, p95 {}, max {}",
-            span_of(p50),
-            span_of(p95),
-            span_of(max)
-        ),
-        _ => "none measured".to_owned(),
+    let figures = [
+        ("p50", of.p50_seconds),
+        ("p95", of.p95_seconds),
+        ("max", of.max_seconds),
+    ];
+    let known = figures.iter().filter_map(|(what, seconds)| {
+        let seconds = span_of((*seconds)?);
+        Some(format!("{what} {seconds}"))
+    });
+    let known: Vec<String> = known.collect();
+    match known.is_empty() {
+        true => "none measured".to_owned(),
+        false => known.join(", "),
     }
 }
 
@@ -164,8 +184,8 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
     )?;
     writeln!(text, "  CPU used      {}", cpu(measured))?;
     let silent = match measured.silent_connections {
-        0 => String::new(),
-        silent => format!(", {silent} silent ones closed by stops"),
+        None | Some(0) => String::new(),
+        Some(silent) => format!(", {silent} silent ones closed by stops"),
     };
     writeln!(
         text,
@@ -190,7 +210,10 @@ fn write_use(text: &mut String, report: &Report) -> fmt::Result {
     writeln!(
         text,
         "WHEN IT WAS USED: {}",
-        counted(total.arrivals, "arrival")
+        match total.arrivals {
+            Some(arrivals) => counted(arrivals, "arrival"),
+            None => "not in the metrics".to_owned(),
+        }
     )?;
     let hours = total.busiest_hours.iter();
     let hours = hours.map(|hour| format!("{} {:02}h ({})", hour.weekday, hour.hour, hour.arrivals));
@@ -238,17 +261,18 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
             span_of(seconds(outcome.cost(total.what_if.cold_start_cost))).to_string(),
         )?;
     }
-    let learned = &total.learned;
-    writeln!(
-        text,
-        "  {:>14}  {:>12}  {:>16}  {:>16}",
-        "auto",
-        learned.cold_starts,
-        span_of(learned.warm_idle_seconds).to_string(),
-        span_of(learned.cost_seconds).to_string()
-    )?;
-    if total.arrivals > 0 {
-        writeln!(text, "\nauto: {}.", learned.reason)?;
+    if let Some(learned) = &total.learned {
+        writeln!(
+            text,
+            "  {:>14}  {:>12}  {:>16}  {:>16}",
+            "auto",
+            learned.cold_starts,
+            span_of(learned.warm_idle_seconds).to_string(),
+            span_of(learned.cost_seconds).to_string()
+        )?;
+        if total.arrivals > Some(0) {
+            writeln!(text, "\nauto: {}.", learned.reason)?;
+        }
     }
     if total.recommended.is_some() {
         writeln!(text, "\nEvidence: {}.", total.evidence)?;
@@ -269,13 +293,19 @@ fn write_what_if(text: &mut String, report: &Report) -> fmt::Result {
 /// Why there is no recommendation: a part of a sentence.
 pub fn why_none(total: &Service) -> String {
     match total.evidence.missing() {
-        Some(missing) if total.arrivals > 0 => format!(" yet, for lack of evidence: {missing}"),
+        Some(missing) if total.arrivals > Some(0) => {
+            format!(" yet, for lack of evidence: {missing}")
+        }
+        _ if total.arrivals.is_none() => {
+            ", because what-if figures are not in the metrics".to_owned()
+        }
         _ => ", because there were no arrivals".to_owned(),
     }
 }
 
-fn write_services(text: &mut String, report: &Report) -> fmt::Result {
-    let mut rows: Vec<&Service> = report.services.iter().collect();
+/// The services, or the hosts, under this head.
+fn write_services(text: &mut String, head: &str, services: &[Service]) -> fmt::Result {
+    let mut rows: Vec<&Service> = services.iter().collect();
     rows.sort_by_key(|service| std::cmp::Reverse(service.arrivals));
     let left_out = rows.len().saturating_sub(MOST_ROWS);
     rows.truncate(MOST_ROWS);
@@ -283,9 +313,9 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
         .iter()
         .map(|row| row.name.chars().count().min(40))
         .max();
-    let width = width.unwrap_or(0).max("SERVICE".len());
-    let measured = report.total.measured.is_some();
-    write!(text, "{:<width$}  {:>9}", "SERVICE", "ARRIVALS")?;
+    let width = width.unwrap_or(0).max(head.len());
+    let measured = services.iter().any(|service| service.measured.is_some());
+    write!(text, "{head:<width$}  {:>9}", "ARRIVALS")?;
     if measured {
         let heads = [
             "ACTIVE",
@@ -304,7 +334,10 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
     )?;
     for row in rows {
         let name: String = row.name.chars().take(40).collect();
-        write!(text, "{name:<width$}  {:>9}", row.arrivals)?;
+        let arrivals = row
+            .arrivals
+            .map_or("-".to_owned(), |count| count.to_string());
+        write!(text, "{name:<width$}  {arrivals:>9}")?;
         if let Some(measured) = &row.measured {
             let cold = &measured.cold_start;
             let cold = [cold.p50_seconds, cold.p95_seconds, cold.max_seconds];
@@ -338,12 +371,17 @@ fn write_services(text: &mut String, report: &Report) -> fmt::Result {
                 ]
             },
         );
-        let learned = &row.learned;
-        let learned = [
-            learned.timeout(),
-            learned.cold_starts.to_string(),
-            span_of(learned.warm_idle_seconds).to_string(),
-        ];
+        let learned = row.learned.as_ref();
+        let learned = learned.map_or_else(
+            || ["-".to_owned(), String::new(), String::new()],
+            |learned| {
+                [
+                    learned.timeout(),
+                    learned.cold_starts.to_string(),
+                    span_of(learned.warm_idle_seconds).to_string(),
+                ]
+            },
+        );
         for [timeout, cold_starts, warm_idle] in [best, learned] {
             write!(text, "  {timeout:>11}  {cold_starts:>11}  {warm_idle:>12}")?;
         }
@@ -365,7 +403,11 @@ fn write_reasons(text: &mut String, report: &Report) -> fmt::Result {
     writeln!(text, "\nWHY AUTO, AFTER THE LAST GAP")?;
     for row in rows.iter().take(MOST_REASONS) {
         let name: String = row.name.chars().take(40).collect();
-        writeln!(text, "  {name}: {}", row.learned.reason)?;
+        let reason = row
+            .learned
+            .as_ref()
+            .map_or("unknown", |it| it.reason.as_str());
+        writeln!(text, "  {name}: {reason}")?;
     }
     match rows.len().saturating_sub(MOST_REASONS) {
         0 => Ok(()),
