@@ -189,7 +189,12 @@ impl Agent {
                 continue;
             };
             waiter.calls.retain(|call| !call.is_closed());
+            // A client came between the release of its lease and its stop: PID 1 has a start job for an application that is
+            // up, which waits for this answer, and so does all else. It keeps its place.
+            let stays = units.is_some_and(|units| units.backend.state.is_up() && units.backend.job);
+            let stays = stays && !waiter.calls.is_empty();
             match place {
+                _ if stays => {}
                 None => {}
                 Some(Place::None | Place::Leaving) => {
                     if wants || (has_job && !waiter.calls.is_empty()) {
@@ -203,7 +208,8 @@ impl Agent {
                 Some(Place::Taken | Place::Idle) => {}
             }
             let waiter = self.room.waiting.remove(&name);
-            let is_up = place.is_some_and(|place| place != Place::None && place != Place::Leaving);
+            let is_up =
+                stays || place.is_some_and(|place| place != Place::None && place != Place::Leaving);
             for call in waiter.into_iter().flat_map(|waiter| waiter.calls) {
                 if place.is_none() || is_up {
                     let _ = call.send(()); // The caller may be gone.
