@@ -59,8 +59,8 @@ pub fn systems(long: bool, root: Option<&Path>, filter: Option<&str>) -> Result<
     run(&Step::cargo(&["build"]).args(&ablated))?;
     packages::for_tests()?;
     let runner: Vec<&str> = runner.iter().flat_map(|it| ["--config", it]).collect();
-    // Two at a time: most wait for something most of the time, and more would be late too often.
-    let at_a_time = if long { "1" } else { "2" };
+    // Three at a time: most wait for something most of the time.
+    let at_a_time = if long { "1" } else { "3" };
     let filter: Vec<&str> = filter.into_iter().collect();
     let system = Step::cargo(&["test"])
         .args(&runner)

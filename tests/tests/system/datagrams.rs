@@ -379,7 +379,9 @@ fn check(sandbox: &Sandbox) -> String {
 #[test]
 fn check_says_what_is_not_seen() {
     require_sandbox!();
-    let sandbox = with_udp("");
+    // It must not end while `check` looks.
+    let config = CONFIG.replace("300ms", "1h");
+    let sandbox = with_a_neighbour(&config, "--udp [::]:8000");
     let found = check(&sandbox);
     assert!(found.contains("broadcast and multicast"), "{found}");
     assert!(!found.contains("\n  error"), "{found}");

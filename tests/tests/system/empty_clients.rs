@@ -11,7 +11,7 @@ use tests::{
     client::{self, Request},
     sandbox::Sandbox,
     service::{self, CONFIG, SOON, front, on_demand, status, stays, wait_state},
-    wait_for,
+    skip, wait_for,
 };
 
 use crate::require_sandbox;
@@ -19,6 +19,15 @@ use crate::require_sandbox;
 const IGNORED: &str = "ignore_empty = true\n";
 /// The layouts of a service: the application keeps its address, its clients are steered, or all are proxied.
 const LAYOUTS: [&str; 3] = ["own", "steered", "proxied"];
+
+/// Those that are tried.
+fn layouts() -> &'static [&'static str] {
+    if skip::is_long() {
+        &LAYOUTS
+    } else {
+        &LAYOUTS[..1]
+    }
+}
 
 /// The lines of a service of this layout, and the options of its application.
 fn layout(layout: &str) -> (String, &'static str) {
@@ -68,7 +77,7 @@ fn starts(sandbox: &Sandbox) -> usize {
 #[test]
 fn a_connection_without_a_byte_starts_nothing() {
     require_sandbox!();
-    for name in ["own", "proxied"] {
+    for name in layouts() {
         let (lines, options) = layout(name);
         let sandbox = on_demand(&(lines.replace("300ms", "1h") + IGNORED), options).unwrap();
         for agent in ["start", "stop"] {
@@ -140,7 +149,7 @@ fn while_checked<T>(sandbox: &Sandbox, work: impl FnOnce() -> T) -> (T, u64) {
 #[test]
 fn a_connection_without_a_byte_does_not_keep_it_up() {
     require_sandbox!();
-    for name in LAYOUTS {
+    for name in layouts() {
         let (lines, options) = layout(name);
         let (_, checks) = {
             let sandbox = on_demand(&(lines.clone() + IGNORED), options).unwrap();
