@@ -129,13 +129,24 @@ pub fn visit(sandbox: &Sandbox, directory: &Path, url: &str, millis: u32) -> Res
 /// # Errors
 ///
 /// Chromium cannot be run, or makes none.
-pub fn shoot(page: &Path, (width, height): (u32, u32), picture: &Path) -> Result<()> {
+pub fn shoot(page: &Path, size: (u32, u32), picture: &Path) -> Result<()> {
+    shoot_address(&format!("file://{}", page.display()), size, picture)
+}
+
+/// The same of an address that this thread's network reaches.
+///
+/// # Errors
+///
+/// As of [`shoot`].
+pub fn shoot_address(url: &str, (width, height): (u32, u32), picture: &Path) -> Result<()> {
     let profile = tempfile::tempdir().context("a directory for Chromium")?;
     let output = browser(Command::new("chromium"), profile.path())
         .args(["--hide-scrollbars", "--force-device-scale-factor=1.5"])
+        // Its scripts may ask for something and wait for the answer.
+        .arg("--virtual-time-budget=10000")
         .arg(format!("--window-size={width},{height}"))
         .arg(format!("--screenshot={}", picture.display()))
-        .arg(format!("file://{}", page.display()))
+        .arg(url)
         .output()
         .context("run chromium (cargo xtask setup installs it)")?;
     ensure!(

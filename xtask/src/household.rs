@@ -123,7 +123,7 @@ pub fn report() -> Result<()> {
     Ok(())
 }
 
-/// Makes the README's pictures: `ondemand top` with clients, and the report of a trace.
+/// Makes the pictures of the documents: `ondemand top` with clients, the live page, and the report of a trace.
 ///
 /// # Errors
 ///
@@ -136,6 +136,11 @@ pub fn pictures() -> Result<()> {
     let top = screen.html();
     screen.close()?;
     drop(screen);
+    let directory = source_tree().join("xtask/pictures");
+    fs::create_dir_all(&directory)?;
+    let live = directory.join("page.png");
+    sandbox
+        .in_network(|| browser::shoot_address("http://127.0.0.1:9464/", (900, 1000), &live))??;
     drop(sandbox);
     // Half a minute is too short for a history: the report is of five days of a home web server.
     let report = source_tree().join("target/report.html");
@@ -151,8 +156,6 @@ pub fn pictures() -> Result<()> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let directory = source_tree().join("xtask/pictures");
-    fs::create_dir_all(&directory)?;
     let page = source_tree().join("target/top.html");
     fs::write(&page, top)?;
     browser::shoot(&page, (760, 420), &directory.join("top.png"))?;

@@ -41,7 +41,7 @@ const TELLS: [&str; 26] = [
 ];
 
 /// Parts of other messages, which tell it; what a person has answered; and what nobody but a developer can see.
-const WITHOUT: [&str; 11] = [
+const WITHOUT: [&str; 16] = [
     "{name}:{number}: {why}",
     "no agent is running: {why}",
     "\"native\" {why}",
@@ -53,6 +53,11 @@ const WITHOUT: [&str; 11] = [
     "nothing was changed",
     "MANUAL.md has no section {heading:?}",
     "draw a plot: {error}",
+    "a result of Prometheus",
+    "an answer of Prometheus",
+    "{}: answers {}{why}{next}",
+    "{}: {why}",
+    "no attempt",
 ];
 
 fn top() -> PathBuf {

@@ -175,7 +175,9 @@ impl Server {
                     _ => return Ok(answer),
                 },
                 Err(Failure::Passing(why)) => (why, pause),
-                Err(Failure::Lasting(why)) => bail!("{}: {why}", self.name),
+                Err(Failure::Lasting(why)) => {
+                    bail!("{}: {why}; is this the address of a Prometheus?", self.name)
+                }
                 Err(Failure::TooMuch(why)) => {
                     return Err(TooMuch(format!("{}: {why}", self.name)).into());
                 }

@@ -50,7 +50,7 @@ pub fn report(url: &str, options: &args::Report, terms: &Terms) -> Result<Report
     let since = options.since.unwrap_or(until.saturating_sub(last)).max(0);
     if until - since < 60_000 {
         return Err(
-            Usage("the period is shorter than a minute: metrics say nothing of it".into()).into(),
+            Usage("the period is shorter than a minute, of which metrics say nothing; choose a longer one".into()).into(),
         );
     }
     let fleet = gather(&mut api, &matching(options)?, (since, until))?;
