@@ -104,7 +104,7 @@ fn serve(
     }
     let mut body = vec![0; length];
     input.read_exact(&mut body)?;
-    thread::sleep(faults.delay);
+    tests::pause::work_for(faults.delay);
     let target = head.split(' ').nth(1).unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let form = format!("{query}&{}", String::from_utf8_lossy(&body));

@@ -9,6 +9,7 @@ use std::{
 
 use tests::{
     client::{self, Request},
+    pause::think,
     sandbox::Sandbox,
     service::{self, CONFIG, SOON, front, on_demand, status, stays, wait_state},
     skip, wait_for,
@@ -136,7 +137,7 @@ fn while_checked<T>(sandbox: &Sandbox, work: impl FnOnce() -> T) -> (T, u64) {
                 while !ended.load(Ordering::Relaxed) {
                     let before = count.fetch_add(1, Ordering::Relaxed);
                     connect_only(front(), before.is_multiple_of(2));
-                    thread::sleep(Duration::from_millis(20));
+                    think(Duration::from_millis(20));
                 }
             });
         });
