@@ -180,7 +180,7 @@ fn every_plot_has_its_data_on_any_screen() {
         for colour in ["--first", "--second"] {
             assert_eq!(
                 count("what-if", &format!("circle var({colour})")),
-                21,
+                24,
                 "{seen}"
             );
             assert_eq!(
