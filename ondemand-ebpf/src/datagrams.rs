@@ -290,14 +290,23 @@ unsafe fn forget(socket: *mut c_void) {
     }
 }
 
-/// The last descriptor of a socket is closed.
+/// `IPPROTO_TCP`
+const TCP: u32 = 6;
+
+/// The last descriptor of a socket is closed. Of a listener that is older than the programs this is the only sign: no
+/// sock_ops program is called for it.
 #[cgroup_sock(sock_release)]
 pub fn released(ctx: SockContext) -> i32 {
     const ALLOW: i32 = 1;
-    if word!(ctx.sock, protocol) == DATAGRAM {
+    let protocol = word!(ctx.sock, protocol);
+    if protocol == DATAGRAM || protocol == TCP {
         // SAFETY: the context is the socket; its tag was read before it is gone.
-        if let Some(tag) = unsafe { tag(ctx.sock.cast()).as_ref() } {
+        if let Some(tag) = unsafe { tag(ctx.sock.cast()).as_mut() }
+            && tag.leg == LEG_LISTENER
+        {
             own::vanishes(tag);
+            // For the change of its state, which comes next, where that is seen.
+            tag.listens = 0;
         }
     }
     ALLOW

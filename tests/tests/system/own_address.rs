@@ -353,3 +353,34 @@ fn check_knows_applications_that_keep_their_addresses() {
     let words = "192.0.2.1 is not an address of this host yet: app.service cannot listen";
     assert!(found.contains(words), "{found}");
 }
+
+/// No program sees the end of its listener by a change of state. The next client is held, and meets the next run.
+#[test]
+fn the_next_client_of_an_application_that_is_older_than_the_programs_is_served() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    let slow = "--listen 127.0.0.1:8000 --start-delay-ms 300";
+    service::write_backend(&sandbox, "app.service", slow).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox.run(&["systemctl", "start", "app.service"]).unwrap();
+    let get = || {
+        sandbox
+            .in_network(|| client::get(service::front(), Request::default()))
+            .unwrap()
+    };
+    wait_for("it listens", SOON, || get().ok()).unwrap();
+    let config = config("held")
+        .replace("\"0.0.0.0:8000\", \"[::]:8000\"", "\"127.0.0.1:8000\"")
+        .replace("300ms", "1h");
+    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
+    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    get().unwrap();
+    wait_for("it is stopped", SOON, || {
+        sandbox.run(&["ondemand", "stop", "test"]).ok()
+    })
+    .unwrap();
+    service::wait_state(&sandbox, "app.service", "inactive").unwrap();
+    get().unwrap();
+}
