@@ -22,7 +22,8 @@ use ondemand_ebpf::{
 use crate::{
     catching::{comes, fits, is_private, is_unread, network},
     context::{
-        MAPPED, NETNS, assign, bounded, field, local_address, now, process, remote_address, word,
+        LISTEN, MAPPED, NETNS, assign, bounded, field, local_address, now, process, remote_address,
+        word,
     },
     icmp,
     maps::{
@@ -299,7 +300,8 @@ const TCP: u32 = 6;
 pub fn released(ctx: SockContext) -> i32 {
     const ALLOW: i32 = 1;
     let protocol = word!(ctx.sock, protocol);
-    if protocol == DATAGRAM || protocol == TCP {
+    // A connection has what its listener counted in its tag, too.
+    if protocol == DATAGRAM || (protocol == TCP && word!(ctx.sock, state) == LISTEN) {
         // SAFETY: the context is the socket; its tag was read before it is gone.
         if let Some(tag) = unsafe { tag(ctx.sock.cast()).as_mut() }
             && tag.leg == LEG_LISTENER
