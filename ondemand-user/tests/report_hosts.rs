@@ -1,9 +1,8 @@
 //! `ondemand report --trace --hosts`: how many hosts would carry a trace.
 
 use std::{
-    io::Write as _,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, Output},
 };
 
 use serde_json::{Value, json};
@@ -24,21 +23,8 @@ const PLAN: [&str; 8] = [
 ];
 
 fn report(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ondemand"))
-        .arg("report")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    // It may end before it has read all of it.
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    let _ = writer.join().unwrap();
-    output
+    let program = Path::new(env!("CARGO_BIN_EXE_ondemand"));
+    tests::calling::call(program, &[&["report"], arguments].concat(), input).unwrap()
 }
 
 fn json_of(arguments: &[&str], input: &str) -> Value {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -20,21 +20,8 @@ fn data(trace: &str) -> PathBuf {
 }
 
 fn report(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ondemand"))
-        .arg("report")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    // It may end before it has read all of it.
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    let _ = writer.join().unwrap();
-    output
+    let program = Path::new(env!("CARGO_BIN_EXE_ondemand"));
+    tests::calling::call(program, &[&["report"], arguments].concat(), input).unwrap()
 }
 
 /// Arrivals by service, whole seconds, and the last of all.

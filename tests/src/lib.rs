@@ -4,6 +4,7 @@ pub mod arrivals;
 pub mod bench;
 pub mod bpf;
 pub mod browser;
+pub mod calling;
 pub mod classic;
 pub mod client;
 pub mod datagrams;
