@@ -71,7 +71,7 @@ pub fn arrive(ctx: &SkLookupContext, family: u32, port: u32) -> u32 {
         if !may_wake {
             if let Some(counters) = COUNTERS.get_ptr_mut(slot) {
                 // SAFETY: a valid map value.
-                unsafe { atomic_add(&raw mut (*counters).refused, 1) };
+                unsafe { atomic_add(&raw mut (*counters).refused_datagrams, 1) };
             }
             return DROP;
         }

@@ -6,7 +6,7 @@
 
 /// The version of the maps' layout. It is part of the name of the pins' directory, so that an agent
 /// never reads maps of another layout.
-pub const LAYOUT_VERSION: u32 = 12;
+pub const LAYOUT_VERSION: u32 = 13;
 
 /// Maximum number of services, and of slots in the maps.
 pub const MAX_SERVICES: u32 = 1024;
@@ -277,8 +277,10 @@ pub struct Counters {
     pub datagrams: u64,
     /// When the last one did, on the same clock.
     pub last_datagram: u64,
+    /// Datagrams that were refused because the application was down and their senders may not start it.
+    pub refused_datagrams: u64,
 }
-const _: () = assert!(size_of::<Counters>() == 200);
+const _: () = assert!(size_of::<Counters>() == 208);
 
 /// One end of a connection, and the port that it connects to. The key of the map `SENDERS`: clients that go to the front
 /// socket while others are held. And of the map `PROBES`: connections that are not counted. The value is the moment

@@ -93,6 +93,7 @@ fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
                         sent: 1000,
                         proxied: 0,
                         silent: 0,
+                        ways: None,
                     },
                     What::Quiet { since: at + 60_000 },
                 ] {

@@ -215,6 +215,7 @@ mod tests {
             last_lookup: None,
             served: None,
             datagrams: 0,
+            refused_datagrams: 0,
         }
     }
 

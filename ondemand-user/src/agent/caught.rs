@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use ondemand_core::{
-    caught::{Packet, Released, Tally, Waiting},
+    caught::{PATIENCE, Packet, Released, Tally, Waiting, Ways},
     config::{Endpoint, FirstClient},
     lifecycle::{Input, View},
     measure::{Ktime, sample::Sample},
@@ -31,8 +31,7 @@ const ROOM: usize = 16;
 pub struct Held {
     waiting: Waiting,
     burst: Burst,
-    /// What became of those before.
-    pub tally: Tally,
+    tally: Tally,
     /// When one was last sent to the application.
     sent: Option<Ktime>,
 }
@@ -52,6 +51,14 @@ impl Held {
         self.waiting.len()
     }
 
+    /// What became of those before.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            gave_up: self.waiting.gave_up,
+            ..self.tally
+        }
+    }
+
     /// When the first of them has waited for too long.
     pub fn due(&self) -> Option<Ktime> {
         self.waiting.due()
@@ -64,16 +71,24 @@ impl Held {
     }
 
     fn count(&mut self, released: &[Released], to_application: bool) {
-        let number = match to_application {
-            true => &mut self.tally.to_application,
-            false => &mut self.tally.to_front,
-        };
-        *number += released.len() as u64;
+        let number = released.len() as u64;
+        if to_application {
+            self.tally.to_application += number;
+        } else {
+            let is_late = |of: &&Released| of.waited >= PATIENCE;
+            self.tally.to_front += number;
+            self.tally.late += released.iter().filter(is_late).count() as u64;
+        }
         self.tally.held += released.iter().map(|of| of.waited).sum::<Duration>();
     }
 }
 
 impl Watched {
+    /// How its clients have come so far, beside ordinary connections.
+    pub(super) fn ways(&self, sample: &Sample) -> Ways {
+        Ways::new(sample, self.held.tally(), self.datagrams.tally())
+    }
+
     /// Whether clients may be held: for `auto`, if the proxy has carried a first client since the boot, a process was
     /// seen to accept a connection of the application's own listener, which a backend elsewhere does not have, the
     /// proxy needed one connection for each client, so that the application was ready as soon as it listened, and

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, rc::Rc, time::Duration};
 
 use ondemand_core::{
-    caught::{Datagram, DatagramTally, Datagrams},
+    caught::{Datagram, DatagramTally, Datagrams, Loss},
     config::Endpoint,
     lifecycle::{Input, View},
     measure::{
@@ -241,7 +241,7 @@ impl Agent {
         {
             let tally = &mut watched.datagrams.waiting.tally;
             tally.sent += datagrams.len() as u64 - lost;
-            tally.lost += lost;
+            tally.lose(Loss::Refused, lost);
         }
     }
 

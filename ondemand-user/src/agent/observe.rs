@@ -100,7 +100,7 @@ impl Agent {
             ready: watched.shows_ready(state),
             idle_timeout: watched.idle_timeout(),
             learned: (watched.learner.timeout(), watched.learner.tally()),
-            held: watched.held.tally,
+            held: watched.held.tally(),
             frozen: (
                 watched.service.freeze_after.is_some(),
                 watched.freezing.is_frozen(),

@@ -109,6 +109,7 @@ mod tests {
             last_lookup: None,
             served: None,
             datagrams: 0,
+            refused_datagrams: 0,
         };
         let (waits, none) = (sample(3, 2, 400), sample(3, 3, 400));
         // No proxy has run since the boot.

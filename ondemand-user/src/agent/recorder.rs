@@ -8,6 +8,7 @@ use std::{
 };
 
 use ondemand_core::{
+    caught::Ways,
     lifecycle::View,
     measure::{Ktime, sample::Sample},
     runs::{RunEvent, StopReason},
@@ -83,10 +84,10 @@ impl Recorder {
         self.services.get(name)?.unused(now)
     }
 
-    /// Takes an event of the application.
-    pub fn happened(&mut self, name: &str, event: &RunEvent) {
+    /// Takes an event of the application. `ways`: how its clients have come so far; `None`: unknown.
+    pub fn happened(&mut self, name: &str, event: &RunEvent, ways: Option<Ways>) {
         if let Some(used) = self.services.get_mut(name) {
-            used.happened(event, clock::now());
+            used.happened(event, clock::now(), ways);
             let told = used.told();
             if let Some(writer) = &mut self.writer {
                 send(writer, name, told);
@@ -211,7 +212,11 @@ impl Agent {
 
     /// Records an event of its application.
     pub(super) fn record_run(&mut self, name: &str, event: &RunEvent) {
-        self.recorder.happened(name, event);
+        let ways = self.services.get(name).and_then(|watched| {
+            let sample = self.sampler.sample(watched.slot).ok()?;
+            Some(watched.ways(&sample))
+        });
+        self.recorder.happened(name, event, ways);
         if let RunEvent::Ended { reason, .. } = event
             && *reason != StopReason::Idle
         {
@@ -229,7 +234,9 @@ impl Agent {
     pub(super) fn record_present(&mut self) {
         for (name, watched) in &mut self.services {
             if let Some(found) = watched.lifecycle.runs().found() {
-                self.recorder.happened(name, &found);
+                let sample = self.sampler.sample(watched.slot).ok();
+                let ways = sample.map(|sample| watched.ways(&sample));
+                self.recorder.happened(name, &found, ways);
             }
         }
     }

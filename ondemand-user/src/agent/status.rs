@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use ondemand_core::{
+    caught::Loss,
     config::IdleTimeout,
     lifecycle::{Step, View, note::VetoReason},
     measure::{Ktime, unit::ActiveState},
@@ -233,6 +234,13 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
             tally.vetoes.get(&reason).copied().unwrap_or(0),
         )
     });
+    let held = watched.held.tally();
+    let lost = Loss::ALL.map(|why| {
+        (
+            why.as_str().to_owned(),
+            watched.datagrams.tally().lost[why as usize],
+        )
+    });
     Service {
         name: service.name.clone(),
         unit: service.unit.clone(),
@@ -277,14 +285,19 @@ fn describe(watched: &Watched, view: Option<&View>, steered: bool) -> Service {
         refused_connections: sample.map_or(0, |sample| sample.refused),
         held_clients: HeldClients {
             waiting: watched.held.len() as u64,
-            to_application: watched.held.tally.to_application,
-            to_front: watched.held.tally.to_front,
+            to_application: held.to_application,
+            to_front: held.to_front,
+            late: held.late,
+            gave_up: held.gave_up,
+            seconds: seconds(held.held),
         },
         datagrams: service.has_datagrams().then(|| Datagrams {
             passed: sample.map_or(0, |sample| sample.datagrams),
             waiting: watched.datagrams.len() as u64,
             held: watched.datagrams.tally().sent,
-            lost: watched.datagrams.tally().lost,
+            lost: watched.datagrams.tally().lost(),
+            lost_by_reason: lost.into(),
+            refused: sample.map_or(0, |sample| sample.refused_datagrams),
         }),
         older_connections: sample.map_or(0, |sample| sample.older),
         count_drift: tally.drift,

@@ -1,5 +1,7 @@
 //! The agent's state of the services, as published on the bus.
 
+mod ways;
+
 use std::collections::BTreeMap;
 
 use ondemand_core::{
@@ -8,6 +10,7 @@ use ondemand_core::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::ways::{Datagrams, HeldClients};
 use super::names;
 
 /// The state of all services. Scripts read it: fields are added, never renamed.
@@ -183,7 +186,7 @@ pub struct Service {
     pub back: Counts,
     /// Clients that do not keep it up; the other fields exclude them.
     pub ignored: Counts,
-    /// Attempts of clients that may not start it, while it was down.
+    /// Attempts to connect of clients that may not start it, while it was down.
     pub refused_connections: u64,
     /// Clients that were held while it was down or stopped.
     #[serde(default)]
@@ -314,31 +317,6 @@ pub struct OpenConnection {
     pub open_seconds: f64,
     /// For how long no byte has gone either way; null: unknown.
     pub silent_seconds: Option<f64>,
-}
-
-/// Clients that were held, since the agent began to watch the service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldClients {
-    /// Now.
-    pub waiting: u64,
-    /// Those that met the application.
-    pub to_application: u64,
-    /// Those that went to the front socket.
-    pub to_front: u64,
-}
-
-/// Datagrams of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Datagrams {
-    /// Those that came to the application since the counting began, as far as the kernel can tell: several that arrive as one
-    /// packet are one, and those of connected sockets are not seen.
-    pub passed: u64,
-    /// Those that are held now.
-    pub waiting: u64,
-    /// Those of `passed` that were held before, since the agent began to watch the service.
-    pub held: u64,
-    /// Those that were held, and not sent, since then.
-    pub lost: u64,
 }
 
 /// Connections on one way to the application.

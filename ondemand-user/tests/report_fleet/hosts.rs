@@ -280,6 +280,7 @@ impl Host {
                         sent: 1000 * clients,
                         proxied: 0,
                         silent: 0,
+                        ways: None,
                     };
                     records.push((stop, 6, service, stopped));
                 }

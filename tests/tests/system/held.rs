@@ -164,6 +164,9 @@ fn a_start_that_takes_longer_is_the_proxys() {
     assert!(connected >= PATIENCE / 2, "{connected:?}");
     assert!(connected < PATIENCE * 2, "{connected:?}");
     assert_eq!(held_clients(&sandbox), (0, 1));
+    let held = &service::status(&sandbox, "test").unwrap()["held_clients"];
+    assert_eq!(held["late"], 1, "{held}");
+    assert!(held["seconds"].as_f64().unwrap() >= 1.0, "{held}");
 }
 
 /// A start that fails is the front socket's matter, as it was before: the client's connection is closed.
@@ -306,6 +309,7 @@ fn a_client_that_gives_up_is_not_sent_on() {
     asleep(&sandbox);
     let status = service::status(&sandbox, "test").unwrap();
     assert_eq!(status["accepted_connections"], 0, "{status}");
+    assert_eq!(status["held_clients"]["gave_up"], 1, "{status}");
     assert_eq!(held_clients(&sandbox), (0, 0));
 }
 

@@ -12,7 +12,13 @@ use tests::{
     skip, wait_for,
 };
 
-use crate::{faults::agent_pid, require_sandbox};
+use crate::{
+    datagrams,
+    faults::agent_pid,
+    held::{self, asleep},
+    require_sandbox,
+    stranger::add_neighbour,
+};
 
 pub(crate) const HISTORY: &str = "/var/lib/ondemand/history.db";
 
@@ -55,6 +61,53 @@ fn report_with_stops(sandbox: &Sandbox, stops: u64, more: &[&str]) -> Value {
         (sum == stops).then_some(report)
     })
     .unwrap()
+}
+
+/// Of clients that were held or refused, and of datagrams, in all that people read.
+#[test]
+fn how_clients_came_is_in_the_report() {
+    require_sandbox!();
+    let sandbox = service::installed().unwrap();
+    add_neighbour(&sandbox);
+    let options = "--listen [::]:8000 --udp [::]:8000 --start-delay-ms 200";
+    service::write_backend(&sandbox, "app.service", options).unwrap();
+    let text = format!(
+        "[agent]\nmetrics = \"127.0.0.1:9464\"\nhistory = \"{HISTORY}\"\n\n[service.test]\n\
+         listen = [\"0.0.0.0:8000\", \"udp:0.0.0.0:8000\"]\nunit = \"app.service\"\nidle_timeout = \"300ms\"\n\
+         min_uptime = \"0s\"\nfirst_client = \"held\"\nwake_from = [\"10.77.0.0/24\"]\n"
+    );
+    sandbox.write("/etc/ondemand/ondemand.toml", text).unwrap();
+    service::reload(&sandbox, &["test"]).unwrap();
+    service::start_agent(&sandbox).unwrap();
+    let (near, local) = ("10.77.0.1:8000", "127.0.0.1:8000");
+    asleep(&sandbox);
+    held::ask(&sandbox, false, local).unwrap_err();
+    datagrams::client(&sandbox, false, local)
+        .ask(b"no", datagrams::PATIENCE)
+        .unwrap_err();
+    held::ask(&sandbox, true, near).unwrap();
+    let line = sandbox.run(&["ondemand", "status", "test"]).unwrap();
+    assert!(line.contains("clients: 1 held for "), "{line}");
+    assert!(line.contains("1 refused; 0 datagrams, 1 refused"), "{line}");
+    asleep(&sandbox);
+    let client = datagrams::client(&sandbox, true, near);
+    client.ask(b"first", datagrams::PATIENCE).unwrap();
+    client.ask(b"second", datagrams::PATIENCE).unwrap();
+    asleep(&sandbox);
+    let report = report_with_stops(&sandbox, 2, &[]);
+    let service = &report["services"][0];
+    let held = &service["held_clients"];
+    assert_eq!(held["to_application"], 1, "{held}");
+    let seconds = float(held, "seconds");
+    assert!((0.2..5.0).contains(&seconds), "{held}");
+    assert_eq!(service["refused_connections"], 1, "{service}");
+    assert_eq!(service["proxied_connections"], 0, "{service}");
+    let expected = serde_json::json!({"passed": 2, "held": 1, "lost": 0, "refused": 1});
+    assert_eq!(service["datagrams"], expected);
+    let text = sandbox.run(&["ondemand", "report"]).unwrap();
+    for words in [" on average, 1 refused", "2 datagrams, 1 held, 1 refused"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
 }
 
 fn float(value: &Value, key: &str) -> f64 {

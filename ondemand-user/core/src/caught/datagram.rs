@@ -114,8 +114,45 @@ impl Datagram {
 pub struct DatagramTally {
     /// Those that were sent to the application.
     pub sent: u64,
-    /// Those that were not: there was no room, it took too long, or the kernel refused them.
-    pub lost: u64,
+    /// Those that were not, by [`Loss`].
+    pub lost: [u64; Loss::ALL.len()],
+}
+
+impl DatagramTally {
+    /// Those that were not sent to the application, whatever the reason.
+    pub fn lost(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+
+    /// Adds some that were lost.
+    pub fn lose(&mut self, why: Loss, number: u64) {
+        self.lost[why as usize] += number;
+    }
+}
+
+/// Why a datagram that was held is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// There was no room for it.
+    NoRoom,
+    /// It was held for [`LONGEST`].
+    Late,
+    /// The kernel did not send it.
+    Refused,
+}
+
+impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NoRoom, Self::Late, Self::Refused];
+
+    /// Its name in the status and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoom => "no-room",
+            Self::Late => "late",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// The datagrams of one service that are held.
@@ -134,7 +171,7 @@ impl Datagrams {
         let fits =
             self.order.len() < MOST && bytes <= MOST_BYTES && others + bytes <= MOST_BYTES_IN_ALL;
         if !fits {
-            self.tally.lost += 1;
+            self.tally.lose(Loss::NoRoom, 1);
             return;
         }
         self.bytes = bytes;
@@ -172,7 +209,7 @@ impl Datagrams {
         while self.due().is_some_and(|due| due <= now) {
             if let Some((_, datagram)) = self.order.pop_front() {
                 self.bytes -= datagram.size();
-                self.tally.lost += 1;
+                self.tally.lose(Loss::Late, 1);
             }
         }
     }
@@ -317,7 +354,7 @@ mod tests {
         for _ in 0..MOST + 5 {
             held.take(numbered(53, 1, 1), second(1), 0);
         }
-        assert_eq!((held.len(), held.tally.lost), (MOST, 5));
+        assert_eq!((held.len(), held.tally.lost), (MOST, [5, 0, 0]));
         let mut held = Datagrams::default();
         for _ in 0..100 {
             held.take(numbered(53, 1, 60_000), second(1), 0);
@@ -325,11 +362,11 @@ mod tests {
         assert!(held.bytes() <= MOST_BYTES && held.bytes() > MOST_BYTES - 100_000);
         let mut held = Datagrams::default();
         held.take(numbered(53, 1, 1), second(1), MOST_BYTES_IN_ALL);
-        assert_eq!((held.len(), held.tally.lost), (0, 1));
+        assert_eq!((held.len(), held.tally.lost()), (0, 1));
         held.take(numbered(53, 1, 1), second(1), 0);
         held.take(numbered(53, 2, 1), second(3), 0);
         held.drop_late(second(1) + LONGEST);
-        assert_eq!((held.len(), held.tally.lost), (1, 2));
+        assert_eq!((held.len(), held.tally.lost), (1, [1, 1, 0]));
         assert_eq!(held.due(), Some(second(3) + LONGEST));
     }
 }

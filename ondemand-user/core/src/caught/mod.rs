@@ -2,6 +2,7 @@
 
 mod datagram;
 mod packet;
+mod ways;
 
 use core::net::SocketAddr;
 use std::{
@@ -9,8 +10,9 @@ use std::{
     time::Duration,
 };
 
-pub use datagram::{Datagram, DatagramTally, Datagrams};
+pub use datagram::{Datagram, DatagramTally, Datagrams, Loss};
 pub use packet::{Kind, Packet};
+pub use ways::Ways;
 
 use crate::measure::Ktime;
 
@@ -43,9 +45,14 @@ pub struct Released {
 pub struct Tally {
     /// Those that were sent to the application.
     pub to_application: u64,
-    /// Those that were sent to the front socket, after a second or when they could not be held any longer.
+    /// Those that were sent to the front socket: `late`, and those that could not be held any longer, because the start failed or
+    /// nobody may be held now.
     pub to_front: u64,
-    /// The sum of the times that they were held.
+    /// Those of `to_front` that were held for [`PATIENCE`].
+    pub late: u64,
+    /// Those that gave up while they were held, and said so.
+    pub gave_up: u64,
+    /// The sum of the times that the first two were held.
     pub held: Duration,
 }
 
@@ -57,6 +64,8 @@ pub struct Waiting {
     clients: HashMap<Attempt, Client>,
     /// That of the next client.
     number: u64,
+    /// The number of clients that have given up.
+    pub gave_up: u64,
 }
 
 impl Waiting {
@@ -66,7 +75,7 @@ impl Waiting {
         let attempt = (packet.from, packet.to);
         match (packet.kind, self.clients.get_mut(&attempt)) {
             (Kind::Reset, _) => {
-                self.clients.remove(&attempt);
+                self.gave_up += u64::from(self.clients.remove(&attempt).is_some());
                 self.trim();
                 false
             }
@@ -83,7 +92,7 @@ impl Waiting {
                     since: at,
                     packet,
                 };
-                self.clients.insert(attempt, client);
+                self.gave_up += u64::from(self.clients.insert(attempt, client).is_some());
                 self.order.push_back((number, attempt));
                 self.trim();
                 true
@@ -206,12 +215,13 @@ mod tests {
             reset.kind = Kind::Reset;
             assert!(!waiting.take(reset, ms(2)));
         }
-        assert_eq!(waiting.len(), 1);
+        assert_eq!((waiting.len(), waiting.gave_up), (1, 2));
         // It comes again: behind the one that has stayed.
         assert!(waiting.take(packet(5, 3), ms(3)));
         assert!(waiting.take(packet(6, 3), ms(3)));
         assert!(waiting.take(packet(5, 4), ms(4)));
         assert_eq!(ports(waiting.release(9, ms(4))), [7, 6, 5]);
         assert!(waiting.order.is_empty());
+        assert_eq!(waiting.gave_up, 3);
     }
 }

@@ -61,6 +61,8 @@ pub struct Sample {
     /// Datagrams that came, as far as the kernel can tell: several that arrive as one packet are one, and those of connected
     /// sockets are not seen.
     pub datagrams: u64,
+    /// Datagrams that were refused: the application was down, and their senders may not start it.
+    pub refused_datagrams: u64,
 }
 
 impl Sample {

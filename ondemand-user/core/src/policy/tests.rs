@@ -27,6 +27,7 @@ fn sample() -> Sample {
         last_lookup: None,
         served: None,
         datagrams: 0,
+        refused_datagrams: 0,
     }
 }
 

@@ -45,6 +45,7 @@ fn sample(accepted: u64, open: u64) -> Sample {
         last_lookup: None,
         served: None,
         datagrams: 0,
+        refused_datagrams: 0,
     }
 }
 

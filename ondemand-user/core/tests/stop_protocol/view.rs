@@ -107,6 +107,7 @@ fn sample(state: &State) -> Sample {
         last_lookup: kernel.last_lookup,
         served: kernel.served,
         datagrams: 0,
+        refused_datagrams: 0,
     }
 }
 

@@ -7,6 +7,7 @@ use ondemand_core::runs::StopReason;
 use super::{
     Terms,
     model::{Measured, Quantiles, Report, Service},
+    ways::Counted,
 };
 use crate::observe::history::{Known, Loaded, Period, TIMELINE};
 
@@ -67,6 +68,7 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         received_bytes: one.received,
         sent_bytes: one.sent,
         proxied_connections: one.proxied.known(),
+        ways: Counted(one.ways.known()),
         silent_connections: Some(one.silent),
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
         ..Measured::default()
@@ -114,6 +116,7 @@ fn add(all: &mut Measured, one: &Measured) {
         (Some(all), Some(one)) => Some(all.saturating_add(one)),
         (one, None) | (None, one) => one,
     };
+    all.ways.add(one.ways);
     all.silent_connections = match (all.silent_connections, one.silent_connections) {
         (Some(all), Some(one)) => Some(all.saturating_add(one)),
         (one, None) | (None, one) => one,

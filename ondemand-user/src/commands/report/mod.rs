@@ -12,6 +12,7 @@ mod page;
 mod plan;
 mod text;
 pub mod trace;
+mod ways;
 
 use std::{
     fmt,

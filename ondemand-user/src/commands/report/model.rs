@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Terms, evidence::Evidence, fleet::capacity::Capacity, headline, learned::Learned, plan::Plan,
+    ways::Counted,
 };
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
@@ -118,6 +119,9 @@ pub struct Measured {
     /// Of the clients those that the proxy carried, so that the application did not meet them itself; null if that is known
     /// of none of the runs.
     pub proxied_connections: Option<u64>,
+    /// How clients have come besides.
+    #[serde(flatten)]
+    pub ways: Counted,
     /// Silent connections that the stops of these runs closed (`silent_after`); null: not known.
     pub silent_connections: Option<u64>,
     /// Number of runs' ends by reason.

@@ -12,7 +12,7 @@ use super::{
     data,
     model::{Report, Service, seconds},
     plan::{Plan, text as plan},
-    text::{connections, cpu, given_back, period, quantiles, span_of, stops, why_none, zone},
+    text::{connections, cpu, given_back, period, quantiles, span_of, stops, ways, why_none, zone},
 };
 use crate::observe::page::{self, escaped};
 
@@ -188,6 +188,7 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
                 ),
             ),
         ]);
+        tiles.extend(ways(measured));
     }
     let hours = total.busiest_hours.iter().take(3);
     let hours: Vec<String> = hours

@@ -189,11 +189,25 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
     };
     writeln!(
         text,
-        "  traffic       {}, {} in, {} out{silent}\n",
+        "  traffic       {}, {} in, {} out{silent}",
         connections(measured),
         Bytes(measured.received_bytes),
         Bytes(measured.sent_bytes)
-    )
+    )?;
+    for (what, ways) in ways(measured) {
+        writeln!(text, "  {what:<13} {ways}")?;
+    }
+    writeln!(text)
+}
+
+/// How clients have come besides, as far as some have.
+pub(super) fn ways(measured: &Measured) -> impl Iterator<Item = (&'static str, String)> {
+    let ways = [
+        ("clients", measured.ways.clients()),
+        ("datagrams", measured.ways.datagrams()),
+    ];
+    let known = ways.into_iter();
+    known.filter_map(|(what, text)| Some((what, text?)))
 }
 
 /// `445 connections (30 by the proxy)`.

@@ -70,7 +70,10 @@ async fn show(agent: &Client, options: &Status, screen: Screen) -> Result<String
         } else {
             all.services.retain(|service| service.name == name);
             let unit = all.services.first().map(|service| service.unit.clone());
-            about = list(&clients) + &past::of(&name, &unit.unwrap_or_default()).await;
+            let ways = all.services.first().and_then(Service::ways);
+            about = ways.map(|ways| format!("\n{ways}\n")).unwrap_or_default();
+            about += &list(&clients);
+            about += &past::of(&name, &unit.unwrap_or_default()).await;
             report = Some(all);
         }
     }

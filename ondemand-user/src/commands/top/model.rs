@@ -102,7 +102,7 @@ pub struct Page {
 pub struct Row {
     /// The agent's last report.
     pub service: Service,
-    /// Connections accepted per second, the latest last.
+    /// Connections accepted per second, and datagrams, the latest last.
     pub connections: VecDeque<f64>,
     /// Bytes per second from clients.
     pub received: f64,
@@ -113,7 +113,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Connections accepted in the last second.
+    /// Connections accepted in the last second, and datagrams.
     pub fn rate(&self) -> f64 {
         self.connections.back().copied().unwrap_or(0.0)
     }
@@ -128,7 +128,9 @@ impl Row {
         // A counter that decreased was reset: it gives no rate either.
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         let now = &self.service;
-        let connections = rate(now.accepted_connections, before.accepted_connections);
+        let datagrams = |of: &Service| of.datagrams.as_ref().map_or(0, |it| it.passed);
+        let connections = rate(now.accepted_connections, before.accepted_connections)
+            + rate(datagrams(now), datagrams(&before));
         self.received = rate(now.received_bytes, before.received_bytes);
         self.sent = rate(now.sent_bytes, before.sent_bytes);
         for (history, value) in [

@@ -91,7 +91,8 @@ h                hold the selected service until released
 r                release it
 q, Ctrl-C        quit
 
-LEFT     time until it is stopped without a client
+LEFT     time until it is stopped without a client; waiting: for its start
+CONN/S   new connections, and datagrams, per second
 TRAFFIC  bytes per second, the latest at the right
 START    how long its last start took
 
@@ -106,7 +107,11 @@ pub fn draw(frame: &mut Frame<'_>, model: &mut Model) {
         Constraint::Length(u16::from(model.lost.is_some())),
         Constraint::Min(3),
         // On a low terminal the table has precedence.
-        Constraint::Length(if frame.area().height < 12 { 0 } else { 5 }),
+        Constraint::Length(match model.row() {
+            _ if frame.area().height < 12 => 0,
+            Some(row) if row.service.ways().is_some() => 6,
+            _ => 5,
+        }),
         Constraint::Length(1),
     ])
     .areas(frame.area());
@@ -287,7 +292,7 @@ pub(super) fn lines(row: &Row, width: u16) -> Vec<Line<'static>> {
         false => seconds(service.idle_timeout_seconds).unwrap_or("never".into()),
     };
     let history = usize::from(width).saturating_sub(12);
-    vec![
+    let mut lines = vec![
         Line::from(format!(
             "{} ({}), {}, idle timeout {timeout}",
             service.name, service.unit, service.route
@@ -310,7 +315,11 @@ pub(super) fn lines(row: &Row, width: u16) -> Vec<Line<'static>> {
             },
         )),
         Line::from(format!("CONN/S {}", bars(row.connections.iter(), history))),
-    ]
+    ];
+    if let Some(ways) = service.ways() {
+        lines.insert(3, Line::from(ways));
+    }
+    lines
 }
 
 fn draw_help(frame: &mut Frame<'_>) {
@@ -346,6 +355,9 @@ fn left(row: &Row) -> String {
     let service = &row.service;
     if service.held {
         return "held".into();
+    }
+    if service.waiting() > 0 {
+        return "waiting".into();
     }
     if service.state != "active" || service.open_connections.is_none_or(|open| open > 0) {
         return String::new();

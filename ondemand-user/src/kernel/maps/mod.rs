@@ -237,6 +237,7 @@ impl Sampler {
             last_lookup: moment(counters.last_lookup),
             served: moment(counters.served),
             datagrams: counters.datagrams,
+            refused_datagrams: counters.refused_datagrams,
         })
     }
 

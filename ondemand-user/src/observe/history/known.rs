@@ -1,5 +1,7 @@
 //! Sums of figures that systemd may not account.
 
+use ondemand_core::caught::Ways;
+
 /// A number that can be summed.
 pub trait Measure: Copy + Default {
     /// The sum of both, capped at the largest number: a damaged file may contain anything.
@@ -15,6 +17,12 @@ impl Measure for u64 {
 impl Measure for u128 {
     fn plus(self, other: Self) -> Self {
         self.saturating_add(other)
+    }
+}
+
+impl Measure for Ways {
+    fn plus(self, other: Self) -> Self {
+        self.and(&other)
     }
 }
 

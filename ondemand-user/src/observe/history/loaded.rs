@@ -1,7 +1,7 @@
 //! The history of a service. Sums saturate instead of wrapping: the numbers may be those of a
 //! damaged file.
 
-use ondemand_core::{learned::Trial, replay::Replay, runs::StopReason};
+use ondemand_core::{caught::Ways, learned::Trial, replay::Replay, runs::StopReason};
 
 use super::{Known, read::Rivals};
 
@@ -65,6 +65,8 @@ pub struct Loaded {
     pub silent: u64,
     /// Of the clients those that the proxy carried.
     pub proxied: Known<u64>,
+    /// How the others have come.
+    pub ways: Known<Ways>,
     /// Ends of runs, by [`StopReason::code`].
     pub stops: [u64; StopReason::ALL.len()],
     /// Since when it is down, and its memory before.
@@ -97,6 +99,7 @@ impl Loaded {
             sent: 0,
             silent: 0,
             proxied: Known::default(),
+            ways: Known::default(),
             stops: [0; StopReason::ALL.len()],
             down: None,
             memory: None,

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use calendar::{Moment, monotonic};
 pub use known::Known;
 pub use loaded::{Loaded, Period, TIMELINE};
-use ondemand_core::runs::StopReason;
+use ondemand_core::{caught::Ways, runs::StopReason};
 pub use read::read;
 pub use usage::Usage;
 pub use writer::Writer;
@@ -119,6 +119,8 @@ pub enum What {
         proxied: i64,
         /// Connections on which no byte went, and that its stop closed.
         silent: i64,
+        /// Clients that were held or refused, and datagrams, since the previous run; `None`: unknown.
+        ways: Option<Ways>,
     },
     /// It is unused.
     Quiet {

@@ -1,10 +1,11 @@
 //! Reads a period of the history, once and in ascending order.
 
-use std::{path::Path, thread};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Result, bail};
 use jiff::{Timestamp, tz::TimeZone};
 use ondemand_core::{
+    caught::{Tally, Ways},
     learned::{Terms, Trial},
     replay::{Replay, Timeouts},
     runs::StopReason,
@@ -262,7 +263,7 @@ impl Reader {
             self.run(id, &run);
         }
         let sql = format!(
-            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu, silent, proxied
+            "SELECT {COLUMNS}, listening, first_byte, reason, connections, received, sent, cpu, silent, proxied, {WAYS}
              FROM activation WHERE started >= ? AND started < ? ORDER BY started"
         );
         let mut statement = db.prepare(&sql)?;
@@ -303,6 +304,7 @@ impl Reader {
             let silent = unsigned(row, 11)?.unwrap_or(0);
             service.silent = service.silent.saturating_add(silent);
             service.proxied.add(unsigned(row, 12)?);
+            service.ways.add(ways(row, 13)?);
         }
         Ok(())
     }
@@ -417,6 +419,45 @@ fn gaps(
         week[hour] = week[hour].saturating_add(1);
     }
     Ok(services)
+}
+
+/// The columns of [`ways`].
+const WAYS: &str = "held, held_to_front, gave_up, held_for, refused, datagrams, held_datagrams, lost_datagrams, refused_datagrams";
+
+/// How clients have come, from this column on.
+fn ways(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Ways>> {
+    let mut numbers = [0; 9];
+    for (number, column) in numbers.iter_mut().zip(first..) {
+        let Some(found) = unsigned(row, column)? else {
+            return Ok(None);
+        };
+        *number = found;
+    }
+    let [
+        to_application,
+        to_front,
+        gave_up,
+        held_for,
+        refused,
+        datagrams,
+        sent_datagrams,
+        lost_datagrams,
+        refused_datagrams,
+    ] = numbers;
+    Ok(Some(Ways {
+        held: Tally {
+            to_application,
+            to_front,
+            gave_up,
+            held: Duration::from_millis(held_for),
+            ..Tally::default()
+        },
+        refused,
+        datagrams,
+        refused_datagrams,
+        sent_datagrams,
+        lost_datagrams,
+    }))
 }
 
 fn run(row: &Row<'_>) -> rusqlite::Result<Run> {

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use ondemand_core::{
+    caught::Ways,
     runs::StopReason,
     whatif::{SAME_START, unseen},
 };
@@ -230,12 +231,16 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             sent,
             proxied,
             silent,
+            ways,
         } => {
             execute(
                 "UPDATE activation SET connections = ?1, received = ?2, sent = ?3, silent = ?4,
                      proxied = ?6 WHERE service = ?5 AND ended IS NULL",
                 params![connections, received, sent, silent, service, proxied],
             )?;
+            if let Some(ways) = ways {
+                write_ways(db, service, ways)?;
+            }
             end(db, service, clock.at(*at), *reason)
         }
         What::Quiet { since } => execute(
@@ -248,6 +253,28 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
         }
         What::Arrived { at, gap } => arrived(db, service, clock.at(*at), *gap),
     }
+}
+
+fn write_ways(db: &Connection, service: i64, ways: &Ways) -> rusqlite::Result<()> {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let held_for = i64::try_from(ways.held.held.as_millis()).unwrap_or(i64::MAX);
+    db.prepare_cached(
+        "UPDATE activation SET held = ?2, held_to_front = ?3, gave_up = ?4, held_for = ?5, refused = ?6, datagrams = ?7,
+             held_datagrams = ?8, lost_datagrams = ?9, refused_datagrams = ?10 WHERE service = ?1 AND ended IS NULL",
+    )?
+    .execute(params![
+        service,
+        number(ways.held.to_application),
+        number(ways.held.to_front),
+        number(ways.held.gave_up),
+        held_for,
+        number(ways.refused),
+        number(ways.datagrams),
+        number(ways.sent_datagrams),
+        number(ways.lost_datagrams),
+        number(ways.refused_datagrams),
+    ])
+    .map(drop)
 }
 
 fn arrived(db: &Connection, service: i64, at: i64, gap: Option<i64>) -> rusqlite::Result<()> {

@@ -8,7 +8,7 @@ mod year;
 
 use std::{fs, path::Path, sync::LazyLock};
 
-use ondemand_core::{config::Learning, replay::Timeouts};
+use ondemand_core::{caught::Tally, config::Learning, replay::Timeouts};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -48,6 +48,23 @@ fn watched(at: i64) -> Record {
     Record::Watched { services, at }
 }
 
+fn ways() -> Ways {
+    Ways {
+        held: Tally {
+            to_application: 5,
+            to_front: 1,
+            gave_up: 2,
+            held: Duration::from_millis(90),
+            ..Tally::default()
+        },
+        refused: 3,
+        datagrams: 8,
+        refused_datagrams: 4,
+        sent_datagrams: 6,
+        lost_datagrams: 7,
+    }
+}
+
 fn stopped(at: i64, reason: StopReason) -> What {
     What::Stopped {
         at,
@@ -57,6 +74,7 @@ fn stopped(at: i64, reason: StopReason) -> What {
         sent: 20,
         proxied: 1,
         silent: 2,
+        ways: Some(ways()),
     }
 }
 
@@ -360,15 +378,78 @@ fn what_is_no_history_says_so() {
 }
 
 #[test]
+fn how_clients_came_is_kept() {
+    let (_directory, path) = place();
+    let mut store = written(&path, &two_runs());
+    let found = load(&path, 0, 25 * MINUTE);
+    assert_eq!(found.ways.known(), Some(ways()));
+    // What is not known of the second run leaves that of the first as it is.
+    let mut unknown = stopped(40 * MINUTE, StopReason::Idle);
+    if let What::Stopped { ways, .. } = &mut unknown {
+        *ways = None;
+    }
+    store.write(&[of("wiki", unknown)], &moment(0)).unwrap();
+    let found = load(&path, 0, 50 * MINUTE);
+    assert_eq!((found.connections, found.ways.known()), (6, Some(ways())));
+    assert_eq!(load(&path, 25 * MINUTE, 50 * MINUTE).ways.known(), None);
+}
+
+/// A database of the version before, which the agent migrates at its start: nothing is known of its runs.
+#[test]
+fn one_without_ways_is_migrated() {
+    let (_directory, path) = place();
+    let db = Connection::open(&path).unwrap();
+    for step in [
+        include_str!("schema.sql"),
+        include_str!("clock.sql"),
+        include_str!("silent.sql"),
+        include_str!("proxied.sql"),
+    ] {
+        db.execute_batch(step).unwrap();
+    }
+    db.execute_batch("PRAGMA application_id = 0x6f6e646d; PRAGMA user_version = 4")
+        .unwrap();
+    db.execute_batch(&format!(
+        "INSERT INTO service (id, name) VALUES (1, 'wiki');
+         INSERT INTO clock VALUES (0, 'boot', 0, {BASE}, {});
+         INSERT INTO watch VALUES (1, 0, NULL);
+         INSERT INTO activation (started, service, ended, reason, connections) VALUES ({MINUTE}, 1, {MINUTE}, 0, 3)",
+        3 * MINUTE
+    ))
+    .unwrap();
+    drop(db);
+    // By a report before the agent, and after it.
+    let check = || {
+        let found = load(&path, 0, 5 * MINUTE);
+        assert_eq!((found.connections, found.ways.known()), (3, None));
+    };
+    check();
+    let run = [
+        of(
+            "wiki",
+            What::Up {
+                started: 3 * MINUTE,
+            },
+        ),
+        of("wiki", stopped(4 * MINUTE, StopReason::Idle)),
+    ];
+    drop(written_at(&path, &[], 3 * MINUTE));
+    check();
+    drop(written_at(&path, &run, 4 * MINUTE));
+    let found = load(&path, 0, 5 * MINUTE);
+    assert_eq!((found.connections, found.ways.known()), (6, Some(ways())));
+}
+
+#[test]
 fn a_newer_version_is_left_alone() {
     let (_directory, path) = place();
     drop(written(&path, &two_runs()));
     let newer = Connection::open(&path).unwrap();
-    newer.execute_batch("PRAGMA user_version = 5").unwrap();
+    newer.execute_batch("PRAGMA user_version = 6").unwrap();
     drop(newer);
     unreadable(
         &path,
-        "was written by a newer ondemand (version 5 of its tables, this one supports 4)",
+        "was written by a newer ondemand (version 6 of its tables, this one supports 5)",
     );
     let error = Store::open(&path, &moment(0)).err().unwrap().to_string();
     assert!(error.contains("newer ondemand"), "{error}");

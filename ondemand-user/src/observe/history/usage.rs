@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use ondemand_core::{
+    caught::Ways,
     measure::Ktime,
     runs::{Run, RunEvent, StopReason},
 };
@@ -26,6 +27,8 @@ pub struct Usage {
     pub run: Option<Ktime>,
     state: State,
     told: Vec<What>,
+    /// How its clients had come at the end of the previous run.
+    ways: Option<Ways>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,8 +46,11 @@ impl Usage {
         std::mem::take(&mut self.told)
     }
 
-    /// Takes an event of the application.
-    pub fn happened(&mut self, event: &RunEvent, now: Ktime) {
+    /// Takes an event of the application. `ways`: how its clients have come so far; `None`: unknown.
+    pub fn happened(&mut self, event: &RunEvent, now: Ktime, ways: Option<Ways>) {
+        if let RunEvent::Found(_) = event {
+            self.ways = ways;
+        }
         match *event {
             // The result of a start or a stop in progress is not known yet.
             RunEvent::Found(found) if found.running => {
@@ -76,16 +82,18 @@ impl Usage {
             }
             RunEvent::Ended {
                 at, reason, run, ..
-            } => self.stopped(at, reason, run),
+            } => self.stopped(at, reason, run, ways),
             RunEvent::StartFailed { began, at } => {
                 self.up(began);
-                self.stopped(at, StopReason::Failed, Run::default());
+                self.stopped(at, StopReason::Failed, Run::default(), ways);
             }
             _ => {}
         }
     }
 
-    fn stopped(&mut self, at: Ktime, reason: StopReason, run: Run) {
+    fn stopped(&mut self, at: Ktime, reason: StopReason, run: Run, ways: Option<Ways>) {
+        let since = ways.zip(self.ways).map(|(now, before)| now.since(&before));
+        self.ways = ways.or(self.ways);
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.told.push(What::Stopped {
             at: monotonic(at),
@@ -95,6 +103,7 @@ impl Usage {
             sent: number(run.sent_bytes),
             proxied: number(run.proxied),
             silent: number(run.silent),
+            ways: since,
         });
     }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use nix::sys::sysinfo::sysinfo;
 use ondemand_core::{
-    caught::{DatagramTally, Tally},
+    caught::{DatagramTally, Loss, Tally},
     config::WhatIfBy,
     learned::{self, Kind},
     lifecycle::note::VetoReason,
@@ -194,13 +194,13 @@ impl Collector for All {
         all.counter(
             "ondemand_held_clients",
             None,
-            "Clients that were held while the service was down, by where they were sent: application, front.",
+            "Clients that were held while the service was down, by where they were sent: application, front, none (they gave up before).",
         )?
         .ways()?;
         all.counter(
             "ondemand_held",
             Some(&seconds),
-            "Time for which these clients were held, in sum.",
+            "Time for which those of them were held that were sent on, in sum.",
         )?
         .counters(|row, _| Some(row.held.held.as_secs_f64()))?;
         all.counter(
@@ -218,13 +218,19 @@ impl Collector for All {
         all.counter(
             "ondemand_lost_datagrams",
             None,
-            "Datagrams that were held, and were not sent: no room, too long a start, or refused by the kernel.",
+            "Datagrams that were held, and were not sent, by reason: no-room, late (too long a start), refused (by the kernel).",
         )?
-        .counters(|row, _| row.datagrams.map(|datagrams| datagrams.lost))?;
+        .losses()?;
+        all.counter(
+            "ondemand_refused_datagrams",
+            None,
+            "Datagrams that were refused, because the service was down and their senders may not start it (wake_from, public addresses).",
+        )?
+        .counters(|row, _| row.datagrams.and(row.sample).map(|sample| sample.refused_datagrams))?;
         all.counter(
             "ondemand_refused",
             Some(&connections),
-            "Refused attempts of clients that may not start the service, while it was down (wake_from).",
+            "Refused attempts to connect of clients that may not start the service, while it was down (wake_from).",
         )?
         .counters(|row, _| row.sample.map(|sample| sample.refused))?;
         all.counter(
@@ -602,8 +608,25 @@ impl Family<'_> {
             for (way, number) in [
                 ("application", held.to_application),
                 ("front", held.to_front),
+                ("none", held.gave_up),
             ] {
                 let labels = [("service", observation.service.as_str()), ("to", way)];
+                count(&mut self.encoder.encode_family(&labels)?, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes why datagrams that were held are lost.
+    fn losses(mut self) -> fmt::Result {
+        for (observation, _) in self.rows {
+            let Some(datagrams) = observation.datagrams else {
+                continue;
+            };
+            for why in Loss::ALL {
+                let service = observation.service.as_str();
+                let labels = [("service", service), ("reason", why.as_str())];
+                let number = datagrams.lost[why as usize];
                 count(&mut self.encoder.encode_family(&labels)?, &number)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ondemand_core::learned::Kind;
+use ondemand_core::{caught::Loss, learned::Kind};
 use serde::{Deserialize, Serialize};
 
 use super::render::Observation;
@@ -13,9 +13,10 @@ use super::render::Observation;
 pub struct Told {
     held_to_application: u64,
     held_to_front: u64,
+    held_gave_up: u64,
     held: Duration,
     datagrams_held: u64,
-    datagrams_lost: u64,
+    datagrams_lost: [u64; Loss::ALL.len()],
     gap_reasons: [u64; Kind::ALL.len()],
     gap_cost_fixed: Duration,
     gap_cost_learned: Duration,
@@ -42,6 +43,7 @@ impl Told {
             datagrams_lost: datagrams.lost,
             held_to_application: held.to_application,
             held_to_front: held.to_front,
+            held_gave_up: held.gave_up,
             held: held.held,
             gap_reasons: learned.reasons,
             gap_cost_fixed: seconds(learned.fixed_cost),
@@ -62,9 +64,13 @@ impl Told {
         let was = *self;
         self.held_to_application += whole(counted.held_to_application, before.held_to_application);
         self.held_to_front += whole(counted.held_to_front, before.held_to_front);
+        self.held_gave_up += whole(counted.held_gave_up, before.held_gave_up);
         self.held += part(counted.held, before.held);
         self.datagrams_held += whole(counted.datagrams_held, before.datagrams_held);
-        self.datagrams_lost += whole(counted.datagrams_lost, before.datagrams_lost);
+        let losses = counted.datagrams_lost.iter().zip(&before.datagrams_lost);
+        for (sum, (now, before)) in self.datagrams_lost.iter_mut().zip(losses) {
+            *sum += whole(*now, *before);
+        }
         let reasons = counted.gap_reasons.iter().zip(&before.gap_reasons);
         for (sum, (now, before)) in self.gap_reasons.iter_mut().zip(reasons) {
             *sum += whole(*now, *before);
@@ -96,6 +102,7 @@ impl Told {
         let (held, learned) = (&mut observation.held, &mut observation.learned.1);
         held.to_application = self.held_to_application;
         held.to_front = self.held_to_front;
+        held.gave_up = self.held_gave_up;
         held.held = self.held;
         if let Some(datagrams) = &mut observation.datagrams {
             datagrams.sent = self.datagrams_held;

@@ -76,6 +76,7 @@ fn sample(accepted: u64) -> Sample {
         last_lookup: Some(ms(SINCE)),
         served: Some(ms(START)),
         datagrams: 0,
+        refused_datagrams: 0,
     }
 }
 

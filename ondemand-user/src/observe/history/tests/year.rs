@@ -73,6 +73,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
                         sent: 3_000_000 + jitter * 1000,
                         proxied: 0,
                         silent: 0,
+                        ways: Some(Ways::default()),
                     },
                 ],
             );

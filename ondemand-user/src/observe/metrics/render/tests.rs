@@ -23,6 +23,7 @@ pub(crate) fn row(service: &str) -> Row {
         last_lookup: None,
         served: None,
         datagrams: 30,
+        refused_datagrams: 5,
     };
     let observation = Observation {
         service: service.into(),
@@ -45,6 +46,8 @@ pub(crate) fn row(service: &str) -> Row {
         held: Tally {
             to_application: 6,
             to_front: 1,
+            late: 1,
+            gave_up: 2,
             held: Duration::from_millis(2500),
         },
         frozen: (true, true, 4),
@@ -55,7 +58,10 @@ pub(crate) fn row(service: &str) -> Row {
             waited: Duration::from_millis(1500),
         }),
         prewarms: [2, 1],
-        datagrams: Some(DatagramTally { sent: 8, lost: 1 }),
+        datagrams: Some(DatagramTally {
+            sent: 8,
+            lost: [0, 1, 0],
+        }),
     };
     let mut ledger = Ledger::default();
     ledger.starts = 1;
@@ -176,7 +182,13 @@ fn every_metric_has_its_name_its_help_its_type_and_its_unit() {
             "lost_datagrams",
             "counter",
             "",
-            "lost_datagrams_total{service=\"wiki\"} 1",
+            "lost_datagrams_total{service=\"wiki\",reason=\"late\"} 1",
+        ),
+        (
+            "refused_datagrams",
+            "counter",
+            "",
+            "refused_datagrams_total{service=\"wiki\"} 5",
         ),
         (
             "received_bytes",
@@ -356,7 +368,7 @@ fn the_older_format_names_counters_in_full() {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
     let helps = text.lines().filter(|line| line.starts_with("# HELP "));
-    assert_eq!(helps.count(), 46);
+    assert_eq!(helps.count(), 47);
 }
 
 #[test]
