@@ -5,7 +5,7 @@ use std::time::Duration;
 use ondemand_core::{
     lifecycle::{Command, Counter, EndLoop, Input, Step, View},
     measure::{Ktime, unit::Units},
-    policy::{self, COOKIE_GRACE, Facts, STAMP_SLACK, Verdict},
+    policy::{self, COOKIE_GRACE, Facts, Hold, STAMP_SLACK, Verdict},
 };
 
 use super::{
@@ -61,15 +61,19 @@ impl Agent {
         })
     }
 
+    /// Whether a program, a calendar or a person wants it to stay up.
+    pub(super) fn wanted_up(&self, watched: &Watched, now: Ktime) -> Option<Hold> {
+        let inhibitors = watched.inhibitors.hold();
+        inhibitors
+            .or_else(|| keeping::hold(watched))
+            .or_else(|| self.holding.hold(&watched.service.name, now))
+    }
+
     /// The policy's input besides the counters, with what holds it.
     pub(super) fn facts(&self, watched: &Watched, units: &Units, now: Ktime) -> Facts {
+        let wanted = self.wanted_up(watched, now);
         Facts {
-            hold: watched
-                .inhibitors
-                .hold()
-                .or_else(|| keeping::hold(watched))
-                .or_else(|| watched.prewarming.hold(now))
-                .or_else(|| self.holding.hold(&watched.service.name, now)),
+            hold: wanted.or_else(|| watched.prewarming.hold(now)),
             need: self.need(&watched.service.name),
             ..watched.facts(units)
         }

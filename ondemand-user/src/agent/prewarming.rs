@@ -85,7 +85,7 @@ impl Prewarming {
         self.in_vain = false;
     }
 
-    /// Somebody wants it to be down until then.
+    /// Somebody wants it to be down until then, or needs its place.
     pub fn leave(&mut self) {
         self.left = true;
     }
@@ -288,6 +288,7 @@ impl Agent {
     }
 
     fn begin_window(&mut self, name: &str, now: Ktime, expected: &Expected) {
+        let has_room = self.fits(name, now);
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
@@ -300,6 +301,12 @@ impl Agent {
             && !watched.gave_up
             && !watched.lifecycle.is_asked();
         let is_up = state.is_some_and(|state| state.is_up());
+        if may_start && !has_room {
+            log::info!(
+                "{name}: a client is expected until {until} ({by}), but there is no room to start it ahead"
+            );
+        }
+        let may_start = may_start && has_room;
         watched.prewarming.until = Some(now + expected.closes_in);
         watched.prewarming.left = false;
         watched.prewarming.started = may_start && !self.dry_run;

@@ -124,12 +124,13 @@ impl Agent {
         let now = clock::now();
         let units = self.units_of(watched);
         let wants = view.is_some_and(|view| watched.lifecycle.is_wanted(view));
+        let wanted = self.wanted_up(watched, now).is_some();
         let Some(watched) = self.services.get_mut(name) else {
             return;
         };
         let before = watched.placed.place;
         watched.placed.place = match units {
-            Some(units) => watched.place(&units, view, now),
+            Some(units) => watched.place(&units, view, wanted, now),
             // Unknown: it may be up.
             None => Place::Taken,
         };
@@ -224,6 +225,33 @@ impl Agent {
     }
 
     fn decide(&self, now: Ktime) -> Decision {
+        room::decide(&self.members(now), &self.groups(), self.memory(now))
+    }
+
+    /// Whether a service that is down may be started of which nobody has asked for a start.
+    pub(super) fn fits(&self, name: &str, now: Ktime) -> bool {
+        let members = self.members(now);
+        let Some(member) = members.iter().find(|it| it.name == name) else {
+            return true;
+        };
+        let usual = self.services.get(name);
+        let usual = usual.and_then(|it| it.placed.footprint.usual());
+        let newcomer = Member {
+            grows: usual.unwrap_or(0),
+            ..*member
+        };
+        room::fits(&newcomer, &members, &self.groups(), self.memory(now))
+    }
+
+    fn groups(&self) -> BTreeMap<&str, u32> {
+        let groups = self.config.groups.iter();
+        groups
+            .map(|(name, group)| (name.as_str(), group.at_most))
+            .collect()
+    }
+
+    /// All whose place matters.
+    fn members(&self, now: Ktime) -> Vec<Member<'_>> {
         let has_budget = self.has_budget();
         let mut members = Vec::new();
         for (name, watched) in self.services.iter() {
@@ -253,9 +281,7 @@ impl Agent {
                     && up_for.is_some_and(|it| it >= watched.service.min_uptime),
             });
         }
-        let groups = self.config.groups.iter();
-        let groups = groups.map(|(name, group)| (name.as_str(), group.at_most));
-        room::decide(&members, &groups.collect(), self.memory(now))
+        members
     }
 
     /// Services whose memory is known stay up as long as it fits.
@@ -371,6 +397,7 @@ impl Agent {
         if matches!(why, Why::Memory { over: 0, .. }) {
             self.room.readings.eased = Some(now);
         }
+        watched.prewarming.leave();
         watched.placed.goes = Some(why);
         watched.placed.place = Place::Leaving;
         watched.placed.not_before = Some(now + LATER);

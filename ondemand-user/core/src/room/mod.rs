@@ -140,6 +140,33 @@ pub fn decide(
     decision
 }
 
+/// Whether a service that is down fits in without anybody's having to go or to wait longer. Nobody waits for it, so the others come
+/// first. `newcomer.grows`: what it will probably take.
+pub fn fits(
+    newcomer: &Member<'_>,
+    members: &[Member<'_>],
+    groups: &BTreeMap<&str, u32>,
+    memory: Option<Memory>,
+) -> bool {
+    let others = || members.iter().filter(|it| it.name != newcomer.name);
+    let at_most = newcomer.group.and_then(|group| groups.get(group));
+    if let Some(at_most) = at_most {
+        let group = others().filter(|it| it.group == newcomer.group);
+        let taken = group.filter(|it| it.place != Place::None || it.waits.is_some());
+        if taken.count() >= *at_most as usize {
+            return false;
+        }
+    }
+    let Some(memory) = memory else {
+        return true;
+    };
+    let up = || others().filter(|it| it.place != Place::None);
+    let grows = up().fold(newcomer.grows, |sum, it| sum.saturating_add(it.grows));
+    let sizes = up().filter_map(|it| it.memory);
+    let taken = sizes.fold(grows, u64::saturating_add);
+    memory.over(taken, grows, 0) == 0 && !memory.is_short()
+}
+
 fn decide_group(group: &str, at_most: usize, members: &[&Member<'_>], decision: &mut Decision) {
     let count = |wanted: fn(Place) -> bool| members.iter().filter(|it| wanted(it.place)).count();
     let taken = count(|place| place != Place::None);

@@ -56,6 +56,32 @@ fn who_comes_first_starts_first() {
 }
 
 #[test]
+fn nobody_goes_for_one_that_is_only_expected() {
+    let check = |text, at_most, memory| {
+        let mut members = members(text);
+        members[0].grows = 10;
+        let groups = BTreeMap::from([("gpu", at_most)]);
+        fits(&members[0], &members, &groups, memory)
+    };
+    assert!(check("a -, b -", 1, None));
+    for text in ["a -, b taken", "a -, b 1", "a -, b leaving", "a -, b w3"] {
+        assert!(!check(text, 1, None), "{text}");
+        assert!(check(text, 2, None), "{text}");
+    }
+    let budget = |bytes| Some(Memory::Budget(bytes));
+    assert!(check("a -, b 1, c w1", 3, budget(20)) && !check("a -, b 1", 2, budget(19)));
+    let host = |available, is_short| {
+        Some(Memory::Host {
+            available,
+            reserve: 5,
+            is_short,
+        })
+    };
+    assert!(check("a -, b 1", 2, host(15, false)) && !check("a -, b 1", 2, host(14, false)));
+    assert!(!check("a -, b 1", 2, host(100, true)));
+}
+
+#[test]
 fn idle_ones_make_room_and_used_ones_do_not() {
     check(1, "a w5, b taken", "/");
     check(1, "a w5, b 1", "/ b:a");

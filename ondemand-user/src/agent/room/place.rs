@@ -93,8 +93,14 @@ impl Watched {
         self.placed.worth.value(cold_start, memory)
     }
 
-    /// What it has. `view`: `None` if it is not managed.
-    pub(super) fn place(&mut self, units: &Units, view: Option<&View>, now: Ktime) -> Place {
+    /// What it has. `view`: `None` if it is not managed. `wanted`: it is held by more than a guess.
+    pub(super) fn place(
+        &mut self,
+        units: &Units,
+        view: Option<&View>,
+        wanted: bool,
+        now: Ktime,
+    ) -> Place {
         let backend = &units.backend;
         if let Some((at, has_begun)) = &mut self.placed.granted {
             let is_over = match (backend.is_settled_up(), backend.is_settled_down()) {
@@ -112,14 +118,14 @@ impl Watched {
             ActiveState::Inactive | ActiveState::Failed => Place::None,
             ActiveState::Deactivating => Place::Leaving,
             ActiveState::Active | ActiveState::Reloading => match view {
-                Some(view) => self.place_of_one_that_is_up(view),
+                Some(view) => self.place_of_one_that_is_up(view, wanted),
                 None => Place::Taken,
             },
             ActiveState::Activating | ActiveState::Unknown => Place::Taken,
         }
     }
 
-    fn place_of_one_that_is_up(&self, view: &View) -> Place {
+    fn place_of_one_that_is_up(&self, view: &View, wanted: bool) -> Place {
         match self.lifecycle.current() {
             Step::Asking
             | Step::Looking { .. }
@@ -134,10 +140,9 @@ impl Watched {
         let is_unused = match view.verdict {
             Verdict::Quiet { .. } => view.sample.is_some_and(|it| it.open() == Some(0)),
             Verdict::Idle { .. } => true,
-            Verdict::Busy { .. }
-            | Verdict::Held { .. }
-            | Verdict::Needed { .. }
-            | Verdict::Unknown(_) => false,
+            // A client that is only expected keeps no place from one that is there.
+            Verdict::Held { .. } => !wanted,
+            Verdict::Busy { .. } | Verdict::Needed { .. } | Verdict::Unknown(_) => false,
         };
         let units = &view.units;
         let proxy_comes = units.proxy.job || units.proxy.state == ActiveState::Activating;
