@@ -472,6 +472,20 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[test]
+    fn paragraphs_of_help_are_folded_to_the_terminal() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            let lines: Vec<&str> = help.lines().collect();
+            for pair in lines.windows(2) {
+                let is_text = |line: &str| !line.is_empty() && !line.starts_with([' ', '/']);
+                let is_broken = pair.iter().all(|line| is_text(line)) && !pair[0].ends_with(':');
+                assert!(!is_broken, "{}: {pair:?}", command.get_name());
+            }
+        }
+    }
+
     #[track_caller]
     fn check(line: &str, expected: bool) {
         let parsed = Cli::try_parse_from(line.split(' '));
