@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     thread,
@@ -33,6 +34,8 @@ const TESTS: [&str; 5] = [
 ];
 /// A machine is ended after this time, whatever it does.
 const DEADLINE: Duration = Duration::from_secs(40 * 60);
+/// For how long a machine that suspends itself is left so.
+const SUSPENDED: Duration = Duration::from_secs(20);
 const QEMU: &str = "qemu-system-x86_64";
 /// The prefix of the job's exit code in its output.
 const END: &str = "vm: exit ";
@@ -221,7 +224,9 @@ fn boot(kernel: &str, disk: &Path, initrd: &Path) -> Result<()> {
     let start = Instant::now();
     let log = home().join(format!("{kernel}.log"));
     let console = home().join(format!("{kernel}.console.log"));
-    let mut machine = start_machine(kernel, disk, initrd, &console)?;
+    let control = home().join(format!("{kernel}.qmp"));
+    let mut machine = start_machine(kernel, disk, initrd, &console, &control)?;
+    let waker = thread::spawn(move || wake(&control));
     let output = machine.stdout.take().context("no output")?;
     let reader = {
         let log = File::create(&log).with_context(|| format!("create {}", log.display()))?;
@@ -240,6 +245,10 @@ fn boot(kernel: &str, disk: &Path, initrd: &Path) -> Result<()> {
         thread::sleep(Duration::from_millis(200));
     };
     let end = reader.join().ok().flatten();
+    // QEMU has closed its end.
+    if let Ok(Err(error)) = waker.join() {
+        println!("Linux {kernel}: it cannot be woken from a suspend: {error:#}");
+    }
     let minutes = start.elapsed().as_secs_f64() / 60.0;
     let logs = format!("{}, {}", log.display(), console.display());
     match end.as_deref() {
@@ -252,8 +261,14 @@ fn boot(kernel: &str, disk: &Path, initrd: &Path) -> Result<()> {
 }
 
 /// QEMU with the console of the kernel in a file, and a second serial line for the job on its
-/// standard output.
-fn start_machine(kernel: &str, disk: &Path, initrd: &Path, console: &Path) -> Result<Child> {
+/// standard output. `control`: where it takes commands.
+fn start_machine(
+    kernel: &str,
+    disk: &Path,
+    initrd: &Path,
+    console: &Path,
+    control: &Path,
+) -> Result<Child> {
     let boot = linux(kernel).join("boot");
     let image = fs::read_dir(&boot)
         .with_context(|| format!("list {}", boot.display()))?
@@ -287,6 +302,9 @@ fn start_machine(kernel: &str, disk: &Path, initrd: &Path, console: &Path) -> Re
         .arg("console=ttyS0 panic=-1 mitigations=off systemd.show_status=no systemd.log_target=console")
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", control.display()))
+        .args(["-global", "PIIX4_PM.disable_s3=0"])
         .args(["-serial", "stdio", "-drive"])
         // What the machine writes is forgotten.
         .arg(format!("file={},format=raw,if=virtio,snapshot=on", disk.display()))
@@ -294,6 +312,36 @@ fn start_machine(kernel: &str, disk: &Path, initrd: &Path, console: &Path) -> Re
         .stdout(Stdio::piped());
     println!("+ {command:?}");
     command.spawn().context("run QEMU")
+}
+
+/// Wakes the machine each time that it has suspended itself: it does not wake by its clock's alarm. Returns when it ends
+/// (QEMU's QMP reference: `system_wakeup`, `SUSPEND`).
+fn wake(control: &Path) -> Result<()> {
+    let begin = Instant::now();
+    let stream = loop {
+        match UnixStream::connect(control) {
+            Ok(stream) => break stream,
+            Err(_) if begin.elapsed() < Duration::from_secs(30) => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => return Err(error).context("connect to QEMU"),
+        }
+    };
+    let mut commands = stream
+        .try_clone()
+        .context("a second handle of QEMU's socket")?;
+    let mut command = |name: &str| writeln!(commands, "{}", serde_json::json!({"execute": name}));
+    command("qmp_capabilities")?;
+    for line in BufReader::new(stream).lines() {
+        // It ends with the machine.
+        let Ok(line) = line else { break };
+        let message: Value = serde_json::from_str(&line)?;
+        if message["event"] == "SUSPEND" {
+            thread::sleep(SUSPENDED);
+            command("system_wakeup")?;
+        }
+    }
+    Ok(())
 }
 
 /// Prints and keeps the job's output, with the time since the start, and returns its exit code.

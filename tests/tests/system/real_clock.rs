@@ -1,7 +1,6 @@
-//! A day on a machine whose own clock is set: steps of years both ways, the end of summer time, a power cut.
+//! A day on a machine whose own clock is set: steps of years both ways, the end of summer time, a suspend, a power cut.
 //! No namespace has a wall clock, so this is for a machine that belongs to the tests (`cargo xtask test --vm`);
-//! `history_clock` has the same with a clock of the agent's own. (Suspend is missing: the emulated machine does not
-//! wake by its clock's alarm.)
+//! `history_clock` has the same with a clock of the agent's own.
 
 use std::time::Duration;
 
@@ -39,6 +38,18 @@ fn now() -> i64 {
 
 fn set(seconds: i64) {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::seconds(seconds)).unwrap();
+}
+
+/// Suspends the machine until it is woken from outside. Returns for how many seconds.
+fn suspend() -> i64 {
+    let suspended = || {
+        let [all, running] = [ClockId::CLOCK_BOOTTIME, ClockId::CLOCK_MONOTONIC]
+            .map(|clock| clock_gettime(clock).unwrap().num_seconds());
+        all - running
+    };
+    let before = suspended();
+    std::fs::write("/sys/power/state", "mem").unwrap();
+    suspended() - before
 }
 
 fn report(sandbox: &Sandbox) -> Option<Value> {
@@ -80,6 +91,14 @@ fn a_day_of_the_machines_clock() {
 
     // Summer time ends while it is up.
     ask(&sandbox);
+    wait_state(&sandbox, "app.service", "inactive").unwrap();
+    (sum, stops) = (sum + run(&sandbox), stops + 1);
+    active(&with_stops(&sandbox, stops), sum);
+
+    // The host is suspended while it is up, for longer than its idle timeout.
+    ask(&sandbox);
+    let slept = suspend();
+    assert!(slept > 10, "it was suspended for {slept} s");
     wait_state(&sandbox, "app.service", "inactive").unwrap();
     (sum, stops) = (sum + run(&sandbox), stops + 1);
     active(&with_stops(&sandbox, stops), sum);
