@@ -5,6 +5,7 @@ mod command;
 mod fuzz;
 mod household;
 mod packages;
+mod programs;
 mod story;
 mod testing;
 mod toolchain;
@@ -350,6 +351,11 @@ fn purpose(task: &Task, is_root: bool) -> Option<Purpose<'_>> {
         Task::Test {
             skip_system: true, ..
         } => Some(Purpose::UnitTests),
+        Task::Test {
+            long: true,
+            root: None,
+            ..
+        } => Some(Purpose::LongTest),
         Task::Setup { .. } | Task::Test { .. } => Some(Purpose::Test),
         Task::Fuzz { .. } => Some(Purpose::Fuzz),
         Task::Deny { .. } => Some(Purpose::Deny),
@@ -403,7 +409,9 @@ mod tests_of_tasks {
 
     #[test]
     fn a_task_asks_for_what_it_needs() {
-        use Purpose::{Bench, Build, Deny, Dist, Fuzz, Pictures, Run, Test, UnitTests, Vm};
+        use Purpose::{
+            Bench, Build, Deny, Dist, Fuzz, LongTest, Pictures, Run, Test, UnitTests, Vm,
+        };
         let both = |words, needs_root, purpose| check(words, needs_root, purpose, purpose);
         both("run", true, Some(Run));
         both("run --keep", true, Some(Run));
@@ -424,8 +432,10 @@ mod tests_of_tasks {
         both("deny", false, Some(Deny));
         both("bench soak", true, Some(Bench));
         both("test --root x", true, Some(Test));
+        both("test --long --root x", true, Some(Test));
         both("test --vm=6.1", false, Some(Vm(&["6.1".to_owned()])));
         check("test", false, Some(Test), Some(Build));
+        check("test --long", false, Some(LongTest), Some(Build));
         check("test --skip-system", false, Some(UnitTests), Some(Build));
         let task = Cli::try_parse_from(["xtask", "test"]).unwrap().task;
         assert!(reason_for_root(&task, true).is_some());

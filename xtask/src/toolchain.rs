@@ -14,6 +14,10 @@ use nix::unistd::geteuid;
 
 use crate::{
     command::{Step, run},
+    programs::{
+        APPLICATIONS, CHROMIUM, CXX, HAPROXY, LINTIAN, LONG_APPLICATIONS, NGINX, PACKERS, PYTHON,
+        Program, READERS, SANDBOX, STRACE, SYSTEMD, Server, WRK,
+    },
     tools::{Missing, apt, is_there},
     vm,
 };
@@ -27,52 +31,6 @@ const FUZZ_VERSION: &str = "0.13.2";
 /// Of cargo-deny.
 const DENY_VERSION: &str = "0.20.2";
 
-/// A program, what it is, its Debian package.
-type Program = (&'static str, &'static str, &'static str);
-
-/// What a private systemd with ondemand in it consists of.
-const SANDBOX: [Program; 6] = [
-    SYSTEMD,
-    ("dbus-daemon", "D-Bus", "dbus"),
-    ("/usr/lib/polkit-1/polkitd", "polkit", "polkitd"),
-    ("nsenter", "nsenter and unshare", "util-linux"),
-    // A part of util-linux up to Debian 13.
-    ("pivot_root", "pivot_root", "util-linux-extra"),
-    ("ip", "ip", "iproute2"),
-];
-const SYSTEMD: Program = ("/usr/lib/systemd/systemd", "systemd", "systemd");
-const PYTHON: Program = ("python3", "Python, for the example application", "python3");
-const STRACE: Program = ("strace", "strace, for which files root opens", "strace");
-const CHROMIUM: Program = (
-    "chromium",
-    "Chromium, in which the page of a report is looked at",
-    "chromium",
-);
-/// What reads the manual pages and the completions.
-const READERS: [Program; 3] = [
-    ("mandoc", "mandoc, for the manual pages", "mandoc"),
-    ("zsh", "zsh, for its completions", "zsh"),
-    ("fish", "fish, for its completions", "fish"),
-];
-/// What makes packages.
-const PACKERS: [Program; 4] = [
-    ("dpkg-deb", "dpkg-deb, which makes packages", "dpkg"),
-    (
-        "dpkg-shlibdeps",
-        "dpkg-shlibdeps, which knows the packages of libraries",
-        "dpkg-dev",
-    ),
-    ("rpmbuild", "rpmbuild, which makes packages", "rpm"),
-    ("objcopy", "objcopy, for debug information", "binutils"),
-];
-const LINTIAN: Program = (
-    "lintian",
-    "lintian, which looks through packages",
-    "lintian",
-);
-const CXX: Program = ("c++", "a C++ compiler, for libFuzzer", "g++");
-const WRK: Program = ("wrk", "wrk, the load for the benches", "wrk");
-
 /// What the tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose<'a> {
@@ -84,8 +42,10 @@ pub enum Purpose<'a> {
     Pictures,
     /// The tests that need no privilege.
     UnitTests,
-    /// All tests.
+    /// The tests, but for the long ones.
     Test,
+    /// All tests.
+    LongTest,
     /// The benches.
     Bench,
     /// Fuzzing.
@@ -166,11 +126,13 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             programs(&READERS),
             programs(&SANDBOX),
             programs(&[PYTHON, STRACE]),
+            servers(&APPLICATIONS),
             prometheus().into_iter().collect(),
             build_tools(),
         ],
+        Purpose::LongTest => vec![missing(Purpose::Test), servers(&LONG_APPLICATIONS)],
         Purpose::Bench => vec![
-            servers(),
+            servers(&[NGINX, HAPROXY]),
             programs(&[WRK]),
             programs(&SANDBOX),
             build_tools(),
@@ -227,21 +189,15 @@ fn installed(program: &'static str, version: &str, options: &[&str]) -> Vec<Miss
     }]
 }
 
-/// The servers of the benches that are not there.
-fn servers() -> Vec<Missing> {
-    let servers = [
-        ("nginx", "nginx, the server for the benches"),
-        ("haproxy", "HAProxy, a peer in the benches"),
-    ];
-    let missing = servers
-        .iter()
-        .filter(|(name, _)| !is_there(&format!("/usr/sbin/{name}")));
+/// Those of these servers that are not there.
+fn servers(servers: &[Server]) -> Vec<Missing> {
+    let missing = servers.iter().filter(|(program, ..)| !is_there(program));
     missing
-        .map(|(name, what)| {
-            // The package would start it as a service of this machine.
-            let mut how = vec![apt(&[name]).env("RUNLEVEL", "1")];
-            if Path::new("/run/systemd/system").is_dir() {
-                how.push(Step::new(&["systemctl", "disable", "--now", name]));
+        .map(|(_, what, packages, units)| {
+            // Its package would start it as a service of this machine.
+            let mut how = vec![apt(packages).env("RUNLEVEL", "1")];
+            if !units.is_empty() && Path::new("/run/systemd/system").is_dir() {
+                how.push(Step::new(&["systemctl", "disable", "--now"]).args(units));
             }
             Missing {
                 what: (*what).into(),

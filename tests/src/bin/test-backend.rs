@@ -4,7 +4,7 @@
 //! read and thrown away. `X-Peer` is the client's address as the server saw it, `X-Worker` the
 //! number of the listener that accepted it; `X-Started` and `X-Listened` are when the program
 //! began and when it listened, in nanoseconds of CLOCK_MONOTONIC. `?close` closes that listener after the answer,
-//! and `?reopen=MS` opens it again after a while. `?eat=N` takes N MiB of memory for this answer, `?grow=N` for
+//! and `?reopen=MS` opens it again after a while. `?drip=MS` pauses after each thousand bytes. `?eat=N` takes N MiB of memory for this answer, `?grow=N` for
 //! good.
 //!
 //! `--no-reuse`: without SO_REUSEADDR. `--also ADDRESS` listens there, too.
@@ -446,12 +446,15 @@ fn serve(mut stream: impl Read + Write, peer: &str, door: Option<Arc<Door>>) {
             return;
         }
         chunk.fill(b'x');
+        let drip = header(&text, "drip=");
+        let step = if drip.is_some() { 1000 } else { chunk.len() };
         while left > 0 {
-            let len = left.min(chunk.len());
+            let len = left.min(step);
             if stream.write_all(&chunk[..len]).is_err() {
                 return;
             }
             left -= len;
+            work_ms(drip.unwrap_or(0));
         }
         if let Some(door) = &door {
             if let Some(after) = header(&text, "reopen=") {
