@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// What comes first in this order: the others may need it.
-const ORDER: [&[&str]; 4] = [
+const ORDER: [&[&str]; 5] = [
     &["systemd-sysusers"],
     &["ondemand", "apply"],
     &["ondemand", "permit"],
+    &["ondemand", "sieve"],
     // The agent last: it takes over what the others have made.
     &["systemctl"],
 ];

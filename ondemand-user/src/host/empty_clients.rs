@@ -62,6 +62,41 @@ pub fn put(socket: &OwnedFd, wanted: bool) -> io::Result<()> {
     option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// Whether a listener has the filter.
+///
+/// # Errors
+///
+/// The kernel does not tell.
+pub fn is_put(socket: &OwnedFd) -> io::Result<bool> {
+    let mut patience: libc::c_int = 0;
+    let int = size_of::<libc::c_int>() as libc::socklen_t;
+    ask(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_DEFER_ACCEPT,
+        &mut patience,
+        int,
+    )?;
+    let mut found = [step(0, 0, 0, 0); FILTER.len()];
+    // Its length is that of the program, in instructions (`sk_get_filter`, net/core/filter.c).
+    let room = FILTER.len() as libc::socklen_t;
+    let length = match ask(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_GET_FILTER,
+        &mut found,
+        room,
+    ) {
+        Ok(length) => length,
+        // One of somebody else's: longer, or no classic program.
+        Err(Errno::EINVAL | Errno::EACCES) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let words = |it: &libc::sock_filter| (it.code, it.jt, it.jf, it.k);
+    let is_same = found.iter().map(words).eq(FILTER.iter().map(words));
+    Ok(patience > 0 && length == room && is_same)
+}
+
 /// Takes the filter off a socket, if it has one.
 ///
 /// # Errors
@@ -85,6 +120,29 @@ pub fn take_off(socket: RawFd) -> io::Result<()> {
     }
 }
 
+/// `room` is the length of the value as the option counts it; returns that of the answer.
+fn ask<T>(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+    room: libc::socklen_t,
+) -> Result<libc::socklen_t, Errno> {
+    let mut length = room;
+    // SAFETY: both callers name the length of their value, in bytes or in instructions, so the kernel writes no more than it has;
+    // any bytes are a value of these integers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut *value).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).map(|_| length)
+}
+
 fn option<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the option's value is read during the call, and has this length; a program's instructions are copied.
     let result = unsafe {
@@ -97,4 +155,41 @@ fn option<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T)
         )
     };
     Ok(Errno::result(result).map(drop)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_tells_whether_it_has_the_filter() {
+        let listener: OwnedFd = TcpListener::bind("127.0.0.1:0").unwrap().into();
+        assert!(!is_put(&listener).unwrap());
+        for wanted in [true, true, false, false] {
+            put(&listener, wanted).unwrap();
+            assert_eq!(is_put(&listener).unwrap(), wanted);
+        }
+        // One half of it is not enough.
+        put(&listener, true).unwrap();
+        take_off(listener.as_raw_fd()).unwrap();
+        assert!(!is_put(&listener).unwrap());
+        // Filters of others, as long and longer.
+        for length in [FILTER.len(), FILTER.len() + 1] {
+            let pass = vec![step(libc::BPF_RET | libc::BPF_K, u32::MAX, 0, 0); length];
+            let program = libc::sock_fprog {
+                len: length as u16,
+                filter: pass.as_ptr().cast_mut(),
+            };
+            option(
+                &listener,
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                &program,
+            )
+            .unwrap();
+            assert!(!is_put(&listener).unwrap());
+        }
+    }
 }

@@ -51,10 +51,39 @@ pub fn begin(addresses: &[SocketAddr]) -> Result<()> {
     set(&addresses.iter().map(|address| (*address, true)).collect())
 }
 
+/// Which listeners of PID 1 have the filter, and which have not. As root.
+///
+/// # Errors
+///
+/// They cannot be reached, or do not tell.
+pub fn look() -> Result<BTreeMap<SocketAddr, bool>> {
+    let mut found = BTreeMap::new();
+    each_listener(|address, socket| {
+        let is_put = empty_clients::is_put(socket);
+        found.insert(
+            address,
+            is_put.with_context(|| format!("read the filter at {address}"))?,
+        );
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 fn set(wanted: &BTreeMap<SocketAddr, bool>) -> Result<()> {
     if wanted.values().any(|wanted| *wanted) {
         fs::write(MARK, "").with_context(|| format!("write {MARK}"))?;
     }
+    each_listener(|address, socket| {
+        let Some(wanted) = wanted.get(&address) else {
+            return Ok(());
+        };
+        empty_clients::put(socket, *wanted)
+            .with_context(|| format!("filter what arrives at {address}"))
+    })
+}
+
+/// Shows `work` each listener of TCP that PID 1 holds.
+fn each_listener(mut work: impl FnMut(SocketAddr, &OwnedFd) -> Result<()>) -> Result<()> {
     let manager = pidfd_open(Pid::INIT, PidfdFlags::empty()).context("open PID 1")?;
     let entries = fs::read_dir("/proc/1/fd").context("list the descriptors of PID 1")?;
     for entry in entries {
@@ -76,11 +105,8 @@ fn set(wanted: &BTreeMap<SocketAddr, bool>) -> Result<()> {
                 );
             }
         };
-        if let Some(address) = listens_at(&socket)
-            && let Some(wanted) = wanted.get(&address)
-        {
-            empty_clients::put(&socket, *wanted)
-                .with_context(|| format!("filter what arrives at {address}"))?;
+        if let Some(address) = listens_at(&socket) {
+            work(address, &socket)?;
         }
     }
     Ok(())

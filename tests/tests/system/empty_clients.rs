@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tests::{
     client::{self, Request},
     pause::think,
@@ -214,4 +215,59 @@ fn a_reload_changes_it_at_once() {
             );
         }
     }
+}
+
+/// What `ondemand check` finds of the filter: its level, and the command that mends it.
+fn finding(sandbox: &Sandbox, who: &str) -> (String, Value) {
+    let script = format!("{who} ondemand check --json || true");
+    let text = sandbox.run(&["sh", "-c", &script]).unwrap();
+    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let found = all.iter().find(|it| it["what"] == "empty").unwrap();
+    (
+        found["level"].as_str().unwrap().into(),
+        found["fix"].clone(),
+    )
+}
+
+#[test]
+fn check_tells_whether_the_filter_is_there() {
+    require_sandbox!();
+    let (lines, options) = layout("own");
+    let sandbox = on_demand(&(lines.replace("300ms", "1h") + IGNORED), options).unwrap();
+    assert_eq!(finding(&sandbox, "").0, "ok");
+    let (level, fix) = finding(&sandbox, "runuser -u nobody --");
+    assert_eq!((&*level, fix), ("warning", Value::Null), "it cannot know");
+    // A socket that was opened without it, and no agent that puts it there later.
+    sandbox
+        .run(&["systemctl", "stop", "ondemand.service"])
+        .unwrap();
+    let drop_in = "/run/systemd/system/ondemand-test.socket.d/none.conf";
+    sandbox
+        .write(drop_in, "[Socket]\nExecStartPost=\n")
+        .unwrap();
+    for step in ["daemon-reload", "restart ondemand-test.socket"] {
+        let step = format!("systemctl {step}");
+        sandbox.run(&step.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let (level, fix) = finding(&sandbox, "");
+    assert_eq!(level, "warning");
+    let command: Vec<&str> = fix
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(command[..2], ["ondemand", "sieve"], "{command:?}");
+    inside(&sandbox, || connect_only(front(), true));
+    wait_state(&sandbox, "app.service", "active").unwrap();
+    sandbox.run(&command).unwrap();
+    assert_eq!(finding(&sandbox, "").0, "ok");
+    stop(&sandbox);
+    inside(&sandbox, || connect_only(front(), true));
+    stays(
+        &sandbox,
+        "app.service",
+        "inactive",
+        Duration::from_millis(300),
+    );
 }

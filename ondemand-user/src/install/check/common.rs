@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ffi::OsStr,
     fs, io,
+    net::SocketAddr,
 };
 
 use anyhow::Result;
@@ -42,6 +43,8 @@ pub struct Common<'a> {
     pub manager: Option<Manager<'a>>,
     /// What the agent has seen, by service.
     pub seen: BTreeMap<String, String>,
+    /// Which listeners of PID 1 keep back connections without a byte; `None`: no service wants it.
+    pub sieves: Option<Result<BTreeMap<SocketAddr, bool>>>,
 }
 
 impl Common<'_> {

@@ -5,6 +5,7 @@ mod addresses;
 pub mod agent;
 mod chains;
 mod common;
+mod empty;
 mod finding;
 mod forwarders;
 mod freeze;
@@ -216,6 +217,7 @@ async fn look(config: &Config) -> Vec<Finding> {
         sockets: Sockets::look(),
         manager,
         seen,
+        sieves: empty::sieves(config),
     };
     let common = &common;
     let looks = config.services.values().map(|service| async move {

@@ -9,6 +9,7 @@ use tokio::try_join;
 use super::{
     addresses::{self, OTHER_SOCKET},
     common::{Common, Manager},
+    empty,
     finding::{Finding, Level},
     freeze, generated, own_address, page, proxy, ready, runtime,
     unit::{failed, needed, usable},
@@ -93,6 +94,7 @@ pub async fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
     if let Some(manager) = manager.filter(|_| loaded) {
         found.extend(freeze::look(service, manager.systemd).await);
     }
+    found.extend(empty::look(service, common.sieves.as_ref()));
     found.extend(page::look(service));
     found.extend(runtime::look(service, common));
     let front = service.socket_unit();
