@@ -106,8 +106,19 @@ fn first_clients_see_nothing_but_the_answers_of_an_application() {
     });
     for (name, _, _, unready) in &services {
         let status = status(&sandbox, name).unwrap();
-        // The proxy's attempts are connections; what the agent asks is none.
-        assert_eq!(status["accepted_connections"], CLIENTS * rounds, "{status}");
+        println!(
+            "{name}: {} clients of {} starts",
+            CLIENTS * rounds,
+            status["starts"]
+        );
+        let clients = status["front"]["accepted"].as_u64().unwrap()
+            + status["steered"]["accepted"].as_u64().unwrap();
+        assert_eq!(clients, CLIENTS * rounds, "{status}");
+        // The proxy's attempts are connections; what the agent asks is none. The proxy of a machine so busy that the agent
+        // does not answer it in a second asks itself.
+        let connections = status["accepted_connections"].as_u64().unwrap();
+        let own = if is_long { rounds / 10 } else { 0 };
+        assert!((clients..=clients + own).contains(&connections), "{status}");
         assert_eq!(status["ignored"]["accepted"], 0, "{status}");
         assert_eq!(status["starts"], rounds, "{status}");
         let took = status["last_start_duration_seconds"].as_f64().unwrap();
