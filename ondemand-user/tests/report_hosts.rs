@@ -67,6 +67,23 @@ fn a_plan_that_can_be_computed_by_hand() {
     assert_eq!(plan["policies"][1]["timeout_seconds"], Value::Null);
     assert_eq!(plan["policies"].as_array().unwrap().len(), 2);
 
+    // On one host each of the three starts takes the room of the other service.
+    let budget = plan["budget"].as_array().unwrap();
+    let figures = |of: &Value| [of["hosts"].clone(), of["cold_starts"].clone()];
+    assert_eq!(budget.len(), 2);
+    assert_eq!(figures(&budget[0]), [json!(2), json!(2)]);
+    assert_eq!(figures(&budget[1]), [json!(1), json!(3)]);
+    let waited = json!({"clients": 3, "seconds": 8.0, "p50_seconds": 2.0, "p99_seconds": 4.0});
+    assert_eq!(budget[1]["waited"], waited);
+    let up = &budget[1]["up"];
+    let mean = (5 * 6 + 45 * 5 + 50 * 6) as f64 * GIB as f64 / 100.0;
+    assert_eq!(up["mean_bytes"], mean);
+    assert_eq!(up["max_bytes"], 6 * GIB);
+    assert_eq!(budget[1]["over_ratio"], 0.0);
+    assert_eq!(budget[1]["carried"], true);
+    // The learned timeout has two cold starts.
+    assert_eq!(plan["budget_hosts"], 2);
+
     // What the trace does not say.
     let bare = "timestamp_seconds,service\n0,a\n5,b\n50,a\n100,a\n";
     let more = ["--memory", "5GiB", "--start-duration", "1s"];
@@ -89,8 +106,11 @@ fn people_and_browsers_read_the_same() {
     for line in [
         "HOW MANY HOSTS: 2 hosts of 10.0 GiB; the services take 11.0 GiB, 2 hosts if they are always up",
         "            10 s           4          10 s       2 s       4 s     0.0 MiB    11.0 GiB            2          2",
-        "with auto 2 of 2 hosts would carry at p99 what is up at the same time.",
+        "with auto 2 of 2 hosts would carry at p99 what is up at the same time; with a budget 2 of 2 hosts",
         "(tried: 2, 1)",
+        ">              2           2           6 s       2 s       4 s    11.0 GiB    11.0 GiB        0.0 %",
+        "               1           3           8 s       2 s       4 s     6.0 GiB     6.0 GiB        0.0 %",
+        "at worst; with a budget 2 of 2 hosts have no more cold starts than with auto.",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
@@ -99,6 +119,8 @@ fn people_and_browsers_read_the_same() {
     for part in [
         "<table id=\"hosts\">",
         "<td>11.0 GiB</td><td>2</td><td>2</td></tr>",
+        "<table id=\"budget\">",
+        "<tr class=\"chosen\"><td>2</td><td>2</td><td>6 s</td>",
     ] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
     }

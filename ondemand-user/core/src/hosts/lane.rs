@@ -11,9 +11,9 @@ struct Fleet {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Host {
+pub(super) struct Host {
     /// The memory of what is up. Bytes.
-    up: u64,
+    pub(super) up: u64,
     /// When it last went beyond its own. Microseconds.
     since: u64,
     /// For how long it was beyond that. Microseconds.
@@ -21,7 +21,7 @@ struct Host {
 }
 
 impl Host {
-    fn set(&mut self, up: u64, capacity: u64, at: u64) {
+    pub(super) fn set(&mut self, up: u64, capacity: u64, at: u64) {
         match (self.up > capacity, up > capacity) {
             (false, true) => self.since = at,
             (true, false) => self.over += at - self.since,
@@ -89,6 +89,21 @@ pub struct Outcome {
     pub memory: Spread,
     /// The same services on fewer and fewer hosts.
     pub placed: Vec<Placed>,
+}
+
+impl Placed {
+    /// These hosts, until `at`.
+    pub(super) fn new(mut hosts: Vec<Host>, capacity: u64, at: u64) -> Self {
+        for host in &mut hosts {
+            host.set(0, capacity, at);
+        }
+        let over = hosts.iter().map(|host| host.over);
+        Self {
+            hosts: hosts.len() as u32,
+            over: over.clone().map(u128::from).sum(),
+            worst: over.max().unwrap_or(0),
+        }
+    }
 }
 
 impl Lane {
@@ -169,17 +184,7 @@ impl Lane {
     pub(super) fn end(mut self, terms: &Terms<'_>, at: u64) -> Outcome {
         self.stop_before(terms, at);
         self.memory.add(self.up, at - self.changed);
-        let placed = |mut fleet: Fleet| {
-            for host in &mut fleet.hosts {
-                host.set(0, terms.capacity, at);
-            }
-            let over = fleet.hosts.iter().map(|host| host.over);
-            Placed {
-                hosts: fleet.hosts.len() as u32,
-                over: over.clone().map(u128::from).sum(),
-                worst: over.max().unwrap_or(0),
-            }
-        };
+        let placed = |fleet: Fleet| Placed::new(fleet.hosts, terms.capacity, at);
         Outcome {
             cold_starts: self.cold_starts,
             waits: self.waits,

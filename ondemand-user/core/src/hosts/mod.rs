@@ -10,14 +10,20 @@
 //! unit, each service is also placed on one host of a fleet, first fit by memory, and it is counted for how long hosts
 //! of that would have had more up than they have memory.
 //!
+//! With a memory budget, which is all of a host's memory, services have no timeout: they stay up while they fit on their
+//! host, and who starts takes the room of those that are least worth keeping, by the agent's own [`crate::room`]. Then
+//! fewer hosts have more cold starts, so that there is an outcome for each number of hosts.
+//!
 //! Its size is that of the services, policies and hosts, not of the arrivals.
 
+mod budget;
 mod lane;
 mod placement;
 mod spread;
 #[cfg(test)]
 mod tests;
 
+use budget::Budget;
 use lane::{Lane, Terms};
 pub use lane::{Outcome, Placed};
 pub use spread::Spread;
@@ -42,9 +48,11 @@ pub struct Simulation {
     fleets: Vec<u32>,
     homes: Vec<Vec<u32>>,
     policies: usize,
-    /// Empty before the first arrival.
     lanes: Vec<Lane>,
-    begin: u64,
+    /// One for each fleet.
+    budgets: Vec<Budget>,
+    /// The first arrival.
+    begin: Option<u64>,
 }
 
 /// The result.
@@ -58,6 +66,8 @@ pub struct Plan {
     pub length: u64,
     /// For each policy.
     pub outcomes: Vec<Outcome>,
+    /// With a memory budget, for each number of hosts, falling: [`Outcome::placed`] has that one.
+    pub budgeted: Vec<Outcome>,
 }
 
 impl Simulation {
@@ -87,17 +97,21 @@ impl Simulation {
             fleets,
             policies,
             lanes: Vec::new(),
-            begin: 0,
+            budgets: Vec::new(),
+            begin: None,
         })
     }
 
     /// A client of a service comes at `at` microseconds, not before the one before it. `timeouts`: of each policy, for
     /// the quiet after it, in microseconds.
     pub fn arrive(&mut self, service: usize, at: u64, timeouts: &[u64]) {
-        if self.lanes.is_empty() {
-            self.begin = at;
+        if self.begin.is_none() {
+            self.begin = Some(at);
             let lane = |_| Lane::new(self.services.len(), &self.fleets, at);
             self.lanes = (0..self.policies).map(lane).collect();
+            let fleets = self.fleets.iter().copied().enumerate();
+            let budget = |fleet| Budget::new(self.services.len(), fleet, at);
+            self.budgets = fleets.map(budget).collect();
         }
         let terms = Terms {
             services: &self.services,
@@ -106,6 +120,9 @@ impl Simulation {
         };
         for (lane, timeout) in self.lanes.iter_mut().zip(timeouts) {
             lane.arrive(&terms, service, at, *timeout);
+        }
+        for budget in &mut self.budgets {
+            budget.arrive(&terms, service, at);
         }
     }
 
@@ -118,11 +135,13 @@ impl Simulation {
         };
         let memory: Vec<u64> = self.services.iter().map(|it| it.memory).collect();
         let lanes = self.lanes.into_iter();
+        let budgets = self.budgets.into_iter();
         Plan {
             memory: memory.iter().sum(),
             always_up: placement::always_up(&memory, self.capacity),
-            length: at - self.begin,
+            length: at - self.begin.unwrap_or(at),
             outcomes: lanes.map(|lane| lane.end(&terms, at)).collect(),
+            budgeted: budgets.map(|budget| budget.end(&terms, at)).collect(),
         }
     }
 }

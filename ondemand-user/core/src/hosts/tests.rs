@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     learned::{Terms as Learning, Trial},
     replay::{Replay, Timeouts},
+    room::{self, GreedyDual, Member, Memory, Place, Worth},
 };
 
 const MICROS: u64 = 1_000_000;
@@ -188,6 +189,109 @@ fn it_is_the_sum_of_each_replay() {
 }
 
 #[test]
+fn who_starts_takes_the_room_of_the_least_worth() {
+    // The starts of a and b take two seconds; b has been used more often when c needs room, which later makes room for a.
+    let arrivals = [(0, 0), (10, 1), (20, 1), (30, 2), (40, 1), (50, 0)];
+    let plan = plan(&[4, 4, 4], (2, 10), &[], &arrivals, 100);
+    let [two, one] = plan.budgeted.as_slice() else {
+        panic!("{plan:?}");
+    };
+    assert_eq!((two.placed[0].hosts, one.placed[0].hosts), (2, 1));
+    assert_eq!((two.cold_starts, one.cold_starts), (3, 4));
+    assert_eq!(one.waits.sum(), 4 * 2 * u128::from(MICROS));
+    assert_eq!(
+        one.memory.sum(),
+        (10 * 4 + 90 * 8) * u128::from(MICROS),
+        "it is full from the second start on"
+    );
+    assert_eq!(one.placed[0].over, 0);
+    assert_eq!(two.memory.largest(), 12);
+}
+
+#[test]
+fn what_starts_does_not_make_room() {
+    // Both start: for two seconds there is too much. The first that is over goes for the second.
+    let found = plan(&[6, 6], (1, 10), &[], &[(0, 0), (1, 1), (9, 0)], 10).budgeted;
+    let [one] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(one.cold_starts, 3);
+    assert_eq!(one.placed[0].over, u128::from(MICROS));
+    assert_eq!(one.memory.sum(), (6 + 12 + 8 * 6) * u128::from(MICROS));
+}
+
+/// The same by `room::decide` for each host, which looks at all of its services.
+fn decided(memory: &[u64], capacity: u64, homes: &[u32], arrivals: &[(u64, usize)]) -> u64 {
+    let names: Vec<String> = (0..memory.len()).map(|it| format!("{it:05}")).collect();
+    let mut worth = vec![Worth::default(); memory.len()];
+    let mut ready = vec![None; memory.len()];
+    let mut clocks = [GreedyDual::default(); 8];
+    let mut cold_starts = 0;
+    // Ends of starts are looked at, too.
+    let mut looks: Vec<(u64, Option<usize>)> = Vec::new();
+    for (at, service) in arrivals {
+        looks.extend([(*at, Some(*service)), (at + 2, None)]);
+    }
+    // An arrival comes before the ends of starts at the same time.
+    looks.sort_by_key(|(at, service)| (*at, service.is_none()));
+    for (now, service) in looks {
+        if let Some(service) = service.filter(|it| ready[*it].is_none()) {
+            ready[service] = Some(now + 2);
+            cold_starts += 1;
+        }
+        for host in 0..8 {
+            let value = |it: usize| worth[it].value(Duration::from_secs(2), Some(memory[it]));
+            let here = (0..memory.len()).filter(|it| homes[*it] == host);
+            let member = |number: usize| Member {
+                name: &names[number],
+                group: None,
+                place: match ready[number] {
+                    None => Place::None,
+                    Some(ready) if ready > now || service.is_some() && ready == now => Place::Taken,
+                    Some(_) => Place::Idle,
+                },
+                waits: None,
+                worth: value(number),
+                memory: Some(memory[number]),
+                grows: 0,
+                gives: true,
+            };
+            let members: Vec<_> = here.map(member).collect();
+            let none = std::collections::BTreeMap::new();
+            let stops = room::decide(&members, &none, Some(Memory::Budget(capacity))).stops;
+            for (name, _) in stops {
+                let other: usize = name.parse().unwrap();
+                let least = worth[other].value(Duration::from_secs(2), Some(memory[other]));
+                clocks[host as usize].evicted(&mut worth[other], least);
+                ready[other] = None;
+            }
+        }
+        if let Some(service) = service {
+            clocks[homes[service] as usize].used(&mut worth[service]);
+        }
+    }
+    cold_starts
+}
+
+#[test]
+fn a_budget_is_the_agents_own() {
+    for seed in 1..20 {
+        let (memory, arrivals) = any(&mut Random(seed));
+        let plan = plan(&memory, (8, 300), &[], &arrivals, 86_400);
+        for outcome in &plan.budgeted {
+            let hosts = outcome.placed[0].hosts;
+            let homes = placement::first_fit(&memory, hosts, 300);
+            let expected = decided(&memory, 300, &homes, &arrivals);
+            assert_eq!(outcome.cold_starts, expected, "{seed}, {hosts}");
+            assert_eq!(outcome.memory.weight(), plan.length);
+            assert!(outcome.memory.largest() <= memory.iter().sum());
+        }
+        let least = plan.budgeted.iter().map(|it| it.cold_starts).min();
+        assert!(least >= Some(memory.len() as u64), "{seed}");
+    }
+}
+
+#[test]
 fn more_memory_never_needs_more_hosts() {
     for seed in 1..40 {
         let (memory, arrivals) = any(&mut Random(seed));
@@ -242,4 +346,7 @@ fn a_day_of_two_thousand_functions() {
         plan.outcomes
             .is_sorted_by_key(|it| std::cmp::Reverse(it.cold_starts))
     );
+    let [fewest, most] = [plan.budgeted.first(), plan.budgeted.last()].map(Option::unwrap);
+    assert!(fewest.cold_starts <= 2000, "all fits, so each starts once");
+    assert!(most.cold_starts > fewest.cold_starts);
 }

@@ -97,6 +97,9 @@ fn replayed_parts(report: &Report) -> Vec<String> {
                 counted(plan.hosts.into(), "host")
             ));
         }
+        if plan.budget_hosts.is_some() {
+            parts.push(super::plan::text::budget(plan));
+        }
     }
     parts
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use ondemand_core::{
-    hosts::{MOST_MEMORY, Outcome, Service, Simulation, Spread},
+    hosts::{self, MOST_MEMORY, Outcome, Service, Simulation, Spread},
     learned::Learned,
 };
 use serde::Serialize;
@@ -50,6 +50,24 @@ pub struct Plan {
     pub always_up_hosts: u32,
     /// The fixed timeouts, ascending, and the learned one.
     pub policies: Vec<Policy>,
+    /// Without timeouts: services stay up while they fit on their host (`memory_budget`), for each number of hosts.
+    pub budget: Vec<Budget>,
+    /// The fewest of these hosts that have no more cold starts than the learned timeout, and carry it; null: none.
+    pub budget_hosts: Option<u32>,
+}
+
+/// A memory budget on a number of hosts, each service at home on one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Budget {
+    /// The number of hosts, and for how long services that started had more than their memory.
+    #[serde(flatten)]
+    pub placed: Placed,
+    /// Clients that found their service down.
+    pub cold_starts: u64,
+    /// Clients that waited for a start.
+    pub waited: Waited,
+    /// The memory of all services that were up at the same time.
+    pub up: Up,
 }
 
 /// One policy.
@@ -179,12 +197,24 @@ pub fn of(source: &mut Source, fleet: &Fleet, report: &Report, terms: &Terms) ->
         recommended: timeout.is_some() && timeout == recommended,
         ..Policy::new(timeout, outcome, fleet, found.length)
     });
+    let policies: Vec<Policy> = policies.collect();
+    let budget: Vec<Budget> = found
+        .budgeted
+        .iter()
+        .flat_map(|outcome| Budget::new(outcome, found.length))
+        .collect();
+    let learned = policies.iter().find(|it| it.timeout_seconds.is_none());
+    let good = |it: &&Budget| {
+        it.placed.carried && learned.is_some_and(|auto| it.cold_starts <= auto.cold_starts)
+    };
     Ok(Plan {
         hosts: fleet.hosts,
         memory_per_host_bytes: fleet.memory,
         memory_bytes: found.memory,
         always_up_hosts: found.always_up,
-        policies: policies.collect(),
+        budget_hosts: budget.iter().filter(good).map(|it| it.placed.hosts).min(),
+        budget,
+        policies,
     })
 }
 
@@ -247,22 +277,10 @@ fn start(arrival: &Arrival<'_>) -> Result<Option<u64>, String> {
 
 impl Policy {
     fn new(timeout: Option<f64>, outcome: &Outcome, fleet: &Fleet, length: u64) -> Self {
-        let share = |micros: f64| {
-            if length > 0 {
-                micros / length as f64
-            } else {
-                0.0
-            }
-        };
         let placed: Vec<Placed> = outcome
             .placed
             .iter()
-            .map(|of| Placed {
-                hosts: of.hosts,
-                over_ratio: share(of.over as f64 / f64::from(of.hosts)),
-                worst_over_ratio: share(of.worst as f64),
-                carried: of.is_carried(length),
-            })
+            .map(|of| Placed::new(of, length))
             .collect();
         let needed = outcome.hosts_at_p99(fleet.memory);
         Self {
@@ -270,12 +288,7 @@ impl Policy {
             recommended: false,
             cold_starts: outcome.cold_starts,
             waited: Waited::new(&outcome.waits),
-            up: Up {
-                mean_bytes: outcome.memory.mean(),
-                p50_bytes: outcome.memory.quantile(50),
-                p99_bytes: outcome.memory.quantile(99),
-                max_bytes: outcome.memory.largest(),
-            },
+            up: Up::new(&outcome.memory),
             hosts_at_p99: needed,
             hosts_fewer: needed.map(|needed| i64::from(fleet.hosts) - needed as i64),
             fewest_placed_hosts: placed
@@ -284,6 +297,46 @@ impl Policy {
                 .map(|it| it.hosts)
                 .min(),
             placed,
+        }
+    }
+}
+
+impl Budget {
+    fn new(outcome: &Outcome, length: u64) -> Option<Self> {
+        Some(Self {
+            placed: Placed::new(outcome.placed.first()?, length),
+            cold_starts: outcome.cold_starts,
+            waited: Waited::new(&outcome.waits),
+            up: Up::new(&outcome.memory),
+        })
+    }
+}
+
+impl Placed {
+    fn new(of: &hosts::Placed, length: u64) -> Self {
+        let share = |micros: f64| {
+            if length > 0 {
+                micros / length as f64
+            } else {
+                0.0
+            }
+        };
+        Self {
+            hosts: of.hosts,
+            over_ratio: share(of.over as f64 / f64::from(of.hosts)),
+            worst_over_ratio: share(of.worst as f64),
+            carried: of.is_carried(length),
+        }
+    }
+}
+
+impl Up {
+    fn new(memory: &Spread) -> Self {
+        Self {
+            mean_bytes: memory.mean(),
+            p50_bytes: memory.quantile(50),
+            p99_bytes: memory.quantile(99),
+            max_bytes: memory.largest(),
         }
     }
 }
