@@ -130,7 +130,11 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
             prometheus().into_iter().collect(),
             build_tools(),
         ],
-        Purpose::LongTest => vec![missing(Purpose::Test), servers(&LONG_APPLICATIONS)],
+        Purpose::LongTest => vec![
+            missing(Purpose::Test),
+            servers(&LONG_APPLICATIONS),
+            victoria_metrics().into_iter().collect(),
+        ],
         Purpose::Bench => vec![
             servers(&[NGINX, HAPROXY]),
             programs(&[WRK]),
@@ -242,33 +246,53 @@ fn build_tools() -> Vec<Missing> {
     missing
 }
 
-/// Prometheus, if it is missing: only the package's programs, unpacked. An installation would start
-/// a service on this machine.
+/// Prometheus, if it is missing.
 fn prometheus() -> Option<Missing> {
-    if tests::prometheus::program("prometheus").is_ok() {
-        return None;
-    }
+    let is_missing = tests::prometheus::program("prometheus").is_err();
+    is_missing.then(|| {
+        unpacked(
+            "Prometheus and promtool, for the tests of the metrics",
+            "prometheus",
+        )
+    })
+}
+
+/// Another store, if it is missing; not all versions of Debian have it.
+fn victoria_metrics() -> Option<Missing> {
+    let package = "victoria-metrics";
+    let is_missing = tests::prometheus::program(package).is_err();
+    (is_missing && has_package(package))
+        .then(|| unpacked("VictoriaMetrics, for a test of a fleet's report", package))
+}
+
+/// Only the package's programs. An installation would start a service on this machine.
+fn unpacked(what: &'static str, package: &str) -> Missing {
     let directory = tests::target_directory().unwrap_or_else(|_| "target".into());
     let directory = directory.join("prometheus");
     let script = format!(
-        "mkdir -p '{0}' && cd '{0}' && apt-get -o APT::Sandbox::User=root download prometheus && \
-         dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb",
+        "mkdir -p '{0}' && cd '{0}' && apt-get -o APT::Sandbox::User=root download {package} && \
+         dpkg-deb -x {package}_*.deb . && rm {package}_*.deb",
         directory.display()
     );
-    Some(Missing {
-        what: "Prometheus and promtool, for the tests of the metrics".into(),
+    Missing {
+        what: what.into(),
         how: vec![Step::new(&["sh", "-c", &script])],
-    })
+    }
+}
+
+/// Whether apt knows it.
+fn has_package(name: &str) -> bool {
+    let known = Command::new("apt-cache")
+        .args(["show", name])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    known.is_ok_and(|status| status.success())
 }
 
 /// Debian's packages where there is an apt that has them, else a nightly.
 fn bpf_compiler() -> Step {
-    let debian = Command::new("apt-cache")
-        .args(["show", "libstd-rust-web-dev-bpf"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
+    let debian = has_package("libstd-rust-web-dev-bpf");
     // Before the first `apt-get update` the cache is empty; Debian itself is known to have them.
     let is_debian = std::fs::read_to_string("/etc/os-release")
         .is_ok_and(|text| text.lines().any(|line| line == "ID=debian"));

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use tls::trusted;
+pub use tls::{is_untrusted, trusted};
 
 /// A question before its connection is made.
 pub struct Question {

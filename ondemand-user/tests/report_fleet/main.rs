@@ -2,18 +2,21 @@
 
 mod fake;
 mod hosts;
+mod page;
+mod stores;
+mod tls;
 
 use std::{
     fs,
     net::TcpListener,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use fake::{Fake, Faults};
 use hosts::{BEGIN, DAY, HOUR, Host, MINUTE, NOW, Service, WhatIf};
 use serde_json::Value;
-use tests::{documents::assert_documented, prometheus, require, require_long};
+use tests::{documents::assert_documented, require_long};
 
 const GIB: i64 = 1 << 30;
 
@@ -41,12 +44,16 @@ fn fleet() -> Vec<Host> {
 }
 
 fn run(url: &str, more: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_ondemand"))
+    command(url, more).output().unwrap()
+}
+
+fn command(url: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ondemand"));
+    command
         .args(["report", "--prometheus", url])
         .args(more)
-        .env("TZ", "UTC")
-        .output();
-    output.unwrap()
+        .env("TZ", "UTC");
+    command
 }
 
 fn json_of(url: &str, more: &[&str]) -> Value {
@@ -277,7 +284,7 @@ fn people_and_browsers_read_the_same() {
         String::from_utf8(run(&fake.url(), &["--last", "7d", "--html", "-"]).stdout).unwrap();
     for part in [
         "<table id=\"by-host\">",
-        "<td>web2:9464</td><td>168</td>",
+        "<td>web2:9464</td><td data-number=\"168\">168</td>",
         "<p id=\"capacity\">4 services on 3 hosts",
     ] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
@@ -616,73 +623,6 @@ fn a_server_that_has_too_much_to_do_is_asked_again() {
             file.path().to_str().unwrap(),
         ],
     );
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A real Prometheus has the same to say as the fake one of the other tests.
-#[test]
-fn a_real_prometheus_says_the_same() {
-    require!(prometheus::unavailable());
-    let directory = tempfile::tempdir().unwrap();
-    let mut hosts = fleet();
-    hosts[1].boots.push(BEGIN + 12 * HOUR + 30 * MINUTE);
-    hosts.iter_mut().for_each(|host| host.interval = 2 * MINUTE);
-    let until = BEGIN + DAY;
-    let text = directory.path().join("metrics");
-    fs::write(&text, fake::open_metrics(&hosts, BEGIN, until)).unwrap();
-    let data = directory.path().join("data");
-    let made = Command::new(prometheus::program("promtool").unwrap())
-        .args(["tsdb", "create-blocks-from", "openmetrics", "--quiet"])
-        .args([&text, &data])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let config = directory.path().join("prometheus.yml");
-    fs::write(&config, "").unwrap();
-    let log = fs::File::create(directory.path().join("log")).unwrap();
-    let server = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(prometheus::program("prometheus").unwrap())
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!("--storage.tsdb.path={}", data.display()))
-        .arg("--storage.tsdb.retention.time=100y")
-        .arg(format!("--web.listen-address={address}"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn();
-    let _server = Killed(server.unwrap());
-    let url = format!("http://{address}");
-    let period = [
-        "--since",
-        &format!("@{}", BEGIN / 1000),
-        "--until",
-        &format!("@{}", until / 1000),
-    ];
-    let real = tests::wait_for("Prometheus answers", tests::service::SOON, || {
-        let output = run(&url, &[&period[..], &["--json"]].concat());
-        output.status.success().then_some(output)
-    });
-    let real: Value = serde_json::from_slice(&real.unwrap().stdout).unwrap();
-    let fake = Fake::start(hosts.clone(), NOW, Faults::default());
-    let mut faked = json_of(&fake.url(), &period);
-    faked["file"] = real["file"].clone();
-    assert_eq!(real["total"], faked["total"]);
-    assert_eq!(real["hosts"], faked["hosts"]);
-    assert_eq!(real, faked);
-    assert_eq!(named(&real, "hosts", "web2:9464")["connections"], 24);
 }
 
 /// The most memory that a process ever had, in bytes, and its CPU time in seconds. proc_pid_status(5), proc_pid_stat(5).

@@ -68,26 +68,46 @@
   };
   body.addEventListener("click", open);
   body.addEventListener("keydown", event => event.key === "Enter" && open(event));
-  let sorted = null;
+  // A head that sorts. Figures begin with the largest, names with the first; what is unknown comes last.
+  const sorter = (body, rows) => {
+    let sorted = null;
+    return (cell, isName, value) => {
+      const button = document.createElement("button");
+      button.append(...cell.childNodes);
+      cell.append(button);
+      button.addEventListener("click", () => {
+        const up = sorted?.cell === cell ? !sorted.up : isName;
+        if (sorted) sorted.cell.removeAttribute("aria-sort");
+        sorted = { cell, up };
+        cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const compare = (one, other) => {
+          const [a, b] = [value(one) ?? null, value(other) ?? null];
+          if (a === null || b === null) return (a === null) - (b === null);
+          const order = typeof a === "string" ? a.localeCompare(b) : a - b;
+          return up ? order : -order;
+        };
+        body.append(...[...rows].sort(compare).map(row => row.line));
+      });
+    };
+  };
+  const sortsServices = sorter(body, data.services);
   columns.forEach(([title, value], place) => {
     const cell = head.appendChild(document.createElement("th"));
-    const button = cell.appendChild(document.createElement("button"));
-    button.textContent = title;
-    button.addEventListener("click", () => {
-      // Figures begin with the largest, names with the first; what is unknown comes last.
-      const up = sorted?.cell === cell ? !sorted.up : place === 0;
-      if (sorted) sorted.cell.removeAttribute("aria-sort");
-      sorted = { cell, up };
-      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const compare = (one, other) => {
-        const [a, b] = [value(one), value(other)];
-        if (a === null || b === null || a === undefined || b === undefined) return (a ?? null) === null ? 1 : -1;
-        const order = typeof a === "string" ? a.localeCompare(b) : a - b;
-        return up ? order : -order;
-      };
-      body.append(...[...data.services].sort(compare).map(row => row.line));
-    });
+    cell.textContent = title;
+    sortsServices(cell, place === 0, value);
   });
+
+  // That of a fleet's hosts is there; each of its figures has its number.
+  const hosts = byId("by-host");
+  if (hosts) {
+    const [list] = hosts.tBodies;
+    const sortsHosts = sorter(list, [...list.rows].map(line => ({ line })));
+    [...hosts.tHead.rows[0].cells].forEach((cell, place) => {
+      const number = ({ line }) => line.cells[place].dataset.number;
+      const value = row => (place === 0 ? row.line.cells[0].textContent : number(row) === undefined ? null : Number(number(row)));
+      sortsHosts(cell, place === 0, value);
+    });
+  }
   const search = byId("search");
   search.addEventListener("input", () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);

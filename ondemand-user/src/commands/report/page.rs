@@ -263,59 +263,105 @@ fn what_if(html: &mut String, report: &Report) -> Result<(), Error> {
 
 /// How many hosts would carry it.
 fn plan_of(html: &mut String, of: &Plan) -> Result<(), Error> {
-    let head: String = plan::HEADS
-        .iter()
-        .map(|head| format!("<th>{head}</th>"))
-        .collect();
     writeln!(
         html,
-        "<h2>How many hosts</h2><p class=\"quiet\">{}. {} (tried: {}).</p>\n<div class=\"scroll\"><table \
-         id=\"hosts\"><tr>{head}</tr>",
+        "<h2>How many hosts</h2><p class=\"quiet\">{}. {} (tried: {}).</p>",
         plan::head(of),
         plan::CAPTION,
         plan::tried(of)
     )?;
-    for policy in &of.policies {
-        let class = if policy.recommended {
-            " class=\"chosen\""
-        } else {
-            ""
-        };
-        let cells = plan::cells(policy).map(|cell| format!("<td>{cell}</td>"));
-        writeln!(html, "<tr{class}>{}</tr>", cells.concat())?;
-    }
-    writeln!(html, "</table></div>")
-}
-
-/// The hosts of a fleet.
-fn by_host(html: &mut String, report: &Report, hosts: &[Service]) -> Result<(), Error> {
+    let policies = of.policies.iter();
+    let rows = policies.map(|it| (it.recommended, plan::cells(it)));
+    table(html, "hosts", &plan::HEADS, rows)?;
     writeln!(
         html,
-        "<h2>Hosts</h2>\n<div class=\"scroll\"><table id=\"by-host\"><tr><th>Host</th><th>Arrivals</th><th>Off</th>\
-         <th>Starts</th><th>Given back</th><th>Best timeout</th><th>Cold starts</th><th>auto: cold starts</th></tr>"
+        "<p class=\"quiet\">{}; {}.</p>",
+        plan::BUDGET_CAPTION,
+        plan::budget(of)
+    )?;
+    let is_best = |hosts| of.budget_hosts == Some(hosts);
+    let budgets = of.budget.iter();
+    let rows = budgets.map(|it| (is_best(it.placed.hosts), plan::budget_cells(it)));
+    table(html, "budget", &plan::BUDGET_HEADS, rows)
+}
+
+/// A table, whose rows may be chosen.
+fn table(
+    html: &mut String,
+    id: &str,
+    heads: &[&str],
+    rows: impl Iterator<Item = (bool, Vec<String>)>,
+) -> Result<(), Error> {
+    let of = |tag: &str, cells: &[&str]| -> String {
+        let cells = cells.iter();
+        cells.map(|it| format!("<{tag}>{it}</{tag}>")).collect()
+    };
+    let head = of("th", heads);
+    write!(
+        html,
+        "<div class=\"scroll\"><table id=\"{id}\"><tr>{head}</tr>"
+    )?;
+    for (is_chosen, cells) in rows {
+        let class = if is_chosen { " class=\"chosen\"" } else { "" };
+        let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
+        write!(html, "\n<tr{class}>{}</tr>", of("td", &cells))?;
+    }
+    writeln!(html, "\n</table></div>")
+}
+
+/// The hosts of a fleet. A figure has its number, by which it is sorted.
+fn by_host(html: &mut String, report: &Report, hosts: &[Service]) -> Result<(), Error> {
+    let heads = [
+        "Host",
+        "Arrivals",
+        "Off",
+        "Starts",
+        "Given back",
+        "Best timeout",
+        "Cold starts",
+        "auto: cold starts",
+    ];
+    writeln!(
+        html,
+        "<h2>Hosts</h2>\n<div class=\"scroll\"><table id=\"by-host\"><thead><tr>{}</tr></thead><tbody>",
+        heads.map(|head| format!("<th>{head}</th>")).concat()
     )?;
     for host in hosts {
         let measured = host.measured.as_ref();
         let off = measured.and_then(|it| it.off_ratio);
+        let saved = measured.and_then(|it| it.memory_gib_hours_given_back);
         let best = host.recommended.as_ref();
+        let best_timeout = best.map(|best| best.timeout_seconds);
         let learned = host.learned.as_ref();
+        let plain = |number: Option<u64>| (number.map(|it| it as f64), count(number));
         let cells = [
-            escaped(&host.name),
-            count(host.arrivals),
-            off.map_or("-".into(), |off| format!("{:.1} %", 100.0 * off)),
-            count(measured.map(|it| it.activations)),
-            measured.map_or("-".into(), |it| given_back(report, it)),
-            best.map_or("-".into(), |best| span_of(best.timeout_seconds).to_string()),
-            count(best.map(|best| best.cold_starts)),
-            count(learned.map(|learned| learned.cold_starts)),
+            plain(host.arrivals),
+            (
+                off,
+                off.map_or("-".into(), |off| format!("{:.1} %", 100.0 * off)),
+            ),
+            plain(measured.map(|it| it.activations)),
+            (
+                saved,
+                measured.map_or("-".into(), |it| given_back(report, it)),
+            ),
+            (
+                best_timeout,
+                best_timeout.map_or("-".into(), |it| span_of(it).to_string()),
+            ),
+            plain(best.map(|best| best.cold_starts)),
+            plain(learned.map(|learned| learned.cold_starts)),
         ];
-        writeln!(
-            html,
-            "<tr>{}</tr>",
-            cells.map(|cell| format!("<td>{cell}</td>")).concat()
-        )?;
+        write!(html, "<tr><td>{}</td>", escaped(&host.name))?;
+        for (number, text) in cells {
+            match number {
+                Some(number) => write!(html, "<td data-number=\"{number}\">{text}</td>")?,
+                None => write!(html, "<td>{text}</td>")?,
+            }
+        }
+        writeln!(html, "</tr>")?;
     }
-    writeln!(html, "</table></div>")
+    writeln!(html, "</tbody></table></div>")
 }
 
 /// A number, or that it is unknown.

@@ -13,8 +13,8 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        AlertDescription, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-        SignatureScheme,
+        AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error,
+        RootCertStore, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
         pki_types::{CertificateDer, ServerName, UnixTime},
@@ -74,6 +74,15 @@ pub(super) fn explain(error: &io::Error) -> Option<NotYet> {
         Error::AlertReceived(alert) => format!("refuses the connection over TLS ({alert:?})"),
         why => format!("answers something that is not TLS: {why}"),
     })
+}
+
+/// Whether a server's certificate is one that nobody vouches for.
+pub fn is_untrusted(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|it| it.downcast_ref::<Error>());
+    matches!(
+        inner,
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    )
 }
 
 fn config() -> tokio_rustls::rustls::ConfigBuilder<ClientConfig, tokio_rustls::rustls::WantsVerifier>

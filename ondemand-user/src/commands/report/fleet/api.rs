@@ -80,16 +80,11 @@ impl Api {
     /// It does not answer as Prometheus does.
     pub fn now(&mut self) -> Result<i64> {
         let body = self.ask("query", &[("query", "time()")])?;
-        #[derive(Deserialize)]
-        struct Now {
-            data: Data,
-        }
-        #[derive(Deserialize)]
-        struct Data {
-            result: (f64, String),
-        }
-        let now: Option<Now> = serde_json::from_slice(&body).ok();
-        let now = now.and_then(|now| now.data.result.1.parse::<f64>().ok());
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        // A scalar; of VictoriaMetrics a vector.
+        let now = ["/data/result/1", "/data/result/0/value/1"]
+            .into_iter()
+            .find_map(|place| answer.pointer(place)?.as_str()?.parse::<f64>().ok());
         let now = now.with_context(|| {
             format!(
                 "{}: it does not say what time it is; is it a Prometheus?",

@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// What may be wrong if there is no connection at all.
+const IS_IT_PROMETHEUS: &str = "; is this the address of a Prometheus?";
+
 /// Where the server is, and what it wants to be told with each request.
 pub struct Server {
     /// The address without a user or a password: for messages.
@@ -176,7 +179,7 @@ impl Server {
                 },
                 Err(Failure::Passing(why)) => (why, pause),
                 Err(Failure::Lasting(why)) => {
-                    bail!("{}: {why}; is this the address of a Prometheus?", self.name)
+                    bail!("{}: {why}", self.name)
                 }
                 Err(Failure::TooMuch(why)) => {
                     return Err(TooMuch(format!("{}: {why}", self.name)).into());
@@ -218,8 +221,7 @@ impl Server {
                 .map_err(|_| Failure::Lasting("is no name that a certificate can have".into()))?;
             let connector = TlsConnector::from(Arc::clone(&probe::trusted()));
             let stream = connector.connect(name, stream).await;
-            let stream = stream
-                .map_err(|error| Failure::Lasting(format!("no connection over TLS: {error}")))?;
+            let stream = stream.map_err(|error| encrypting(&error))?;
             self.exchange(stream, path, form, is_get).await
         };
         let waited = timeout(self.patience, exchange).await;
@@ -312,8 +314,17 @@ fn connecting(error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused
         | io::ErrorKind::ConnectionReset
         | io::ErrorKind::TimedOut => Failure::Passing(why),
-        _ => Failure::Lasting(why),
+        _ => Failure::Lasting(why + IS_IT_PROMETHEUS),
     }
+}
+
+/// An authority of one's own can be named as for other programs.
+fn encrypting(error: &io::Error) -> Failure {
+    let next = match probe::is_untrusted(error) {
+        true => "; trust your own authority with SSL_CERT_FILE=FILE in the environment",
+        false => IS_IT_PROMETHEUS,
+    };
+    Failure::Lasting(format!("no connection over TLS: {error}{next}"))
 }
 
 fn secret(value: &str) -> Result<HeaderValue> {
