@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The address of a host's agent in the first one's network.
-fn agent(number: usize) -> String {
+pub(crate) fn agent(number: usize) -> String {
     match number {
         0 => "127.0.0.1:9464".into(),
         _ => format!("10.99.{number}.2:9464"),
@@ -27,7 +27,7 @@ fn agent(number: usize) -> String {
 }
 
 /// Connects a host with the first one.
-fn connect(first: &Sandbox, host: &Sandbox, number: usize) {
+pub(crate) fn connect(first: &Sandbox, host: &Sandbox, number: usize) {
     let [here, there] = [first, host].map(|sandbox| format!("/proc/{}/ns/net", sandbox.init()));
     let ip = |net: &str, words: String| {
         let done = Command::new("nsenter")
