@@ -18,6 +18,8 @@ use tests::{
     service, source_tree, wait_for,
 };
 
+use crate::command::{Step, run};
+
 /// The duration of the clients.
 const ACTIVITY: Duration = Duration::from_secs(25);
 const SOON: Duration = Duration::from_secs(30);
@@ -123,7 +125,7 @@ pub fn report() -> Result<()> {
     Ok(())
 }
 
-/// Makes the pictures of the documents: `ondemand top` with clients, the live page, and the report of a trace.
+/// Makes the pictures of the documents: `ondemand top` with clients, the live page, the report of a trace and of a fleet.
 ///
 /// # Errors
 ///
@@ -160,6 +162,12 @@ pub fn pictures() -> Result<()> {
     fs::write(&page, top)?;
     browser::shoot(&page, (760, 420), &directory.join("top.png"))?;
     browser::shoot(&report, (900, 1400), &directory.join("report.png"))?;
+    // A fleet is made up by the test that looks at its page.
+    run(
+        &Step::new(&["cargo", "test", "-p", "ondemand", "--test", "report_fleet"])
+            .args(&["page::"])
+            .env("ONDEMAND_PICTURES", &directory.display().to_string()),
+    )?;
     println!("written: {}", directory.display());
     Ok(())
 }
