@@ -153,8 +153,7 @@ pub fn ledger(data: &[u8]) {
         last_reload_success: None,
     };
     let uses = Uses::open("/proc/none".into());
-    let text = render::open_metrics(vec![(row, ledger)], configuration, WhatIfBy::Service, &uses);
-    let text = text.expect("a string takes everything");
+    let text = render::open_metrics(&[(row, ledger)], &configuration, WhatIfBy::Service, &uses);
     assert!(text.ends_with("# EOF\n"));
     for line in text.lines() {
         assert!(

@@ -6,19 +6,21 @@ use tests::{pause::idle_for, process::Process, sandbox::Sandbox, service};
 
 use crate::require_sandbox;
 
+/// The CPU time that the agent has used.
+pub fn agent_used(sandbox: &Sandbox) -> Duration {
+    let path = sandbox.path("/sys/fs/cgroup/system.slice/ondemand.service/cpu.stat");
+    let text = fs::read_to_string(path).unwrap();
+    let micros = text
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "));
+    Duration::from_micros(micros.unwrap().parse().unwrap())
+}
+
 /// The CPU time that the agent uses in this span.
 pub fn agent_cpu(sandbox: &Sandbox, span: Duration) -> Duration {
-    let path = sandbox.path("/sys/fs/cgroup/system.slice/ondemand.service/cpu.stat");
-    let cpu = || {
-        let text = fs::read_to_string(&path).unwrap();
-        let micros = text
-            .lines()
-            .find_map(|line| line.strip_prefix("usage_usec "));
-        Duration::from_micros(micros.unwrap().parse().unwrap())
-    };
-    let before = cpu();
+    let before = agent_used(sandbox);
     idle_for(span);
-    cpu() - before
+    agent_used(sandbox) - before
 }
 
 #[test]

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::{
     Note,
     ledger::Ledger,
+    observation::{Observation, Row},
     record::Record,
-    render::{Observation, Row},
     told::Told,
     uses::Uses,
     waits::Way,

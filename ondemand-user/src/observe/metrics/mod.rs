@@ -5,10 +5,12 @@
 //! are started and stopped as before.
 
 pub(crate) mod books;
+mod exposition;
 mod histogram;
 mod host;
 mod kept;
 pub(crate) mod ledger;
+pub(crate) mod observation;
 pub(crate) mod record;
 pub(crate) mod render;
 pub(crate) mod server;
@@ -27,6 +29,7 @@ use std::{
 
 use books::Books;
 pub use kept::Kept;
+pub use observation::{Configuration, Observation, Observations};
 use ondemand_core::{
     config::{Config, WhatIfBy},
     lifecycle::Counter,
@@ -34,7 +37,6 @@ use ondemand_core::{
     runs::RunEvent,
 };
 use record::Record;
-pub use render::{Configuration, Observation, Observations};
 use server::{Server, Terms};
 use tokio::{
     sync::{mpsc, oneshot},

@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Observations, Question, books::Books, host, render};
+use super::{Observations, Question, books::Books, exposition, host, render};
 use crate::{
     host::{clock, complaints::Complaints},
     observe::page::{
@@ -61,9 +61,8 @@ const FRESH_TABLE: Duration = Duration::from_secs(1);
 /// The pause before an address is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What is larger is compressed for a client that accepts it: a thousand services with `whatif = "service"`. That takes
-/// longer than to send a smaller response over loopback. Bytes.
-const LARGE: usize = 5_000_000;
+/// What is larger is compressed for a client that accepts it, as Prometheus does. Bytes.
+const LARGE: usize = 64 << 10;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -344,7 +343,7 @@ impl Shared {
         let (kind, body) = match open_metrics {
             true => (OPEN_METRICS, body),
             false => {
-                let body = render::plain(&String::from_utf8_lossy(&body));
+                let body = exposition::plain(&String::from_utf8_lossy(&body));
                 (PLAIN, body.into())
             }
         };
@@ -377,9 +376,9 @@ impl Shared {
         let body = {
             let mut books = self.books();
             let rows = books.rows(observed.services, clock::now());
-            render::open_metrics(rows, observed.configuration, books.whatif, books.uses())
+            render::open_metrics(&rows, &observed.configuration, books.whatif, books.uses())
         };
-        let body = Bytes::from(body.ok()?);
+        let body = Bytes::from(body);
         *last = Some((Instant::now(), body.clone()));
         Some(body)
     }

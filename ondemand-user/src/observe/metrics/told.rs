@@ -5,7 +5,7 @@ use std::time::Duration;
 use ondemand_core::{caught::Loss, learned::Kind};
 use serde::{Deserialize, Serialize};
 
-use super::render::Observation;
+use super::observation::Observation;
 
 /// Sums of one service. In whole numbers, which are read as they were written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,6 @@
 //! Formats what other idle timeouts would have meant.
 //!
-//! By hand: of a thousand services these are more samples than all others together, and the encoder takes a while for
-//! each.
-
-use std::fmt::{self, Write as _};
+//! Of a thousand services these are more samples than all others together.
 
 use ondemand_core::{
     config::WhatIfBy,
@@ -11,21 +8,11 @@ use ondemand_core::{
     whatif::WhatIf,
 };
 
-use super::{render::Row, uses::Uses};
-
-/// A family's name, its unit, its help.
-const FAMILIES: [(&str, Option<&str>, &str); 2] = [
-    (
-        "ondemand_whatif_cold_starts",
-        None,
-        "Clients that would have waited for a cold start, by idle timeout: in seconds, and auto (the learned one). A gap between clients counts when it is over.",
-    ),
-    (
-        "ondemand_whatif_idle_seconds",
-        Some("seconds"),
-        "Time that the service would have been up and unused, by idle timeout: of each gap between clients that is over, the timeout at most.",
-    ),
-];
+use super::{
+    exposition::{Exposition, Family, Number},
+    observation::Row,
+    uses::Uses,
+};
 
 /// The last place of the labels is that of the learned timeout. Cold starts, and microseconds up and unused.
 type Outcomes = [(u64, u128); LADDER.len() + 1];
@@ -42,52 +29,56 @@ fn outcomes(gaps: &WhatIf) -> Outcomes {
 }
 
 /// Appends the families.
-///
-/// # Errors
-///
-/// None occurs: writing to a string cannot fail.
-pub fn add(text: &mut String, by: WhatIfBy, rows: &[Row], uses: &Uses) -> fmt::Result {
-    // The labels of each, as they begin.
-    let all: Vec<(String, Outcomes)> = match by {
-        WhatIfBy::Off => return Ok(()),
-        WhatIfBy::Total => vec![("{".into(), outcomes(&uses.total()))],
+pub fn write(text: &mut Exposition, by: WhatIfBy, rows: &[Row], uses: &Uses) {
+    // What was never used since the boot has no gaps either: that is known, and zero.
+    let none = WhatIf::default();
+    let all: Vec<(Option<&str>, Outcomes)> = match by {
+        WhatIfBy::Off => return,
+        WhatIfBy::Total => vec![(None, outcomes(&uses.total()))],
         WhatIfBy::Service => {
-            let each = rows.iter().map(|(observation, _)| &observation.service);
-            // What was never used since the boot has no gaps either: that is known, and zero.
-            let none = WhatIf::default();
-            each.map(|name| {
-                let gaps = uses.of(name).unwrap_or(&none);
-                // No character of a name is to be escaped.
-                (format!("{{service=\"{name}\","), outcomes(gaps))
-            })
-            .collect()
+            let each = rows.iter().map(|(row, _)| row.service.as_str());
+            each.map(|name| (Some(name), outcomes(uses.of(name).unwrap_or(&none))))
+                .collect()
         }
     };
-    let ends: Vec<String> = LADDER
-        .iter()
-        .map(|seconds| format!("timeout=\"{seconds}\"}} "))
-        .chain(["timeout=\"auto\"} ".to_owned()])
-        .collect();
-    for (family, (name, unit, help)) in FAMILIES.into_iter().enumerate() {
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter")?;
-        if let Some(unit) = unit {
-            writeln!(text, "# UNIT {name} {unit}")?;
-        }
-        for (labels, outcomes) in &all {
-            for (end, (cold_starts, warm_idle)) in ends.iter().zip(outcomes) {
-                text.push_str(name);
-                text.push_str("_total");
-                text.push_str(labels);
-                text.push_str(end);
-                match family {
-                    0 => writeln!(text, "{cold_starts}")?,
-                    // To the millisecond, as they were measured: an f64 is exact to the microsecond for 285 years.
-                    _ => writeln!(text, "{}", *warm_idle as f64 / 1e6)?,
-                }
+    each(
+        text.counter(
+            "ondemand_whatif_cold_starts",
+            "",
+            "Clients that would have waited for a cold start, by idle timeout: in seconds, and auto (the learned one). A gap between clients counts when it is over.",
+        ),
+        &all,
+        |outcome| outcome.0,
+    );
+    each(
+        text.counter(
+            "ondemand_whatif_idle_seconds",
+            "seconds",
+            "Time that the service would have been up and unused, by idle timeout: of each gap between clients that is over, the timeout at most.",
+        ),
+        &all,
+        // To the millisecond, as they were measured: an f64 is exact to the microsecond for 285 years.
+        |outcome| outcome.1 as f64 / 1e6,
+    );
+}
+
+/// A sample for each service, or for all together, and each timeout.
+fn each<N: Number>(
+    mut family: Family<'_>,
+    all: &[(Option<&str>, Outcomes)],
+    value: impl Fn(&(u64, u128)) -> N,
+) {
+    let timeouts = LADDER.map(|seconds| seconds.to_string());
+    let timeouts = timeouts.iter().map(String::as_str).chain(["auto"]);
+    for (service, outcomes) in all {
+        for (timeout, outcome) in timeouts.clone().zip(outcomes) {
+            let (timeout, value) = (("timeout", timeout), value(outcome));
+            match service {
+                Some(name) => family.sample(&[("service", name), timeout], value),
+                None => family.sample(&[timeout], value),
             }
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -98,9 +89,9 @@ mod tests {
     use crate::observe::history::What;
 
     fn text(by: WhatIfBy, rows: &[Row], uses: &Uses) -> String {
-        let mut text = String::new();
-        add(&mut text, by, rows, uses).unwrap();
-        text
+        let mut text = Exposition::with_capacity(0);
+        write(&mut text, by, rows, uses);
+        text.end()
     }
 
     #[test]
@@ -160,7 +151,7 @@ mod tests {
             total.lines().filter(|line| !line.starts_with('#')).count(),
             50
         );
-        assert_eq!(text(WhatIfBy::Off, &rows, &uses), "");
+        assert_eq!(text(WhatIfBy::Off, &rows, &uses), "# EOF\n");
     }
 
     #[test]
@@ -187,9 +178,8 @@ mod tests {
             last_reload_success: None,
         };
         let measure = |by| {
-            let rows = rows.clone();
             let begin = Instant::now();
-            let text = super::super::render::open_metrics(rows, configuration, by, &uses).unwrap();
+            let text = super::super::render::open_metrics(&rows, &configuration, by, &uses);
             let (rendered, text) = (begin.elapsed(), text.into_bytes());
             let compressed = super::super::server::compress(&text).unwrap();
             eprintln!(
