@@ -6,6 +6,7 @@
 //! idle ones go until the others fit.
 
 pub mod memory;
+pub mod simulation;
 mod worth;
 
 use std::{

@@ -1,12 +1,18 @@
 //! What an idle service is worth: GreedyDual-Size-Frequency (Cherkasova, "Improving WWW Proxies Performance with
 //! Greedy-Dual-Size-Frequency Caching Policy", HPL-98-69, 1998), as FaasCache has it for applications that are kept
-//! warm (Fuerst and Sharma, ASPLOS 2021): `clock + uses * cold start / memory`. The clock is the worth of what went last, so
+//! warm (Fuerst and Sharma, ASPLOS 2021): `clock + uses * cost / memory`. The clock is the worth of what went last, so
 //! what was worth much and is not used any more goes in the end.
+//!
+//! The cost is the time of a cold start and two seconds more. By the time alone what starts quickly goes ever again: that has the
+//! least seconds of waiting, and where much fits more cold starts than LRU; by their number alone the slow ones go
+//! (ondemand-user/tests/room_reference.rs).
 
 use std::time::Duration;
 
 /// A MiB: services without memory that is known are worth as if they had one.
 const MIB: f64 = 1_048_576.0;
+/// What a cold start costs however short it is. Seconds.
+const EACH_START: f64 = 2.0;
 
 /// The use of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,7 +28,7 @@ impl Worth {
     /// were down; `memory`: what it takes, in bytes, if known.
     pub fn value(&self, cold_start: Duration, memory: Option<u64>) -> f64 {
         let size = memory.map_or(1.0, |bytes| (bytes as f64 / MIB).max(1.0));
-        self.clock + f64::from(self.uses) * cold_start.as_secs_f64() / size
+        self.clock + f64::from(self.uses) * (cold_start.as_secs_f64() + EACH_START) / size
     }
 }
 
