@@ -52,7 +52,8 @@ impl Lifecycle {
             let came = after.accepted().saturating_sub(first.accepted());
             return self.keep(view, Cause::Activity(came), commands);
         }
-        if view.waiting() > 0 {
+        let gives_way = self.request.is_some_and(|request| request.gives_way);
+        if view.waiting() > 0 && !gives_way {
             return self.keep(view, Cause::Activity(view.waiting()), commands);
         }
         if sockets.half_open > 0 && !self.leaves_out(Protection::HalfOpen) {
@@ -95,6 +96,7 @@ impl Lifecycle {
             quiet,
             started,
             asked: self.request.is_some_and(|request| !request.for_room),
+            gives_way,
             silent: view.silent,
         });
         commands.push(Command::ReleaseLease);

@@ -120,6 +120,9 @@ pub enum Input {
     Stop,
     /// The same to make room for another service: it counts as a stop of an idle service.
     MakeRoom,
+    /// The same for one whose clients have waited longer than those that are held now: these keep nothing up, and wait
+    /// for their turn.
+    GiveWay,
 }
 
 /// The answer of the veto program.

@@ -123,6 +123,8 @@ pub struct Stop {
     pub started: Option<Ktime>,
     /// Whether it was requested.
     pub asked: bool,
+    /// Clients that are held meanwhile wait for their turn ([`Input::GiveWay`]).
+    pub gives_way: bool,
     /// Open connections on which no byte went, which it closes.
     pub silent: u64,
 }
@@ -310,9 +312,9 @@ impl Lifecycle {
             self.pause = Pause::default();
         }
         self.end_loops(view, starts, &mut commands);
-        let asked_now = matches!(input, Input::Stop | Input::MakeRoom);
+        let asked_now = matches!(input, Input::Stop | Input::MakeRoom | Input::GiveWay);
         if asked_now {
-            self.take_request(view, input == Input::MakeRoom, &mut commands);
+            self.take_request(view, &input, &mut commands);
         } else {
             self.advance(view, input, &mut commands);
             self.judge_request(view, &mut commands);

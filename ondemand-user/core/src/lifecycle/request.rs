@@ -5,7 +5,7 @@ use super::{
     Lifecycle, Step,
     ablation::Protection,
     idle_since,
-    messages::{Command, PATIENCE, Refusal, Reply, View},
+    messages::{Command, Input, PATIENCE, Refusal, Reply, View},
     note::VetoReason,
     pause::Pause,
 };
@@ -26,6 +26,8 @@ pub(super) struct Request {
     dismissed: Option<Ktime>,
     /// Another service needs its room; no person has asked.
     pub(super) for_room: bool,
+    /// See [`Input::GiveWay`].
+    pub(super) gives_way: bool,
 }
 
 impl Lifecycle {
@@ -41,12 +43,8 @@ impl Lifecycle {
     }
 
     /// Takes a request. It asks for the next step at once, whose view has the right verdict.
-    pub(super) fn take_request(
-        &mut self,
-        view: &View,
-        for_room: bool,
-        commands: &mut Vec<Command>,
-    ) {
+    pub(super) fn take_request(&mut self, view: &View, input: &Input, commands: &mut Vec<Command>) {
+        let for_room = *input != Input::Stop;
         if for_room && self.request.is_some() {
             return;
         }
@@ -70,6 +68,7 @@ impl Lifecycle {
             run: self.runs.started(),
             dismissed: None,
             for_room,
+            gives_way: *input == Input::GiveWay,
         });
     }
 

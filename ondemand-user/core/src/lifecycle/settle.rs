@@ -33,7 +33,8 @@ impl Lifecycle {
             return; // Its end is an event.
         }
         let proxy_came = !units.proxy.state.is_down() || units.proxy.job;
-        let somebody_came = proxy_came || view.waiting() > 0;
+        let gives_way = stop.as_ref().is_some_and(|stop| stop.gives_way);
+        let somebody_came = proxy_came || (view.waiting() > 0 && !gives_way);
         if !units.lease.is_settled_down() {
             if units.lease.job || !units.lease.state.is_up() {
                 return; // The lease's end is an event too.

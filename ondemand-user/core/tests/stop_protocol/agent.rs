@@ -178,7 +178,11 @@ impl Agent {
             Step::Ask => {
                 state.left.stops -= 1;
                 state.asked.push(state.pid1.run);
-                self.look(model, state, Input::Stop);
+                let input = match model.gives_way {
+                    true => Input::GiveWay,
+                    false => Input::Stop,
+                };
+                self.look(model, state, input);
             }
             Step::Interrupt => {
                 state.left.interrupts -= 1;

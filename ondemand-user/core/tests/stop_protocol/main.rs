@@ -56,6 +56,7 @@ const PROTOCOL: Protocol = Protocol {
     options: STEERED,
     idle_timeout: Some(Duration::ZERO),
     proxy_stays: false,
+    gives_way: false,
     late_signals: false,
     budgets: Budgets {
         attempts: 2,
@@ -255,6 +256,16 @@ fn somebody_asks_for_a_stop() {
         ..asked
     };
     check("asked", protocol);
+}
+
+#[test]
+fn another_one_needs_its_room() {
+    let protocol = Protocol {
+        idle_timeout: None,
+        gives_way: true,
+        ..PROTOCOL.with(|budgets| budgets.stops = 1)
+    };
+    check("gives way", protocol);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub struct Protocol {
     pub idle_timeout: Option<Duration>,
     /// The proxy does not exit by itself.
     pub proxy_stays: bool,
+    /// Who asks for a stop is another service, whose clients have waited longer than those that are held.
+    pub gives_way: bool,
     /// systemd's signals come late.
     pub late_signals: bool,
     pub budgets: Budgets,

@@ -52,3 +52,36 @@ fn who_is_held_has_nothing_started_without_room() {
     let has_room = with(waits, |view| view.room = true);
     check(lifecycle, has_room, Input::Changed, "take", "waking");
 }
+
+#[test]
+fn a_client_that_is_held_meanwhile_waits_for_its_turn() {
+    let options = Options {
+        catch: true,
+        ..STEERED
+    };
+    let held = |view| with(view, |view| view.caught = 1);
+    let lines = [(busy(), Input::Changed), (quiet(), Input::GiveWay)];
+    let mut lifecycle = after(options, &lines);
+    lifecycle.step(&idle(), Input::Changed);
+    lifecycle.step(&held(idle()), clean());
+    assert!(
+        matches!(lifecycle.current(), Step::Releasing(_)),
+        "{lifecycle:?}"
+    );
+    lifecycle.step(&held(released()), Input::Job(JobEnd::Done));
+    assert!(
+        matches!(lifecycle.current(), Step::Settling { .. }),
+        "{lifecycle:?}"
+    );
+    let waits = with(held(stopped()), |view| view.room = false);
+    lifecycle.step(&waits, Input::Changed);
+    assert!(
+        lifecycle.is_wanted(&waits) && lifecycle.catches(),
+        "{lifecycle:?}"
+    );
+    // For memory alone it stays.
+    let mut lifecycle = asked(options, quiet());
+    lifecycle.step(&idle(), Input::Changed);
+    lifecycle.step(&held(idle()), clean());
+    assert_eq!(*lifecycle.current(), Step::Rest);
+}
