@@ -20,7 +20,7 @@ use ondemand::{
     },
     host::{config_file, logging},
     install::{
-        check, permission, settle, sieve, thaw,
+        check, permission, reclaim, settle, sieve, thaw,
         units::{self, generator, last_good, pacing},
     },
     kernel::{
@@ -98,6 +98,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             name,
             start_timeout,
         } => block_on(wait::room::run(&name, start_timeout))?,
+        Command::Reclaim { unit } => block_on(reclaim::run(&unit))?,
         Command::Report(options) => report::run(&path, &options)?,
         Command::Proxy(options) => {
             proxy::run(&options.into())?;

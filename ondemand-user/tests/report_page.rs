@@ -94,6 +94,7 @@ fn week(directory: &Path, memory: Option<i64>, cpu: Option<i64>) -> PathBuf {
                         proxied: 0,
                         silent: 0,
                         ways: None,
+                        turns: Default::default(),
                     },
                     What::Quiet { since: at + 60_000 },
                 ] {

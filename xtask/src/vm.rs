@@ -25,11 +25,12 @@ use crate::{
 };
 
 /// By default, tests of whole systems run whose names contain one of these.
-const TESTS: [&str; 5] = [
+const TESTS: [&str; 6] = [
     "steering::",
     "steering_faults::",
     "own_address::an_application_keeps",
     "datagrams::a_datagram_starts",
+    "freeze::the_memory",
     "real_clock::",
 ];
 /// A machine is ended after this time, whatever it does.

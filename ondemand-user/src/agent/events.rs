@@ -1,6 +1,6 @@
 //! The events of the event loop.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{
@@ -81,6 +81,8 @@ pub(super) enum Message {
         unit: String,
         freeze: bool,
         result: Result<(), String>,
+        /// How long a client waited until it was thawed.
+        took: Option<Duration>,
     },
     /// Whether a service's application is ready.
     Probed {

@@ -1,10 +1,12 @@
 //! The agent's part of applications that are frozen while nobody uses them (`freeze_after`).
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use ondemand_core::{
+    config::Service,
     freezing::Command,
-    lifecycle::{Input, Step, View},
+    lifecycle::{Input, JobEnd, Step, View},
+    room::memory,
 };
 
 use super::{
@@ -18,6 +20,7 @@ use crate::{
         clock,
     },
     observe::metrics::Way,
+    systemd::Systemd,
 };
 
 /// When to ask systemd again to thaw a service.
@@ -30,6 +33,21 @@ impl Watched {
             .is_frozen()
             .then(|| "frozen: its next client thaws it".to_owned())
     }
+}
+
+/// Has root take back the memory of an application that is frozen. It ends by itself when the application is thawed.
+fn have_reclaimed(service: &Service, systemd: Option<Systemd>) {
+    let has_swap = fs::read_to_string("/proc/meminfo").is_ok_and(|text| memory::has_swap(&text));
+    // `ondemand check` says so.
+    let Some(systemd) = systemd.filter(|_| has_swap) else {
+        return;
+    };
+    let unit = service.reclaim_unit();
+    tokio::spawn(async move {
+        if let JobEnd::Failed(why) = systemd.start(&unit).await {
+            log::warn!("the memory of a frozen application is not taken back: {why}");
+        }
+    });
 }
 
 impl Agent {
@@ -96,7 +114,7 @@ impl Agent {
         let (waited, began) = (self.metrics.waits(Way::Thawed), clock::now());
         let Some(systemd) = self.systemd.caller() else {
             let result = Err("systemd does not answer".into());
-            return self.froze(name, &unit, freeze, result);
+            return self.froze(name, &unit, freeze, result, None);
         };
         ablation::reached(if freeze {
             Moment::Freezing
@@ -109,7 +127,9 @@ impl Agent {
                 false => systemd.thaw(&unit).await,
             };
             let result = result.map_err(|error| format!("{error:#}"));
-            if called && let Some(span) = clock::now().since(began).filter(|_| result.is_ok()) {
+            let took = clock::now().since(began);
+            let took = took.filter(|_| called && result.is_ok());
+            if let Some(span) = took {
                 waited(span);
             }
             // The receiver is gone if the agent has exited.
@@ -118,19 +138,24 @@ impl Agent {
                 unit,
                 freeze,
                 result,
+                took,
             });
         });
     }
 
-    /// Takes systemd's answer.
+    /// Takes systemd's answer. `took`: how long a client waited for it.
     pub(super) fn froze(
         &mut self,
         name: &str,
         unit: &str,
         freeze: bool,
         result: Result<(), String>,
+        took: Option<Duration>,
     ) {
         let now = clock::now();
+        if let Some(span) = took {
+            self.recorder.note(name, |usage| usage.thawed(span));
+        }
         let watched = self.services.get_mut(name);
         let Some(watched) = watched.filter(|watched| watched.service.unit == unit) else {
             // It left the configuration, or has another unit, while systemd froze it.
@@ -144,6 +169,9 @@ impl Agent {
                 watched.freezes += 1;
                 watched.complaints.end(|of| *of == Complaint::NotFrozen);
                 log::debug!("{name}: frozen");
+                if watched.service.freeze_reclaim {
+                    have_reclaimed(&watched.service, self.systemd.caller());
+                }
                 ablation::reached(Moment::Frozen);
             }
             (true, Err(why)) => {

@@ -58,6 +58,8 @@ pub(super) struct Footprint {
     group: Option<(Option<Ktime>, String)>,
     /// Bytes, when they were read last. `None`: they are not accounted, or it is down.
     pub now: Option<u64>,
+    /// Bytes when they were read last while it was not frozen: what is taken back then it takes again.
+    awake: Option<u64>,
     /// Bytes before it went down last.
     before: Option<u64>,
     /// There is nothing to read, which was logged.
@@ -82,8 +84,16 @@ struct OfService {
 impl Footprint {
     /// It is down.
     pub fn is_down(&mut self) {
-        self.before = self.now.take().or(self.before);
-        self.group = None;
+        self.before = self.awake.take().or(self.now).or(self.before);
+        (self.now, self.group) = (None, None);
+    }
+
+    /// It takes so much.
+    fn read(&mut self, bytes: Option<u64>, is_frozen: bool) {
+        self.now = bytes;
+        if !is_frozen {
+            self.awake = bytes;
+        }
     }
 
     /// What it took when it was up last, if it is not known now.
@@ -239,9 +249,10 @@ impl Agent {
             let Some(watched) = self.services.get_mut(&name) else {
                 continue;
             };
+            let is_frozen = watched.freezing.is_frozen();
             let footprint = &mut watched.placed.footprint;
             footprint.group = group.map(|group| (run, group));
-            footprint.now = bytes;
+            footprint.read(bytes, is_frozen);
             if bytes.is_none() && footprint.group.is_some() && !footprint.is_unknown {
                 footprint.is_unknown = true;
                 log::warn!(
@@ -251,7 +262,9 @@ impl Agent {
             }
             if let Some(bytes) = bytes {
                 footprint.is_unknown = false;
-                watched.memory.store(bytes, Ordering::Relaxed);
+                if !is_frozen {
+                    watched.memory.store(bytes, Ordering::Relaxed);
+                }
             }
         }
         self.doubt_room();
@@ -277,4 +290,25 @@ fn of_host() -> Option<(u64, bool)> {
         memory::available(&text)?,
         pressure.is_some_and(memory::Pressure::is_high),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_back_of_a_frozen_one_counts_at_its_next_start() {
+        let mut footprint = Footprint::default();
+        footprint.read(Some(100), false);
+        footprint.read(Some(10), true);
+        assert_eq!(footprint.usual(), Some(10));
+        footprint.is_down();
+        assert_eq!(footprint.usual(), Some(100));
+        assert_eq!(footprint.grows(None, Ktime::default()), 100);
+        // An agent that has only seen it frozen.
+        let mut footprint = Footprint::default();
+        footprint.read(Some(10), true);
+        footprint.is_down();
+        assert_eq!(footprint.usual(), Some(10));
+    }
 }

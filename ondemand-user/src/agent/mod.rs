@@ -400,7 +400,8 @@ impl Agent {
                 unit,
                 freeze,
                 result,
-            } => self.froze(&service, &unit, freeze, result),
+                took,
+            } => self.froze(&service, &unit, freeze, result, took),
             Message::Failed { service, of, why } => self.take_end(&service, of, why),
             Message::LookupsOver { services, known } => self.lookups_over(services, known),
             Message::Job {

@@ -134,10 +134,11 @@ impl Agent {
         if let RunEvent::Listening { after, .. } = event {
             self.learn_start(name, *after);
         }
-        self.record_run(name, event);
+        // The history has with the end of a run for what it was.
         if let RunEvent::Ended { reason, .. } = event {
             self.left(name, *reason);
         }
+        self.record_run(name, event);
         match event {
             RunEvent::FirstByte { after } => self.waited_for_start(name, *after),
             // Of a listener that PID 1 holds the kernel reports no first byte.

@@ -95,6 +95,13 @@ impl Recorder {
         }
     }
 
+    /// What the history is to know of a service's room and thaws, with the end of its run.
+    pub fn note(&mut self, name: &str, what: impl FnOnce(&mut Usage)) {
+        if let Some(used) = self.services.get_mut(name) {
+            what(used);
+        }
+    }
+
     /// When its present or last run began. Milliseconds.
     pub fn started(&self, name: &str) -> Option<i64> {
         self.services.get(name)?.run.map(monotonic)

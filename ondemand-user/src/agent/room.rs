@@ -23,7 +23,7 @@ pub(super) use place::Placed;
 use tokio::sync::oneshot;
 
 use super::{Agent, memory::Readings, watched::Watched};
-use crate::{bus::report, host::clock};
+use crate::{bus::report, host::clock, observe::history::Eviction};
 
 /// Who was not seen to wait for so long does not wait any more: a client that was held comes to the front socket, and its
 /// proxy has the application started.
@@ -211,6 +211,9 @@ impl Agent {
             let waiter = self.room.waiting.remove(&name);
             let is_up =
                 stays || place.is_some_and(|place| place != Place::None && place != Place::Leaving);
+            if !is_up {
+                self.forgive(&name);
+            }
             for call in waiter.into_iter().flat_map(|waiter| waiter.calls) {
                 if place.is_none() || is_up {
                     let _ = call.send(()); // The caller may be gone.
@@ -319,6 +322,19 @@ impl Agent {
         }
     }
 
+    /// Nobody waits for a service any more: that there was no room in time is no fault that `systemctl --failed` is to show.
+    fn forgive(&self, name: &str) {
+        let watched = self.services.get(name);
+        if let (Some(watched), Some(systemd)) = (watched, self.systemd.caller()) {
+            let unit = watched.service.room_unit();
+            tokio::spawn(async move {
+                if let Err(error) = systemd.forget_starts(&unit).await {
+                    log::debug!("{error:#}");
+                }
+            });
+        }
+    }
+
     fn grant(&mut self, name: &str, now: Ktime) {
         // It keeps its turn, and does not start for nobody.
         if self
@@ -342,6 +358,7 @@ impl Agent {
                 watched.placed.tally.waits += 1;
                 watched.placed.tally.waited += waited;
             }
+            self.recorder.note(name, |usage| usage.waited(waited));
             log::info!("{name}: starting, there is room after {}", Span(waited));
         }
         for call in waiter.calls {
@@ -401,7 +418,12 @@ impl Agent {
         watched.placed.goes = Some(why);
         watched.placed.place = Place::Leaving;
         watched.placed.not_before = Some(now + LATER);
-        self.look(name, Input::MakeRoom);
+        let input = match is_memory {
+            true => Input::MakeRoom,
+            // Who waits has come before those that are held by now.
+            false => Input::GiveWay,
+        };
+        self.look(name, input);
     }
 
     /// Whether it is a service that was to make room, and stays: there is another attempt, and nobody has asked for this
@@ -435,10 +457,17 @@ impl Agent {
         let goes = watched.placed.goes.take();
         if let Some(why) = goes.filter(|_| reason == StopReason::Idle) {
             let tally = &mut watched.placed.tally;
-            match why {
-                Why::Memory { .. } => tally.for_memory += 1,
-                Why::For { .. } | Why::TooMany { .. } => tally.for_group += 1,
-            }
+            let eviction = match why {
+                Why::Memory { .. } => {
+                    tally.for_memory += 1;
+                    Eviction::ForMemory
+                }
+                Why::For { .. } | Why::TooMany { .. } => {
+                    tally.for_group += 1;
+                    Eviction::ForGroup
+                }
+            };
+            self.recorder.note(name, |usage| usage.evicted(eviction));
             let value = watched.worth();
             self.room.clock.evicted(&mut watched.placed.worth, value);
         } else {
@@ -491,6 +520,23 @@ impl Agent {
             return Some(format!(
                 "waits for room in the group {group} since {waits}: {others} up"
             ));
+        }
+        match &watched.placed.goes {
+            Some(Why::For { service, group }) => {
+                return Some(format!("makes room for {service} in the group {group}"));
+            }
+            Some(Why::TooMany { group }) => {
+                return Some(format!("makes room: too many of the group {group} are up"));
+            }
+            Some(Why::Memory {
+                starts: Some(name), ..
+            }) => {
+                return Some(format!("gives back its memory, for {name}"));
+            }
+            Some(Why::Memory { starts: None, .. }) => {
+                return Some("gives back its memory (memory_budget)".to_owned());
+            }
+            None => {}
         }
         room.goes_next.then(|| {
             let uses = counted(watched.placed.worth.uses.into(), "use");

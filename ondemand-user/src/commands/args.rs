@@ -125,6 +125,12 @@ pub enum Command {
         #[arg(long, value_name = "TIME", value_parser = time_span)]
         start_timeout: Duration,
     },
+    /// Have the kernel take back the memory of an application that is frozen (run by systemd, as root)
+    #[command(after_help = help::RECLAIM)]
+    Reclaim {
+        /// The application's unit
+        unit: String,
+    },
     /// Report the measurements, and the effect of other idle timeouts
     #[command(after_help = help::REPORT)]
     Report(Report),
@@ -429,6 +435,9 @@ pub struct Report {
     /// The last hours or days: 7d
     #[arg(long, value_name = "SPAN", value_parser = span)]
     pub last: Option<Duration>,
+    /// Compare this memory_budget with larger and smaller ones [default: the configuration's]
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["trace", "prometheus"])]
+    pub memory_budget: Option<u64>,
     /// Idle timeouts to compare: 1min,5min,1h
     #[arg(long, value_name = "SPANS", value_parser = span, value_delimiter = ',')]
     pub timeouts: Vec<Duration>,

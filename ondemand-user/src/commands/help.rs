@@ -171,6 +171,15 @@ Example, as in the generated unit (ondemand units):
 
 Exit codes: 0 there is room, or nobody knows; 2 wrong usage; 75 there was none in time";
 
+pub const RECLAIM: &str = "\
+ondemand-reclaim@NAME.service runs it when the application of a service with freeze_reclaim is frozen. It writes to \
+memory.reclaim of the unit's cgroup, in steps, as long as the application is frozen and swap is free.
+
+Example, as in the generated unit (ondemand units):
+  ondemand reclaim wiki.service
+
+Exit codes: 0 done, or there is nothing to be had; 1 the kernel refuses, or systemd does not answer";
+
 pub const PROXY: &str = "\
 ondemand-NAME.service runs it, with the sockets of ondemand-NAME.socket. It waits for the \
 application like `ondemand wait-listening`, carries connections to it, and exits some time after \

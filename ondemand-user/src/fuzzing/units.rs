@@ -79,6 +79,7 @@ pub fn units(data: &[u8]) {
         keep_up: Schedule::default(),
         prewarm: false,
         freeze_after: None,
+        freeze_reclaim: false,
         group: None,
         silent_after: None,
         waiting_page: is_on(1).then(|| WaitingPage::File(path.clone().into())),

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod permission;
+pub mod reclaim;
 pub mod settle;
 pub mod sieve;
 pub mod thaw;

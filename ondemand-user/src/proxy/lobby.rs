@@ -54,6 +54,8 @@ enum Phase {
     Ready(Arc<Backend>),
     /// The application was not ready in time, or has failed.
     Failed,
+    /// Others of its group were in use all the time.
+    NoRoom,
     /// The next proxy goes on.
     Again,
 }
@@ -136,7 +138,12 @@ pub(super) async fn run(
             }
             let closed = counted(connections.len() as u64, "waiting connection");
             log::warn!("{}: closed {closed}", lobby.name);
-            lobby.phase.send_replace(Phase::Failed);
+            lobby
+                .phase
+                .send_replace(match error.is::<wait::room::NoRoom>() {
+                    true => Phase::NoRoom,
+                    false => Phase::Failed,
+                });
             while connections.join_next().await.is_some() {}
             Err(GaveUp::of(error))
         }
@@ -259,6 +266,7 @@ impl Lobby {
                 Phase::Ready(_) => again(0),
                 Phase::Again | Phase::Waiting => again(1),
                 Phase::Failed => moment().failed(),
+                Phase::NoRoom => moment().has_no_room(),
             };
             timeout(TO_WRITE, client.write_all(&end)).await??;
             client.end()?;

@@ -81,9 +81,9 @@ impl fmt::Display for GaveUp {
 }
 
 impl GaveUp {
-    /// Of the end of a wait; one that the next proxy continues stays as it is.
+    /// Of the end of a wait; one that the next proxy continues stays as it is, and that there was no room.
     fn of(error: anyhow::Error) -> anyhow::Error {
-        match error.is::<wait::OutOfSight>() {
+        match error.is::<wait::OutOfSight>() || error.is::<wait::room::NoRoom>() {
             true => error,
             false => Self(error).into(),
         }
@@ -104,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
             options.awaited.name
         );
     }
-    tokio::runtime::Builder::new_current_thread()
+    let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?
@@ -125,7 +125,15 @@ pub fn run(options: &Options) -> Result<()> {
             buffers::begin();
             let none = JoinSet::new();
             serve(Some(listeners), options, backend, none, &mut terminate).await
-        })
+        });
+    match served {
+        // Its clients are closed, as after a start that failed; but nothing has failed.
+        Err(error) if error.is::<wait::room::NoRoom>() => {
+            log::warn!("{error:#}");
+            Ok(())
+        }
+        served => served,
+    }
 }
 
 /// `left`: of `start_timeout`.

@@ -12,6 +12,8 @@ pub struct Freezable {
     pub can: Option<bool>,
     /// Whether systemd ends it if it is silent (`WatchdogSec=`).
     pub has_watchdog: bool,
+    /// Whether none of its memory may go to swap (`MemorySwapMax=0`).
+    pub never_swaps: bool,
 }
 
 #[derive(Debug, Default, DeserializeDict, Type)]
@@ -23,9 +25,11 @@ struct Freezer {
 
 #[derive(Debug, Default, DeserializeDict, Type)]
 #[zbus(signature = "a{sv}")]
-struct Watchdog {
+struct OfService {
     #[zbus(rename = "WatchdogUSec")]
-    micros: Option<u64>,
+    watchdog: Option<u64>,
+    #[zbus(rename = "MemorySwapMax")]
+    swap: Option<u64>,
 }
 
 impl Systemd {
@@ -58,11 +62,12 @@ impl Systemd {
     /// PID 1 does not answer.
     pub async fn freezable(&self, unit: &str) -> Result<Freezable> {
         let freezer: Freezer = self.all(unit, UNIT).await?;
-        let watchdog: Watchdog = self.all(unit, SERVICE).await?;
-        let micros = watchdog.micros.filter(|micros| *micros != u64::MAX);
+        let of: OfService = self.all(unit, SERVICE).await?;
+        let micros = of.watchdog.filter(|micros| *micros != u64::MAX);
         Ok(Freezable {
             can: freezer.can,
             has_watchdog: micros.is_some_and(|micros| micros != 0),
+            never_swaps: of.swap == Some(0),
         })
     }
 }

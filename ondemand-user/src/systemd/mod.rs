@@ -29,6 +29,7 @@ use anyhow::{Context as _, Result, anyhow};
 use calls::{CgroupProxy, ManagerProxy};
 pub use candidate::{Candidate, OfService};
 pub use facts::{Facts, Listed, Questions};
+pub use freezer::Freezable;
 use jobs::Jobs;
 use names::Names;
 use nix::sys::signal::Signal;

@@ -8,6 +8,13 @@ use zbus::OwnedObjectPath;
 use super::{SERVICE, Systemd, unit_path};
 
 impl Systemd {
+    /// Whether the memory of a service is accounted. `None`: PID 1 does not say.
+    pub async fn accounts_memory(&self, unit: &str) -> Option<bool> {
+        let path = OwnedObjectPath::try_from(unit_path::of(unit)).ok()?;
+        let read = self.property_of(&path, SERVICE, "MemoryAccounting");
+        read.await.ok()
+    }
+
     /// Reads the cgroup and the user of a service.
     ///
     /// # Errors

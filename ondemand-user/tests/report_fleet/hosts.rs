@@ -281,6 +281,7 @@ impl Host {
                         proxied: 0,
                         silent: 0,
                         ways: None,
+                        turns: Default::default(),
                     };
                     records.push((stop, 6, service, stopped));
                 }

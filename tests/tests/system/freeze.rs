@@ -1,12 +1,16 @@
 //! Applications that are frozen while nobody uses them.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::Command,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tests::{
     built,
     client::{self, Random, Request},
@@ -42,16 +46,24 @@ freeze_after = "200ms"
 
 fn prepared(config: &str, backend: &str) -> Sandbox {
     let sandbox = service::installed().unwrap();
+    make_mortal(&sandbox);
+    begin(&sandbox, config, backend);
+    sandbox
+}
+
+fn make_mortal(sandbox: &Sandbox) {
     let ablated = built("ondemand-ablated").unwrap();
     sandbox.install(&ablated, "/usr/bin/ondemand").unwrap();
     let drop_in = format!("[Service]\nEnvironment=ONDEMAND_DIES_AT={DIES_AT}\n");
     let place = "/etc/systemd/system/ondemand.service.d/death.conf";
     sandbox.write(place, drop_in).unwrap();
-    service::write_backend(&sandbox, "app.service", backend).unwrap();
-    service::write_config(&sandbox, &format!("[service.test]\n{config}")).unwrap();
-    service::reload(&sandbox, &["test"]).unwrap();
-    service::start_agent(&sandbox).unwrap();
-    sandbox
+}
+
+fn begin(sandbox: &Sandbox, config: &str, backend: &str) {
+    service::write_backend(sandbox, "app.service", backend).unwrap();
+    service::write_config(sandbox, &format!("[service.test]\n{config}")).unwrap();
+    service::reload(sandbox, &["test"]).unwrap();
+    service::start_agent(sandbox).unwrap();
 }
 
 /// The agent dies at the moment that this file names.
@@ -202,6 +214,113 @@ fn what_cannot_be_frozen_says_why() {
         .unwrap();
     let text = format!("{:#}", check().unwrap_err());
     assert!(text.contains("would kill it while it is frozen"), "{text}");
+}
+
+#[test]
+fn nothing_is_taken_back_where_that_cannot_be() {
+    require_sandbox!();
+    let sandbox = prepared(
+        &format!("{OWN}freeze_reclaim = true"),
+        "--listen 127.0.0.1:8000",
+    );
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    let text = sandbox.run(&["ondemand", "check", "--json"]).unwrap();
+    let found: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let about: Vec<_> = found.iter().filter(|it| it["what"] == "freeze").collect();
+    assert_eq!(about.len(), 2, "{text}");
+    // Whatever it says of this machine: it is no fault.
+    let start = ["systemctl", "start", "ondemand-reclaim@test.service"];
+    sandbox.run(&start).unwrap();
+    assert!(is_frozen(&sandbox));
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    // Without capabilities, and by whom the rule allows it.
+    let rules = "/etc/polkit-1/rules.d";
+    let rule = sandbox.run(&["grep", "-rc", "start ondemand-reclaim@test.service", rules]);
+    assert!(rule.unwrap().trim().ends_with(":1"));
+}
+
+/// A file on the machine's own disk that it swaps to.
+struct Swap(PathBuf);
+
+impl Swap {
+    fn on() -> Self {
+        let path = PathBuf::from("/var/tmp/ondemand-swap");
+        fs::write(&path, vec![0; 192 << 20]).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        for program in ["mkswap", "swapon"] {
+            let done = Command::new(program).arg(&path).output().unwrap();
+            assert!(done.status.success(), "{program}: {done:?}");
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // The machine ends with the tests.
+        let _ = Command::new("swapoff").arg(&self.0).status();
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn the_memory_of_a_frozen_one_goes_to_swap_and_comes_back() {
+    require_sandbox!();
+    if !skip::is_own_machine() {
+        return skip::say("it gives the machine swap; cargo xtask test --vm");
+    }
+    let sandbox = service::installed().unwrap();
+    let config = format!("{OWN}freeze_reclaim = true").replace("200ms", "2s");
+    begin(&sandbox, &config, "--listen 127.0.0.1:8000");
+    let grow = Request {
+        query: "grow=64",
+        ..Request::default()
+    };
+    let answer = sandbox.in_network(|| client::get(front(), grow));
+    answer.unwrap().unwrap();
+    let taken = || -> u64 {
+        let bytes = sandbox.property("app.service", "MemoryCurrent").unwrap();
+        bytes.parse().unwrap()
+    };
+    let given_back = |times| {
+        wait_journal(
+            &sandbox,
+            "ondemand-reclaim@test.service",
+            "given back",
+            times,
+        )
+        .unwrap()
+    };
+    // Without swap it keeps it.
+    wait_frozen(&sandbox);
+    let full = taken();
+    assert!(full > 60 << 20, "{full}");
+    let check = |words: &str| {
+        let text = sandbox.run(&["ondemand", "check"]).unwrap();
+        assert!(text.contains(words), "{words}: {text}");
+    };
+    check("no swap is free");
+    let swap = Swap::on();
+    check("goes to swap while it is frozen");
+    ask(&sandbox);
+    wait_frozen(&sandbox);
+    given_back(1);
+    let left = taken();
+    println!("{full} bytes, {left} when its memory was taken back");
+    assert!(left < full / 4, "{left} of {full}");
+    assert!(is_frozen(&sandbox));
+    // Its clients find it as it was, and again.
+    for times in 2..=3 {
+        let took = ask(&sandbox);
+        println!("its next client waited {took:?}");
+        wait_frozen(&sandbox);
+        given_back(times);
+    }
+    let status = status(&sandbox, "test").unwrap();
+    assert_eq!(status["starts"], 1, "{status}");
+    drop(swap);
 }
 
 /// Clients at random times about the moment of the freeze, while agents are killed.

@@ -225,6 +225,19 @@ fn a_client_waits_for_one_that_is_in_use() {
         1,
     )
     .unwrap();
+    wait_journal(
+        &sandbox,
+        "ondemand-test8002.service",
+        "app8002.service was not started: no service",
+        1,
+    )
+    .unwrap();
+    // That is no fault.
+    wait_state(&sandbox, "ondemand-room@test8002.service", "inactive").unwrap();
+    let failed = sandbox
+        .run(&["systemctl", "--failed", "--plain", "--no-legend"])
+        .unwrap();
+    assert!(!failed.contains("8002"), "{failed}");
     // It is as if nothing had been.
     drop(kept);
     ask(&sandbox, b);
@@ -332,4 +345,47 @@ fn an_agent_that_dies_while_a_client_waits() {
             .unwrap()
             .unwrap_or_else(|loss| panic!("{loss}: {}", journals(&sandbox)));
     });
+}
+
+/// One that has clients all the time, none of whom stays, does not keep another one waiting for longer than a moment.
+#[test]
+fn clients_that_come_one_after_the_other_let_another_one_in() {
+    require_sandbox!();
+    let sandbox = group(&|_| "start_timeout = \"20s\"\nfirst_client = \"held\"", "");
+    let [a, b, _] = PORTS;
+    ask(&sandbox, a);
+    let is_over = AtomicBool::new(false);
+    let took = sandbox.in_network(|| {
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        client::get(address(a), Request::default()).unwrap();
+                        think(Duration::from_millis(10));
+                    }
+                });
+            }
+            think(Duration::from_millis(500));
+            let took: Vec<Duration> = (0..4)
+                .map(|_| {
+                    let took = client::get(address(b), Request::default()).unwrap().took;
+                    // The other one has it back.
+                    think(Duration::from_millis(500));
+                    took
+                })
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            took
+        })
+    });
+    let took = took.unwrap();
+    println!("it waited {took:?}");
+    // It would be 20 s, if each client of the other one kept that up.
+    assert!(
+        took.iter().all(|took| *took < Duration::from_secs(5)),
+        "{took:?}: {}",
+        journals(&sandbox)
+    );
+    let room = status(&sandbox, &name(a)).unwrap()["room"].clone();
+    assert!(room["evictions_for_group"].as_u64() >= Some(3), "{room}");
 }

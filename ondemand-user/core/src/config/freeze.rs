@@ -15,6 +15,19 @@ pub(super) struct Rest<'a> {
     pub backend: Option<&'a Endpoint>,
 }
 
+/// Reads `freeze_reclaim`. `frozen`: whether it is ever frozen; `None`: that is not valid.
+pub(super) fn reclaim(value: Option<&Value<'_>>, frozen: Option<bool>) -> Result<bool, Problem> {
+    let Some(value) = value else {
+        return Ok(false);
+    };
+    match value.boolean()? {
+        true if frozen == Some(false) => Err(value.place.problem(
+            "is about the memory of an application that is frozen; add freeze_after, or remove this",
+        )),
+        reclaim => Ok(reclaim),
+    }
+}
+
 /// Reads the value. `None`: never.
 pub(super) fn read(
     value: Option<&Value<'_>>,

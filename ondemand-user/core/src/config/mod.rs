@@ -57,7 +57,7 @@ pub use parts::{DIRECTORY as PARTS, add as add_part, may_be_part};
 pub use ready::{By, Ready, Statuses};
 pub use schedule::{Minute, Schedule};
 pub use table::nearest;
-pub use unit_names::{PerUnit, UnitNames};
+pub use unit_names::{PerUnit, UnitNames, room_unit};
 pub use waiting_page::WaitingPage;
 pub use whatif::WhatIfBy;
 pub use work::Limits;
@@ -135,6 +135,8 @@ pub struct Service {
     pub prewarm: bool,
     /// How long it must be unused to be frozen. `None`: it never is.
     pub freeze_after: Option<Duration>,
+    /// Whether the memory of the frozen application is given back, to swap and to the files that it came from.
+    pub freeze_reclaim: bool,
     /// The group whose services take turns, a key of [`Config::groups`]. `None`: it is up whenever it is wanted.
     pub group: Option<String>,
     /// A connection with no byte either way for this duration is no use. `None`: each open one is.

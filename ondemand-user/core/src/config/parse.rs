@@ -48,6 +48,7 @@ pub const SERVICE_KEYS: &[&str] = &[
     "keep_up",
     "prewarm",
     "freeze_after",
+    "freeze_reclaim",
     "group",
     "silent_after",
     "busy_cpu",
@@ -406,6 +407,10 @@ fn service<'t>(
         backend: backend.as_ref().map(|(backend, _)| backend),
     };
     let freeze_after = problems.keep(freeze::read(optional("freeze_after").as_ref(), &rest));
+    let freeze_reclaim = problems.keep(freeze::reclaim(
+        optional("freeze_reclaim").as_ref(),
+        freeze_after.map(|after| after.is_some()),
+    ));
     let group = section.take("group");
     let group = match &group {
         None => None,
@@ -487,6 +492,7 @@ fn service<'t>(
         keep_up: keep_up?,
         prewarm: prewarm?,
         freeze_after: freeze_after?,
+        freeze_reclaim: freeze_reclaim?,
         group: group.as_ref().map(|(name, _)| name.clone()),
         silent_after: silent_after?,
         busy: busy?,

@@ -70,6 +70,7 @@ fn a_short_file_gets_the_documented_defaults() {
         keep_up: Schedule::default(),
         prewarm: false,
         freeze_after: None,
+        freeze_reclaim: false,
         group: None,
         silent_after: None,
         busy: Limits::default(),
@@ -801,6 +802,14 @@ fn freeze_after_is_read_or_refused() {
     ] {
         check_key(line, &format!("service.wiki.freeze_after: {expected}"));
     }
+    check_service("freeze_after = \"1min\"\nfreeze_reclaim = true", |s| {
+        s.freeze_reclaim
+    });
+    check_service("freeze_reclaim = false", |s| !s.freeze_reclaim);
+    check_key(
+        "freeze_reclaim = true",
+        "service.wiki.freeze_reclaim: is about the memory of an application that is frozen; add freeze_after",
+    );
     let unix = wiki("freeze_after = \"1min\"").replace("127.0.0.1:8080", "/run/wiki.sock");
     check(
         &unix,

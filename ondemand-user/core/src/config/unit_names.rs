@@ -35,6 +35,11 @@ impl<T> PerUnit<T> {
     }
 }
 
+/// [`Service::room_unit`] of the service of this name.
+pub fn room_unit(service: &str) -> String {
+    format!("ondemand-room@{service}.service")
+}
+
 impl Service {
     /// The names of its units.
     pub fn unit_names(&self) -> UnitNames {
@@ -65,7 +70,13 @@ impl Service {
     /// `ondemand-room@NAME.service`, which starts before the application of a group, and ends when there is room. No
     /// service has an `@` in its name, so it is no other one's proxy.
     pub fn room_unit(&self) -> String {
-        format!("ondemand-room@{}.service", self.name)
+        room_unit(&self.name)
+    }
+
+    /// `ondemand-reclaim@NAME.service`, which has the kernel take back the memory of the application when it is frozen
+    /// (`freeze_reclaim`).
+    pub fn reclaim_unit(&self) -> String {
+        format!("ondemand-reclaim@{}.service", self.name)
     }
 
     /// `ondemand-NAME.target`, the lease.

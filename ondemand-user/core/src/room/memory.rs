@@ -65,11 +65,25 @@ impl Pressure {
 
 /// Reads `MemAvailable` of /proc/meminfo (proc_meminfo(5)), in bytes.
 pub fn available(text: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kilobytes(text, "MemAvailable:")
+}
+
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let number = line.trim().strip_suffix(" kB")?;
     number.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Reads `MemTotal` of /proc/meminfo, in bytes.
+pub fn total(text: &str) -> Option<u64> {
+    kilobytes(text, "MemTotal:")
+}
+
+/// Whether swap is free, zram's or any other (`SwapFree` of /proc/meminfo).
+pub fn has_swap(text: &str) -> bool {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("SwapFree:"))
+        .any(|line| line.trim() != "0 kB")
 }
 
 /// What a cgroup takes that is not given back as soon as somebody needs it: all but the pages of files that were not used
@@ -108,8 +122,11 @@ mod tests {
         }
         let meminfo = "MemTotal:       16 kB\nMemFree:  1 kB\nMemAvailable:    8 kB\n";
         assert_eq!(available(meminfo), Some(8192));
+        assert_eq!(total(meminfo), Some(16_384));
         assert_eq!(available("MemAvailable: 8\n"), None);
         assert_eq!(available("MemAvailable: 99999999999999999999 kB\n"), None);
+        assert!(has_swap("SwapTotal: 8 kB\nSwapFree:   4 kB\n"));
+        assert!(!has_swap("SwapTotal: 8 kB\nSwapFree:   0 kB\n") && !has_swap(""));
         assert_eq!(
             of_cgroup("100\n", "inactive_anon 1\ninactive_file 30\n"),
             Some(70)

@@ -128,12 +128,28 @@ impl Moment<'_> {
 
     /// Its end when the start has failed.
     pub fn failed(&self) -> String {
+        self.ended(
+            "could not be started",
+            "It did not become ready. Its operator finds the reason in the journal.",
+        )
+    }
+
+    /// Its end when other services have kept its place in their group.
+    pub fn has_no_room(&self) -> String {
+        self.ended(
+            "has to wait",
+            "It takes turns with others, and those are in use. It starts when one of them is not.",
+        )
+    }
+
+    /// What has become of the service, and why.
+    fn ended(&self, what: &str, why: &str) -> String {
         let Self { name, nonce, .. } = self;
         let (name, nonce) = (escape(name), escape(nonce));
         format!(
             "\n<style nonce=\"{nonce}\">.waiting{{display:none}}</style>\n\
-             <main class=\"failed\" role=\"alert\"><h1>{name} could not be started</h1>\n\
-             <p>It did not become ready. Its operator finds the reason in the journal.</p>\n\
+             <main class=\"failed\" role=\"alert\"><h1>{name} {what}</h1>\n\
+             <p>{why}</p>\n\
              <p><a href=\"\">Try again</a></p></main>\n"
         )
     }
@@ -226,7 +242,13 @@ mod tests {
         // The browser is held until there is more to say.
         assert!(!head.contains("Content-Length") && !body.contains("http-equiv=\"refresh\""));
         assert!(again(0).contains("content=\"0\""));
+        let has_no_room = moment(None).has_no_room();
+        assert!(
+            has_no_room.contains("wi&lt;k&gt;") && has_no_room.contains("has to wait"),
+            "{has_no_room}"
+        );
         let failed = moment(None).failed();
+        assert!(has_no_room.len() < failed.len() + 64);
         // The agent knows that there are no more bytes without an application (`agent/accepting.rs`).
         assert!(page.len() + failed.len() + 64 * 10 < 8 * 1024);
         assert!(

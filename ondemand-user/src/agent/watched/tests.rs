@@ -83,6 +83,7 @@ fn service(listen: &str) -> Service {
         keep_up: Schedule::default(),
         prewarm: false,
         freeze_after: None,
+        freeze_reclaim: false,
         group: None,
         silent_after: None,
         waiting_page: None,

@@ -70,6 +70,13 @@ fn measure(one: &mut Loaded, terms: &Terms) -> Measured {
         proxied_connections: one.proxied.known(),
         ways: Counted(one.ways.known()),
         silent_connections: Some(one.silent),
+        evictions_for_group: Some(one.evictions[0]),
+        evictions_for_memory: Some(one.evictions[1]),
+        room_waits: Some(one.waits.0),
+        room_wait_seconds: Some(one.waits.1 as f64 / 1e3),
+        thaws: Some(one.thaws.0),
+        thaw_mean_seconds: (one.thaws.0 > 0).then(|| one.thaws.1 as f64 / 1e6 / one.thaws.0 as f64),
+        thaw_max_seconds: (one.thaws.0 > 0).then(|| one.longest_thaw as f64 / 1e6),
         stops_by_reason: stops.filter(|(_, count)| *count > 0).collect(),
         ..Measured::default()
     };
@@ -112,16 +119,38 @@ fn add(all: &mut Measured, one: &Measured) {
     all.connections = all.connections.saturating_add(one.connections);
     all.received_bytes = all.received_bytes.saturating_add(one.received_bytes);
     all.sent_bytes = all.sent_bytes.saturating_add(one.sent_bytes);
-    all.proxied_connections = match (all.proxied_connections, one.proxied_connections) {
-        (Some(all), Some(one)) => Some(all.saturating_add(one)),
-        (one, None) | (None, one) => one,
-    };
     all.ways.add(one.ways);
-    all.silent_connections = match (all.silent_connections, one.silent_connections) {
-        (Some(all), Some(one)) => Some(all.saturating_add(one)),
-        (one, None) | (None, one) => one,
+    let thawing = |of: &Measured| {
+        of.thaw_mean_seconds
+            .zip(of.thaws)
+            .map(|(mean, count)| mean * count as f64)
     };
+    let thawing = either(thawing(all), thawing(one), |all, one| all + one);
+    for (all, one) in [
+        (&mut all.proxied_connections, one.proxied_connections),
+        (&mut all.silent_connections, one.silent_connections),
+        (&mut all.evictions_for_group, one.evictions_for_group),
+        (&mut all.evictions_for_memory, one.evictions_for_memory),
+        (&mut all.room_waits, one.room_waits),
+        (&mut all.thaws, one.thaws),
+    ] {
+        *all = either(*all, one, u64::saturating_add);
+    }
+    all.room_wait_seconds = either(all.room_wait_seconds, one.room_wait_seconds, |all, one| {
+        all + one
+    });
+    all.thaw_max_seconds = either(all.thaw_max_seconds, one.thaw_max_seconds, f64::max);
+    let thaws = all.thaws.filter(|thaws| *thaws > 0);
+    all.thaw_mean_seconds = thawing.zip(thaws).map(|(sum, thaws)| sum / thaws as f64);
     for (reason, count) in &one.stops_by_reason {
         *all.stops_by_reason.entry(reason).or_default() += count;
+    }
+}
+
+/// Of two that may be unknown.
+fn either<T>(one: Option<T>, other: Option<T>, both: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(both(one, other)),
+        (one, None) | (None, one) => one,
     }
 }

@@ -1,5 +1,6 @@
 //! `ondemand report`: the measurements, and the effect of other idle timeouts.
 
+mod budgets;
 mod data;
 pub mod drawing;
 mod evidence;
@@ -24,6 +25,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use model::{Report, Service};
 use ondemand_core::{
+    config::MemoryBudget,
     learned::{SHORTEST, Terms as Learning},
     replay::{MOST_TIMEOUTS, Timeouts},
     words::{Span, printable},
@@ -34,7 +36,7 @@ use trace::Source;
 use crate::{
     commands::args,
     host::{config_file, identity},
-    observe::history::{self, Loaded},
+    observe::history::{self, Loaded, arrivals},
 };
 
 /// A request that cannot be answered. The program exits with 2.
@@ -179,16 +181,21 @@ fn from_trace(path: &Path, options: &args::Report, terms: &Terms) -> Result<Repo
 }
 
 fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<Report> {
-    let path = match &options.history {
-        Some(path) => path.clone(),
-        None => config_file::load(config)?.agent.history.ok_or_else(|| {
-            Usage(format!(
-                "{} turns the history off (agent.history); use --history FILE, or --trace FILE for \
-                 a trace",
-                config.display()
-            ))
-        })?,
+    let (path, budget) = match &options.history {
+        Some(path) => (path.clone(), None),
+        None => {
+            let agent = config_file::load(config)?.agent;
+            let path = agent.history.ok_or_else(|| {
+                Usage(format!(
+                    "{} turns the history off (agent.history); use --history FILE, or --trace FILE for \
+                     a trace",
+                    config.display()
+                ))
+            })?;
+            (path, agent.memory_budget)
+        }
     };
+    let budget = options.memory_budget.map(MemoryBudget::Bytes).or(budget);
     if terms.timeouts.micros()[0] < 1_000_000 {
         let text = "--timeouts: the history has no gaps shorter than one second; start with 1s";
         return Err(Usage(text.into()).into());
@@ -209,8 +216,20 @@ fn from_history(config: &Path, options: &args::Report, terms: &Terms) -> Result<
     select(&options.services, known, &path.display().to_string())?;
     let wanted =
         |service: &Loaded| options.services.is_empty() || options.services.contains(&service.name);
-    let loaded = loaded.into_iter().filter(wanted).collect();
-    Ok(measured::report(&path, period, loaded, terms))
+    let loaded: Vec<Loaded> = loaded.into_iter().filter(wanted).collect();
+    let budgets = match budget {
+        None => None,
+        Some(budget) => {
+            let (names, sizes) = budgets::sizes(&loaded);
+            let read = || arrivals::read(&path, since, until, &names, &now);
+            let uses = identity::as_owner(&path, read)
+                .with_context(|| format!("read {} as its owner", path.display()))??;
+            Some(budgets::of(budget, loaded.len(), &sizes, &uses))
+        }
+    };
+    let mut report = measured::report(&path, period, loaded, terms);
+    report.budgets = budgets;
+    Ok(report)
 }
 
 /// Checks that all the `wanted` services are known.

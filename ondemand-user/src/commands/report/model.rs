@@ -10,8 +10,8 @@ use ondemand_core::{
 use serde::{Serialize, Serializer};
 
 use super::{
-    Terms, evidence::Evidence, fleet::capacity::Capacity, headline, learned::Learned, plan::Plan,
-    ways::Counted,
+    Terms, budgets::Budgets, evidence::Evidence, fleet::capacity::Capacity, headline,
+    learned::Learned, plan::Plan, ways::Counted,
 };
 
 /// A report. Scripts read it: fields are added, never renamed. Spans are in seconds.
@@ -51,6 +51,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How many hosts would carry a trace; null if that was not asked.
     pub plan: Option<Plan>,
+    /// What other memory budgets would have meant; null without one.
+    pub budgets: Option<Budgets>,
 }
 
 /// One service, or all.
@@ -124,6 +126,20 @@ pub struct Measured {
     pub ways: Counted,
     /// Silent connections that the stops of these runs closed (`silent_after`); null: not known.
     pub silent_connections: Option<u64>,
+    /// Ends of these runs that made room: for another service of its group, and for memory; null: not from a history.
+    pub evictions_for_group: Option<u64>,
+    /// See `evictions_for_group`.
+    pub evictions_for_memory: Option<u64>,
+    /// How many of these runs waited for room in their group before they started; null as above.
+    pub room_waits: Option<u64>,
+    /// How long they did; null as above.
+    pub room_wait_seconds: Option<f64>,
+    /// How often a client had it thawed in these runs; null as above.
+    pub thaws: Option<u64>,
+    /// How long that took in the mean; null: it never was.
+    pub thaw_mean_seconds: Option<f64>,
+    /// The longest of them; null: it never was.
+    pub thaw_max_seconds: Option<f64>,
     /// Number of runs' ends by reason.
     pub stops_by_reason: BTreeMap<&'static str, u64>,
 }
@@ -409,6 +425,7 @@ impl Report {
             capacity: None,
             notes: Vec::new(),
             plan: None,
+            budgets: None,
         };
         report.total.measured = measured;
         report.headline = headline::of(&report);

@@ -44,6 +44,9 @@ pub fn write(report: &Report) -> Result<String, fmt::Error> {
     }
     write_use(&mut text, report)?;
     write_what_if(&mut text, report)?;
+    if let Some(budgets) = &report.budgets {
+        budgets.write(&mut text)?;
+    }
     if let Some(plan) = &report.plan {
         plan::write(&mut text, plan)?;
     }
@@ -197,6 +200,12 @@ fn write_measured(text: &mut String, report: &Report, measured: &Measured) -> fm
     for (what, ways) in ways(measured) {
         writeln!(text, "  {what:<13} {ways}")?;
     }
+    if let Some(room) = room(measured) {
+        writeln!(text, "  room          {room}")?;
+    }
+    if let Some(thaws) = thaws(measured) {
+        writeln!(text, "  thawed        {thaws}")?;
+    }
     writeln!(text)
 }
 
@@ -208,6 +217,36 @@ pub(super) fn ways(measured: &Measured) -> impl Iterator<Item = (&'static str, S
     ];
     let known = ways.into_iter();
     known.filter_map(|(what, text)| Some((what, text?)))
+}
+
+/// `3 stops for another one of the group, 2 for memory; 4 starts waited for room, 12 s in all`.
+pub(super) fn room(measured: &Measured) -> Option<String> {
+    let known = |count: Option<u64>| count.filter(|count| *count > 0);
+    let group = known(measured.evictions_for_group)
+        .map(|count| format!("{} for another one of the group", counted(count, "stop")));
+    let memory = known(measured.evictions_for_memory)
+        .map(|count| format!("{} for memory", counted(count, "stop")));
+    let waits = known(measured.room_waits).map(|count| {
+        let waited = measured.room_wait_seconds.unwrap_or_default();
+        format!(
+            "{} waited for room, {} in all",
+            counted(count, "start"),
+            span_of(waited)
+        )
+    });
+    let all: Vec<String> = [group, memory, waits].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// `120 times by a client, 1.2 ms in the mean, 8 ms at most`.
+pub(super) fn thaws(measured: &Measured) -> Option<String> {
+    let times = counted(measured.thaws?, "time");
+    let (mean, max) = measured.thaw_mean_seconds.zip(measured.thaw_max_seconds)?;
+    Some(format!(
+        "{times} by a client, {:.1} ms in the mean, {:.1} ms at most",
+        mean * 1e3,
+        max * 1e3
+    ))
 }
 
 /// `445 connections (30 by the proxy)`.

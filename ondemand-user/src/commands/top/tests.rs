@@ -12,7 +12,7 @@ use super::{
     model::Model,
     view::{KEYS, draw},
 };
-use crate::bus::report::{Configuration, Report, Service};
+use crate::bus::report::{Configuration, Report, Room, Service};
 
 fn services(second: u64) -> Report {
     let wiki = Service {
@@ -106,6 +106,47 @@ fn a_learned_timeout_says_why() {
     let shown = format!("idle timeout {reason}");
     let lines = screen(&mut model, 130, 24);
     assert!(lines.iter().any(|line| line.contains(&shown)), "{lines:?}");
+}
+
+#[test]
+fn who_is_frozen_waits_or_goes_next_is_seen() {
+    let mut report = services(0);
+    let room = |waits_seconds, goes_next| {
+        Some(Room {
+            waits_seconds,
+            goes_next,
+            ..Room::default()
+        })
+    };
+    let [llm, ci, held, wiki] = &mut report.services[..] else {
+        panic!("four services");
+    };
+    (llm.state, llm.room) = ("inactive".into(), room(Some(3.0), false));
+    llm.detail = "waits for room in the group gpu since 3 s: ci is up".into();
+    (ci.stops_in_seconds, ci.room) = (None, room(None, true));
+    held.frozen = true;
+    wiki.room = room(None, false);
+    let mut model = Model::default();
+    model.report(report, Duration::ZERO);
+    check(
+        &mut model,
+        (80, 24),
+        &[
+            (
+                2,
+                "a-very-long… no room      ?              0      0      0",
+            ),
+            (
+                3,
+                "ci           active       0    next      0      0      0",
+            ),
+            (
+                4,
+                "held         frozen       0    held      0      0      0",
+            ),
+            (20, "waits for room in the group gpu since 3 s: ci is up"),
+        ],
+    );
 }
 
 #[test]

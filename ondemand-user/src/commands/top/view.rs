@@ -19,6 +19,7 @@ use super::{
     page,
     words::{bars, bytes, cut, rate, span},
 };
+use crate::bus::report::Service;
 
 /// A column: its head, its width, and whether it contains figures.
 struct Column {
@@ -50,7 +51,7 @@ const fn figure(head: &'static str, width: u16, cell: fn(&Row, usize) -> String)
 /// between them they take 79 columns.
 const COLUMNS: [Column; 10] = [
     text("NAME", 11, |row, width| cut(&row.service.name, width)),
-    text("STATE", 8, |row, _| state(&row.service.state).into()),
+    text("STATE", 8, |row, _| state(&row.service).into()),
     figure("OPEN", 5, |row, _| {
         let open = row.service.open_connections;
         open.map_or("?".into(), |open| bytes(open as f64))
@@ -91,7 +92,10 @@ h                hold the selected service until released
 r                release it
 q, Ctrl-C        quit
 
-LEFT     time until it is stopped without a client; waiting: for its start
+STATE    frozen: its next client thaws it; no room: it waits for
+         its turn
+LEFT     time until it is stopped without a client; next: goes
+         first when room is needed; waiting: for its start
 CONN/S   new connections, and datagrams, per second
 TRAFFIC  bytes per second, the latest at the right
 START    how long its last start took
@@ -342,12 +346,19 @@ fn seconds(value: Option<f64>) -> Option<String> {
     value.map(span)
 }
 
-fn state(state: &str) -> &str {
-    match state {
+fn state(service: &Service) -> &str {
+    match service.state.as_str() {
+        "inactive" | "failed" if waits_for_room(service).is_some() => "no room",
+        "active" if service.frozen => "frozen",
         "activating" => "starting",
         "deactivating" => "stopping",
         other => other,
     }
+}
+
+/// How long a client has waited for room.
+fn waits_for_room(service: &Service) -> Option<f64> {
+    service.room.as_ref()?.waits_seconds
 }
 
 /// The time until it is stopped.
@@ -365,6 +376,7 @@ fn left(row: &Row) -> String {
     match service.stops_in_seconds {
         Some(left) if left <= 0.0 => "now".into(),
         Some(left) => seconds(Some(left)).unwrap_or_default(),
+        None if service.room.as_ref().is_some_and(|room| room.goes_next) => "next".into(),
         None if service.idle_timeout_seconds.is_none() => "never".into(),
         None => String::new(),
     }
@@ -372,6 +384,8 @@ fn left(row: &Row) -> String {
 
 fn color(row: &Row) -> Color {
     match row.service.state.as_str() {
+        _ if waits_for_room(&row.service).is_some() => Color::Yellow,
+        "active" if row.service.frozen => Color::Cyan,
         "active" => Color::Green,
         "activating" | "deactivating" => Color::Yellow,
         "failed" => Color::Red,

@@ -24,6 +24,7 @@ mod ports;
 mod programs;
 mod proxy;
 mod ready;
+mod room;
 mod runtime;
 mod service;
 mod unit;
@@ -201,10 +202,14 @@ async fn look(config: &Config) -> Vec<Finding> {
         .and_then(|host| units::files(config, host));
     found.extend(left(config));
     let systemd = systemd.as_ref().ok();
-    let seen = match systemd {
-        Some(systemd) => proxy::seen_by_agent(systemd).await,
-        None => BTreeMap::new(),
+    let report = match systemd {
+        Some(systemd) => proxy::ask_agent(systemd).await,
+        None => None,
     };
+    found.extend(room::groups(config, report.as_ref()));
+    let seen = report
+        .as_ref()
+        .map_or_else(BTreeMap::new, proxy::seen_by_agent);
     let manager = match systemd {
         Some(systemd) => Some(Manager::ask(systemd, config).await),
         None => None,
@@ -233,9 +238,13 @@ async fn look(config: &Config) -> Vec<Finding> {
         .collect()
         .await;
     let mut chains = chains::look(config, common.unit_files, common.manager.as_ref()).await;
+    let (budget, mut budgets) =
+        room::budget(config, common.manager.as_ref(), report.as_ref()).await;
+    found.extend(budget);
     for (name, about) in config.services.keys().zip(about) {
         found.extend(about);
         found.extend(chains.remove(name).unwrap_or_default());
+        found.extend(budgets.remove(name).unwrap_or_default());
     }
     found
 }

@@ -19,8 +19,8 @@ const WHAT: &str = "proxy";
 /// How long the agent may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What does not work, by service, as the agent has seen it; empty without an agent.
-pub async fn seen_by_agent(systemd: &Systemd) -> BTreeMap<String, String> {
+/// What the agent says of all services. `None`: none answers, which another check says.
+pub async fn ask_agent(systemd: &Systemd) -> Option<Report> {
     let call = systemd.connection().call_method(
         Some(names::NAME),
         names::PATH,
@@ -28,14 +28,16 @@ pub async fn seen_by_agent(systemd: &Systemd) -> BTreeMap<String, String> {
         "Status",
         &(),
     );
-    // That no agent answers is another check's.
-    let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, call).await else {
-        return BTreeMap::new();
-    };
-    let text: String = reply.body().deserialize().unwrap_or_default();
-    let report: Report = serde_json::from_str(&text).unwrap_or_default();
-    let problems = report.services.into_iter();
-    let problems = problems.filter_map(|service| Some((service.name, service.problem?)));
+    let reply = tokio::time::timeout(PATIENCE, call).await.ok()?.ok()?;
+    let text: String = reply.body().deserialize().ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// What does not work, by service, as the agent has seen it.
+pub fn seen_by_agent(report: &Report) -> BTreeMap<String, String> {
+    let problems = report.services.iter();
+    let problems =
+        problems.filter_map(|service| Some((service.name.clone(), service.problem.clone()?)));
     // Why it is not managed is found here, too.
     problems
         .filter(|(_, problem)| !problem.starts_with("not managed"))

@@ -25,7 +25,8 @@ pub const UNIT: &str = "ondemand-permit.service";
 /// stop`; polkit does not see which signal), and `ondemand start` starts the application. What systemd starts
 /// again and again is ended: the front socket is restarted, which closes its waiting clients, and the
 /// application stopped. The start of an application is no failed one (`reset-failed`). What may be frozen is frozen and
-/// thawed.
+/// thawed, and root has its memory taken back. That no service of a group made
+/// room in time is no failure, either.
 fn allowed(config: &Config) -> BTreeSet<String> {
     let of = |service: &Service| {
         let UnitNames {
@@ -63,10 +64,18 @@ fn allowed(config: &Config) -> BTreeSet<String> {
         ];
         names.map(|unit| [format!("freeze {unit}"), format!("thaw {unit}")])
     });
+    let grouped = config.services.values();
+    let grouped = grouped.filter(|service| service.group.is_some());
+    let forgiven = grouped.map(|service| format!("reset-failed {}", service.room_unit()));
+    let reclaimed = config.services.values();
+    let reclaimed = reclaimed.filter(|service| service.freeze_reclaim);
+    let reclaimed = reclaimed.map(|service| format!("start {}", service.reclaim_unit()));
     let named = config.services.values().flat_map(of);
     named
         .chain(canonical)
         .chain(frozen.flatten())
+        .chain(forgiven)
+        .chain(reclaimed)
         .chain([own])
         .collect()
 }

@@ -21,6 +21,7 @@ pub mod last_good;
 mod open;
 pub mod pacing;
 mod program;
+mod reclaim;
 mod record;
 mod restart;
 mod room;
@@ -91,8 +92,10 @@ pub fn files(config: &Config, host: &Host) -> Result<Vec<UnitFile>> {
         );
     }
     for service in config.services.values() {
-        let file = room::file(service, host, &header);
-        files.extend(file.with_context(|| format!("service.{}", service.name))?);
+        for file in [room::file, reclaim::file] {
+            let file = file(service, host, &header);
+            files.extend(file.with_context(|| format!("service.{}", service.name))?);
+        }
     }
     files.extend(open::files(config, &header));
     Ok(files)

@@ -16,7 +16,7 @@ use super::{Content, Header, Host, UnitFile, escape, pacing::NO_ROOM, text};
 const FATAL: &str = "SIGKILL SIGABRT SIGSEGV SIGBUS SIGILL SIGSYS SIGFPE SIGTRAP SIGXCPU SIGXFSZ";
 
 /// Without mounts, which would take longer than all the rest.
-const HARDENING: &str = "\
+pub(super) const HARDENING: &str = "\
 NoNewPrivileges=yes
 UMask=0077
 ProtectClock=yes

@@ -267,6 +267,20 @@ fn a_service_of_a_group_waits_for_room_whatever_becomes_of_what_waits() {
 }
 
 #[test]
+fn memory_is_taken_back_by_root_without_capabilities_and_where_it_is_asked_for() {
+    let unit = "ondemand-reclaim@wiki.service";
+    let config = wiki("freeze_after = \"1min\"\nfreeze_reclaim = true");
+    let text = text(&config, &machine(), unit);
+    assert!(
+        text.contains(" reclaim wiki.service\n") && text.contains("\nCapabilityBoundingSet=\n"),
+        "{text}"
+    );
+    assert!(!text.contains("\nUser="), "{text}");
+    let without = files(&wiki("freeze_after = \"1min\""), &machine()).unwrap();
+    assert!(!format!("{without:?}").contains("ondemand-reclaim@"));
+}
+
+#[test]
 fn an_address_may_come_after_the_socket() {
     #[track_caller]
     fn check(listen: &str, expected: bool) {

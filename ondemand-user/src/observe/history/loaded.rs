@@ -1,9 +1,15 @@
 //! The history of a service. Sums saturate instead of wrapping: the numbers may be those of a
 //! damaged file.
 
-use ondemand_core::{caught::Ways, learned::Trial, replay::Replay, runs::StopReason};
+use std::time::Duration;
 
-use super::{Known, read::Rivals};
+use ondemand_core::{caught::Ways, learned::Trial, replay::Replay, runs::StopReason};
+use rusqlite::Row;
+
+use super::{
+    Known,
+    read::{Rivals, unsigned},
+};
 
 /// The number of equal parts of a period in the plot of states.
 pub const TIMELINE: usize = 240;
@@ -67,6 +73,14 @@ pub struct Loaded {
     pub proxied: Known<u64>,
     /// How the others have come.
     pub ways: Known<Ways>,
+    /// Of these runs those that ended to make room for another one of their group, and for memory.
+    pub evictions: [u64; 2],
+    /// How many of these runs waited for room in their group, and how long, in milliseconds.
+    pub waits: (u64, u64),
+    /// How often clients had it thawed, and how long that took, in microseconds.
+    pub thaws: (u64, u64),
+    /// The longest of these. Microseconds.
+    pub longest_thaw: u64,
     /// Ends of runs, by [`StopReason::code`].
     pub stops: [u64; StopReason::ALL.len()],
     /// Since when it is down, and its memory before.
@@ -100,6 +114,10 @@ impl Loaded {
             silent: 0,
             proxied: Known::default(),
             ways: Known::default(),
+            evictions: [0; 2],
+            waits: (0, 0),
+            thaws: (0, 0),
+            longest_thaw: 0,
             stops: [0; StopReason::ALL.len()],
             down: None,
             memory: None,
@@ -107,9 +125,48 @@ impl Loaded {
         }
     }
 
+    /// The memory that was measured last. Bytes.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// How long its clients usually wait for a start: half of them no longer.
+    pub fn usual_start(&self) -> Option<Duration> {
+        let starts = match self.first_bytes.is_empty() {
+            false => &self.first_bytes,
+            true => &self.cold_starts,
+        };
+        let mut millis = starts.clone();
+        let middle = millis.len().checked_sub(1)? / 2;
+        let (_, found, _) = millis.select_nth_unstable(middle);
+        Some(Duration::from_millis(u64::from(*found)))
+    }
+
     /// Whether it has any data in the period.
     pub(super) fn is_known(&self) -> bool {
         self.watched > 0 || self.active > 0 || self.replay.arrivals() > 0
+    }
+
+    /// What a run had to do with room, and its thaws, from these columns on.
+    pub(super) fn take_turns(&mut self, row: &Row<'_>, first: usize) -> rusqlite::Result<()> {
+        let column = |place| unsigned(row, first + place);
+        match column(0)? {
+            Some(1) => self.evictions[0] += 1,
+            Some(2) => self.evictions[1] += 1,
+            _ => {}
+        }
+        let add = |(count, sum): &mut (u64, u64), more: u64, length: u64| {
+            *count = count.saturating_add(more);
+            *sum = sum.saturating_add(length);
+        };
+        if let Some(waited) = column(1)?.filter(|waited| *waited > 0) {
+            add(&mut self.waits, 1, waited);
+        }
+        if let Some(thaws) = column(2)? {
+            add(&mut self.thaws, thaws, column(3)?.unwrap_or(0));
+            self.longest_thaw = self.longest_thaw.max(column(4)?.unwrap_or(0));
+        }
+        Ok(())
     }
 
     /// At the end of the period it was unused since then.

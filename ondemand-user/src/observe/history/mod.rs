@@ -3,6 +3,7 @@
 //! The agent passes records to a separate thread and never waits for it. The database keeps
 //! [`KEPT_DAYS`] days and stays below [`LARGEST`] bytes: older records are deleted.
 
+pub mod arrivals;
 mod calendar;
 mod hours;
 mod known;
@@ -57,6 +58,30 @@ pub enum Record {
         /// The event.
         what: What,
     },
+}
+
+/// For what an idle service was stopped early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// Clients of another service of its group waited, or too many of the group were up.
+    ForGroup = 1,
+    /// Its memory.
+    ForMemory = 2,
+}
+
+/// What a run had to do with room, and how its clients found it frozen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Whether its end made room.
+    pub evicted: Option<Eviction>,
+    /// How long its start waited for room in its group. Milliseconds.
+    pub waited: i64,
+    /// How often a client had it thawed.
+    pub thaws: i64,
+    /// How long these took together. Microseconds.
+    pub thawing: i64,
+    /// The longest of them. Microseconds.
+    pub longest_thaw: i64,
 }
 
 /// An event of a service.
@@ -121,6 +146,8 @@ pub enum What {
         silent: i64,
         /// Clients that were held or refused, and datagrams, since the previous run; `None`: unknown.
         ways: Option<Ways>,
+        /// Its room, and its thaws.
+        turns: Turns,
     },
     /// It is unused.
     Quiet {

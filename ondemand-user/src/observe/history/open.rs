@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
 use super::{LARGEST, Moment, calendar::Segment, mend};
 
 /// The version of the tables, `PRAGMA user_version`.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 /// Size of a page: each write takes whole ones, and changes a few bytes in four to nine. Bytes.
 const PAGE: i64 = 1024;
 /// Size of the writer's cache. KiB.
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; VERSION as usize] = [
     include_str!("silent.sql"),
     include_str!("proxied.sql"),
     include_str!("ways.sql"),
+    include_str!("room.sql"),
 ];
 
 /// How long to wait for a lock of another program.

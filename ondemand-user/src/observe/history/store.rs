@@ -14,7 +14,7 @@ use ondemand_core::{
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
-    KEPT_DAYS, LARGEST, MILLIS_A_DAY, Moment, Record, What,
+    KEPT_DAYS, LARGEST, MILLIS_A_DAY, Moment, Record, Turns, What,
     calendar::{Segment, Turn},
     open,
 };
@@ -232,6 +232,7 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             proxied,
             silent,
             ways,
+            turns,
         } => {
             execute(
                 "UPDATE activation SET connections = ?1, received = ?2, sent = ?3, silent = ?4,
@@ -240,6 +241,21 @@ fn write_what(db: &Connection, service: i64, clock: &Segment, what: &What) -> ru
             )?;
             if let Some(ways) = ways {
                 write_ways(db, service, ways)?;
+            }
+            // Mostly there is nothing of that.
+            if *turns != Turns::default() {
+                execute(
+                    "UPDATE activation SET evicted = ?1, waited = ?2, thaws = ?3, thawing = ?4, longest_thaw = ?5
+                     WHERE service = ?6 AND ended IS NULL",
+                    params![
+                        turns.evicted.map(|of| of as i64),
+                        turns.waited,
+                        turns.thaws,
+                        turns.thawing,
+                        turns.longest_thaw,
+                        service
+                    ],
+                )?;
             }
             end(db, service, clock.at(*at), *reason)
         }

@@ -75,6 +75,13 @@ fn stopped(at: i64, reason: StopReason) -> What {
         proxied: 1,
         silent: 2,
         ways: Some(ways()),
+        turns: Turns {
+            evicted: Some(Eviction::ForGroup),
+            waited: 1500,
+            thaws: 3,
+            thawing: 6000,
+            longest_thaw: 4000,
+        },
     }
 }
 
@@ -165,6 +172,8 @@ fn a_period_is_cut_out_of_what_was_written() {
     );
     assert_eq!((whole.connections, whole.received, whole.sent), (3, 10, 20));
     assert_eq!(whole.silent, 2);
+    assert_eq!((whole.evictions, whole.waits), ([1, 0], (1, 1500)));
+    assert_eq!((whole.thaws, whole.longest_thaw), ((3, 6000), 4000));
     assert_eq!(
         (whole.cpu.known(), whole.stops),
         (Some(7_000_000), [1, 0, 0, 0, 0])
@@ -441,15 +450,46 @@ fn one_without_ways_is_migrated() {
 }
 
 #[test]
+fn the_uses_of_all_are_in_the_order_of_time() {
+    let (_directory, path) = place();
+    let wiki = [
+        of(
+            "forge",
+            What::Arrived {
+                at: 12 * MINUTE,
+                gap: Some(2 * MINUTE),
+            },
+        ),
+        of("forge", What::Quiet { since: 31 * MINUTE }),
+    ];
+    let _store = written(&path, &[two_runs(), wiki.to_vec()].concat());
+    let read = |from: Option<i64>, until: i64, names: &[&str]| {
+        let from = from.map(|from| BASE + from * MINUTE);
+        let now = moment(40 * MINUTE);
+        let uses = arrivals::read(&path, from, BASE + until * MINUTE, names, &now).unwrap();
+        let shown = uses
+            .iter()
+            .map(|it| format!("{:?} {}", it.what, names[it.service]));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        read(None, 40, &["forge", "wiki", "other"]),
+        "Unknown wiki, Used wiki, Quiet forge, Used forge, Quiet wiki, Used wiki, Quiet forge"
+    );
+    assert_eq!(read(Some(11), 29, &["forge"]), "Quiet forge, Used forge");
+    assert_eq!(read(Some(11), 40, &["wiki"]), "Quiet wiki, Used wiki");
+}
+
+#[test]
 fn a_newer_version_is_left_alone() {
     let (_directory, path) = place();
     drop(written(&path, &two_runs()));
     let newer = Connection::open(&path).unwrap();
-    newer.execute_batch("PRAGMA user_version = 6").unwrap();
+    newer.execute_batch("PRAGMA user_version = 7").unwrap();
     drop(newer);
     unreadable(
         &path,
-        "was written by a newer ondemand (version 6 of its tables, this one supports 5)",
+        "was written by a newer ondemand (version 7 of its tables, this one supports 6)",
     );
     let error = Store::open(&path, &moment(0)).err().unwrap().to_string();
     assert!(error.contains("newer ondemand"), "{error}");

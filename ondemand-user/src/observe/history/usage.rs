@@ -13,7 +13,7 @@ use ondemand_core::{
     runs::{Run, RunEvent, StopReason},
 };
 
-use super::{What, monotonic};
+use super::{Eviction, Turns, What, monotonic};
 
 /// How long a service must be unused before the event of the next connection is requested.
 const QUIET: Duration = Duration::from_secs(1);
@@ -29,6 +29,8 @@ pub struct Usage {
     told: Vec<What>,
     /// How its clients had come at the end of the previous run.
     ways: Option<Ways>,
+    /// Of the present run, and of the wait before it.
+    turns: Turns,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +106,27 @@ impl Usage {
             proxied: number(run.proxied),
             silent: number(run.silent),
             ways: since,
+            turns: std::mem::take(&mut self.turns),
         });
+    }
+
+    /// Its start has waited for room.
+    pub fn waited(&mut self, span: Duration) {
+        self.turns.waited = self.turns.waited.saturating_add(millis(span));
+    }
+
+    /// A client had it thawed.
+    pub fn thawed(&mut self, span: Duration) {
+        let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        let turns = &mut self.turns;
+        turns.thaws += 1;
+        turns.thawing = turns.thawing.saturating_add(micros);
+        turns.longest_thaw = turns.longest_thaw.max(micros);
+    }
+
+    /// It makes room.
+    pub fn evicted(&mut self, why: Eviction) {
+        self.turns.evicted = Some(why);
     }
 
     fn up(&mut self, began: Option<Ktime>) {

@@ -28,7 +28,10 @@ use elsewhere::Elsewhere;
 use first_try::FirstTry;
 use ondemand_core::{
     config::Ready,
-    measure::{Ktime, unit::Unit},
+    measure::{
+        Ktime,
+        unit::{ActiveState, Unit},
+    },
     readiness::{Decision, Seen, Why, decide},
 };
 use ready::Readiness;
@@ -225,6 +228,10 @@ async fn watch(awaited: &Awaited, first_try: &FirstTry, guard: &Guard) -> Result
             Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
             Decision::GiveUp(why) => {
+                if is_down(why) && room::is_lacking(name).await {
+                    let error = anyhow::Error::new(room::NoRoom(start_timeout));
+                    return Err(error.context(format!("{name}: {unit} was not started")));
+                }
                 let stranger = stranger.map_or_else(String::new, |error| format!("; {error}"));
                 let unknown = looked.map_or_else(
                     |error| format!("; whether it listens is unknown, and it cannot be connected to: {error:#}"),
@@ -268,6 +275,11 @@ async fn watch(awaited: &Awaited, first_try: &FirstTry, guard: &Guard) -> Result
     Ok(start_timeout.saturating_sub(taken))
 }
 
+/// Whether the unit did not even begin to start.
+fn is_down(why: Why) -> bool {
+    matches!(why, Why::Down | Why::Slow(ActiveState::Inactive))
+}
+
 /// How much of `start_timeout` is over: since the clients wait, or since a unit that was up before is
 /// active.
 fn taken(seen: &Seen, now: Ktime) -> Duration {
@@ -278,8 +290,6 @@ fn taken(seen: &Seen, now: Ktime) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use ondemand_core::measure::unit::ActiveState;
-
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use ondemand_core::words::Span;
+use ondemand_core::{config::room_unit, measure::unit::ActiveState, words::Span};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -35,7 +35,7 @@ const WORTH_SAYING: Duration = Duration::from_secs(1);
 
 /// There was no room in time.
 #[derive(Clone, Copy, Debug)]
-pub struct NoRoom(Duration);
+pub struct NoRoom(pub(super) Duration);
 
 impl std::error::Error for NoRoom {}
 
@@ -108,6 +108,22 @@ fn has_ended(error: &anyhow::Error) -> bool {
         Some(zbus::Error::FDO(error)) => matches!(**error, zbus::fdo::Error::NoReply(_)),
         _ => false,
     }
+}
+
+/// Whether the application of a service is down because no other one of its group has made room: what waits for that still does,
+/// or has given up.
+pub(super) async fn is_lacking(name: &str) -> bool {
+    let unit = room_unit(name);
+    let look = async {
+        let systemd = Systemd::connect().await?;
+        let mut known = Known::default();
+        known.apply(&systemd.state(&unit).await?);
+        anyhow::Ok(matches!(
+            known.unit.state,
+            ActiveState::Activating | ActiveState::Failed
+        ))
+    };
+    matches!(timeout(PATIENCE, look).await, Ok(Ok(true)))
 }
 
 /// Whether the agent runs, or is started again in a moment.

@@ -74,6 +74,7 @@ fn a_year_of_a_hundred_services_is_small_and_soon_read() {
                         proxied: 0,
                         silent: 0,
                         ways: Some(Ways::default()),
+                        turns: Turns::default(),
                     },
                 ],
             );
