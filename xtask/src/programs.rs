@@ -108,7 +108,7 @@ pub const LONG_APPLICATIONS: [Server; 9] = [
     (
         "podman",
         "podman, for the containers",
-        &["podman", "crun", "conmon", "iptables"],
+        &["podman", "crun", "runc", "conmon", "iptables"],
         &["podman", "podman.socket", "podman-restart"],
     ),
     (

@@ -28,7 +28,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -61,6 +61,7 @@ fn main() {
         unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.expect("ignore SIGTERM");
     }
     STOP_DELAY.store(option("--stop-delay-ms", 0), Ordering::Relaxed);
+    STOP_STATUS.store(option("--stop-status", 0), Ordering::Relaxed);
     if option("--stop-delay-ms", 0) > 0 {
         // SAFETY: the handler calls async-signal-safe functions only.
         unsafe { signal(Signal::SIGTERM, SigHandler::Handler(slow_stop)) }.expect("set a handler");
@@ -487,13 +488,15 @@ fn notify() {
 }
 
 static STOP_DELAY: AtomicU64 = AtomicU64::new(0);
+static STOP_STATUS: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn slow_stop(_: i32) {
     let delay = STOP_DELAY.load(Ordering::Relaxed);
+    let status = STOP_STATUS.load(Ordering::Relaxed);
     // SAFETY: both are async-signal-safe (signal-safety(7)).
     unsafe {
         libc::poll(std::ptr::null_mut(), 0, delay as i32);
-        libc::_exit(0);
+        libc::_exit(status);
     }
 }
 

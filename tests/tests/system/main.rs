@@ -80,6 +80,7 @@ mod removal;
 mod report_fleet;
 mod runs;
 mod runtimes;
+mod runtimes_real;
 mod scale;
 mod scans;
 mod setup;

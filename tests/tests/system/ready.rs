@@ -253,6 +253,8 @@ fn an_application_that_is_never_ready() {
         "answers 302 to /, which is not followed",
     );
     if skip::is_long() {
+        // Five seconds are the limit.
+        check_never(&SLOW.replace("SLOW", "6000"), "", "not answer");
         check_never(READY, &never("garbage"), "not HTTP");
         check_never(READY, &never("endless"), "16 KiB");
         // Whether it has read the request decides what the kernel sends.
@@ -265,6 +267,17 @@ fn an_application_that_is_never_ready() {
         let tcp = "ready = \"tcp:127.0.0.1:8080\"\n";
         check_never(tcp, &never("reset"), "resets connections");
     }
+}
+
+const SLOW: &str = "ready = \"http://127.0.0.1:8080/health?wait=SLOW\"\n";
+
+#[test]
+fn an_answer_that_takes_its_time() {
+    require_sandbox!();
+    let config = CONFIG.to_owned() + &SLOW.replace("SLOW", "1500");
+    let sandbox = on_demand(&config, "").unwrap();
+    let answer = ask(&sandbox).unwrap();
+    assert!(answer.took >= Duration::from_millis(1_500), "{answer:?}");
 }
 
 #[test]

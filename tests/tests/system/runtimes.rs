@@ -1,15 +1,14 @@
-//! Containers and machines: the examples that ship are right, and what this machine can run serves its clients. The others
-//! are emulated: a program in the runtime's place does what it does to addresses, processes and exit statuses.
+//! Containers and machines: the examples that ship are right, and serve their clients with a program in the runtime's place that
+//! does what it does to addresses, processes and exit statuses. `runtimes_real.rs` has the runtimes themselves.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, thread};
 
 use serde_json::Value;
 use tests::{
-    built,
     client::{self, Request},
-    require, require_long,
+    require,
     sandbox::Sandbox,
-    service::{self, SOON, front, status, wait_state},
+    service::{self, SOON, front, number, status},
     skip, source_tree, wait_for,
 };
 
@@ -49,7 +48,7 @@ const EXAMPLES: [(&str, &str, &str); 6] = [
     ),
 ];
 
-fn example(name: &str) -> String {
+pub fn example(name: &str) -> String {
     let path = source_tree().join("units/examples").join(name);
     fs::read_to_string(path).unwrap()
 }
@@ -74,16 +73,33 @@ fn quadlet(text: &str) -> String {
 
 /// Puts an example in its place, with short times.
 fn install(sandbox: &Sandbox, config: &str, unit: &str) -> String {
-    let config = example(config);
-    let name = config.split_once("unit = \"").unwrap().1;
-    let name = name.split('"').next().unwrap().to_owned();
     let text = match unit.ends_with(".container") {
         true => quadlet(&example(unit)),
         false => example(unit),
     };
+    install_unit(sandbox, config, &text)
+}
+
+/// The same with this text of its unit.
+pub fn install_unit(sandbox: &Sandbox, config: &str, text: &str) -> String {
+    let name = unit_of(config);
     sandbox
         .write(&format!("/etc/systemd/system/{name}"), text)
         .unwrap();
+    configure(sandbox, config);
+    name
+}
+
+/// The unit of an example's configuration.
+pub fn unit_of(config: &str) -> String {
+    let config = example(config);
+    let name = config.split_once("unit = \"").unwrap().1;
+    name.split('"').next().unwrap().to_owned()
+}
+
+/// Brings an example's configuration into force, with short times.
+pub fn configure(sandbox: &Sandbox, config: &str) {
+    let config = example(config);
     let config = config
         .lines()
         .filter(|line| !line.starts_with("idle_timeout") && !line.starts_with("#"))
@@ -92,11 +108,10 @@ fn install(sandbox: &Sandbox, config: &str, unit: &str) -> String {
     let config = format!("{config}\nidle_timeout = \"300ms\"\nmin_uptime = \"0s\"\n");
     service::write_config(sandbox, &config).unwrap();
     service::reload(sandbox, &["wiki"]).unwrap();
-    name
 }
 
 /// What `ondemand check` finds of the service.
-fn findings(sandbox: &Sandbox, what: &str) -> Vec<(String, String)> {
+pub fn findings(sandbox: &Sandbox, what: &str) -> Vec<(String, String)> {
     let text = sandbox
         .run(&["sh", "-c", "ondemand check --json || true"])
         .unwrap();
@@ -111,15 +126,25 @@ fn findings(sandbox: &Sandbox, what: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Starts it for a client and lets it stop, some times. Its unit has not failed in between.
-fn serves(sandbox: &Sandbox, unit: &str, rounds: usize) {
+/// The clients of each start.
+const CLIENTS: usize = 3;
+
+/// Starts it for some clients at once and lets it stop, some times. Its unit has not failed in between.
+pub fn serves(sandbox: &Sandbox, unit: &str, rounds: u64) {
+    let before = number(sandbox, "wiki", "starts").unwrap();
     for round in 0..rounds {
-        let answer = sandbox
-            .in_network(|| client::get(front(), Request::default()))
-            .unwrap();
-        answer.unwrap_or_else(|loss| {
-            panic!("{round}: {loss}: {}", sandbox.journal(unit));
+        let answers = sandbox.in_network(|| {
+            let ask = || client::get(front(), Request::default());
+            thread::scope(|scope| {
+                let clients = [(); CLIENTS].map(|()| scope.spawn(ask));
+                clients.map(|client| client.join().unwrap())
+            })
         });
+        for answer in answers.unwrap() {
+            answer.unwrap_or_else(|loss| {
+                panic!("{round}: {loss}: {}", sandbox.journal(unit));
+            });
+        }
         wait_for("it has stopped", SOON * 2, || {
             let state = sandbox.property(unit, "ActiveState").ok()?;
             assert_ne!(state, "failed", "{}", sandbox.journal(unit));
@@ -128,7 +153,7 @@ fn serves(sandbox: &Sandbox, unit: &str, rounds: usize) {
         .unwrap();
     }
     let status = status(sandbox, "wiki").unwrap();
-    assert_eq!(status["starts"], rounds, "{status}");
+    assert_eq!(status["starts"], before + rounds, "{status}");
     assert_eq!(status["stops_by_reason"]["failed"], 0, "{status}");
 }
 
@@ -205,7 +230,7 @@ fn a_container_of_docker_behind_its_forwarder() {
         .unwrap();
     let unit = install(&sandbox, "docker.toml", "docker.service");
     service::start_agent(&sandbox).unwrap();
-    serves(&sandbox, &unit, 3);
+    serves(&sandbox, &unit, if skip::is_long() { 3 } else { 1 });
     let status = status(&sandbox, "wiki").unwrap();
     assert_eq!(status["route"], "proxied", "{status}");
     // Without the status of the example each stop would be a failure.
@@ -220,124 +245,48 @@ fn a_container_of_docker_behind_its_forwarder() {
     assert!(found.iter().any(warned), "{found:?}");
 }
 
-/// A tree with the test backend as /usr/bin/wiki, and the libraries that it needs.
-fn tree(directory: &Path) {
-    let backend = built("test-backend").unwrap();
-    let output = Command::new("ldd").arg(&backend).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-    for (from, to) in libraries
-        .map(|path| (Path::new(path), path))
-        .chain([(backend.as_path(), "/usr/bin/wiki")])
-    {
-        let to = directory.join(to.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
-    }
-}
+/// `virsh` with one machine, which has an address of its own, and goes down in order in a moment.
+const VIRSH: &str = r#"#!/bin/bash
+case $1 in
+  start) systemctl start inside.service ;;
+  shutdown) systemctl stop --no-block inside.service ;;
+  destroy) touch /run/destroyed; systemctl kill --signal=KILL inside.service ;;
+  domstate) systemctl is-active inside.service | grep -q '^inactive' && echo "shut off" || echo running ;;
+esac
+"#;
+const INSIDE: &str = "[Service]\nExecStart=/bin/ip netns exec other /usr/bin/test-backend --listen 10.77.0.2:8000 \
+                      --start-delay-ms 700 --stop-delay-ms 300\n";
 
 #[test]
-fn a_real_container_of_systemd_nspawn() {
-    require_long!("boots containers");
+fn a_virtual_machine_goes_down_in_order() {
     require_sandbox!();
-    require!(skip::missing(&["systemd-nspawn", "ldd"]));
+    require!(skip::missing(&["bash"]));
     let sandbox = service::installed().unwrap();
-    let root = sandbox.path("/var/lib/machines/wiki");
-    tree(&root);
+    add_neighbour(&sandbox);
+    program(&sandbox, "/usr/bin/virsh", VIRSH);
     sandbox
-        .write("/var/lib/machines/wiki/etc/os-release", "ID=wiki\n")
+        .write("/etc/systemd/system/inside.service", INSIDE)
         .unwrap();
-    fs::create_dir_all(root.join("usr/lib")).unwrap();
-    let unit = install(&sandbox, "nspawn.toml", "nspawn.service");
-    let path = format!("/etc/systemd/system/{unit}");
-    let text =
-        example("nspawn.service").replace("/usr/bin/wiki", "/usr/bin/wiki --listen 0.0.0.0:8000");
-    sandbox.write(&path, text).unwrap();
-    sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
+    let daemon = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n";
+    sandbox
+        .write("/etc/systemd/system/libvirtd.service", daemon)
+        .unwrap();
+    let text = example("machine.service").replace("sleep 1", "sleep 0.1");
+    let unit = install_unit(&sandbox, "machine.toml", &text);
+    let config = fs::read_to_string(sandbox.path("/etc/ondemand/ondemand.toml")).unwrap();
+    let config = config
+        .replace("192.168.122.10", "10.77.0.2")
+        .replace("0.0.0.0:80\"", "127.0.0.1:8000\"");
+    sandbox
+        .write("/etc/ondemand/ondemand.toml", config)
+        .unwrap();
+    service::reload(&sandbox, &[]).unwrap();
+    sandbox
+        .run(&["systemctl", "restart", "ondemand-wiki.socket"])
+        .unwrap();
     service::start_agent(&sandbox).unwrap();
-    serves(&sandbox, &unit, 3);
-}
-
-#[test]
-fn real_containers_of_podman() {
-    require_long!("runs containers of podman");
-    require_sandbox!();
-    require!(skip::missing(&[
-        "podman", "crun", "conmon", "iptables", "ldd", "tar"
-    ]));
-    for (config, example_unit, route) in [
-        ("podman.toml", "podman.service", "native"),
-        (
-            "podman-published.toml",
-            "podman-published.service",
-            "proxied",
-        ),
-    ] {
-        let sandbox = service::installed().unwrap();
-        for (file, text) in [
-            (
-                "policy.json",
-                "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}",
-            ),
-            (
-                "storage.conf",
-                "[storage]\ndriver = \"vfs\"\nrunroot = \"/run/containers\"\ngraphroot = \"/var/lib/containers\"\n",
-            ),
-            (
-                "containers.conf",
-                "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nlog_driver = \"k8s-file\"\n\
-                 [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n",
-            ),
-        ] {
-            let path = format!("/etc/containers/{file}");
-            sandbox.write(&path, text).unwrap();
-        }
-        let image = tempfile::tempdir().unwrap();
-        tree(image.path());
-        let archive = sandbox.path("/var/wiki.tar");
-        let packed = Command::new("tar")
-            .arg("-C")
-            .arg(image.path())
-            .arg("-cf")
-            .arg(&archive)
-            .arg(".")
-            .status();
-        assert!(packed.unwrap().success());
-        // As the first process of a container it ends by SIGTERM only if it handles that (pid_namespaces(7)).
-        let command =
-            "CMD [\"/usr/bin/wiki\",\"--listen\",\"0.0.0.0:8000\",\"--stop-delay-ms\",\"1\"]";
-        let import = [
-            "podman",
-            "import",
-            "--change",
-            command,
-            "/var/wiki.tar",
-            "localhost/wiki",
-        ];
-        sandbox.run(&import).unwrap();
-        let unit = install(&sandbox, config, example_unit);
-        // For a cgroup of the container's own crun raises a limit (RLIMIT_MEMLOCK), which not every root may.
-        let path = format!("/etc/systemd/system/{unit}");
-        let text = example(example_unit).replace("--cgroups=split", "--cgroups=disabled");
-        sandbox.write(&path, text).unwrap();
-        sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
-        service::start_agent(&sandbox).unwrap();
-        serves(&sandbox, &unit, 3);
-        sandbox
-            .run(&["ondemand", "hold", "wiki", "--start"])
-            .unwrap();
-        wait_for("it is used as expected", SOON, || {
-            sandbox
-                .in_network(|| client::get(front(), Request::default()))
-                .ok()?
-                .ok()?;
-            let now = status(&sandbox, "wiki").ok()?;
-            (now["route"] == route).then_some(())
-        })
-        .unwrap_or_else(|error| panic!("{error:#}: {}", status(&sandbox, "wiki").unwrap()));
-        let found = findings(&sandbox, "runtime");
-        assert!(found.iter().all(|(level, _)| level == "ok"), "{found:?}");
-        sandbox.run(&["ondemand", "release", "wiki"]).unwrap();
-        wait_state(&sandbox, &unit, "inactive").unwrap();
-    }
+    serves(&sandbox, &unit, if skip::is_long() { 3 } else { 1 });
+    assert!(!sandbox.path("/run/destroyed").exists(), "it was cut");
+    let machine = sandbox.property("inside.service", "ActiveState").unwrap();
+    assert_eq!(machine, "inactive");
 }

@@ -7,7 +7,7 @@ use ondemand_core::config::{Endpoint, Service};
 
 use super::{common::Common, finding::Finding};
 use crate::host::{small_file, unit_files::UnitFiles};
-use command::{Network, Started, Unit};
+use command::{Network, Runtime, Started, Unit};
 
 const WHAT: &str = "runtime";
 /// A longer file is none of a person's. Bytes.
@@ -61,7 +61,10 @@ fn judge(service: &Service, unit: &Unit) -> Vec<Finding> {
         found.push(Finding::error(
             WHAT,
             format!("{name} starts {runtime} and ends: systemd takes the container for stopped"),
-            format!("let {runtime} stay in the foreground: no -d or --detach; `start -a`"),
+            match runtime {
+                Runtime::Podman => "let it stay in the foreground: no -d or --detach; or add --sdnotify=conmon, Type=notify and NotifyAccess=all".to_owned(),
+                _ => format!("let {runtime} stay in the foreground: no -d or --detach; `start -a`"),
+            },
         ));
     }
     if runtime.fails_at_a_stop() && !unit.success.iter().any(|status| status == "143") {
@@ -259,6 +262,17 @@ mod tests {
         let quadlet = "SourcePath=/etc/containers/systemd/wiki.container\n\
                        ExecStart=podman run --sdnotify=conmon -d -v a:b wiki\nType=notify";
         check(MOVED, quadlet, &[failed, (Level::Ok, "a Quadlet")]);
+        let run = "ExecStart=podman run -d -p 127.0.0.1:18080:80";
+        for known in ["--sdnotify=conmon wiki\nType=notify", "wiki\nType=forking"] {
+            let unit = format!("{run} {known}\n{OK}");
+            check(MOVED, &unit, &[(Level::Ok, "podman")]);
+        }
+        let unknown = format!("{run} wiki\n{OK}");
+        check(
+            MOVED,
+            &unknown,
+            &[(Level::Error, "--sdnotify=conmon"), (Level::Ok, "podman")],
+        );
         let machine = "Type=oneshot\nRemainAfterExit=yes\nExecStart=virsh start wiki";
         check(MOVED, machine, &[(Level::Ok, "a virtual machine")]);
         check(OWN, machine, &[(Level::Error, "cannot have")]);

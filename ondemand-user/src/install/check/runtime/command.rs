@@ -137,7 +137,7 @@ impl Unit {
     /// Of the text of its files, one after the other.
     pub fn parse(text: &str) -> Self {
         let mut unit = Self::default();
-        let (mut is_quadlet, mut command) = (false, String::new());
+        let (mut is_quadlet, mut is_forking, mut command) = (false, false, String::new());
         // A backslash goes on with the next line (systemd.syntax(7)).
         let text = text.replace("\\\n", " ");
         for line in text.lines().map(str::trim) {
@@ -154,6 +154,7 @@ impl Unit {
                     let kinds = [".container", ".pod", ".kube"];
                     is_quadlet |= kinds.iter().any(|kind| value.ends_with(kind));
                 }
+                "Type" => is_forking = value == "forking",
                 "SuccessExitStatus" => unit
                     .success
                     .extend(value.split_whitespace().map(str::to_owned)),
@@ -166,12 +167,12 @@ impl Unit {
                 _ => {}
             }
         }
-        unit.started = started(&command, is_quadlet);
+        unit.started = started(&command, is_quadlet, is_forking);
         unit
     }
 }
 
-fn started(command: &str, is_quadlet: bool) -> Option<Started> {
+fn started(command: &str, is_quadlet: bool, is_forking: bool) -> Option<Started> {
     let mut words = command.split_whitespace();
     let program = words
         .next()?
@@ -188,8 +189,12 @@ fn started(command: &str, is_quadlet: bool) -> Option<Started> {
     };
     match program {
         "podman" if is_quadlet => of(Runtime::Quadlet, of_container(&words), false),
-        // Its monitor stays.
-        "podman" => of(Runtime::Podman, of_container(&words), false),
+        "podman" => {
+            // Its monitor stays, and systemd knows that as the main process: by Type=notify, or by a file.
+            let is_known = is_forking || words.iter().any(|word| word.ends_with("conmon"));
+            let is_detached = is_detached(&words) && !is_known;
+            of(Runtime::Podman, of_container(&words), is_detached)
+        }
         "docker-compose" => of(
             Runtime::Compose,
             Network::Own(Vec::new()),
