@@ -76,6 +76,7 @@ mod readiness;
 mod ready;
 mod real_clock;
 mod recipes;
+mod recipes_run;
 mod removal;
 mod report_fleet;
 mod runs;

@@ -1,34 +1,29 @@
 //! The texts of docs/recipes.md, with the real programs.
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use tests::{
-    client,
-    sandbox::Sandbox,
-    service::{self, SOON, stays, wait_state},
-    skip, source_tree, wait_for,
+    service::{SOON, stays, wait_state},
+    source_tree, wait_for,
 };
 
-use crate::{require_sandbox, steering::parse};
+use crate::{
+    recipes_run::{boot, section, texts, try_out},
+    require_sandbox,
+};
 
 /// A recipe, and its clients.
-struct Recipe {
-    heading: &'static str,
-    programs: &'static [&'static str],
+pub struct Recipe {
+    pub heading: &'static str,
+    pub programs: &'static [&'static str],
     /// Of the packages' own, copied into the sandbox.
-    files: &'static [&'static str],
+    pub files: &'static [&'static str],
     /// Run as root before it starts.
-    prepare: &'static str,
+    pub prepare: &'static str,
     /// Each of them is the first one of a start.
-    clients: &'static [Client],
+    pub clients: &'static [Client],
     /// Whether it is run only with `--long`: it starts slowly, or its package is large.
-    long: bool,
+    pub long: bool,
 }
 
 const RECIPE: Recipe = Recipe {
@@ -41,16 +36,16 @@ const RECIPE: Recipe = Recipe {
 };
 
 /// Says something at an address, and hears an answer that begins so.
-struct Client {
-    over: Over,
-    at: &'static str,
-    says: &'static [u8],
-    hears: &'static [u8],
+pub struct Client {
+    pub over: Over,
+    pub at: &'static str,
+    pub says: &'static [u8],
+    pub hears: &'static [u8],
     /// At least as many bytes of it.
-    length: usize,
+    pub length: usize,
 }
 
-enum Over {
+pub enum Over {
     Tcp,
     Udp,
     /// A command in the sandbox, which prints the answer; the rest is left out.
@@ -286,162 +281,6 @@ const FORGE: Recipe = Recipe {
     long: true,
 };
 
-/// The section below a heading.
-fn section(heading: &str) -> String {
-    let text = fs::read_to_string(source_tree().join("docs/recipes.md")).unwrap();
-    let begin = format!("\n## {heading}\n");
-    let (_, rest) = text.split_once(&begin).expect("a recipe");
-    rest.split("\n## ").next().unwrap_or(rest).to_owned()
-}
-
-/// The fenced texts of a section: of which language, and the text.
-fn texts(section: &str) -> Vec<(String, String)> {
-    let fenced = section.split("```").skip(1).step_by(2);
-    let texts = fenced.map(|text| {
-        let (language, text) = text.split_once('\n').unwrap();
-        (language.to_owned(), text.to_owned())
-    });
-    texts.collect()
-}
-
-fn install(sandbox: &Sandbox, recipe: &Recipe) -> String {
-    for file in recipe.files {
-        let to = sandbox.path(file);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let copied = Command::new("cp").arg("-a").arg(file).arg(&to).status();
-        assert!(copied.unwrap().success(), "{file}");
-    }
-    sandbox.run(&["sh", "-ec", recipe.prepare]).unwrap();
-    let mut config = String::new();
-    for (language, text) in texts(&section(recipe.heading)) {
-        if language == "toml" {
-            let lines = text
-                .lines()
-                .filter(|line| !line.starts_with("idle_timeout"));
-            config = lines.collect::<Vec<_>>().join("\n");
-            continue;
-        }
-        let path = text
-            .lines()
-            .next()
-            .unwrap()
-            .trim_start_matches(['#', '/', ' ']);
-        sandbox.write(&format!("/{path}"), &text).unwrap();
-    }
-    // Of the last service, which is asked.
-    config += "\nidle_timeout = \"1s\"\nmin_uptime = \"0s\"\n";
-    // Where there is a table of the agent's, it goes on.
-    let config = config.trim_start_matches("[agent]\n");
-    service::write_config(sandbox, config).unwrap();
-    let words = |begin: &str, end: char| {
-        let rests = config.split(begin).skip(1);
-        let words = rests.map(|rest| rest.split(end).next().unwrap_or(rest));
-        words.collect::<Vec<_>>()
-    };
-    service::reload(sandbox, &words("[service.", ']')).unwrap();
-    service::start_agent(sandbox).unwrap();
-    let units = words("unit = \"", '"');
-    (*units.last().expect("a unit")).to_owned()
-}
-
-/// What a client hears, or what was wrong.
-fn hear(sandbox: &Sandbox, client: &Client) -> Vec<u8> {
-    if let Over::Run(command) = client.over {
-        let output = sandbox.run(&["sh", "-c", command]);
-        return output
-            .unwrap_or_else(|error| format!("{error:#}"))
-            .into_bytes();
-    }
-    let to = parse(client.at);
-    let heard = sandbox.in_network(|| match client.over {
-        Over::Udp => ask_by_datagram(to, client.says),
-        Over::Tcp | Over::Run(_) => ask(to, client),
-    });
-    heard
-        .unwrap()
-        .unwrap_or_else(|error| error.to_string().into_bytes())
-}
-
-fn ask(to: SocketAddr, client: &Client) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(client::patience()))?;
-    stream.write_all(client.says)?;
-    let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
-    while heard.len() < client.length.max(client.hears.len()) {
-        match stream.read(&mut bytes)? {
-            0 => break,
-            read => heard.extend_from_slice(&bytes[..read]),
-        }
-    }
-    Ok(heard)
-}
-
-/// As a client of such a protocol: it says it again until there is an answer.
-fn ask_by_datagram(to: SocketAddr, says: &[u8]) -> std::io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(to)?;
-    socket.set_read_timeout(Some(client::patience()))?;
-    socket.send(says)?;
-    let mut bytes = [0; 512];
-    let read = socket.recv(&mut bytes)?;
-    Ok(bytes[..read].to_vec())
-}
-
-/// A sandbox with the recipe, if its programs are there.
-fn boot(recipe: &Recipe) -> Option<(Sandbox, String)> {
-    if let Some(missing) = skip::missing(recipe.programs) {
-        skip::part(missing);
-        return None;
-    }
-    let sandbox = service::installed().unwrap();
-    let unit = install(&sandbox, recipe);
-    Some((sandbox, unit))
-}
-
-fn try_out(recipe: &Recipe) {
-    if recipe.long && skip::is_left_out("its program is large, or slow") {
-        return;
-    }
-    require_sandbox!();
-    let Some((sandbox, unit)) = boot(recipe) else {
-        return;
-    };
-    let heading = recipe.heading;
-    let rounds = if skip::is_long() { 3 } else { 1 };
-    for (round, client) in
-        (0..rounds).flat_map(|round| recipe.clients.iter().map(move |it| (round, it)))
-    {
-        let heard = hear(&sandbox, client);
-        assert!(
-            heard.starts_with(client.hears) && heard.len() >= client.length,
-            "{heading}, {round}: {:?}\n{}",
-            String::from_utf8_lossy(&heard),
-            sandbox.journal(&unit)
-        );
-        wait_for(&format!("{heading} has stopped"), 2 * SOON, || {
-            let state = sandbox.property(&unit, "ActiveState").ok()?;
-            assert_ne!(state, "failed", "{heading}: {}", sandbox.journal(&unit));
-            let shown = sandbox.run(&["ondemand", "status"]).unwrap();
-            if shown.contains("as long as its memory fits") {
-                let name = unit.trim_end_matches(".service");
-                // Somebody may use it still.
-                let _ = sandbox.run(&["ondemand", "stop", name]);
-            }
-            (state == "inactive").then_some(())
-        })
-        .unwrap_or_else(|error| {
-            panic!(
-                "{error:#}\n{}",
-                sandbox.run(&["ondemand", "status"]).unwrap()
-            );
-        });
-    }
-    let check = sandbox
-        .run(&["sh", "-c", "ondemand check || true"])
-        .unwrap();
-    assert!(!check.contains("\n  error"), "{heading}: {check}");
-}
-
 #[test]
 fn a_push_over_ssh_is_not_cut() {
     require_sandbox!();
@@ -457,7 +296,7 @@ fn a_push_over_ssh_is_not_cut() {
         .run(&["chmod", "755", "/srv/git/wiki.git/hooks/pre-receive"])
         .unwrap();
     let push = "cd /root/wiki && git -c user.name=a -c user.email=a@b commit --quiet --allow-empty -m second && \
-                git push git@127.0.0.1:wiki.git main 2>&1";
+                git push git@127.0.0.1:wiki.git main >/run/push 2>&1";
     let push = sandbox.command("sh").args(["-c", push]).spawn();
     let mut push = push.unwrap();
     wait_for("it is pushed", SOON, || {
@@ -468,7 +307,8 @@ fn a_push_over_ssh_is_not_cut() {
     let refused = sandbox.run(&["ondemand", "stop", "forge"]).unwrap_err();
     assert!(format!("{refused:#}").contains("connection"), "{refused:#}");
     sandbox.write("/srv/git/go", "").unwrap();
-    assert!(push.wait().unwrap().success());
+    let said = || fs::read_to_string(sandbox.path("/run/push")).unwrap();
+    assert!(push.wait().unwrap().success(), "{}", said());
     let log = [
         "git",
         "-C",
