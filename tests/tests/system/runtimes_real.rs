@@ -6,7 +6,7 @@ use tests::{
     built,
     client::{self, Request},
     require, require_long,
-    sandbox::Sandbox,
+    sandbox::{Cgroups, Sandbox},
     service::{self, SOON, front, status, wait_state},
     skip, wait_for,
 };
@@ -14,6 +14,7 @@ use tests::{
 use crate::{
     require_sandbox,
     runtimes::{configure, example, findings, install_unit, serves, unit_of},
+    stranger::add_neighbour,
 };
 
 /// Podman's generator of units, since version 4.4.
@@ -57,23 +58,76 @@ fn import(sandbox: &Sandbox, runtime: &str, image: &str) {
     sandbox.run(&import).unwrap();
 }
 
-#[test]
-fn a_real_container_of_systemd_nspawn() {
-    require_long!("boots containers");
-    require_sandbox!();
-    require!(skip::missing(&["systemd-nspawn", "ldd"]));
-    let sandbox = service::installed().unwrap();
+/// The example of systemd-nspawn: its unit, and the text of that.
+fn install_nspawn(sandbox: &Sandbox) -> (String, String) {
     let root = sandbox.path("/var/lib/machines/wiki");
     tree(&root);
     sandbox
         .write("/var/lib/machines/wiki/etc/os-release", "ID=wiki\n")
         .unwrap();
     fs::create_dir_all(root.join("usr/lib")).unwrap();
-    let text =
-        example("nspawn.service").replace("/usr/bin/wiki", "/usr/bin/wiki --listen 0.0.0.0:8000");
-    let unit = install_unit(&sandbox, "nspawn.toml", &text);
+    let text = example("nspawn.service")
+        .replace("/usr/bin/wiki\n", "/usr/bin/wiki --listen 0.0.0.0:8000\n");
+    (install_unit(sandbox, "nspawn.toml", &text), text)
+}
+
+#[test]
+fn a_real_container_of_systemd_nspawn() {
+    require_long!("boots containers");
+    require_sandbox!();
+    require!(skip::missing(&["systemd-nspawn", "ldd"]));
+    let sandbox = service::installed().unwrap();
+    let (unit, native) = install_nspawn(&sandbox);
     service::start_agent(&sandbox).unwrap();
     serves(&sandbox, &unit, 3);
+    is_used(&sandbox, &unit, "native");
+    // With a network of its own.
+    add_neighbour(&sandbox);
+    let path = format!("/etc/systemd/system/{unit}");
+    let own = native.replace(
+        "--quiet",
+        "--quiet --network-namespace-path=/run/netns/other",
+    );
+    sandbox.write(&path, own).unwrap();
+    let file = "/etc/ondemand/ondemand.toml";
+    let config = fs::read_to_string(sandbox.path(file)).unwrap();
+    // The wildcard stands for each address.
+    let config = config.replace("0.0.0.0:8000", "127.0.0.1:8000");
+    let config = config + "backend = \"10.77.0.2:8000\"\nsteer = false\n";
+    sandbox.write(file, config).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    serves(&sandbox, &unit, 3);
+    is_used(&sandbox, &unit, "proxied");
+}
+
+#[test]
+fn the_memory_of_a_container_is_that_of_its_unit() {
+    require_long!("boots a container");
+    require_sandbox!();
+    require!(skip::missing(&["systemd-nspawn", "ldd"]));
+    let sandbox = Sandbox::boot_with(Cgroups::Accounted).unwrap();
+    service::prepare(&sandbox).unwrap();
+    let (unit, _) = install_nspawn(&sandbox);
+    service::start_agent(&sandbox).unwrap();
+    sandbox
+        .run(&["ondemand", "hold", "wiki", "--start"])
+        .unwrap();
+    let memory = sandbox.property(&unit, "MemoryCurrent").unwrap();
+    if memory.parse::<u64>().is_err() {
+        skip::say("memory is not accounted here");
+        return;
+    }
+    let grow = Request {
+        query: "grow=64",
+        ..Request::default()
+    };
+    let answer = sandbox.in_network(|| client::get(front(), grow));
+    answer.unwrap().unwrap();
+    wait_for("its memory is seen", SOON, || {
+        let bytes = status(&sandbox, "wiki").ok()?["memory_bytes"].as_u64()?;
+        (bytes > 64 << 20).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}: {}", status(&sandbox, "wiki").unwrap()));
 }
 
 /// A sandbox with an image of podman's, and this program under it.
