@@ -107,6 +107,7 @@ impl Host {
             push("host_memory_bytes", &[], (16_i64 << 30) as f64);
         }
         let mut sum: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        let mut started = 0;
         for service in &self.services {
             if !(service.watched.0..service.watched.1).contains(&t) {
                 continue;
@@ -118,6 +119,7 @@ impl Host {
             let ended = runs.iter().filter(|(_, end)| *end <= t).count();
             let inactive = t - since - active;
             let clients = service.uses(since, t);
+            started += runs.len();
             push("active_seconds_total", &[name], active as f64 / 1e3);
             push("inactive_seconds_total", &[name], inactive as f64 / 1e3);
             push("starts_total", &[name], runs.len() as f64);
@@ -190,6 +192,18 @@ impl Host {
                 }
                 let sum = sum.entry(label).or_default();
                 *sum = (sum.0 + cold, sum.1 + idle);
+            }
+        }
+        // The first clients of all starts, and others who wait for less.
+        for (way, count) in [("proxied", started), ("held", 3 * started)] {
+            for le in BOUNDS {
+                let is_in = le.parse().is_ok_and(|le: f64| le * 1e3 >= START as f64);
+                let count = if is_in || way == "held" { count } else { 0 };
+                push(
+                    "client_wait_seconds_bucket",
+                    &[("way", way), ("le", le)],
+                    count as f64,
+                );
             }
         }
         if self.what_if == WhatIf::Total {

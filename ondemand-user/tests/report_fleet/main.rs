@@ -236,6 +236,14 @@ fn a_fleet_is_the_sum_of_its_hosts() {
         0.01,
         "median",
     );
+    let waited = &json["total"]["first_byte"];
+    assert_eq!(waited["count"], json["total"]["activations"]);
+    near(
+        waited["p50_seconds"].as_f64().unwrap(),
+        1.75,
+        0.01,
+        "waited",
+    );
     assert!(json["total"]["recommended"]["timeout_seconds"].is_f64());
     assert!(json["total"]["money_given_back"].as_f64().unwrap() > 0.0);
     assert!(json["total"]["learned"]["cold_starts"].as_u64().unwrap() > 0);
@@ -276,6 +284,7 @@ fn people_and_browsers_read_the_same() {
         "HOST        ARRIVALS",
         "web2:9464        168",
         "SERVICE   ARRIVALS",
+        "  most up (UTC): ",
         "Recommended: idle_timeout ",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
@@ -289,7 +298,7 @@ fn people_and_browsers_read_the_same() {
     ] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
     }
-    assert!(!page.contains("<figure id=\"week\">"));
+    assert!(page.contains("Time up of all together, by hour and weekday (UTC)"));
 }
 
 #[test]

@@ -18,7 +18,12 @@ use crate::{
 /// Makes a page of these hosts.
 fn page() -> String {
     let mut hosts = fleet();
-    hosts.iter_mut().for_each(|host| host.tells_memory = true);
+    for host in &mut hosts {
+        host.tells_memory = true;
+        host.ladder = ondemand_core::replay::LADDER
+            .map(|seconds| seconds as i64)
+            .into();
+    }
     let fake = Fake::start(hosts, NOW, Faults::default());
     let more = ["--last", "7d", "--memory-per-host", "16GiB", "--html", "-"];
     let page = String::from_utf8(run(&fake.url(), &more).stdout).unwrap();
@@ -51,6 +56,9 @@ result.bars = $("#gaps").querySelectorAll("rect").length;
 const state = $("#states rect[fill='var(--first)']");
 state.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
 result.state = $("#states output").textContent;
+const hour = $("#week rect[fill='var(--first)']");
+hour.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+result.hour = $("#week output").textContent;
 $("#all").click();
 result.all = $("#subject").textContent;
 $("#search").value = "ki";
@@ -75,7 +83,10 @@ fn a_person_finds_each_host_and_service() {
         };
         let seen = look.at(&page, USE).unwrap();
         assert_eq!(seen["subject"], "All services", "{seen}");
-        assert_eq!(seen["figures"], json!(["gaps", "what-if", "states"]));
+        assert_eq!(
+            seen["figures"],
+            json!(["gaps", "what-if", "states", "week"])
+        );
         assert_eq!(seen["empty"], json!([]));
         assert_eq!(seen["services"], json!(["forge", "llm", "wiki"]));
         // By the memory that was given back.
@@ -91,6 +102,11 @@ fn a_person_finds_each_host_and_service() {
         assert!(seen["bars"].as_u64() > Some(0), "{seen}");
         let state = seen["state"].as_str().unwrap();
         assert!(state.starts_with("wiki"), "{seen}");
+        let hour = seen["hour"].as_str().unwrap();
+        assert!(
+            hour.starts_with("Mon 00:00 to 01:00: ") && hour.ends_with(" up"),
+            "{seen}"
+        );
         assert_eq!(seen["all"], "All services");
         assert_eq!(seen["found"], json!(["wiki"]));
         assert!(

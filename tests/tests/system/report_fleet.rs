@@ -100,6 +100,7 @@ fn the_metrics_of_agents_say_what_their_histories_say() {
             own["learned"]["cold_starts"]
         );
         assert_eq!(host["cold_start"]["count"], own["cold_start"]["count"]);
+        assert_eq!(host["first_byte"]["count"], own["first_byte"]["count"]);
         for field in COUNTS {
             assert_eq!(host[field], own[field], "{field} of {name}");
         }

@@ -16,6 +16,8 @@ struct Data<'a> {
     moments: Vec<String>,
     /// Whether there are measurements.
     measured: bool,
+    /// Whether weeks are of time up, and not of arrivals.
+    week_up: bool,
     total: Row<'a>,
     services: Vec<Row<'a>>,
 }
@@ -34,8 +36,8 @@ struct Row<'a> {
     /// The recommended timeout's place among them.
     best: Option<usize>,
     learned: Learned<'a>,
-    /// Hours of the week with arrivals, and how many.
-    week: Vec<u32>,
+    /// Hours of the week with arrivals, and how many; or with time up, and how much.
+    week: Vec<u64>,
     /// A digit of base 13 for each part of the period: twelfths of it up.
     up: String,
     /// How long it was off; with a trace, at most with the learned timeout.
@@ -62,11 +64,9 @@ impl<'a> Row<'a> {
         let best = service.recommended.as_ref();
         let is_best =
             |timeout: u64| best.is_some_and(|best| best.timeout_seconds == seconds(timeout.into()));
-        let week = service
-            .week
-            .iter()
-            .zip(0_u32..)
-            .filter(|(count, _)| **count > 0);
+        let arrivals = service.week.iter().copied().map(u64::from);
+        let week = arrivals.chain(service.week_up.iter().copied());
+        let week = week.zip(0_u64..).filter(|(count, _)| *count > 0);
         let learned = service.learned.as_ref();
         let warm = learned.map_or(0.0, |learned| learned.warm_idle_seconds);
         let measured = service.measured.as_ref();
@@ -86,7 +86,7 @@ impl<'a> Row<'a> {
                 warm: learned.map(|_| rounded(warm)),
                 reason: learned.map_or("not in the metrics", |learned| learned.reason.as_str()),
             },
-            week: week.flat_map(|(count, hour)| [hour, *count]).collect(),
+            week: week.flat_map(|(count, hour)| [hour, count]).collect(),
             up: up(&service.timeline),
             off: Some(measured.map_or_else(
                 || rounded((period - warm).max(0.0)),
@@ -168,6 +168,7 @@ fn data<'a>(
             .map(|part| moment(at(part)))
             .collect(),
         measured: report.total.measured.is_some(),
+        week_up: !report.total.week_up.is_empty(),
         total: row(&report.total),
         services: services.into_iter().map(row).collect(),
     }

@@ -70,6 +70,9 @@ pub struct Service {
     /// Arrivals by hour of the week, starting on Monday at midnight.
     #[serde(skip)]
     pub week: Vec<u32>,
+    /// Time up by hour of the week. Seconds; empty: there are arrivals instead, or it is not known.
+    #[serde(skip)]
+    pub week_up: Vec<u64>,
     /// The hours of the week with most arrivals, at most five.
     pub busiest_hours: Vec<Hour>,
     /// The outcome of each timeout.

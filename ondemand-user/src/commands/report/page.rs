@@ -49,13 +49,19 @@ fn figures(report: &Report) -> Vec<Figure> {
                 .to_owned();
         figures.push(("states", "States", caption));
     }
-    // Metrics do not say when clients came.
-    if report.hosts.is_none() {
+    // Metrics do not say when clients came, but when services were up.
+    let up = !report.total.week_up.is_empty();
+    if report.hosts.is_none() || up {
         let zone = escaped(zone(report));
+        let what = if up {
+            "Time up of all together"
+        } else {
+            "Arrivals"
+        };
         figures.push((
             "week",
             "The week",
-            format!("Arrivals by hour and weekday ({zone})"),
+            format!("{what}, by hour and weekday ({zone})"),
         ));
     }
     figures
@@ -85,7 +91,10 @@ fn whole(report: &Report) -> Result<String, Error> {
          <title>ondemand report</title>\n<style>\n{style}</style></head>\n<body>"
     )?;
     writeln!(html, "<h1>ondemand report</h1>")?;
-    let services = counted(report.services.len() as u64, "service");
+    let mut services = counted(report.services.len() as u64, "service");
+    if let Some(hosts) = &report.hosts {
+        services += &format!(", {}", counted(hosts.len() as u64, "host"));
+    }
     writeln!(
         html,
         "<p class=\"quiet\">{services}, {}, {}<br>{} {}</p>",
@@ -119,6 +128,13 @@ fn whole(report: &Report) -> Result<String, Error> {
             writeln!(html, "<p class=\"best\">Recommended: none{why}.</p>")?;
         }
     }
+    if let Some(capacity) = &report.capacity {
+        writeln!(
+            html,
+            "<h2>How many hosts</h2><p id=\"capacity\">{}</p>",
+            escaped(&capacity.words())
+        )?;
+    }
     writeln!(
         html,
         "<noscript><p class=\"best\">The plots and the table of services need JavaScript, which this browser does not run; \
@@ -136,13 +152,6 @@ fn whole(report: &Report) -> Result<String, Error> {
     what_if(&mut html, report)?;
     if let Some(plan) = &report.plan {
         plan_of(&mut html, plan)?;
-    }
-    if let Some(capacity) = &report.capacity {
-        writeln!(
-            html,
-            "<h2>How many hosts</h2><p id=\"capacity\">{}</p>",
-            escaped(&capacity.words())
-        )?;
     }
     if let Some(hosts) = &report.hosts {
         by_host(&mut html, report, hosts)?;
@@ -175,9 +184,7 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
             ("activations", measured.activations.to_string()),
             ("stops", stops(measured)),
             ("cold start", quantiles(&measured.cold_start)),
-            ("first byte", quantiles(&measured.first_byte)),
             ("memory given back", given_back(report, measured)),
-            ("CPU used", cpu(measured)),
             (
                 "traffic",
                 format!(
@@ -189,6 +196,13 @@ fn tiles(html: &mut String, report: &Report) -> Result<(), Error> {
             ),
         ]);
         tiles.extend(ways(measured));
+        // Not all metrics have these.
+        if report.hosts.is_none() || measured.first_byte.count > 0 {
+            tiles.push(("first byte", quantiles(&measured.first_byte)));
+        }
+        if report.hosts.is_none() || measured.cpu_seconds.is_some() {
+            tiles.push(("CPU used", cpu(measured)));
+        }
     }
     let hours = total.busiest_hours.iter().take(3);
     let hours: Vec<String> = hours

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use ondemand_core::words::{Bytes, Span, counted, span};
 
 use super::{
-    model::{Measured, Quantiles, Report, Service, seconds},
+    model::{Measured, Quantiles, Report, Service, WEEKDAYS, seconds},
     plan::text as plan,
 };
 
@@ -274,6 +274,17 @@ fn write_use(text: &mut String, report: &Report) -> fmt::Result {
     if !hours.is_empty() {
         let zone = zone(report);
         writeln!(text, "  busiest hours ({zone}): {}", hours.join(", "))?;
+    }
+    let mut most: Vec<usize> = (0..total.week_up.len()).collect();
+    most.retain(|hour| total.week_up[*hour] > 0);
+    most.sort_by_key(|hour| std::cmp::Reverse(total.week_up[*hour]));
+    let most = most.iter().take(5).map(|hour| {
+        let up = span_of(total.week_up[*hour] as f64);
+        format!("{} {:02}h ({up})", WEEKDAYS[hour / 24], hour % 24)
+    });
+    let most: Vec<String> = most.collect();
+    if !most.is_empty() {
+        writeln!(text, "  most up ({}): {}", zone(report), most.join(", "))?;
     }
     let gaps: u64 = total.gaps.iter().map(|gaps| gaps.count).sum();
     writeln!(text, "  quiet before an arrival, {}:", counted(gaps, "gap"))?;

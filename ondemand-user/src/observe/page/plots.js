@@ -161,7 +161,8 @@ const plots = data => {
   const week = row => {
     const LEFT = 46, cell = [21, 26];
     const height = 8 + 7 * cell[1] + 44;
-    const svg = picture("Arrivals by hour and weekday", height);
+    const svg = picture(`${data.week_up ? "Time up" : "Arrivals"} by hour and weekday`, height);
+    const amount = count => (data.week_up ? `${span(count)} up` : counted(count, "arrival"));
     const counts = new Array(168).fill(0);
     for (let place = 0; place < row.week.length; place += 2) counts[row.week[place]] = row.week[place + 1];
     const most = Math.max(...counts, 1);
@@ -169,13 +170,13 @@ const plots = data => {
       const [day, of] = [Math.floor(hour / 24), hour % 24];
       const place = { x: LEFT + of * cell[0], y: 8 + day * cell[1], width: cell[0] - 1, height: cell[1] - 1 };
       const two = hour => String(hour).padStart(2, "0");
-      const value = `${DAYS[day]} ${two(of)}:00 to ${two(of + 1)}:00: ${counted(count, "arrival")}`;
+      const value = `${DAYS[day]} ${two(of)}:00 to ${two(of + 1)}:00: ${amount(count)}`;
       const fill = count ? { fill: "var(--first)", "fill-opacity": 0.15 + 0.85 * count / most } : { fill: "var(--faint)", "fill-opacity": 0.5 };
       svg.append(shape("rect", { ...place, ...fill }, value));
     });
     DAYS.forEach((day, place) => svg.append(write(LEFT - 6, 8 + place * cell[1] + 18, day, "end")));
     for (const hour of [0, 6, 12, 18]) svg.append(write(LEFT + hour * cell[0], 8 + 7 * cell[1] + 16, `${hour}h`, "start"));
-    svg.append(write(LEFT + 12 * cell[0], height - 4, `hour of the day; strongest: ${counted(most, "arrival")}`));
+    svg.append(write(LEFT + 12 * cell[0], height - 4, `hour of the day; strongest: ${amount(most)}`));
     return svg;
   };
 

@@ -170,9 +170,10 @@ impl Capacity {
                 let always = self.always_up_hosts.unwrap_or(0);
                 let _ = write!(
                     text,
-                    " {} of {} carry that at p99, if each service could run on any: {fewer}. Always up they would take {always}.",
+                    " {} of {} {} that at p99, if each service could run on any: {fewer}. Always up they would take {always}.",
                     counted(needed, "host"),
-                    size(per_host)
+                    size(per_host),
+                    if needed == 1 { "carries" } else { "carry" }
                 );
             }
             (None, _, Some(_)) => text += " How many hosts would carry that is unknown.",

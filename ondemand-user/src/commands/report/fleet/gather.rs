@@ -28,9 +28,9 @@ const NEAREST: i64 = 60_000;
 const LOOKBACK: i64 = 300_000;
 /// The time for which a service was watched.
 pub(super) const WATCHED: &str = "__name__=~\"ondemand_(active|inactive)_seconds_total\"";
-/// What is summed.
+/// What is summed. Of those who waited, the first clients of starts that were proxied: what a history has.
 const COUNTERS: &str = "__name__=~\"ondemand_(accepted_connections|received_bytes|sent_bytes|starts|stops|active_seconds|\
-                        inactive_seconds|saved_memory_byte_seconds|cpu_seconds)_total|ondemand_start_duration_seconds_bucket|ondemand_unused_seconds|ondemand_memory_bytes|ondemand_host_memory_bytes|ondemand_learned_idle_timeout_seconds\"";
+                        inactive_seconds|saved_memory_byte_seconds|cpu_seconds)_total|ondemand_start_duration_seconds_bucket|ondemand_client_wait_seconds_bucket|ondemand_unused_seconds|ondemand_memory_bytes|ondemand_host_memory_bytes|ondemand_learned_idle_timeout_seconds\",way=~\"|proxied\"";
 const WHAT_IF: &str = "__name__=~\"ondemand_whatif_(cold_starts|idle_seconds)_total\"";
 
 /// A fleet.
@@ -40,6 +40,8 @@ pub struct Fleet {
     pub hosts: Vec<Host>,
     /// How many moments there were.
     pub moments: u32,
+    /// How far they are from each other. Milliseconds.
+    pub step: i64,
     /// What a reader of the figures must know.
     pub notes: Vec<String>,
 }
@@ -128,6 +130,7 @@ impl Gathering<'_> {
         Ok(Fleet {
             hosts,
             moments: (self.moments().1 + 1) as u32,
+            step: self.moments().0,
             notes: std::mem::take(&mut self.notes),
         })
     }

@@ -8,8 +8,9 @@ use super::{
 };
 
 /// Labels that say what a series is, and not whose.
-const OWN: [&str; 10] = [
+const OWN: [&str; 12] = [
     "__name__", "service", "timeout", "reason", "le", "state", "to", "result", "version", "unit",
+    "way", "for",
 ];
 /// Whose a counter is: a service's, or without one all of a host's.
 pub type Name = Option<String>;

@@ -8,6 +8,7 @@ mod gather;
 mod host;
 mod http;
 mod segments;
+mod week;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use gather::{Fleet, gather};
 use host::{Counter, Totals};
 use http::Server;
 use ondemand_core::{replay::Outcome, runs::StopReason};
+use week::Week;
 
 use super::{
     Terms, Usage, headline,
@@ -107,6 +109,7 @@ impl Maker<'_> {
         let mut services: BTreeMap<&String, Part> = BTreeMap::new();
         let mut hosts = Vec::new();
         let mut all = Part::default();
+        let week = Week::new(self.fleet, self.period.0);
         let only = !self.options.services.is_empty();
         for host in &self.fleet.hosts {
             let mut whole = Part::default();
@@ -115,8 +118,11 @@ impl Maker<'_> {
                     continue;
                 }
                 let up = host.up.get(name).map_or(&[][..], Vec::as_slice);
-                services.entry(name).or_default().add(totals, up);
-                whole.add(totals, up);
+                let moments = host.moments.get(name).map_or(&[][..], Vec::as_slice);
+                for part in [services.entry(name).or_default(), &mut whole] {
+                    part.add(totals, up);
+                    week.add(moments, &mut part.week);
+                }
             }
             if let Some(totals) = host.totals.get(&None).filter(|_| !only) {
                 whole.add(totals, &[]);
@@ -236,6 +242,7 @@ impl Maker<'_> {
                 .iter()
                 .map(|up| up / part.lanes.max(1) as f32)
                 .collect(),
+            week_up: part.week.clone(),
             ..Service::default()
         };
         service.what_if.outcomes = outcomes;
@@ -267,7 +274,8 @@ impl Maker<'_> {
             activations: count("starts"),
             active_seconds: total("active_seconds").unwrap_or(0.0),
             inactive_seconds: total("inactive_seconds").unwrap_or(0.0),
-            cold_start: part.quantiles(),
+            cold_start: part.quantiles("ondemand_start_duration_seconds_bucket"),
+            first_byte: part.quantiles("ondemand_client_wait_seconds_bucket"),
             memory_gib_hours_given_back: saved.map(|sum| sum / (f64::from(1 << 30) * 3600.0)),
             cpu_seconds: total("cpu_seconds"),
             connections: count("accepted_connections"),
@@ -325,6 +333,8 @@ struct Part {
     up: Vec<f32>,
     /// How many of them are in `up`.
     lanes: usize,
+    /// Time up by hour of the week. Seconds; empty: not known.
+    week: Vec<u64>,
 }
 
 impl Part {
@@ -355,6 +365,7 @@ impl Part {
         }
         self.parts += other.parts;
         self.lanes += other.lanes;
+        week::merge(&mut self.week, &other.week);
         self.lay(&other.up);
     }
 
@@ -364,14 +375,14 @@ impl Part {
             .copied()
     }
 
-    /// Of the durations of starts, as `histogram_quantile()` has them.
-    fn quantiles(&self) -> Quantiles {
+    /// Of a histogram, as `histogram_quantile()` has them.
+    fn quantiles(&self, histogram: &str) -> Quantiles {
         let bucket = |(counter, count): (&Counter, &f64)| {
             let bound = match counter.1.as_str() {
                 "+Inf" => f64::INFINITY,
                 bound => bound.parse().ok()?,
             };
-            (counter.0 == "ondemand_start_duration_seconds_bucket").then_some((bound, *count))
+            (counter.0 == histogram).then_some((bound, *count))
         };
         let mut buckets: Vec<(f64, f64)> = self.totals.iter().filter_map(bucket).collect();
         buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
@@ -414,10 +425,10 @@ mod tests {
             let name = "ondemand_start_duration_seconds_bucket".to_owned();
             part.totals.insert((name, le.to_owned()), count);
         }
-        let found = part.quantiles();
+        let found = part.quantiles("ondemand_start_duration_seconds_bucket");
         assert_eq!((found.count, found.p50_seconds), (100, Some(1.0)));
         assert_eq!((found.p95_seconds, found.max_seconds), (Some(2.35), None));
-        assert_eq!(Part::default().quantiles(), Quantiles::default());
+        assert_eq!(Part::default().quantiles(""), Quantiles::default());
     }
 
     #[test]
