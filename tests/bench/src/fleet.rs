@@ -144,6 +144,22 @@ pub fn write<'a>(sandbox: &Sandbox, members: impl IntoIterator<Item = &'a Member
     sandbox.write(WATCHED, format!("{agent}{tables}"))
 }
 
+/// Restarts the agent, which then serves what-if metrics of each service, until the next [`watch`].
+///
+/// # Errors
+///
+/// As there.
+pub fn what_if_of_each(sandbox: &Sandbox) -> Result<()> {
+    let config =
+        std::fs::read_to_string(sandbox.path(WATCHED)).context("read the configuration")?;
+    let config = config.replacen("[agent]\n", "[agent]\nwhatif = \"service\"\n", 1);
+    sandbox.write(WATCHED, config)?;
+    sandbox
+        .run(&["systemctl", "restart", "ondemand.service"])
+        .with_context(|| sandbox.journal("ondemand.service"))?;
+    Ok(())
+}
+
 /// CPU time that the agent has used since its start, in microseconds.
 ///
 /// # Errors

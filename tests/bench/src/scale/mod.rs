@@ -89,13 +89,18 @@ enum Kind {
     Stop,
     Scrape,
     ScrapeCpu,
+    ScrapeSize,
+    /// With what-if of each service, as gzip, as Prometheus asks for it.
+    WhatIf,
+    WhatIfCpu,
+    WhatIfSize,
     Resident,
     Peak,
     MapMemory,
     Entries,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 15] = [
     Kind::Miscounted,
     Kind::Lost,
     Kind::Sample,
@@ -103,6 +108,10 @@ const KINDS: [Kind; 11] = [
     Kind::Stop,
     Kind::Scrape,
     Kind::ScrapeCpu,
+    Kind::ScrapeSize,
+    Kind::WhatIf,
+    Kind::WhatIfCpu,
+    Kind::WhatIfSize,
     Kind::Resident,
     Kind::Peak,
     Kind::MapMemory,
@@ -119,6 +128,10 @@ impl Kind {
             Self::Stop => "a whole stop, ms",
             Self::Scrape => "scrape, ms",
             Self::ScrapeCpu => "agent's CPU a scrape, ms",
+            Self::ScrapeSize => "its gzip, MB",
+            Self::WhatIf => "scrape with what-if, ms",
+            Self::WhatIfCpu => "agent's CPU for that, ms",
+            Self::WhatIfSize => "its gzip with what-if, MB",
             Self::Resident => "agent's memory, MB",
             Self::Peak => "the most it was, MB",
             Self::MapMemory => "maps, MB",
@@ -129,7 +142,14 @@ impl Kind {
     fn digits(self) -> usize {
         match self {
             Self::Miscounted | Self::Lost | Self::Entries => 0,
-            Self::Sample | Self::Snapshot | Self::Scrape | Self::ScrapeCpu => 2,
+            Self::Sample
+            | Self::Snapshot
+            | Self::Scrape
+            | Self::ScrapeCpu
+            | Self::ScrapeSize
+            | Self::WhatIf
+            | Self::WhatIfCpu
+            | Self::WhatIfSize => 2,
             Self::Stop | Self::Resident | Self::Peak | Self::MapMemory => 1,
         }
     }
@@ -234,9 +254,10 @@ fn one(
     found.push((Kind::Stop, stops.median()));
     // An agent that does not write down what it does.
     watch(sandbox, all(), false)?;
-    let cpu = fleet::agent_cpu(sandbox)?;
-    let scrapes = scrapes(sandbox)?;
-    let cpu = fleet::agent_cpu(sandbox)? - cpu;
+    fleet::what_if_of_each(sandbox)?;
+    let each = scrapes(sandbox)?;
+    watch(sandbox, all(), false)?;
+    let total = scrapes(sandbox)?;
     let memory = Process::agent(sandbox)?.memory()?;
     let maps = pins::maps(sandbox)?;
     let lost = holders.close()?;
@@ -248,8 +269,12 @@ fn one(
     found.extend([
         (Kind::Miscounted, miscounted as f64),
         (Kind::Lost, f64::from(lost)),
-        (Kind::Scrape, scrapes.median()),
-        (Kind::ScrapeCpu, cpu / f64::from(SCRAPES) / 1000.0),
+        (Kind::Scrape, total.times.median()),
+        (Kind::ScrapeCpu, total.cpu),
+        (Kind::ScrapeSize, total.bytes as f64 / 1e6),
+        (Kind::WhatIf, each.times.median()),
+        (Kind::WhatIfCpu, each.cpu),
+        (Kind::WhatIfSize, each.bytes as f64 / 1e6),
         (Kind::Resident, memory.resident / 1e6),
         (Kind::Peak, memory.peak / 1e6),
         (Kind::MapMemory, maps.memory / 1e6),
@@ -300,19 +325,35 @@ fn times(journal: &str, what: &str) -> Vec<f64> {
     journal.lines().filter_map(time).collect()
 }
 
-/// Milliseconds of each.
-fn scrapes(sandbox: &Sandbox) -> Result<Series> {
-    let scrape = || -> Result<f64> {
+/// What scrapes took, as Prometheus asks for them.
+struct Scrapes {
+    /// Milliseconds of each.
+    times: Series,
+    /// The agent's CPU time for one, in milliseconds.
+    cpu: f64,
+    /// The size of an answer.
+    bytes: usize,
+}
+
+fn scrapes(sandbox: &Sandbox) -> Result<Scrapes> {
+    let mut bytes = 0;
+    let mut scrape = || -> Result<f64> {
         thread::sleep(SCRAPE_GAP);
         let begin = Instant::now();
         let mut stream = TcpStream::connect_timeout(&metrics::address(), patience())?;
         stream.set_read_timeout(Some(patience()))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        ensure!(text.ends_with("# EOF\n"), "a scrape breaks off: {text}");
+        stream.write_all(
+            b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text\r\nAccept-Encoding: gzip\r\n\r\n",
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        ensure!(answer.starts_with(b"HTTP/1.0 200 "), "no metrics");
+        bytes = answer.len();
         Ok(begin.elapsed().as_secs_f64() * 1000.0)
     };
-    let scrapes = sandbox.in_network(|| (0..SCRAPES).map(|_| scrape()).collect::<Result<_>>())?;
-    scrapes.map(Series).context("scrape the agent")
+    let cpu = fleet::agent_cpu(sandbox)?;
+    let times = sandbox.in_network(|| (0..SCRAPES).map(|_| scrape()).collect::<Result<_>>())?;
+    let times = times.map(Series).context("scrape the agent")?;
+    let cpu = (fleet::agent_cpu(sandbox)? - cpu) / f64::from(SCRAPES) / 1000.0;
+    Ok(Scrapes { times, cpu, bytes })
 }

@@ -61,6 +61,24 @@ pub(super) fn report(values: &Values, sizes: &[Size], rounds: u32) -> Report {
             limit: Limit::AtMost(40.0),
             digits: 1,
         },
+        Target {
+            what: "a scrape, agent's CPU at worst, ms".to_owned(),
+            series: worst(Kind::ScrapeCpu),
+            limit: Limit::AtMost(20.0),
+            digits: 1,
+        },
+        Target {
+            what: "the same with what-if of each service".to_owned(),
+            series: worst(Kind::WhatIfCpu),
+            limit: Limit::AtMost(50.0),
+            digits: 1,
+        },
+        Target {
+            what: "its gzip at worst, MB".to_owned(),
+            series: worst(Kind::WhatIfSize),
+            limit: Limit::AtMost(3.0),
+            digits: 2,
+        },
     ];
     let figures = values.iter().map(|((kind, size), series)| Figure {
         what: kind.name().to_owned(),
@@ -77,7 +95,8 @@ pub(super) fn report(values: &Values, sizes: &[Size], rounds: u32) -> Report {
              what `ondemand status` says, of each service, when all are open, after a restart of the \
              agent, and when all are gone. A sample reads one service's counters, a snapshot all sockets \
              of the kernel's tables (both ends, as all are on this machine); the agent logs what they \
-             take. A whole stop is `ondemand stop` of a service without clients beside them. Maps have \
+             take. A whole stop is `ondemand stop` of a service without clients beside them. A scrape is as Prometheus asks for it, with \
+             `whatif = \"total\"` and then \"service\". Maps have \
              their full size from the begin; the kernel's account leaves out what hangs on sockets."
         ),
         figures: figures.collect(),
@@ -112,7 +131,13 @@ pub fn plots(report: &Report) -> Vec<Plot> {
             sizes.into_iter().filter_map(point).collect(),
         )
     };
-    let costs = [Kind::Snapshot, Kind::Stop, Kind::Scrape, Kind::ScrapeCpu];
+    let costs = [
+        Kind::Snapshot,
+        Kind::Stop,
+        Kind::Scrape,
+        Kind::ScrapeCpu,
+        Kind::WhatIf,
+    ];
     let sizes = [Kind::Peak, Kind::Resident, Kind::MapMemory];
     let mut plots = Vec::new();
     for (over_services, over) in [(false, "connections"), (true, "services")] {
