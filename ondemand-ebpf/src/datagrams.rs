@@ -3,7 +3,8 @@
 //! socket of the agent's, whose filter copies them into a ring buffer, and sent again when the application has bound
 //! their port.
 //!
-//! Nothing waits for an agent that is gone or hangs: then they take their usual way.
+//! Nothing waits for an agent that is gone or hangs: then they line up at a front socket of PID 1's, for which that starts the
+//! proxy, and that sends them again.
 
 use core::ffi::c_void;
 
@@ -15,8 +16,9 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     DATAGRAM, DATAGRAM_SIZES, Datagram, EVENT_BOUND, EVENT_OPENED, Endpoint, GATE_DRAIN, GATE_HOLD,
-    GATE_IGNORE, GATE_PASS, GATE_WAKE, INET, INET6, LEG_LISTENER, LIST_IGNORE, LIST_WAKE,
-    MAX_SERVICES, MOST_CAUGHT, MOST_OF_SERVICE, Owner, PORT_UDP, ROLE_OWN, Tag, datagram_place,
+    GATE_IGNORE, GATE_PASS, GATE_WAKE, INET, INET6, LEG_LISTENER, LINED_UP_NS, LIST_IGNORE,
+    LIST_WAKE, MAX_SERVICES, MOST_CAUGHT, MOST_OF_SERVICE, Owner, PORT_UDP, ROLE_FRONT, ROLE_OWN,
+    Tag, datagram_place, listener_place,
 };
 
 use crate::{
@@ -27,11 +29,13 @@ use crate::{
     },
     icmp,
     maps::{
-        AGENT, ALARMS, CATCHERS, COUNTERS, DATAGRAMS, ENDPOINTS, USERS, atomic_add,
-        atomic_exchange, emit, gate, is_listed, port_word, set_tag, tag,
+        AGENT, ALARMS, CATCHERS, COUNTERS, DATAGRAM_FRONTS, DATAGRAMS, ENDPOINTS, LINES, USERS,
+        atomic_add, atomic_exchange, emit, gate, is_listed, port_word, set_tag, tag,
     },
     own,
-    snapshot::{IteratorMeta, OFFSET_ADDRESS4, OFFSET_ADDRESS6, OFFSET_FAMILY, OFFSET_PORT},
+    snapshot::{
+        IteratorMeta, OFFSET_ADDRESS4, OFFSET_ADDRESS6, OFFSET_FAMILY, OFFSET_PORT, insert,
+    },
     steering::{DROP, PASS},
 };
 
@@ -51,7 +55,13 @@ pub fn arrive(ctx: &SkLookupContext, family: u32, port: u32) -> u32 {
     let Some(owner) = own::owner(NETNS.load(), DATAGRAM, local, port) else {
         return PASS;
     };
-    let Owner { slot, place, .. } = *owner;
+    let Owner {
+        slot, place, role, ..
+    } = *owner;
+    if role == ROLE_FRONT {
+        end_line(slot);
+        return DROP;
+    }
     if icmp::is_reason(ctx, family, port) {
         return PASS;
     }
@@ -61,7 +71,9 @@ pub fn arrive(ctx: &SkLookupContext, family: u32, port: u32) -> u32 {
     let passes =
         gate & GATE_PASS != 0 || (gate & GATE_DRAIN != 0 && may_be_again && is_sent_again());
     let is_held = gate & GATE_HOLD != 0 && !(is_bound && passes);
-    if is_held {
+    // Where no agent is: while the application is not there, and then behind those that are sent on.
+    let lines_up = !is_bound || (is_line(slot) && !(may_be_again && is_of_unit(slot)));
+    if is_held || (lines_up && gate & GATE_PASS == 0) {
         // What comes while the application is there is use, whoever sent it.
         let may_wake = is_bound
             || match gate & GATE_WAKE {
@@ -75,7 +87,10 @@ pub fn arrive(ctx: &SkLookupContext, family: u32, port: u32) -> u32 {
             }
             return DROP;
         }
-        if catch(ctx, slot, family) {
+        if is_held && catch(ctx, slot, family) {
+            return PASS;
+        }
+        if lines_up && line_up(ctx, slot, family) {
             return PASS;
         }
     }
@@ -90,6 +105,61 @@ pub fn arrive(ctx: &SkLookupContext, family: u32, port: u32) -> u32 {
         end_quiet(slot);
     }
     PASS
+}
+
+/// Whether datagrams line up at the front sockets.
+#[inline(always)]
+fn is_line(slot: u32) -> bool {
+    let Some(line) = LINES.get_ptr(slot) else {
+        return false;
+    };
+    // SAFETY: a valid map value, whose words are written whole.
+    let since = unsafe { core::ptr::read_volatile(&raw const (*line).since) };
+    since != 0 && now().wrapping_sub(since) < LINED_UP_NS
+}
+
+/// The proxy says that it has sent on all that it found, by a datagram to the private address. If none has lined up since it said so
+/// before, none is left: it has looked in between.
+#[inline(always)]
+fn end_line(slot: u32) {
+    let Some(line) = LINES.get_ptr_mut(slot) else {
+        return;
+    };
+    // SAFETY: as above.
+    unsafe {
+        let number = core::ptr::read_volatile(&raw const (*line).number);
+        if core::ptr::read_volatile(&raw const (*line).taken) == number {
+            core::ptr::write_volatile(&raw mut (*line).since, 0);
+        }
+        core::ptr::write_volatile(&raw mut (*line).taken, number);
+    }
+}
+
+/// Assigns it to the front socket, if PID 1 has one.
+#[inline(always)]
+fn line_up(ctx: &SkLookupContext, slot: u32, family: u32) -> bool {
+    let front = listener_place(slot, family);
+    // SAFETY: the map has places of this kind.
+    let taken = unsafe { assign(ctx, (&raw const DATAGRAM_FRONTS).cast_mut().cast(), front) };
+    if taken != Some(true) {
+        return false;
+    }
+    if let Some(line) = LINES.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        unsafe {
+            atomic_add(&raw mut (*line).number, 1);
+            if !is_line(slot) {
+                core::ptr::write_volatile(&raw mut (*line).since, now());
+            }
+        }
+    }
+    true
+}
+
+/// Whether it is sent by a unit of the service: by the proxy, one that has waited. As for [`is_sent_again`].
+#[inline(always)]
+fn is_of_unit(slot: u32) -> bool {
+    process() == 0 || own::service_of_process() == Some(slot)
 }
 
 /// Reports the first datagram after a quiet time, on request.
@@ -227,7 +297,7 @@ fn bound(socket: *mut bpf_sock, family: u32, address: [u32; 4]) -> i32 {
     }
     // SAFETY: the context is valid during the whole program.
     let netns = unsafe { bpf_get_netns_cookie(socket.cast()) };
-    if let Some(owner) = bound_there(netns, address, port) {
+    if let Some(owner) = bound_there(netns, address, port).filter(|of| of.role == ROLE_OWN) {
         // SAFETY: the context is the socket.
         unsafe { remember(socket.cast(), &owner, family, port, address) };
         emit(EVENT_BOUND, owner.slot, now());
@@ -337,6 +407,64 @@ pub fn adopt_udp(ctx: *const UdpIterator) -> i32 {
         }
         return 0;
     }
+    // SAFETY: checked against null.
+    let (family, port, address) = unsafe { bound_at(socket) };
+    let owner = match port_word(port) & PORT_UDP {
+        0 => None,
+        _ => bound_there(NETNS.load(), address, port),
+    };
+    let Some(owner) = owner.filter(|owner| owner.role == ROLE_OWN) else {
+        // SAFETY: a BTF pointer to a socket, checked against null.
+        unsafe { forget(socket) };
+        return 0;
+    };
+    let is_known = user == 0 || USERS.get(owner.slot).is_some_and(|known| *known == user);
+    // SAFETY: a BTF pointer to a socket, checked against null.
+    unsafe {
+        if is_known || own::service_of_object(socket) == Some(owner.slot) {
+            remember(socket, &owner, family, port, address);
+        }
+    }
+    0
+}
+
+/// Puts the front sockets into their places: PID 1 has bound them, and nothing tells of that. Writes no records.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/udp")]
+pub fn adopt_fronts(ctx: *const UdpIterator) -> i32 {
+    // SAFETY: the context is valid during the whole program.
+    let (socket, user) = unsafe { ((*ctx).socket, (*ctx).uid) };
+    if socket.is_null() || user != 0 {
+        return 0;
+    }
+    // SAFETY: checked against null.
+    let (family, port, address) = unsafe { bound_at(socket) };
+    if port_word(port) & PORT_UDP == 0 {
+        return 0;
+    }
+    if let Some(owner) = bound_there(NETNS.load(), address, port).filter(|of| of.role == ROLE_FRONT)
+    {
+        let place = listener_place(owner.slot, family);
+        // SAFETY: the map has places of this kind.
+        unsafe {
+            insert(
+                socket,
+                (&raw const DATAGRAM_FRONTS).cast_mut().cast(),
+                place,
+                0,
+            )
+        };
+    }
+    0
+}
+
+/// The family of a socket, its port, and the address that it is bound to.
+///
+/// # Safety
+///
+/// `socket` is a BTF pointer to a socket.
+#[inline(always)]
+unsafe fn bound_at(socket: *mut c_void) -> (u32, u32, [u32; 4]) {
     // SAFETY: direct loads through a BTF pointer at the running kernel's offsets.
     let (family, port, v4, v6) = unsafe {
         (
@@ -351,21 +479,5 @@ pub fn adopt_udp(ctx: *const UdpIterator) -> i32 {
     } else {
         [0, 0, MAPPED, v4]
     };
-    let owner = match port_word(port) & PORT_UDP {
-        0 => None,
-        _ => bound_there(NETNS.load(), address, port),
-    };
-    let Some(owner) = owner else {
-        // SAFETY: a BTF pointer to a socket, checked against null.
-        unsafe { forget(socket) };
-        return 0;
-    };
-    let is_known = user == 0 || USERS.get(owner.slot).is_some_and(|known| *known == user);
-    // SAFETY: a BTF pointer to a socket, checked against null.
-    unsafe {
-        if is_known || own::service_of_object(socket) == Some(owner.slot) {
-            remember(socket, &owner, family, port, address);
-        }
-    }
-    0
+    (family, port, address)
 }

@@ -301,6 +301,21 @@ pub const SENDER_NS: u64 = 10_000_000_000;
 /// How long a connection of a service's own units passes a closed gate, in nanoseconds: until TCP gives up
 /// (`net.ipv4.tcp_syn_retries`), unless it is established before.
 pub const INSIDER_NS: u64 = 130_000_000_000;
+/// The datagrams of a service that line up at its front sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Since when, in nanoseconds of the coarse `CLOCK_MONOTONIC`; zero: none does.
+    pub since: u64,
+    /// How many did.
+    pub number: u64,
+    /// How many had when the proxy said last that it had taken all.
+    pub taken: u64,
+}
+const _: () = assert!(size_of::<Line>() == 24);
+/// How long datagrams line up behind others at a front socket although the application has bound its port, in nanoseconds: a proxy
+/// sends those on, or cannot run.
+pub const LINED_UP_NS: u64 = 5_000_000_000;
 /// How long an agent may leave packets in the ring buffer, in nanoseconds. After that clients go to the front
 /// socket: it hangs, or is too slow.
 pub const UNREAD_NS: u64 = 1_000_000_000;

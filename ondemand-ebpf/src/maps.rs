@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use ondemand_ebpf::{
     ADDRESS_BITS, Alarm, CAUGHT_BYTES, Counters, DATAGRAMS_BYTES, EVENTS_BYTES, Endpoint, Event,
-    IcmpError, KeepAlive, MAX_CATCHERS, MAX_ENDPOINTS, MAX_INSIDERS, MAX_LISTENERS, MAX_NETWORKS,
-    MAX_PRESENT, MAX_PROBES, MAX_SENDERS, MAX_SERVICES, MAX_UNITS, Meta, Name, Network, Owner,
-    PORT_WATCHED, Sender, Tag, UnitName, Window,
+    IcmpError, KeepAlive, Line, MAX_CATCHERS, MAX_ENDPOINTS, MAX_INSIDERS, MAX_LISTENERS,
+    MAX_NETWORKS, MAX_PRESENT, MAX_PROBES, MAX_SENDERS, MAX_SERVICES, MAX_UNITS, Meta, Name,
+    Network, Owner, PORT_WATCHED, Sender, Tag, UnitName, Window,
 };
 
 /// By port in host order: `PORT_WATCHED` and the rest.
@@ -74,6 +74,12 @@ pub static PROBES: LruHashMap<Sender, u64> = LruHashMap::with_max_entries(MAX_PR
 /// Front sockets of services whose applications keep their addresses, by `listener_place`.
 #[map]
 pub static FRONTS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
+/// The front sockets for datagrams, by `listener_place`.
+#[map]
+pub static DATAGRAM_FRONTS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
+/// By slot.
+#[map]
+pub static LINES: Array<Line> = Array::with_max_entries(MAX_SERVICES, 0);
 /// The number of listeners of these applications, and of their sockets for datagrams, by `present_place`.
 #[map]
 pub static PRESENT: Array<u64> = Array::with_max_entries(MAX_PRESENT, 0);

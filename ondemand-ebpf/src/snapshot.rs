@@ -337,7 +337,7 @@ pub fn clients(ctx: *const TcpIterator) -> i32 {
 ///
 /// `map` is a map of sockets with keys of this type.
 #[inline(always)]
-unsafe fn insert(socket: *mut c_void, map: *mut c_void, place: u32, flags: u64) -> i64 {
+pub unsafe fn insert(socket: *mut c_void, map: *mut c_void, place: u32, flags: u64) -> i64 {
     // SAFETY: guaranteed by the caller; place and socket are valid for the call.
     unsafe { bpf_map_update_elem(map, (&raw const place).cast(), socket, flags) }
 }

@@ -24,6 +24,7 @@ use ondemand::{
         units::{self, generator, last_good, pacing},
     },
     kernel::{
+        self,
         load::{self, Outcome},
         maps::watch,
         sockets::listening::Application,
@@ -89,6 +90,7 @@ fn perform(cli: Cli) -> Result<ExitCode> {
             permitted?
         }
         Command::Sieve { addresses } => sieve::begin(&addresses)?,
+        Command::Fronts => kernel::find_fronts()?,
         Command::Apply { dry_run } => block_on(apply::run(&path, dry_run))?,
         Command::Edit { name } => block_on(edit::run(&path, name.as_deref()))?,
         Command::Adopt(options) => block_on(adopt::run(&path, &options))?,

@@ -15,6 +15,8 @@ use nix::sys::socket::{
 
 use crate::pause::think;
 
+/// A client's receive buffer, in bytes.
+const RECEIVES: usize = 8 << 20;
 /// The largest datagram.
 const LARGEST: usize = 65_507;
 
@@ -117,6 +119,8 @@ impl Client {
             SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
         };
         let socket = UdpSocket::bind(any)?;
+        // Whatever else the machine does, an answer that came is heard.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVES)?;
         socket.connect(to)?;
         Ok(Self(socket))
     }

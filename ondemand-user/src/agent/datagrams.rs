@@ -13,7 +13,7 @@ use ondemand_core::{
     },
 };
 
-use super::{Agent, watched::Watched};
+use super::{Agent, spool::Spool, watched::Watched};
 use crate::{
     host::clock,
     kernel::{catchers::RawSockets, maps::datagrams::Way, sockets::udp},
@@ -21,9 +21,6 @@ use crate::{
 
 /// How long the application has to read what was sent, before the next are sent.
 const PACE: Duration = Duration::from_millis(2);
-/// How much may wait to be read when more is sent, in bytes: with that it is three quarters of a usual buffer
-/// (`net.core.rmem_default`).
-const MOST_QUEUED: usize = 52 * 1024;
 /// How long after its start an application may bind its ports one after the other.
 const ONE_BY_ONE: Duration = Duration::from_secs(2);
 /// How often the kernel's buffer is looked at before datagrams pass.
@@ -33,6 +30,7 @@ const ROUNDS: usize = 8;
 #[derive(Debug)]
 pub struct HeldDatagrams {
     waiting: Datagrams,
+    spool: Spool,
     way: Way,
     /// Whether more is to be sent than fits into a receiver's buffer at once.
     is_rest: bool,
@@ -42,6 +40,7 @@ impl Default for HeldDatagrams {
     fn default() -> Self {
         Self {
             waiting: Datagrams::default(),
+            spool: Spool::default(),
             way: Way::Ordinary,
             is_rest: false,
         }
@@ -57,6 +56,13 @@ impl HeldDatagrams {
     /// What became of those before.
     pub fn tally(&self) -> DatagramTally {
         self.waiting.tally
+    }
+
+    /// What is kept for an end of the agent goes when none is held.
+    fn clear(&mut self, name: &str) {
+        if self.waiting.is_empty() {
+            self.spool.clear(name);
+        }
     }
 
     /// When the first of them has been held for too long.
@@ -120,9 +126,11 @@ impl Agent {
                 continue;
             };
             if let Some(watched) = self.services.get_mut(&name) {
-                let waiting = &mut watched.datagrams.waiting;
+                let HeldDatagrams { waiting, spool, .. } = &mut watched.datagrams;
                 let before = waiting.bytes();
-                waiting.take(datagram, at, all - before);
+                if let Some(kept) = waiting.take(datagram, at, all - before) {
+                    spool.add(&name, kept);
+                }
                 all = all - before + waiting.bytes();
                 names.insert(name);
             }
@@ -135,6 +143,7 @@ impl Agent {
         let now = clock::now();
         if let Some(watched) = self.services.get_mut(name) {
             watched.datagrams.waiting.drop_late(now);
+            watched.datagrams.clear(name);
         }
     }
 
@@ -184,7 +193,7 @@ impl Agent {
             let ports = self.sampler.bound_ports(watched.slot).unwrap_or_default();
             let ports = bound(&ports);
             // (The first ones find it empty.)
-            if watched.datagrams.is_rest && !has_room(&ports) {
+            if watched.datagrams.is_rest && !udp::have_room(&ports) {
                 watched.look_at = Some(view.now + PACE);
                 return;
             }
@@ -242,6 +251,7 @@ impl Agent {
             let tally = &mut watched.datagrams.waiting.tally;
             tally.sent += datagrams.len() as u64 - lost;
             tally.lose(Loss::Refused, lost);
+            watched.datagrams.clear(name);
         }
     }
 
@@ -273,6 +283,7 @@ impl Agent {
                     log::debug!("{name}: {error:#}");
                 }
             }
+            watched.datagrams.clear(name);
         }
     }
 
@@ -306,15 +317,6 @@ impl Agent {
             watched.lifecycle.runs().listens(at);
         }
     }
-}
-
-/// Whether what is sent at once fits into the buffers of the sockets at these ports, by what waits there to be read. If that is unknown,
-/// it does: nothing but the buffer would be full.
-fn has_room(ports: &[u16]) -> bool {
-    let is_full = |socket: &udp::UdpSocket| {
-        socket.queued > MOST_QUEUED && ports.contains(&socket.local.port())
-    };
-    udp::sockets().map_or(true, |sockets| !sockets.iter().any(is_full))
 }
 
 /// The ports that are bound.

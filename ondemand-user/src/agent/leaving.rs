@@ -18,8 +18,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes back what an agent that was killed could not: who may start a service is decided by its list again. And as nobody
-/// holds datagrams any more, or thaws what is frozen, that is thawed, and the applications that receive some are started,
-/// and stay up until the next agent stops them.
+/// thaws what is frozen, that is thawed. Where datagrams that nobody holds cannot wait at front sockets, the applications that
+/// receive some are started, and stay up until the next agent stops them.
 ///
 /// # Errors
 ///
@@ -29,17 +29,19 @@ pub async fn clean_up(config: &Path) -> Result<()> {
     match cleaned {
         Err(error) if error.is::<InUse>() => return Err(error),
         Err(_) => capabilities::drop_all(Keep::None)?,
-        Ok(()) => {}
+        Ok(_) => {}
     }
     if let Some(config) = last_good::current(config) {
         let frozen = config.services.values();
         let frozen = frozen.filter(|service| service.freeze_after.is_some());
         let units: Vec<String> = frozen.map(|service| service.unit.clone()).collect();
         let thawed = thaw::all(&units).await;
-        open_all(&config).await?;
+        if !matches!(cleaned, Ok(true)) {
+            open_all(&config).await?;
+        }
         thawed?;
     }
-    cleaned
+    cleaned.map(drop)
 }
 
 async fn open_all(config: &Config) -> Result<()> {
@@ -53,7 +55,7 @@ async fn open_all(config: &Config) -> Result<()> {
     }
     let systemd = &Systemd::connect().await?;
     log::warn!(
-        "no agent holds datagrams, so the applications that receive some are started: {}",
+        "no agent holds datagrams, and they cannot wait at front sockets, so the applications that receive some are started: {}",
         leases.join(", ")
     );
     let starts = leases.iter().map(|lease| async move {

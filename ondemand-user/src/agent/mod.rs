@@ -42,6 +42,7 @@ mod room;
 mod services;
 mod silence;
 mod source;
+mod spool;
 mod status;
 mod strangers;
 mod timing;

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use nix::unistd::Gid;
 
+use super::spool;
 use crate::{
     host::{
         atomic_file,
@@ -41,11 +42,18 @@ pub(super) fn open_and_drop() -> Result<(Kernel, Result<RawSockets>)> {
     Ok((kernel, raw))
 }
 
-/// Takes back what an agent that was killed could not.
+/// Takes back what an agent that was killed could not. Returns whether datagrams wait at front sockets from now on.
 ///
 /// # Errors
 ///
 /// The programs are not loaded, or another agent runs.
-pub(super) fn clean_up() -> Result<()> {
-    end_admission_of_the_last(&open_and_drop()?.0)
+pub(super) fn clean_up() -> Result<bool> {
+    let (kernel, raw) = open_and_drop()?;
+    end_admission_of_the_last(&kernel)?;
+    if let Ok(raw) = raw
+        && let Err(error) = spool::send_left(&kernel, &raw)
+    {
+        log::warn!("send the datagrams that the agent held: {error:#}");
+    }
+    Ok(kernel.lines_up())
 }

@@ -93,6 +93,9 @@ pub enum Command {
         #[arg(required = true, value_name = "ADDRESS")]
         addresses: Vec<SocketAddr>,
     },
+    /// Have datagrams wait at the front sockets while no agent holds them (run by systemd, as root)
+    #[command(after_help = help::FRONTS)]
+    Fronts,
     /// Bring a changed configuration into force; stops and cuts nothing that runs
     #[command(after_help = help::APPLY)]
     Apply {
@@ -335,6 +338,9 @@ pub struct Proxy {
     /// The addresses where clients arrive, if the application itself listens there
     #[arg(long, value_name = "ADDRESS")]
     pub own_address: Vec<SocketAddr>,
+    /// The addresses at which the application receives datagrams
+    #[arg(long, value_name = "ADDRESS")]
+    pub datagrams: Vec<SocketAddr>,
     /// How long the first client is held until the application listens
     #[arg(long, value_name = "TIME", value_parser = time_span)]
     pub start_timeout: Duration,
@@ -358,6 +364,7 @@ impl From<Proxy> for proxy::Options {
             waiting_page,
             page_template,
             own_address: own,
+            datagrams,
             start_timeout,
             exit_idle_time,
             silent_after,
@@ -373,6 +380,7 @@ impl From<Proxy> for proxy::Options {
             },
             exit_idle_time,
             silent_after,
+            datagrams,
             page: waiting_page.then_some(page_template),
         }
     }

@@ -31,12 +31,12 @@ pub struct RawSockets {
 }
 
 impl RawSockets {
-    /// Opens them.
+    /// Opens those that send.
     ///
     /// # Errors
     ///
     /// This process has no `CAP_NET_RAW`.
-    pub fn open() -> Result<Self> {
+    pub fn to_send() -> Result<Self> {
         let open = |family| {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             socket(family, SockType::Raw, flags, SockProtocol::Raw)
@@ -53,6 +53,16 @@ impl RawSockets {
             Err(Errno::EAFNOSUPPORT) => None,
             Err(error) => return Err(error).context("open a raw socket for IPv6"),
         };
+        let icmp = [None, None];
+        Ok(Self { v4, v6, icmp })
+    }
+
+    /// Opens all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::to_send`].
+    pub fn open() -> Result<Self> {
         // Without them an error about a datagram that an application has sent counts as use.
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let icmp = [
@@ -66,7 +76,10 @@ impl RawSockets {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
             Some(socket)
         });
-        Ok(Self { v4, v6, icmp })
+        Ok(Self {
+            icmp,
+            ..Self::to_send()?
+        })
     }
 
     /// Sends a packet that came by `device` to this host again, from the client's own address. It takes the way of a packet that this host

@@ -25,7 +25,8 @@ use nix::unistd::{Gid, User, geteuid};
 use ondemand_ebpf::{LAYOUT_VERSION, Meta};
 
 use super::{
-    ADOPT_UDP, ATTACHED, BPFFS, DIRECTORY, FILTERS, ITERATORS, MAPS, OBJECT, OPTIONAL, STEERING,
+    ADOPT_FRONTS, ADOPT_UDP, ATTACHED, BPFFS, DIRECTORY, FILTERS, ITERATORS, MAPS, OBJECT,
+    OPTIONAL, STEERING,
     btf::KernelTypes,
     owner,
     pins::{self, Gone, Pins},
@@ -383,7 +384,10 @@ fn attach(ebpf: &mut Ebpf, name: &str, cgroup: &File) -> Result<FdLink> {
         name if ITERATORS.contains(&name) => {
             let btf = Btf::from_sys_fs().context("read the kernel's BTF")?;
             let program: &mut Iter = program(ebpf, name)?;
-            let sockets = if name == ADOPT_UDP { "udp" } else { "tcp" };
+            let sockets = match name {
+                ADOPT_UDP | ADOPT_FRONTS => "udp",
+                _ => "tcp",
+            };
             loaded(program.load(sockets, &btf))?;
             let link = program.attach().with_context(what)?;
             Ok(program.take_link(link)?.try_into()?)

@@ -15,6 +15,7 @@ mod verifier;
 use std::{
     env,
     fs::File,
+    io::Read as _,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
@@ -54,7 +55,7 @@ const NOT_LOADED: &str = "the eBPF programs are not loaded; `systemctl restart o
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ondemand-ebpf.o"));
 
 /// The maps that are pinned: all but `.rodata`.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 29] = [
     "PORTS",
     "ENDPOINTS",
     "COUNTERS",
@@ -75,6 +76,8 @@ const MAPS: [&str; 27] = [
     "SENDERS",
     "PROBES",
     "FRONTS",
+    "DATAGRAM_FRONTS",
+    "LINES",
     "PRESENT",
     "UNITS",
     "INSIDERS",
@@ -95,11 +98,18 @@ const ATTACHED: [&str; 7] = [
     "released",
 ];
 /// The programs that run when the agent reads from their link: a walk over the sockets each.
-const ITERATORS: [&str; 6] = [
-    "snapshot", "adopt", "bytes", "orphans", "clients", ADOPT_UDP,
+const ITERATORS: [&str; 7] = [
+    "snapshot",
+    "adopt",
+    "bytes",
+    "orphans",
+    "clients",
+    ADOPT_UDP,
+    ADOPT_FRONTS,
 ];
-/// The one of them that walks over the sockets of UDP.
+/// Those of them that walk over the sockets of UDP: over the applications', and over the front sockets.
 const ADOPT_UDP: &str = "adopt_udp";
+const ADOPT_FRONTS: &str = "adopt_fronts";
 /// The filters of the agent's sockets, which it attaches itself: of those that hold clients, and datagrams, and of the raw
 /// ones that see ICMP.
 const FILTERS: [&str; 3] = [CAUGHT, "datagram", "icmp"];
@@ -107,8 +117,15 @@ const CAUGHT: &str = "caught";
 /// The one without which the proxy serves.
 const STEERING: &str = "steering";
 /// Those of the attached that a kernel may refuse.
-const OPTIONAL: [&str; 7] = [
-    STEERING, "bind4", "bind6", "bound4", "bound6", "released", ADOPT_UDP,
+const OPTIONAL: [&str; 8] = [
+    STEERING,
+    "bind4",
+    "bind6",
+    "bound4",
+    "bound6",
+    "released",
+    ADOPT_UDP,
+    ADOPT_FRONTS,
 ];
 /// Those of them without which nobody knows whether an application has bound the port of its datagrams.
 const OF_DATAGRAMS: [&str; 4] = ["bound4", "bound6", "released", ADOPT_UDP];
@@ -215,13 +232,34 @@ impl Kernel {
     ///
     /// The kernel refuses; the snapshot is then unknown.
     pub fn iterate(&self, name: &str) -> Result<File> {
-        let pin = self.home.join(format!("link_{name}"));
-        let run = || -> Result<File> {
-            let link = FdLink::from(PinnedLink::from_pin(pin)?);
-            Ok(IterLink::try_from(link)?.into_file()?)
-        };
-        run().with_context(|| format!("run the iterator {name}"))
+        iterate(&self.home, name)
     }
+
+    /// Whether datagrams that nobody holds line up at front sockets.
+    pub fn lines_up(&self) -> bool {
+        self.has_datagrams && self.pins.has(ADOPT_FRONTS)
+    }
+}
+
+/// Has the programs find the front sockets for datagrams, which PID 1 has bound. As root.
+///
+/// # Errors
+///
+/// The programs are not loaded.
+pub fn find_fronts() -> Result<()> {
+    let mut walk = iterate(&home(), ADOPT_FRONTS)?;
+    walk.read_to_end(&mut Vec::new())
+        .map(drop)
+        .context("walk over the sockets of UDP")
+}
+
+fn iterate(home: &Path, name: &str) -> Result<File> {
+    let pin = home.join(format!("link_{name}"));
+    let run = || -> Result<File> {
+        let link = FdLink::from(PinnedLink::from_pin(pin)?);
+        Ok(IterLink::try_from(link)?.into_file()?)
+    };
+    run().with_context(|| format!("run the iterator {name}"))
 }
 
 /// Where the pins of this version are.

@@ -27,6 +27,8 @@ pub struct Listeners {
     all: Vec<Listener>,
     /// The first one to poll, so that a busy one does not starve the others.
     turn: usize,
+    /// Those at which datagrams wait.
+    pub datagrams: Vec<OwnedFd>,
 }
 
 impl Listeners {
@@ -41,9 +43,15 @@ impl Listeners {
             let socket = unsafe { OwnedFd::from_raw_fd(*socket) };
             listener(socket).context("use a socket that systemd passed")
         });
+        let all = all.collect::<Result<_>>()?;
+        let datagrams = clients.datagrams().iter();
         Ok(Self {
-            all: all.collect::<Result<_>>()?,
+            all,
             turn: 0,
+            // SAFETY: as above.
+            datagrams: datagrams
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) })
+                .collect(),
         })
     }
 

@@ -25,9 +25,9 @@ use tokio::{
 };
 
 use super::{
-    ACCEPT_PAUSE, GaveUp, MOST, Options, backend::Backend, buffers, carry::carry,
-    listener::Listeners, new_backend, serve, silence, source, source::Ends, stream::Stream, until,
-    wait,
+    ACCEPT_PAUSE, GaveUp, MOST, Options, backend::Backend, begin_datagrams, buffers, carry::carry,
+    datagrams::Sending, listener::Listeners, new_backend, serve, silence, source, source::Ends,
+    stream::Stream, until, wait,
 };
 use crate::{bus::names, host::page_template, proxy::wait::Clients};
 
@@ -77,6 +77,7 @@ struct Lobby {
 /// The backend did not become ready: all who waited have been told, or closed.
 pub(super) async fn run(
     options: &Options,
+    sending: Option<Sending>,
     clients: Clients,
     template: Option<&Path>,
     terminate: &mut unix::Signal,
@@ -126,6 +127,9 @@ pub(super) async fn run(
         Ok(left) => {
             let backend = new_backend(options, options.awaited.guard(), left);
             lobby.phase.send_replace(Phase::Ready(Arc::clone(&backend)));
+            if let Some(listeners) = &mut listeners {
+                begin_datagrams(sending, &lobby.name, listeners);
+            }
             serve(listeners, options, backend, connections, terminate).await
         }
         Err(error) => {
@@ -135,6 +139,9 @@ pub(super) async fn run(
                 && connections.len() < MOST
             {
                 lobby.admit(accepted, &mut connections).await;
+            }
+            if let Some(listeners) = &mut listeners {
+                begin_datagrams(None, &lobby.name, listeners);
             }
             let closed = counted(connections.len() as u64, "waiting connection");
             log::warn!("{}: closed {closed}", lobby.name);

@@ -9,6 +9,7 @@
 mod backend;
 mod buffers;
 mod carry;
+mod datagrams;
 mod first;
 mod listener;
 mod lobby;
@@ -23,6 +24,8 @@ pub mod wait;
 
 use std::{
     fmt, future,
+    net::SocketAddr,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -31,6 +34,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use backend::{Backend, PATIENCE};
 use carry::carry;
+use datagrams::Sending;
 use listener::Listeners;
 use memory::Memory;
 use ondemand_core::{config::Endpoint, words::counted};
@@ -63,6 +67,8 @@ pub struct Options {
     pub exit_idle_time: Duration,
     /// Connections without a byte for this time are no use. `None`: all are.
     pub silent_after: Option<Duration>,
+    /// Where the application receives datagrams.
+    pub datagrams: Vec<SocketAddr>,
     /// Browsers see a page while they wait, made from this file if there is one. `None`: they see nothing.
     pub page: Option<Option<PathBuf>>,
 }
@@ -104,6 +110,12 @@ pub fn run(options: &Options) -> Result<()> {
             options.awaited.name
         );
     }
+    let sending = match options.datagrams.as_slice() {
+        [] => None,
+        own => Sending::open(own.to_vec())
+            .inspect_err(|error| log::error!("datagrams that wait are lost: {error:#}"))
+            .ok(),
+    };
     let served = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -111,7 +123,14 @@ pub fn run(options: &Options) -> Result<()> {
         .block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
             if let Some(template) = &options.page {
-                return lobby::run(options, clients, template.as_deref(), &mut terminate).await;
+                return lobby::run(
+                    options,
+                    sending,
+                    clients,
+                    template.as_deref(),
+                    &mut terminate,
+                )
+                .await;
             }
             let guard = options.awaited.guard();
             let waiting = wait::wait_for_backend(&options.awaited, &clients, &guard);
@@ -120,7 +139,8 @@ pub fn run(options: &Options) -> Result<()> {
                 // The clients keep waiting, for the next proxy.
                 _ = terminate.recv() => return Ok(()),
             };
-            let listeners = Listeners::take(clients)?;
+            let mut listeners = Listeners::take(clients)?;
+            begin_datagrams(sending, &options.awaited.name, &mut listeners);
             let backend = new_backend(options, guard, left);
             buffers::begin();
             let none = JoinSet::new();
@@ -133,6 +153,20 @@ pub fn run(options: &Options) -> Result<()> {
             Ok(())
         }
         served => served,
+    }
+}
+
+/// The application is ready: what waits for it is sent on.
+fn begin_datagrams(sending: Option<Sending>, name: &str, listeners: &mut Listeners) {
+    let fronts = std::mem::take(&mut listeners.datagrams);
+    match sending {
+        Some(sending) => drop(tokio::spawn(sending.run(name.to_owned(), fronts))),
+        // PID 1 would start the next proxy for them at once.
+        None => {
+            for front in &fronts {
+                datagrams::drop_all(front.as_raw_fd());
+            }
+        }
     }
 }
 

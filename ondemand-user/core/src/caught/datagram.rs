@@ -23,7 +23,7 @@ pub const MOST_BYTES_IN_ALL: usize = 32 << 20;
 pub const LONGEST: Duration = Duration::from_secs(30);
 /// How many bytes are sent at a time, as the receiver's buffer counts them: half of what it has by default
 /// (`net.core.rmem_default`).
-const AT_ONCE: usize = 104 * 1024;
+pub const AT_ONCE: usize = 104 * 1024;
 /// What the buffer counts for each datagram beside its bytes: the kernel's own data.
 const BESIDE: usize = 832;
 
@@ -60,6 +60,59 @@ impl Datagram {
             device,
             bytes: bytes.to_vec(),
         })
+    }
+
+    /// One with this payload. `None`: the addresses are of two families, or it is too long.
+    pub fn of(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(HEADER + payload.len());
+        bytes.extend(from.port().to_be_bytes());
+        bytes.extend(to.port().to_be_bytes());
+        // Its length and checksum are those of what is sent.
+        bytes.extend([0; 4]);
+        bytes.extend(payload);
+        let device = match from {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(from) => from.scope_id(),
+        };
+        Self::new(from.ip(), to.ip(), &bytes, device)
+    }
+
+    /// As it is kept in a file, with those before and after it.
+    pub fn record(&self) -> Vec<u8> {
+        let Self {
+            from,
+            to,
+            device,
+            bytes,
+        } = self;
+        let head = format!("{from} {to} {device} {}\n", bytes.len());
+        [head.as_bytes(), bytes].concat()
+    }
+
+    /// Reads those of a file, as far as it is whole.
+    pub fn of_records(mut text: &[u8]) -> Vec<Self> {
+        let mut found = Vec::new();
+        while let Some((datagram, rest)) = Self::of_record(text) {
+            found.push(datagram);
+            text = rest;
+        }
+        found
+    }
+
+    fn of_record(text: &[u8]) -> Option<(Self, &[u8])> {
+        let end = text.iter().position(|byte| *byte == b'\n')?;
+        let mut words = std::str::from_utf8(&text[..end]).ok()?.split(' ');
+        let mut word = || words.next();
+        let (from, to): (SocketAddr, SocketAddr) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        let (device, len): (u32, usize) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        let (bytes, rest) = text[end + 1..].split_at_checked(len)?;
+        let datagram = Self::new(from.ip(), to.ip(), bytes, device)?;
+        Some((datagram, rest))
+    }
+
+    /// What a receiver's buffer counts for it.
+    pub fn counted(&self) -> usize {
+        self.bytes.len() + BESIDE
     }
 
     /// The whole packet as it is sent again, with new lengths and checksums: where it comes from the same host they are left to the
@@ -165,17 +218,18 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// Takes one that came at this moment, if there is room. `others`: the bytes of all other services.
-    pub fn take(&mut self, datagram: Datagram, at: Ktime, others: usize) {
+    /// Takes one that came at this moment, if there is room, and returns it then. `others`: the bytes of all other services.
+    pub fn take(&mut self, datagram: Datagram, at: Ktime, others: usize) -> Option<&Datagram> {
         let bytes = self.bytes + datagram.size();
         let fits =
             self.order.len() < MOST && bytes <= MOST_BYTES && others + bytes <= MOST_BYTES_IN_ALL;
         if !fits {
             self.tally.lose(Loss::NoRoom, 1);
-            return;
+            return None;
         }
         self.bytes = bytes;
         self.order.push_back((at, datagram));
+        self.order.back().map(|(_, datagram)| datagram)
     }
 
     /// The number of datagrams.
@@ -220,7 +274,7 @@ impl Datagrams {
         let mut released = Vec::new();
         let mut kept = VecDeque::new();
         while let Some((at, datagram)) = self.order.pop_front() {
-            let size = datagram.bytes.len() + BESIDE;
+            let size = datagram.counted();
             if !ports.contains(&datagram.to.port()) {
                 kept.push_back((at, datagram));
             } else if size <= room || released.is_empty() {
@@ -297,6 +351,21 @@ mod tests {
                     assert_eq!(fold(sum(&sent[..IPV4])), 0);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let all = [
+            datagram("10.77.0.2:40000", "10.77.0.1:53", b"one\ntwo"),
+            datagram("[fd00::2]:40000", "[fd00::1]:53", b""),
+        ];
+        let kept: Vec<u8> = all.iter().flat_map(Datagram::record).collect();
+        assert_eq!(Datagram::of_records(&kept), all);
+        // An agent that was killed while it wrote the last one.
+        for len in 0..kept.len() {
+            let found = Datagram::of_records(&kept[..len]);
+            assert!(found.len() < 2 && all.starts_with(&found), "{len}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use datagram::{Datagram, DatagramTally, Datagrams, Loss};
+pub use datagram::{AT_ONCE, Datagram, DatagramTally, Datagrams, Loss};
 pub use packet::{Kind, Packet};
 pub use ways::Ways;
 

@@ -79,8 +79,8 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Gives the front sockets of these services their private addresses of TCP, one for each family of `listen` (one that
-/// receives datagrams alone has one, too, although nobody comes there): derived from
-/// the services' names, so that they stay as they are. No two services have the same port, nor one that the
+/// receives datagrams alone has one, too, although nobody comes there), and the same of UDP for each in which datagrams
+/// arrive: derived from the services' names, so that they stay as they are. No two services have the same port, nor one that the
 /// configuration names; of two that would, the one whose name comes later has the next.
 pub(super) fn assign(services: &mut [Parsed]) {
     let port = |endpoint: &Endpoint| match endpoint {
@@ -116,15 +116,19 @@ pub(super) fn assign(services: &mut [Parsed]) {
             ),
         ];
         let addresses = families.into_iter().filter(|(is_wanted, _)| *is_wanted);
-        service.front = addresses
-            .map(|(_, ip)| Endpoint::Tcp(SocketAddr::new(ip, FIRST_PORT + offset)))
-            .collect();
+        let addresses = addresses.map(|(_, ip)| SocketAddr::new(ip, FIRST_PORT + offset));
+        let receives = |at: &SocketAddr| {
+            let mut datagrams = service.datagrams();
+            datagrams.any(|own| own.is_ipv4() == at.is_ipv4())
+        };
+        let datagrams = addresses.clone().filter(receives).map(Endpoint::Udp);
+        service.front = addresses.map(Endpoint::Tcp).chain(datagrams).collect();
     }
 }
 
 /// Whether it may be the private address of a front socket.
 pub fn is_private_front(endpoint: &Endpoint) -> bool {
-    let Endpoint::Tcp(address) = endpoint else {
+    let (Endpoint::Tcp(address) | Endpoint::Udp(address)) = endpoint else {
         return false;
     };
     let is_there = match address.ip() {
@@ -186,13 +190,18 @@ mod tests {
         let listen: Vec<_> = dns.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["udp:0.0.0.0:53", "udp:[::]:53", "0.0.0.0:53"]);
         assert_eq!(dns.backend.to_string(), "127.0.0.1:53");
-        assert_eq!(dns.front.len(), 2);
+        let front: Vec<_> = dns.front.iter().map(ToString::to_string).collect();
+        let port = front[1].strip_prefix("[::1]:").unwrap();
+        assert_eq!(
+            front[2..],
+            [format!("udp:{}", front[0]), format!("udp:[::1]:{port}")]
+        );
         assert!(dns.front.iter().all(is_private_front));
         let config = parse(&of("\"udp:[::]:53\"")).unwrap();
         let dns = &config.services["dns"];
         assert!(dns.own_address && !dns.can_steer());
         assert_eq!(dns.backend.to_string(), "udp:[::1]:53");
-        assert!(dns.front.len() == 1 && is_private_front(&dns.front[0]));
+        assert!(dns.front.len() == 2 && dns.front.iter().all(is_private_front));
         // TCP's ports are others: two services may share a number.
         let other = "[service.web]\nlisten = \"0.0.0.0:53\"\nunit = \"web.service\"\n";
         parse(&(of("\"udp:0.0.0.0:53\"") + other)).unwrap();

@@ -195,8 +195,11 @@ fn front(
             let there = sockets.at_port(address.port());
             judge(address, active, there, |inode| sockets.holder(inode))
         }
-        // A front socket has none.
-        Endpoint::Udp(_) => Port::Free,
+        Endpoint::Udp(_) => match (active, is_listening(endpoint)?) {
+            (Some(true), false) => Port::Silent,
+            (Some(false), _) | (None, false) => Port::Free,
+            (_, true) => Port::Ours,
+        },
         Endpoint::Unix(path) => match (active, sockets.is_bound(path)?) {
             (Some(false), true) => {
                 return Ok(Finding::error(

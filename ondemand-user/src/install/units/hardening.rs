@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ondemand_core::config::Endpoint;
+use ondemand_core::config::{Endpoint, Service};
 
 /// Directives for every proxy. In the order of systemd.exec(5).
 const ALWAYS: &str = "\
@@ -34,12 +34,13 @@ ReadOnlyPaths=-/sys
 const NEEDED: &str =
     "-/lib -/lib64 -/usr/lib -/usr/lib64 -/nix/store -/gnu/store -/run/dbus -/var/run/dbus";
 
-/// Returns the directives of the proxy's `[Service]` section for a backend. `program`: its path,
+/// Returns the directives of the `[Service]` section of a service's proxy. `program`: its path,
 /// checked.
 ///
 /// Not `DynamicUser=`: the bus refuses such a user where dbus-daemon cannot resolve it, and
 /// then the proxy could not query systemd about the backend.
-pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> String {
+pub(super) fn proxy(service: &Service, program: &str, user: Option<&str>) -> String {
+    let backend = &service.backend;
     let mut text = String::from(ALWAYS);
     match user {
         // What ProtectKernelTunables= makes read-only is hidden by ProcSubset=, or below /sys. For each of its twenty
@@ -79,7 +80,17 @@ pub(super) fn proxy(backend: &Endpoint, program: &str, user: Option<&str>) -> St
         text += "CapabilityBoundingSet=CAP_DAC_OVERRIDE\nAmbientCapabilities=CAP_DAC_OVERRIDE\n";
     } else {
         text += "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n";
-        text += "CapabilityBoundingSet=\nAmbientCapabilities=\n";
+        // Datagrams are sent to the application from their clients' own addresses. It opens the sockets for that before it
+        // reads any, and drops the capability.
+        let capability = match service.has_datagrams() {
+            true => "CAP_NET_RAW",
+            false => "",
+        };
+        if service.has_datagrams() {
+            // To give it up.
+            text += "SystemCallFilter=capset\n";
+        }
+        text += &format!("CapabilityBoundingSet={capability}\nAmbientCapabilities={capability}\n");
     }
     text
 }

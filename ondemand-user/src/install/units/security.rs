@@ -147,11 +147,7 @@ fn the_proxy_may_do_little() {
         "CapabilityBoundingSet=~CAP_(DAC_*|FOWNER|IPC_OWNER)",
     ];
     for (config, more) in [(wiki(""), &[][..]), (unix("/run/b.sock"), &dac)] {
-        let part = hardening::proxy(
-            &config.services["wiki"].backend,
-            "/bin/true",
-            Some("ondemand"),
-        );
+        let part = hardening::proxy(&config.services["wiki"], "/bin/true", Some("ondemand"));
         let unit = format!("[Service]\nExecStart=/bin/true\n{part}");
         let unseen = [
             "AmbientCapabilities=",
@@ -182,7 +178,7 @@ fn the_scores() {
     check(AGENT, 1.6);
     check(LOAD, 2.6);
     let proxy = |config: &ondemand_core::config::Config, user| {
-        let part = hardening::proxy(&config.services["wiki"].backend, "/bin/true", user);
+        let part = hardening::proxy(&config.services["wiki"], "/bin/true", user);
         format!("[Service]\nExecStart=/bin/true\n{part}")
     };
     check(&proxy(&wiki(""), Some("ondemand")), 1.5);

@@ -136,7 +136,7 @@ Wants=ondemand-wiki.target
 StartLimitIntervalSec=60
 StartLimitBurst=9
 ",
-        hardening = hardening::proxy(&wiki("").services["wiki"].backend, "/usr/bin/ondemand", None)
+        hardening = hardening::proxy(&wiki("").services["wiki"], "/usr/bin/ondemand", None)
     );
     assert_eq!(text, expected);
 }

@@ -19,6 +19,9 @@ const DESCRIPTORS: u32 = 65_536;
 /// sockets. The rest is for what the sockets hold. Not `MemoryMax=`: its end would be that of all connections.
 const MEMORY: &str = "2G";
 
+/// What the kernel keeps of the datagrams that wait for their application without an agent: as much as an agent holds.
+const RECEIVE_BUFFER: &str = "4M";
+
 /// The proxy has one thread.
 const TASKS: u32 = 16;
 
@@ -33,10 +36,18 @@ pub(super) fn socket(service: &Service, host: &Host, header: &Header) -> Result<
     );
     writeln!(text, "OnFailure={}\n\n[Socket]", service.timer_unit())?;
     for endpoint in &service.front {
+        let (key, address) = match endpoint {
+            Endpoint::Udp(address) => ("ListenDatagram", address.to_string()),
+            Endpoint::Tcp(_) | Endpoint::Unix(_) => ("ListenStream", endpoint.to_string()),
+        };
+        writeln!(text, "{key}={}", escape::value(&address)?)?;
+    }
+    if service.has_datagrams() {
+        // Without it they are lost while no agent holds them.
+        let program = escape::program(&host.ondemand)?;
         writeln!(
             text,
-            "ListenStream={}",
-            escape::value(&endpoint.to_string())?
+            "ReceiveBuffer={RECEIVE_BUFFER}\nExecStartPost=-{program} fronts"
         )?;
     }
     // Each address is separate: [::] leaves IPv4 to its own entry.
@@ -156,7 +167,7 @@ pub(super) fn proxy(
     )?;
     text += &pacing::proxy(&service.backend, host);
     text += &hardening::proxy(
-        &service.backend,
+        service,
         escape::program(&host.ondemand)?,
         host.user.as_deref(),
     );
@@ -176,6 +187,11 @@ fn command_line(service: &Service, host: &Host, is_chained: bool) -> Result<Stri
         let own = service.listen.iter().filter(|address| address.is_tcp());
         words.extend(own.map(|address| format!("--own-address={address}")));
     }
+    words.extend(
+        service
+            .datagrams()
+            .map(|address| format!("--datagrams={address}")),
+    );
     words.extend([
         format!("--start-timeout={}ms", service.start_timeout.as_millis()),
         format!("--exit-idle-time={}ms", exit_idle_time(service).as_millis()),

@@ -118,6 +118,23 @@ impl Datagrams {
     }
 }
 
+/// Those that an agent has not read that is gone.
+///
+/// # Errors
+///
+/// The map cannot be opened.
+pub fn unread(kernel: &Kernel) -> Result<Vec<Datagram>> {
+    let mut ring = RingBuf::try_from(kernel.map("DATAGRAMS")?)?;
+    let mut all = Vec::new();
+    loop {
+        let (some, is_all) = take(&mut ring);
+        all.extend(some.into_iter().map(|(datagram, _)| datagram));
+        if is_all {
+            return Ok(all);
+        }
+    }
+}
+
 /// Takes what is there, and returns whether that was all.
 fn take(ring: &mut RingBuf<MapData>) -> (Vec<(Datagram, Ktime)>, bool) {
     let mut datagrams = Vec::new();

@@ -35,7 +35,7 @@ use watchlist::Addresses;
 
 use crate::{
     host::clock,
-    kernel::{ADOPT_UDP, Kernel, catchers::RawSockets},
+    kernel::{ADOPT_FRONTS, ADOPT_UDP, Kernel, catchers::RawSockets},
 };
 
 /// Reads the maps.
@@ -143,6 +143,9 @@ impl Sampler {
         // Those of services that are gone are forgotten.
         if self.kernel.has_datagrams && (has_sockets || self.had_sockets) {
             self.records(ADOPT_UDP)?;
+            if self.kernel.lines_up() {
+                self.records(ADOPT_FRONTS)?;
+            }
         }
         self.had_sockets = has_sockets;
         Ok(())

@@ -272,6 +272,10 @@ fn addresses(service: &Service) -> Addresses {
         config::Endpoint::Tcp(address) => Some(*address),
         config::Endpoint::Udp(_) | config::Endpoint::Unix(_) => None,
     };
+    let udp = |endpoint: &config::Endpoint| match endpoint {
+        config::Endpoint::Udp(address) => Some(*address),
+        config::Endpoint::Tcp(_) | config::Endpoint::Unix(_) => None,
+    };
     Addresses {
         front: service.front.iter().filter_map(tcp).collect(),
         backend: tcp(&service.backend).filter(|_| !service.own_address),
@@ -280,6 +284,7 @@ fn addresses(service: &Service) -> Addresses {
             false => Vec::new(),
         },
         datagrams: service.datagrams().collect(),
+        datagram_fronts: service.front.iter().filter_map(udp).collect(),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Addresses {
     pub own: Vec<SocketAddr>,
     /// Those of UDP where it receives datagrams.
     pub datagrams: Vec<SocketAddr>,
+    /// The front socket's of UDP.
+    pub datagram_fronts: Vec<SocketAddr>,
 }
 
 impl Addresses {
@@ -97,6 +99,9 @@ pub fn endpoints(netns: u64, services: &BTreeMap<Slot, Addresses>) -> HashMap<En
         let front = owner(ROLE_FRONT, 0);
         for address in &service.front {
             table.insert(endpoint(address.ip(), address.port()), front);
+        }
+        for address in &service.datagram_fronts {
+            table.insert(endpoint_of(DATAGRAM, address.ip(), address.port()), front);
         }
         let backend = service.backend.map(|at| (at, owner(ROLE_BACKEND, 0)));
         let ports = service.ports();
@@ -219,6 +224,7 @@ mod tests {
                         backend,
                         own: Vec::new(),
                         datagrams: Vec::new(),
+                        datagram_fronts: Vec::new(),
                     },
                 )
             })
@@ -299,6 +305,7 @@ mod tests {
             backend: None,
             own: parse(&["0.0.0.0:53", "[::]:53"]),
             datagrams: parse(&["0.0.0.0:53", "[::]:53", "127.0.0.1:5353"]),
+            datagram_fronts: Vec::new(),
         };
         assert_eq!(dns.ports(), [53]);
         let ports: Vec<_> = dns.datagram_ports().collect();

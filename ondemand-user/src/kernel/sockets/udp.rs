@@ -49,6 +49,18 @@ pub fn sockets() -> Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
+/// How much may wait to be read when more is sent, in bytes: with that it is three quarters of a usual buffer
+/// (`net.core.rmem_default`).
+const MOST_QUEUED: usize = 52 * 1024;
+
+/// Whether what is sent at once fits into the buffers of the sockets at these ports, by what waits there to be read. If that is unknown,
+/// it does: nothing but the buffer would be full.
+pub fn have_room(ports: &[u16]) -> bool {
+    let is_full =
+        |socket: &UdpSocket| socket.queued > MOST_QUEUED && ports.contains(&socket.local.port());
+    sockets().map_or(true, |sockets| !sockets.iter().any(is_full))
+}
+
 /// A line that is not understood is skipped alone.
 fn parse(text: &str) -> impl Iterator<Item = UdpSocket> {
     text.lines().skip(1).filter_map(|line| {

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, RawFd},
 };
 
+use super::super::datagrams;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::socket::{SockFlag, accept4},
@@ -17,6 +18,8 @@ const FIRST: RawFd = 3;
 /// Inherited listening sockets. They are only polled here: the proxy takes them over.
 pub struct Clients {
     sockets: Vec<RawFd>,
+    /// Those at which datagrams wait.
+    datagrams: Vec<RawFd>,
 }
 
 impl Clients {
@@ -28,15 +31,15 @@ impl Clients {
             variable("LISTEN_FDS").as_deref(),
             std::process::id(),
         );
-        Self {
-            sockets: (FIRST..FIRST + count).collect(),
-        }
+        let (datagrams, sockets) = (FIRST..FIRST + count).partition(|fd| datagrams::is_front(*fd));
+        Self { sockets, datagrams }
     }
 
     /// None.
     pub fn none() -> Self {
         Self {
             sockets: Vec::new(),
+            datagrams: Vec::new(),
         }
     }
 
@@ -45,8 +48,21 @@ impl Clients {
         &self.sockets
     }
 
-    /// Accepts and closes all waiting connections; returns their number.
-    pub fn let_go(&self) -> u64 {
+    /// The descriptors of the sockets at which datagrams wait.
+    pub fn datagrams(&self) -> &[RawFd] {
+        &self.datagrams
+    }
+
+    /// Accepts and closes all waiting connections, and drops the datagrams; returns the number of both.
+    pub fn let_go(&self) -> [u64; 2] {
+        let datagrams = self
+            .datagrams
+            .iter()
+            .map(|socket| datagrams::drop_all(*socket));
+        [self.close(), datagrams.sum()]
+    }
+
+    fn close(&self) -> u64 {
         self.sockets.iter().map(|socket| drain(*socket)).sum()
     }
 }
@@ -109,9 +125,10 @@ mod tests {
             .collect();
         let inherited = Clients {
             sockets: vec![listener.as_raw_fd()],
+            datagrams: Vec::new(),
         };
-        assert_eq!(inherited.let_go(), 5);
-        assert_eq!(inherited.let_go(), 0);
+        assert_eq!(inherited.let_go(), [5, 0]);
+        assert_eq!(inherited.let_go(), [0, 0]);
         for client in &mut clients {
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
         }

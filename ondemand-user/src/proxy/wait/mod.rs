@@ -129,10 +129,14 @@ pub async fn wait_for_backend(
 }
 
 fn let_go(name: &str, clients: &Clients) {
-    let count = clients.let_go();
-    if count > 0 {
-        let waiting = ondemand_core::words::counted(count, "waiting connection");
+    let [connections, datagrams] = clients.let_go();
+    if connections > 0 {
+        let waiting = ondemand_core::words::counted(connections, "waiting connection");
         log::warn!("{name}: closed {waiting}");
+    }
+    if datagrams > 0 {
+        let waiting = ondemand_core::words::counted(datagrams, "waiting datagram");
+        log::warn!("{name}: dropped {waiting}");
     }
 }
 
