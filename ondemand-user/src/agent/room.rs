@@ -139,7 +139,9 @@ impl Agent {
             (watched.placed.logged, watched.placed.not_before) = (None, None);
             watched.placed.footprint.is_down();
         }
-        if let Some(at) = watched.placed.changes_at(now, view) {
+        let flows = view.and_then(|view| watched.flows_until(view));
+        let changes = watched.placed.changes_at(now, view);
+        if let Some(at) = flows.into_iter().chain(changes).min() {
             watched.look_at = Some(watched.look_at.map_or(at, |other| other.min(at)));
         }
         let is_same = before == watched.placed.place;

@@ -39,6 +39,7 @@ mod fleet;
 mod forged_signals;
 mod freeze;
 mod groups;
+mod groups_mixed;
 mod hanging_bus;
 mod held;
 mod history;

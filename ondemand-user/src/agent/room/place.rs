@@ -125,6 +125,21 @@ impl Watched {
         }
     }
 
+    /// Until when a service that receives datagrams counts as used: nobody sees their clients leave. `None`: no longer, or it
+    /// receives none.
+    pub(super) fn flows_until(&self, view: &View) -> Option<Ktime> {
+        let since = match view.verdict {
+            Verdict::Quiet { since, .. }
+            | Verdict::Idle { since }
+            | Verdict::Held { since, .. } => since,
+            Verdict::Busy { .. } | Verdict::Needed { .. } | Verdict::Unknown(_) => return None,
+        };
+        let timeout = self.idle_timeout();
+        // A stop that is under way looks for itself.
+        let until = timeout.map_or(Ktime::from_nanos(u64::MAX), |timeout| since + timeout);
+        (self.service.has_datagrams() && until > view.now).then_some(until)
+    }
+
     fn place_of_one_that_is_up(&self, view: &View, wanted: bool) -> Place {
         match self.lifecycle.current() {
             Step::Asking
@@ -157,6 +172,7 @@ impl Watched {
             && view.waiting() == 0
             && !proxy_comes
             && !is_fresh
+            && self.flows_until(view).is_none()
             && !self.is_dry_run()
         {
             true => Place::Idle,
