@@ -130,13 +130,13 @@ fn the_memory_of_a_container_is_that_of_its_unit() {
     .unwrap_or_else(|error| panic!("{error:#}: {}", status(&sandbox, "wiki").unwrap()));
 }
 
-/// A sandbox with an image of podman's, and this program under it.
-fn with_podman(program: &str) -> Sandbox {
+/// A sandbox with an image of podman's, this program under it, and who makes its cgroups.
+fn with_podman(program: &str, manager: &str) -> Sandbox {
     let sandbox = service::installed().unwrap();
     // Whatever this machine has of cgroups: no controller is needed.
     let containers = format!(
         "[containers]\npids_limit = 0\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nlog_driver = \"k8s-file\"\n\
-         [engine]\nruntime = \"{program}\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
+         [engine]\nruntime = \"{program}\"\ncgroup_manager = \"{manager}\"\nevents_logger = \"file\"\n"
     );
     for (file, text) in [
         (
@@ -191,21 +191,23 @@ fn real_containers_of_podman() {
             "proxied",
         ),
     ];
-    // In the unit's cgroup, as the examples have it; in one of podman's own; in that of podman itself, which only crun knows.
+    // In the unit's cgroup, as the examples have it; in a scope of systemd's, as without that; in one of podman's own; in that of
+    // podman itself, which only crun knows.
     let layouts = [
-        ("--cgroups=split", "runc"),
-        ("--cgroups=enabled", "runc"),
-        ("--cgroups=disabled", "crun"),
+        ("--cgroups=split", "runc", "cgroupfs"),
+        ("--cgroups=enabled", "runc", "systemd"),
+        ("--cgroups=enabled", "runc", "cgroupfs"),
+        ("--cgroups=disabled", "crun", "cgroupfs"),
     ];
     for (config, unit, route) in examples {
-        for (layout, program) in layouts {
-            let sandbox = with_podman(program);
+        for (layout, program, manager) in layouts {
+            let sandbox = with_podman(program, manager);
             let text = example(unit).replace("--cgroups=split", layout);
             let unit = install_unit(&sandbox, config, &text);
             service::start_agent(&sandbox).unwrap();
             serves(&sandbox, &unit, 3);
             is_used(&sandbox, &unit, route);
-            println!("{unit}: {layout} with {program}, {route}");
+            println!("{unit}: {layout} with {program}, by {manager}, {route}");
         }
     }
 }
@@ -217,7 +219,7 @@ fn first_clients_of_a_container_see_nothing_but_its_answers() {
     require!(skip::missing(&[
         "podman", "runc", "conmon", "iptables", "ldd", "tar"
     ]));
-    let sandbox = with_podman("runc");
+    let sandbox = with_podman("runc", "cgroupfs");
     let text = example("podman-published.service");
     let unit = install_unit(&sandbox, "podman-published.toml", &text);
     service::start_agent(&sandbox).unwrap();
@@ -233,7 +235,7 @@ fn a_real_quadlet() {
         skip::say("this podman has no Quadlets; cargo xtask test --long --root, with Debian 13");
         return;
     }
-    let sandbox = with_podman("runc");
+    let sandbox = with_podman("runc", "cgroupfs");
     let generator = "/usr/lib/systemd/system-generators/podman-system-generator";
     sandbox.install(Path::new(QUADLET), generator).unwrap();
     let quadlet = example("quadlet.container");

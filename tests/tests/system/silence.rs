@@ -218,7 +218,7 @@ fn ten_thousand_silent_connections_cost_two_walks() {
     );
     // When they could be silent for long enough; and before the lease is released.
     assert_eq!(walks, 2);
-    // Of a debug build.
+    // Of a debug build; one with optimizations takes a third.
     assert!(percent < 2.0, "{percent} % of a core");
     assert!(more < 1.0, "{more} MB");
     assert!(took >= Duration::from_secs(9), "{took:?}");
