@@ -79,7 +79,7 @@ pub const APPLICATIONS: [Server; 4] = [
     ("klaus", "klaus, for the recipes", &["klaus"], &[]),
 ];
 /// The others, and what runs containers.
-pub const LONG_APPLICATIONS: [Server; 9] = [
+pub const LONG_APPLICATIONS: [Server; 10] = [
     (
         "redis-server",
         "Redis, for the recipes",
@@ -122,6 +122,26 @@ pub const LONG_APPLICATIONS: [Server; 9] = [
         "Docker, for the containers",
         &["docker.io", "iptables"],
         &["docker.socket", "docker", "containerd"],
+    ),
+    (
+        "/usr/lib/libvirt/libvirt_lxc",
+        "libvirt, for the machines",
+        &[
+            "libvirt-daemon-system",
+            "libvirt-daemon-driver-lxc",
+            "libvirt-daemon-config-network",
+            "libvirt-clients",
+            "dnsmasq-base",
+        ],
+        &[
+            "libvirtd.socket",
+            "libvirtd-ro.socket",
+            "libvirtd-admin.socket",
+            "libvirtd",
+            "virtlogd.socket",
+            "virtlockd.socket",
+            "libvirt-guests",
+        ],
     ),
     (
         "docker-compose",

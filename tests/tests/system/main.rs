@@ -50,6 +50,7 @@ mod idle_stop;
 mod inhibitors;
 mod late_configuration;
 mod learned;
+mod libvirt;
 mod looked_at_again;
 mod loops;
 mod many_at_once;

@@ -1,5 +1,5 @@
 //! Containers and machines: the examples that ship are right, and serve their clients with a program in the runtime's place that
-//! does what it does to addresses, processes and exit statuses. `runtimes_real.rs` has the runtimes themselves.
+//! does what it does to addresses, processes and exit statuses. `runtimes_real.rs` and `libvirt.rs` have the runtimes themselves.
 
 use std::{fs, thread};
 
@@ -150,7 +150,10 @@ pub fn serves(sandbox: &Sandbox, unit: &str, rounds: u64) {
             assert_ne!(state, "failed", "{}", sandbox.journal(unit));
             (state == "inactive").then_some(())
         })
-        .unwrap();
+        .unwrap_or_else(|error| {
+            let status = sandbox.run(&["ondemand", "status", "wiki"]);
+            panic!("{error:#}: {status:?}\n{}", sandbox.journal(unit))
+        });
     }
     let status = status(sandbox, "wiki").unwrap();
     assert_eq!(status["starts"], before + rounds, "{status}");

@@ -24,7 +24,7 @@ const QUADLET: &str = "/usr/libexec/podman/quadlet";
 const COMMAND: &str = r#"CMD ["/usr/bin/wiki","--listen","0.0.0.0:8000","--start-delay-ms","300","--stop-delay-ms","1","--stop-status","143"]"#;
 
 /// A tree with the test backend as /usr/bin/wiki, and the libraries that it needs.
-fn tree(directory: &Path) {
+pub fn tree(directory: &Path) {
     let backend = built("test-backend").unwrap();
     let output = Command::new("ldd").arg(&backend).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -157,7 +157,7 @@ fn with_podman(program: &str, manager: &str) -> Sandbox {
 }
 
 /// Its clients come this way, and `check` has nothing against it.
-fn is_used(sandbox: &Sandbox, unit: &str, route: &str) {
+pub fn is_used(sandbox: &Sandbox, unit: &str, route: &str) {
     sandbox
         .run(&["ondemand", "hold", "wiki", "--start"])
         .unwrap();
