@@ -74,7 +74,7 @@ pub(super) fn report(values: &Values, sizes: &[Size], rounds: u32) -> Report {
             digits: 1,
         },
         Target {
-            what: "its gzip at worst, MB".to_owned(),
+            what: "its size, as gzip, at worst, MB".to_owned(),
             series: worst(Kind::WhatIfSize),
             limit: Limit::AtMost(3.0),
             digits: 2,

@@ -3,6 +3,7 @@
 mod api;
 pub mod capacity;
 mod edges;
+mod encoding;
 mod found;
 mod gather;
 mod host;
