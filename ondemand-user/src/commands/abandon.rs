@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     adopt::{
-        configuration,
+        answers, configuration,
         record::{Phase, Record},
     },
     apply,
@@ -80,6 +80,14 @@ pub async fn run(path: &Path, options: &Abandon) -> Result<()> {
         None => "; how it was enabled before is not known: `systemctl enable` starts it at boot",
     };
     println!("{} is an ordinary unit again{enabled}", plan.unit);
+    if let Some(service) = config.services.get(&name).filter(|it| !it.own_address) {
+        let listen: Vec<_> = service.listen.iter().map(ToString::to_string).collect();
+        println!(
+            "it listens at {}, and nobody at {} any more: move it back there, where its clients connect",
+            service.backend,
+            listen.join(", ")
+        );
+    }
     Ok(())
 }
 
@@ -232,7 +240,8 @@ async fn out_of_force(path: &Path) -> Result<()> {
     let deadline = Instant::now() + FAREWELL;
     loop {
         let mut said = Vec::new();
-        let done = apply::bring_into_force(path, &mut |line| said.push(line.to_owned())).await?;
+        let outcome = apply::bring_into_force(path, &mut |line| said.push(line.to_owned())).await?;
+        let done = outcome.is_complete;
         let is_over = done || Instant::now() >= deadline;
         if is_over {
             said.iter().for_each(|line| println!("{}", printable(line)));
@@ -257,7 +266,9 @@ async fn bring_up(unit: &str, service: Option<&Service>, systemd: &Systemd) -> R
     };
     let application = Application::from(service);
     let deadline = Instant::now() + service.start_timeout;
-    while !application.is_listening()? {
+    // One that is not in the host's network has no listener here.
+    while !application.is_listening()? && (service.own_address || !answers(&service.backend).await)
+    {
         if Instant::now() >= deadline {
             bail!(
                 "{unit} does not listen at {}; `journalctl -u {unit}`, then run this again",

@@ -40,9 +40,15 @@ pub async fn run(path: &Path, dry_run: bool) -> Result<()> {
     for difference in differences(path)? {
         say(&difference.to_string());
     }
-    let done = bring_into_force(path, &mut say).await?;
+    let outcome = bring_into_force(path, &mut say).await?;
+    if !outcome.has_agent {
+        say(&format!(
+            "{} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service",
+            counted(config.services.len() as u64, "service")
+        ));
+    }
     ensure!(
-        done,
+        outcome.is_complete,
         "not everything could be done; the lines above say what to do"
     );
     Ok(())
@@ -145,12 +151,21 @@ pub(super) fn ready(path: &Path, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// Does it, with each step told to `say`. Returns whether all could be done.
+/// What a configuration came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Whether all could be done.
+    pub is_complete: bool,
+    /// Whether an agent knows it.
+    pub has_agent: bool,
+}
+
+/// Does it, with each step told to `say`.
 ///
 /// # Errors
 ///
 /// The configuration is invalid, or PID 1 or the kernel does not answer. What was done stays.
-pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> Result<bool> {
+pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> Result<Outcome> {
     let mut turn = Turn::take().await?;
     let config = config_file::load(path)?;
     let systemd = Systemd::connect().await?;
@@ -189,6 +204,7 @@ pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> 
     failed |= !permit(path).await;
     ablation::step("apply-permitted");
     let services = counted(config.services.len() as u64, "service");
+    let mut has_agent = true;
     // The agent has root renew its permissions before it answers, which takes a turn of its own.
     drop(turn);
     match tell_agent().await {
@@ -201,16 +217,17 @@ pub(super) async fn bring_into_force(path: &Path, say: &mut dyn FnMut(&str)) -> 
             if config.services.values().any(|service| service.own_address) {
                 tell_kernel(&config)?;
             }
-            say(&format!(
-                "{services} configured; no agent is running, so nothing is stopped: systemctl enable --now ondemand.service"
-            ));
+            has_agent = false;
         }
         Err(error) => {
             failed = true;
             eprintln!("ondemand: {}", printable(&format!("{error:#}")));
         }
     }
-    Ok(!failed)
+    Ok(Outcome {
+        is_complete: !failed,
+        has_agent,
+    })
 }
 
 /// Whether the application of a service that was let go kept its address.

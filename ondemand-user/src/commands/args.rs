@@ -257,6 +257,12 @@ pub struct Adopt {
     /// The service's name [default: that of the unit]
     #[arg(long, value_name = "NAME", requires = "unit")]
     pub name: Option<String>,
+    /// Where clients connect, if the application listens elsewhere; again for each further address
+    #[arg(long, value_name = "ADDRESS", requires_all = ["unit", "backend"])]
+    pub listen: Vec<Endpoint>,
+    /// Where the application listens then, such as the published port of its container
+    #[arg(long, value_name = "ADDRESS", requires = "listen")]
+    pub backend: Option<Endpoint>,
     /// Ask nothing
     #[arg(long, requires = "unit")]
     pub yes: bool,
@@ -559,6 +565,13 @@ mod tests {
         check("ondemand adopt wiki.service --name w --yes", true);
         check("ondemand adopt wiki.service --dry-run --json", true);
         check("ondemand adopt wiki.service --dry-run --yes", false);
+        check(
+            "ondemand adopt w --listen 0.0.0.0:80 --listen [::]:80 --backend 127.0.0.1:81",
+            true,
+        );
+        check("ondemand adopt w --listen 0.0.0.0:80", false);
+        check("ondemand adopt w --backend 127.0.0.1:81", false);
+        check("ondemand adopt w --listen 80 --backend 127.0.0.1:81", false);
         check("ondemand adopt --yes", false);
         check("ondemand abandon wiki --yes", true);
         check("ondemand abandon", false);

@@ -134,6 +134,10 @@ configuration, has systemd load the units, takes the lease, opens the front sock
 removes the links by which the unit is started at boot, and checks. A unit that is down is started once, \
 after a question, to see where it listens.
 
+A container with a published port, or another application that is not in the host's network, cannot keep its \
+address: the message says, word by word, what to move. --listen and --backend then name where clients connect \
+and where the application listens.
+
 If it is interrupted, the next `ondemand adopt` of the unit finishes it, and `ondemand abandon` takes it \
 back. Without a unit it lists running services that listen: their memory, their clients, the most \
 worthwhile first.
@@ -142,6 +146,8 @@ Examples:
   ondemand adopt                          which units are worth it
   ondemand adopt wiki.service             look, show, ask, do
   ondemand adopt wiki.service --dry-run   look and show
+  ondemand adopt wiki.service --listen 0.0.0.0:8000 --backend 127.0.0.1:18000
+                                          its container's port is published at the second
 
 Exit codes: 0 done, 1 a step failed, 2 the unit cannot be adopted, or wrong configuration";
 

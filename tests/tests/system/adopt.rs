@@ -40,7 +40,7 @@ fn running() -> Sandbox {
     sandbox
 }
 
-fn install_section(sandbox: &Sandbox, unit: &str, target: &str) {
+pub(crate) fn install_section(sandbox: &Sandbox, unit: &str, target: &str) {
     let path = format!("/etc/systemd/system/{unit}");
     let text = std::fs::read_to_string(sandbox.path(&path)).unwrap();
     sandbox
@@ -49,7 +49,7 @@ fn install_section(sandbox: &Sandbox, unit: &str, target: &str) {
     sandbox.run(&["systemctl", "daemon-reload"]).unwrap();
 }
 
-fn served(sandbox: &Sandbox) {
+pub(crate) fn served(sandbox: &Sandbox) {
     wait_for("a client is served", SOON, || {
         let get = || client::get(front(), Request::default());
         sandbox.in_network(get).unwrap().ok()
@@ -57,7 +57,7 @@ fn served(sandbox: &Sandbox) {
     .unwrap();
 }
 
-fn is_there(sandbox: &Sandbox, path: &str) -> bool {
+pub(crate) fn is_there(sandbox: &Sandbox, path: &str) -> bool {
     sandbox.path(path).symlink_metadata().is_ok()
 }
 
@@ -176,12 +176,12 @@ fn is_ordinary(sandbox: &Sandbox) {
     assert!(!is_there(sandbox, left));
 }
 
-fn output(sandbox: &Sandbox, words: &[&str]) -> Output {
+pub(crate) fn output(sandbox: &Sandbox, words: &[&str]) -> Output {
     let (program, arguments) = words.split_first().unwrap();
     sandbox.command(program).args(arguments).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     format!("{out}{err}")
 }
@@ -523,7 +523,11 @@ fn what_cannot_be_adopted_says_why_and_what_to_do() {
             said(&again)
         );
     }
-    // One that is down is started to look, and stays a service that is up.
+    // One that is down is started to look, and is down again if it is refused then.
+    check_refused(&sandbox, &["adopt", "asleep", "--yes", "--name", "other"]);
+    let state = sandbox.property("asleep.service", "ActiveState").unwrap();
+    assert_eq!(state, "inactive");
+    // Otherwise it stays up, as a service.
     let asleep = output(&sandbox, &["ondemand", "adopt", "asleep", "--yes"]);
     assert!(asleep.status.success(), "{}", said(&asleep));
     let wrong = output(&sandbox, &["ondemand", "abandon", "othr"]);
@@ -543,6 +547,11 @@ fn what_cannot_be_adopted_says_why_and_what_to_do() {
         "{}",
         said(&hand)
     );
+}
+
+fn check_refused(sandbox: &Sandbox, words: &[&str]) {
+    let output = output(sandbox, &[&["ondemand"], words].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
 /// Without a unit it lists what runs and listens.

@@ -6,6 +6,7 @@
 
 mod actions;
 mod adopt;
+mod adopt_elsewhere;
 mod aliases;
 mod asked_race;
 mod attacks;

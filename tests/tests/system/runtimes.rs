@@ -183,7 +183,7 @@ fn the_examples_are_what_check_asks_for() {
 }
 
 /// A program of this text in the sandbox.
-fn program(sandbox: &Sandbox, path: &str, text: &str) {
+pub(crate) fn program(sandbox: &Sandbox, path: &str, text: &str) {
     sandbox.write(path, text).unwrap();
     sandbox.run(&["chmod", "755", path]).unwrap();
 }
@@ -196,14 +196,17 @@ case $1 in
 esac
 ip netns exec other /usr/bin/test-backend --listen 10.77.0.2:8000 --unready 503 --unready-ms 700 &
 inside=$!
-/usr/bin/docker-proxy &
+published=127.0.0.1:18000:8000
+while [ $# -gt 0 ]; do [ "$1" = -p ] && published=$2; shift; done
+/usr/bin/docker-proxy "${published%:*}" &
 outside=$!
 trap 'kill $inside $outside; rm -f /run/docker.pid; exit 143' TERM
 echo $$ >/run/docker.pid
 wait $inside
 "#;
 const FORWARDER: &str = r#"#!/usr/bin/python3
-import asyncio
+import asyncio, sys
+host, _, port = sys.argv[1].rpartition(":")
 async def one(reader, writer):
     try:
         while data := await reader.read(65536):
@@ -215,14 +218,12 @@ async def both(reader, writer):
     there = await asyncio.open_connection("10.77.0.2", 8000)
     await asyncio.gather(one(reader, there[1]), one(there[0], writer), return_exceptions=True)
 async def main():
-    await (await asyncio.start_server(both, "127.0.0.1", 18000)).serve_forever()
+    await (await asyncio.start_server(both, host or "0.0.0.0", int(port))).serve_forever()
 asyncio.run(main())
 "#;
 
-#[test]
-fn a_container_of_docker_behind_its_forwarder() {
-    require_sandbox!();
-    require!(skip::missing(&["/usr/bin/python3", "bash"]));
+/// A sandbox with a docker that runs one container.
+pub(crate) fn with_docker() -> Sandbox {
     let sandbox = service::installed().unwrap();
     add_neighbour(&sandbox);
     program(&sandbox, "/usr/bin/docker", DOCKER);
@@ -231,6 +232,14 @@ fn a_container_of_docker_behind_its_forwarder() {
     sandbox
         .write("/etc/systemd/system/docker.service", daemon)
         .unwrap();
+    sandbox
+}
+
+#[test]
+fn a_container_of_docker_behind_its_forwarder() {
+    require_sandbox!();
+    require!(skip::missing(&["/usr/bin/python3", "bash"]));
+    let sandbox = with_docker();
     let unit = install(&sandbox, "docker.toml", "docker.service");
     service::start_agent(&sandbox).unwrap();
     serves(&sandbox, &unit, if skip::is_long() { 3 } else { 1 });

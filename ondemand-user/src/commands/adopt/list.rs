@@ -10,6 +10,7 @@ use super::{look::temporary_ports, proposal, refusal};
 use crate::{
     commands::status::aligned,
     host::{config_file, unit_files::UnitFiles},
+    install::check::runtime::{self, Network, Unit},
     kernel::sockets::by_unit,
     systemd::Systemd,
 };
@@ -50,12 +51,11 @@ pub async fn run(path: &Path, json: bool) -> Result<()> {
         let refused = refusal::refusal(&unit, &found, &service);
         let start = format!("{unit}: ");
         let refused = refused.map(|why| why.strip_prefix(&start).unwrap_or(&why).to_owned());
-        let container = service
-            .control_group
-            .as_deref()
-            .and_then(by_unit::forwarder);
-        let container =
-            container.map(|program| format!("it publishes ports of a container ({program})"));
+        let what = runtime::of_unit(&unit, &files);
+        let cgroup = service.control_group.as_deref();
+        let is_elsewhere = is_elsewhere(&what)
+            || cgroup.is_some_and(|cgroup| by_unit::forwarder(cgroup, &sockets.tcp).is_some());
+        let container = is_elsewhere.then(|| container(&unit));
         let datagrams = addresses.is_udp_alone().then(|| {
             "it listens for datagrams alone, perhaps to ask others; if it answers clients, adopt it by name".to_owned()
         });
@@ -67,6 +67,28 @@ pub async fn run(path: &Path, json: bool) -> Result<()> {
             silent_seconds: sockets.clients.silent.map(|silent| silent.as_secs_f64()),
             not_proposed: critical.or(refused).or(container).or(datagrams),
         });
+    }
+    // Docker's daemon has the sockets of its containers.
+    for unit in files.names() {
+        let what = runtime::of_unit(unit, &files);
+        let Some(Network::Own(published)) = what.started.map(|started| started.network) else {
+            continue;
+        };
+        let is_listed = entries.iter().any(|entry| entry.unit == unit);
+        if published.is_empty() || is_listed || taken.contains(unit) || unit.contains("@.") {
+            continue;
+        }
+        let (found, service) = systemd.candidate(unit).await?;
+        if found.id.as_deref() == Some(unit) && found.is_up() {
+            entries.push(Entry {
+                unit: unit.to_owned(),
+                listen: published.iter().map(ToString::to_string).collect(),
+                memory_bytes: service.memory(),
+                open_connections: 0,
+                silent_seconds: None,
+                not_proposed: Some(container(unit)),
+            });
+        }
     }
     entries.sort_by_key(|entry| {
         let memory = std::cmp::Reverse(entry.memory_bytes);
@@ -83,6 +105,18 @@ pub async fn run(path: &Path, json: bool) -> Result<()> {
     std::io::stdout()
         .write_all(output.as_bytes())
         .context("print the list")
+}
+
+/// Whether the application is not in the host's network.
+fn is_elsewhere(what: &Unit) -> bool {
+    let started = what.started.as_ref().map(|started| &started.network);
+    matches!(started, Some(Network::Own(_))) || what.other_network.is_some()
+}
+
+fn container(unit: &str) -> String {
+    format!(
+        "its network is not the host's, or it publishes ports of a container; `ondemand adopt {unit}` says what to move"
+    )
 }
 
 fn text(entries: &[Entry]) -> String {

@@ -1,20 +1,28 @@
 //! Looks at a unit: what it listens on, and what keeps it up.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use anyhow::Result;
 use ondemand_core::{config::Endpoint, lifecycle::JobEnd, words::counted};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
+    elsewhere::{self, Moved, Place},
     links::{self, Link},
     proposal::{self, Addresses},
     refusal,
 };
 use crate::{
     commands::consent::{ask, refuse},
-    host::config_file,
-    kernel::sockets::by_unit::{self, Clients, OfUnit},
+    host::{config_file, unit_files::UnitFiles},
+    install::check::runtime,
+    kernel::sockets::{
+        by_unit::{self, Clients, OfUnit},
+        sock_diag,
+    },
     systemd::{Candidate, OfService, Systemd},
 };
 
@@ -22,6 +30,23 @@ use crate::{
 const LISTENS: Duration = Duration::from_secs(10);
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long an attempt to connect to it may take.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// What a person has asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The unit, by one of its names.
+    pub unit: &'a str,
+    /// Where the application listens, if that is not where its clients connect.
+    pub moved: Option<&'a Moved>,
+    /// Whether an earlier call was killed: its front socket may be open.
+    pub is_half: bool,
+    /// Whether questions are answered with yes.
+    pub yes: bool,
+    /// Whether nothing may be changed.
+    pub dry_run: bool,
+}
 
 /// What was seen of a unit.
 #[derive(Debug)]
@@ -44,12 +69,15 @@ pub struct Seen {
     pub notes: Vec<String>,
 }
 
-/// Looks at a unit, which `asked` names. One that is down is started, after a question.
+type Looked = (Candidate, OfService, OfUnit);
+
+/// Looks at a unit. One that is down is started, after a question.
 ///
 /// # Errors
 ///
 /// It cannot be adopted, and why; PID 1 or the kernel does not answer.
-pub async fn at(asked: &str, systemd: &Systemd, yes: bool, dry_run: bool) -> Result<Seen> {
+pub async fn at(order: Asked<'_>, systemd: &Systemd) -> Result<Seen> {
+    let asked = order.unit;
     if let Some(why) = refusal::impossible(asked) {
         return refuse(why);
     }
@@ -70,11 +98,28 @@ pub async fn at(asked: &str, systemd: &Systemd, yes: bool, dry_run: bool) -> Res
         None => {}
     }
     let links = links(&found, systemd, &mut notes).await?;
+    let place = Place {
+        unit: &unit,
+        source: refusal::generated_from(&found),
+    };
+    match order.moved {
+        None => {
+            let what = runtime::of_unit(&unit, &UnitFiles::here());
+            if let Some(advice) = elsewhere::advice(place, &what) {
+                return refuse(advice);
+            }
+        }
+        Some(moved) if !order.is_half => must_be_free(&moved.listen)?,
+        Some(_) => {}
+    }
     let was_up = found.is_up();
     if !was_up {
-        bring_up(&unit, &found, systemd, yes, dry_run).await?;
+        bring_up(&unit, &found, systemd, order).await?;
     }
-    let looked = listeners(&unit, systemd, was_up).await;
+    let looked = match order.moved {
+        Some(moved) => answering(&unit, systemd, &moved.backend).await,
+        None => listeners(place, systemd, was_up).await,
+    };
     let (found, service, sockets) = match looked {
         Ok(looked) => looked,
         Err(error) => {
@@ -85,7 +130,13 @@ pub async fn at(asked: &str, systemd: &Systemd, yes: bool, dry_run: bool) -> Res
             return Err(error);
         }
     };
-    let addresses = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
+    let addresses = match order.moved {
+        Some(moved) => Addresses {
+            listen: moved.listen.clone(),
+            others: Vec::new(),
+        },
+        None => proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports()),
+    };
     let is_udp = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Udp(_));
     if addresses.listen.iter().any(is_udp) {
         notes.push("datagrams start it, too: take those addresses out of the file from which it only asks others".into());
@@ -107,8 +158,7 @@ async fn bring_up(
     unit: &str,
     found: &Candidate,
     systemd: &Systemd,
-    yes: bool,
-    dry_run: bool,
+    order: Asked<'_>,
 ) -> Result<()> {
     if !found.is_down() {
         return refuse(format!(
@@ -119,7 +169,7 @@ async fn bring_up(
                 .unwrap_or("in an unknown state")
         ));
     }
-    if dry_run {
+    if order.dry_run {
         return refuse(format!(
             "{unit} is down, so it is not known where it listens; start it (`systemctl start {unit}`), or leave out \
              --dry-run to have it started after a question"
@@ -127,7 +177,7 @@ async fn bring_up(
     }
     if !ask(
         &format!("{unit} is down; start it once, to see where it listens?"),
-        yes,
+        order.yes,
     )? {
         return refuse(format!(
             "{unit} is down, and was not started; nothing was changed"
@@ -145,21 +195,16 @@ async fn bring_up(
 }
 
 /// Its listeners; of one that was just started, when it has some.
-async fn listeners(
-    unit: &str,
-    systemd: &Systemd,
-    was_up: bool,
-) -> Result<(Candidate, OfService, OfUnit)> {
+async fn listeners(place: Place<'_>, systemd: &Systemd, was_up: bool) -> Result<Looked> {
+    let unit = place.unit;
     let deadline = Instant::now() + if was_up { Duration::ZERO } else { LISTENS };
     loop {
         let (found, service) = systemd.candidate(unit).await?;
         let sockets = by_unit::listening()?.remove(unit).unwrap_or_default();
-        let forwarder = service
-            .control_group
-            .as_deref()
-            .and_then(by_unit::forwarder);
-        if let Some(program) = forwarder {
-            return refuse(container(unit, &program, &sockets));
+        let cgroup = service.control_group.as_deref();
+        let forwarder = cgroup.and_then(|cgroup| by_unit::forwarder(cgroup, &sockets.tcp));
+        if let Some((program, address)) = forwarder {
+            return refuse(elsewhere::forwarded(place, &program, address));
         }
         let is_late = Instant::now() >= deadline;
         let some = proposal::addresses(&sockets.tcp, &sockets.udp, &temporary_ports());
@@ -174,29 +219,65 @@ async fn listeners(
     }
 }
 
-/// A container's published ports are not the host's own: the firewall may lead their clients past its sockets.
-fn container(unit: &str, program: &str, sockets: &OfUnit) -> String {
-    let name = proposal::name_of(unit);
-    let published = sockets.tcp.first().map(|listener| listener.address);
-    let port = published.map_or(8080, |address| address.port());
-    let moved = match port.checked_add(10_000) {
-        Some(moved) => moved,
-        None => port - 10_000,
+/// Waits until an application that listens elsewhere can be connected to.
+async fn answering(unit: &str, systemd: &Systemd, backend: &Endpoint) -> Result<Looked> {
+    let deadline = Instant::now() + LISTENS;
+    loop {
+        if answers(backend).await {
+            let (found, service) = systemd.candidate(unit).await?;
+            let sockets = by_unit::listening()?.remove(unit).unwrap_or_default();
+            return Ok((found, service, sockets));
+        }
+        if Instant::now() >= deadline {
+            return refuse(format!(
+                "{unit} is active, and nobody can be connected to at {backend}, which --backend names; `ss -ltnp` shows where it \
+                 listens, `journalctl -u {unit}` why it may not"
+            ));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Whether somebody can be connected to there.
+pub async fn answers(backend: &Endpoint) -> bool {
+    let connect = async {
+        match backend {
+            Endpoint::Tcp(address) => TcpStream::connect(address).await.is_ok(),
+            Endpoint::Unix(path) => UnixStream::connect(path).await.is_ok(),
+            Endpoint::Udp(_) => false,
+        }
     };
-    let at = published.map_or_else(|| format!("0.0.0.0:{port}"), |address| address.to_string());
-    format!(
-        "{unit} publishes ports of a container ({program}): its clients may pass by the host's sockets, so it cannot keep \
-         its address. Publish the port at 127.0.0.1:{moved} instead (PublishPort=127.0.0.1:{moved}:PORT, or -p \
-         127.0.0.1:{moved}:PORT), and name that as `backend`: [service.{name}] with listen = \"{at}\", backend = \
-         \"127.0.0.1:{moved}\", unit = \"{unit}\"; then `ondemand apply`"
-    )
+    timeout(ATTEMPT, connect).await.unwrap_or(false)
+}
+
+/// Fails if another socket has an address where clients are to connect.
+fn must_be_free(listen: &[Endpoint]) -> Result<()> {
+    let has_both = |one: &SocketAddr, other: &SocketAddr| {
+        let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+        is_any || one.ip().to_canonical() == other.ip().to_canonical()
+    };
+    for endpoint in listen {
+        let Endpoint::Tcp(address) = endpoint else {
+            continue;
+        };
+        let port = address.port();
+        let listeners = sock_diag::tcp_listeners(port)?;
+        if listeners.iter().any(|it| has_both(&it.address, address)) {
+            return refuse(format!(
+                "{address}, which --listen names, is in use, and clients have to come to the front socket there; `ss -ltnp sport \
+                 = :{port}` shows who has it: move that first"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn nowhere(unit: &str, sockets: &OfUnit) -> String {
     match sockets.udp.len() as u64 {
         0 => format!(
             "{unit} listens at no port of this host, so no client could start it: if it listens in a container or in \
-             another network namespace, or at a Unix socket, the key `backend` names that (MANUAL.md, All keys)"
+             another network namespace, or at a Unix socket, name that, and where clients connect: `ondemand adopt {unit} --listen \
+             0.0.0.0:PORT --backend ADDRESS`"
         ),
         count => format!(
             "{unit} has {} at ports that the kernel chose, and listens at no other: it asks others from there, and no client could \

@@ -2,6 +2,7 @@
 //! repeated, and a record says what was changed: so an adoption that was killed is finished by the next one, or taken
 //! back by `ondemand abandon`.
 
+mod elsewhere;
 mod links;
 mod list;
 mod look;
@@ -13,9 +14,11 @@ mod steps;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use elsewhere::Moved;
+pub(super) use look::answers;
 use nix::unistd::geteuid;
 use ondemand_core::{
-    config::{Config, add_part},
+    config::{Config, Service, add_part},
     words::{Bytes, Span, printable},
 };
 use record::{Phase, Record};
@@ -28,7 +31,13 @@ use super::{
 use crate::{
     commands::args::Adopt,
     host::{config_file, unit_files::UnitFiles},
-    install::units::last_good,
+    install::{
+        check::{
+            Level,
+            runtime::{self, Unit},
+        },
+        units::last_good,
+    },
     systemd::Systemd,
 };
 
@@ -60,6 +69,9 @@ pub(super) struct Plan {
     /// The main file, if it is made.
     #[serde(skip)]
     pub makes_main: bool,
+    /// Whether it listens elsewhere than where its clients connect.
+    #[serde(skip)]
+    pub is_moved: bool,
     #[serde(skip)]
     pub record: Record,
 }
@@ -128,23 +140,85 @@ async fn plan(path: &Path, asked: &str, options: &Adopt, systemd: &Systemd) -> R
         // Before anything is started or asked.
         apply::ready(path, &format!("adopt {canonical}"))?;
     }
-    let seen = look::at(asked, systemd, options.yes, options.dry_run).await?;
+    let moved = match (&half, &options.backend) {
+        (Some((name, record)), _) => Moved::of(&record.text, name),
+        (None, backend) => backend.clone().map(|backend| Moved {
+            listen: options.listen.clone(),
+            backend,
+        }),
+    };
+    let order = look::Asked {
+        unit: asked,
+        moved: moved.as_ref(),
+        is_half: half.is_some(),
+        yes: options.yes,
+        dry_run: options.dry_run,
+    };
+    let seen = look::at(order, systemd).await?;
+    let (unit, is_started) = (seen.unit.clone(), !seen.was_up);
+    let basis = Basis {
+        path,
+        before: &before,
+        makes_main,
+        config: &config,
+        moved,
+        half,
+    };
+    let plan = propose(basis, options, seen);
+    if plan.is_err() && is_started {
+        // It is as it was.
+        systemd.stop(&unit).await;
+    }
+    plan
+}
+
+/// What a proposal rests on, beside what was seen.
+struct Basis<'a> {
+    path: &'a Path,
+    /// The text of the configuration.
+    before: &'a str,
+    /// Whether its main file is still to be made.
+    makes_main: bool,
+    config: &'a Config,
+    moved: Option<Moved>,
+    /// An adoption that was not finished.
+    half: Option<(String, Record)>,
+}
+
+fn propose(basis: Basis<'_>, options: &Adopt, mut seen: look::Seen) -> Result<Plan> {
+    let Basis {
+        path,
+        before,
+        makes_main,
+        config,
+        moved,
+        half,
+    } = basis;
     let name = match (&options.name, &half) {
         (_, Some((name, _))) => name.clone(),
         (Some(name), None) => name.clone(),
         (None, None) => proposal::name_of(&seen.unit),
     };
     let file = config_file::parts_directory(path).join(format!("{name}.toml"));
-    let listen = &seen.addresses.listen;
+    let what = runtime::of_unit(&seen.unit, &UnitFiles::here());
     let text = match &half {
         Some((_, record)) => record.text.clone(),
-        None => proposal::text(&name, &seen.unit, listen, seen.start),
+        None => {
+            // Whoever is not in the host's network has no listener here to steer to.
+            let is_steered = what.started.is_none() && what.other_network.is_none();
+            let backend = moved.as_ref().map(|moved| (&moved.backend, is_steered));
+            let listen = &seen.addresses.listen;
+            proposal::text(&name, &seen.unit, listen, backend, seen.start)
+        }
     };
     // A half-done one has its file, or not.
     let is_written = config.services.contains_key(&name);
     match half.is_some() && is_written {
         true => {}
-        false => try_out(path, &before, &file, &text)?,
+        false => {
+            let config = try_out(path, before, &file, &text)?;
+            fits(config.service(&name)?, &what, &mut seen.notes)?;
+        }
     }
     let was_up = half
         .as_ref()
@@ -179,6 +253,7 @@ async fn plan(path: &Path, asked: &str, options: &Adopt, systemd: &Systemd) -> R
         notes: seen.notes,
         done: false,
         makes_main,
+        is_moved: moved.is_some(),
         record,
     })
 }
@@ -216,8 +291,22 @@ fn already(config: &Config, unit: &str) -> Result<()> {
     }
 }
 
-/// Whether the configuration is valid with this file.
-fn try_out(path: &Path, before: &str, file: &Path, text: &str) -> Result<()> {
+/// Refuses a unit that starts what could not be on demand, and notes what else to know.
+fn fits(service: &Service, what: &Unit, notes: &mut Vec<String>) -> Result<()> {
+    for finding in runtime::judge(service, what) {
+        let next = finding.next.map(|next| format!("; {next}"));
+        let text = format!("{}{}", finding.message, next.unwrap_or_default());
+        match finding.level {
+            Level::Error => return Err(Refusal(text).into()),
+            Level::Warning => notes.push(text),
+            Level::Ok => {}
+        }
+    }
+    Ok(())
+}
+
+/// The configuration with this file, if it is valid.
+fn try_out(path: &Path, before: &str, file: &Path, text: &str) -> Result<Config> {
     if file.exists() {
         return refuse(format!(
             "{} is there already; remove it, or choose another name with --name",
@@ -232,8 +321,7 @@ fn try_out(path: &Path, before: &str, file: &Path, text: &str) -> Result<()> {
     add_part(&mut whole, name, text).map_err(Refusal)?;
     config_file::parse_here(path, &whole).context(
         "the configuration would not be valid with this service; --name chooses another name",
-    )?;
-    Ok(())
+    )
 }
 
 /// The plan for people.
@@ -243,7 +331,9 @@ fn text(plan: &Plan) -> String {
         plan.memory_bytes
             .map(|bytes| format!("takes {}", Bytes(bytes))),
     );
-    facts.extend(plan.start_seconds.map(|seconds| {
+    // One that systemd takes for started at once says nothing.
+    let start = plan.start_seconds.filter(|seconds| *seconds >= 0.05);
+    facts.extend(start.map(|seconds| {
         format!(
             "started in {} the last time",
             Span(ondemand_core::words::span(seconds))
@@ -265,7 +355,12 @@ fn text(plan: &Plan) -> String {
     for line in plan.text.lines() {
         text += &format!("    {line}\n");
     }
-    text += "\nIt goes on listening there, and running; no connection is cut. Steps:\n";
+    text += match plan.is_moved {
+        false => "\nIt goes on listening there, and running; no connection is cut. Steps:\n",
+        true => {
+            "\nIt goes on running; clients reach it there from now on, and no connection is cut. Steps:\n"
+        }
+    };
     for (number, step) in plan.steps.iter().enumerate() {
         text += &format!("  {}. {step}\n", number + 1);
     }

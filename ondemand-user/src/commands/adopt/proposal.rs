@@ -116,8 +116,15 @@ pub fn name_of(unit: &str) -> String {
     }
 }
 
-/// The lines of the service. `start`: how long its last start took.
-pub fn text(name: &str, unit: &str, listen: &[Endpoint], start: Option<Duration>) -> String {
+/// The lines of the service. `backend`: where the application listens, if that is not where clients connect, and whether
+/// they can be steered there. `start`: how long its last start took.
+pub fn text(
+    name: &str,
+    unit: &str,
+    listen: &[Endpoint],
+    backend: Option<(&Endpoint, bool)>,
+    start: Option<Duration>,
+) -> String {
     let quoted = match name.contains('.') {
         true => format!("{name:?}"),
         false => name.to_owned(),
@@ -126,11 +133,23 @@ pub fn text(name: &str, unit: &str, listen: &[Endpoint], start: Option<Duration>
         .iter()
         .map(|address| format!("\"{address}\""))
         .collect();
+    let (place, backend) = match backend {
+        None => ("where it listens, and clients connect", String::new()),
+        Some((backend, is_steered)) => {
+            let steer = match is_steered {
+                true => "",
+                false => "steer = false  # the proxy carries all clients\n",
+            };
+            let backend = format!("backend = \"{backend}\"  # where it listens\n{steer}");
+            ("where clients connect", backend)
+        }
+    };
     let mut text = format!(
-        "# Made by `ondemand adopt {unit}`; `ondemand abandon {name}` takes it back. After a change: `ondemand apply`.\n\
+        "# Made by `ondemand adopt {unit}`; `ondemand abandon {name}` takes it back.\n\
+         # After a change: `ondemand apply`.\n\
          [service.{quoted}]\n\
-         listen = [{}]  # where it listens, and clients connect\n\
-         unit = \"{}\"\n\
+         listen = [{}]  # {place}\n\
+         {backend}unit = \"{}\"\n\
          idle_timeout = \"10min\"  # or \"auto\": learned from its clients\n",
         listen.join(", "),
         unit.replace('\\', "\\\\"),
@@ -238,7 +257,7 @@ mod tests {
                 Some(Duration::from_secs(2)),
                 Some(Duration::from_secs(100)),
             ] {
-                let text = text(name, unit, &listen, start);
+                let text = text(name, unit, &listen, None, start);
                 let config = Config::parse(Path::new("/o.toml"), &text).unwrap();
                 let service = &config.services[name];
                 assert!(service.own_address && service.unit == unit, "{text}");
@@ -248,6 +267,25 @@ mod tests {
                 };
                 assert_eq!(service.start_timeout.as_secs(), timeout);
             }
+        }
+        let listen = ["0.0.0.0:80".parse().unwrap()];
+        for (backend, is_steered) in [
+            ("127.0.0.1:81", true),
+            ("127.0.0.1:81", false),
+            ("/run/wiki/sock", true),
+        ] {
+            let backend = backend.parse().unwrap();
+            let text = text(
+                "wiki",
+                "wiki.service",
+                &listen,
+                Some((&backend, is_steered)),
+                None,
+            );
+            let config = Config::parse(Path::new("/o.toml"), &text).unwrap();
+            let service = &config.services["wiki"];
+            assert_eq!((service.own_address, service.steer), (false, is_steered));
+            assert_eq!(service.backend, backend);
         }
         let long = format!("{}.service", "x".repeat(200));
         assert_eq!(name_of(&long).len(), 63);

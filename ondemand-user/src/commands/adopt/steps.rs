@@ -34,7 +34,7 @@ pub fn words(path: &Path, name: &str, record: &Record, makes_main: bool) -> Vec<
     }
     words.push(format!("write {}", record.file.display()));
     words.push(format!(
-        "systemctl daemon-reload; take the lease of {unit} (start ondemand-{name}.target), so that nothing stops it"
+        "systemctl daemon-reload; take its lease (start ondemand-{name}.target), so that nothing stops it"
     ));
     words.push(format!(
         "open its front socket (start ondemand-{name}.socket), where clients wait while it is down"

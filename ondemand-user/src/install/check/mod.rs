@@ -25,7 +25,7 @@ mod programs;
 mod proxy;
 mod ready;
 mod room;
-mod runtime;
+pub mod runtime;
 mod service;
 mod unit;
 

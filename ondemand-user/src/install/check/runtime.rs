@@ -7,7 +7,7 @@ use ondemand_core::config::{Endpoint, Service};
 
 use super::{common::Common, finding::Finding};
 use crate::host::{small_file, unit_files::UnitFiles};
-use command::{Network, Runtime, Started, Unit};
+pub use command::{Network, Published, Runtime, Started, Unit};
 
 const WHAT: &str = "runtime";
 /// A longer file is none of a person's. Bytes.
@@ -15,10 +15,12 @@ const LONGEST: u64 = 1 << 20;
 
 /// Looks at what the unit of a service starts.
 pub(super) fn look(service: &Service, common: &Common<'_>) -> Vec<Finding> {
-    judge(
-        service,
-        &Unit::parse(&text(&service.unit, common.unit_files)),
-    )
+    judge(service, &of_unit(&service.unit, common.unit_files))
+}
+
+/// What a unit starts, by its files.
+pub fn of_unit(unit: &str, files: &UnitFiles) -> Unit {
+    Unit::parse(&text(unit, files))
 }
 
 /// The files of a unit, one after the other.
@@ -45,7 +47,8 @@ fn text(unit: &str, files: &UnitFiles) -> String {
     text
 }
 
-fn judge(service: &Service, unit: &Unit) -> Vec<Finding> {
+/// What does not fit a service.
+pub fn judge(service: &Service, unit: &Unit) -> Vec<Finding> {
     let mut found = Vec::new();
     let name = &service.unit;
     let Some(started) = &unit.started else {

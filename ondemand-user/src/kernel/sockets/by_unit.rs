@@ -110,10 +110,10 @@ fn units(root: &Path) -> HashMap<u64, String> {
     found
 }
 
-/// The name of a program in a unit's cgroup that binds ports for a container, if there is one.
+/// A program in a unit's cgroup that holds one of these listeners for a container, and where. `None`: there is none.
 ///
 /// `control_group`: relative to the root of the hierarchy.
-pub fn forwarder(control_group: &str) -> Option<String> {
+pub fn forwarder(control_group: &str, listeners: &[TcpListener]) -> Option<(String, SocketAddr)> {
     let name = control_group
         .strip_prefix('/')
         .filter(|name| !name.is_empty())?;
@@ -122,8 +122,11 @@ pub fn forwarder(control_group: &str) -> Option<String> {
         let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines() {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if FORWARDERS.contains(&comm.trim_end()) {
-                return Some(comm.trim_end().to_owned());
+            let comm = comm.trim_end();
+            if FORWARDERS.contains(&comm)
+                && let Some(listener) = listeners.iter().find(|it| holds(pid, it.inode))
+            {
+                return Some((comm.to_owned(), listener.address));
             }
         }
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -131,6 +134,14 @@ pub fn forwarder(control_group: &str) -> Option<String> {
         left.extend(entries.filter(is_directory).map(|entry| entry.path()));
     }
     None
+}
+
+/// Whether a process has this socket.
+fn holds(pid: &str, inode: u32) -> bool {
+    let link = PathBuf::from(format!("socket:[{inode}]"));
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| fs::read_link(entry.path()).is_ok_and(|it| it == link))
 }
 
 /// The services whose processes this one descends from: of the present session, its `sshd` for example.

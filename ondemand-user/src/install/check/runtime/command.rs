@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use ondemand_core::config::Endpoint;
@@ -10,11 +10,17 @@ use ondemand_core::config::Endpoint;
 /// What runs containers or machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runtime {
+    /// `podman run`.
     Podman,
+    /// A unit that podman's generator has made.
     Quadlet,
+    /// `docker run`, `docker start`, or nerdctl's.
     Docker,
+    /// `docker compose up`.
     Compose,
+    /// systemd-nspawn.
     Nspawn,
+    /// A virtual machine.
     Libvirt,
 }
 
@@ -62,25 +68,28 @@ impl Runtime {
 }
 
 /// A port of the host's that leads to a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     address: Option<IpAddr>,
     port: u16,
+    /// The container's port.
+    inside: String,
+    /// As it is written in the unit.
+    pub written: String,
 }
 
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        write!(f, "{}", std::net::SocketAddr::new(address, self.port))
+        write!(f, "{}", self.address())
     }
 }
 
 impl Published {
     /// `[ADDRESS:]PORT:CONTAINER[/tcp]`. One without a port of the host's has any.
     fn parse(text: &str) -> Option<Self> {
-        let text = text.trim_matches(['"', '\'']);
-        let (text, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (host, _) = text.rsplit_once(':').filter(|_| protocol == "tcp")?;
+        let written = text.trim_matches(['"', '\'']);
+        let (text, protocol) = written.split_once('/').unwrap_or((written, "tcp"));
+        let (host, inside) = text.rsplit_once(':').filter(|_| protocol == "tcp")?;
         let (address, port) = match host.rsplit_once(':') {
             Some((address, port)) => (Some(address.trim_matches(['[', ']'])), port),
             None => (None, host),
@@ -88,7 +97,25 @@ impl Published {
         Some(Self {
             address: address.map(str::parse).transpose().ok()?,
             port: port.parse().ok()?,
+            inside: inside.to_owned(),
+            written: written.to_owned(),
         })
+    }
+
+    /// Where the host has it.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        SocketAddr::new(address, self.port)
+    }
+
+    /// The container's port, if it is one.
+    pub fn inside(&self) -> Option<u16> {
+        self.inside.parse().ok()
+    }
+
+    /// How it is written for another address of the host's.
+    pub fn moved_to(&self, address: SocketAddr) -> String {
+        format!("{address}:{}", self.inside)
     }
 
     /// Whether connections to that address are led to the container.
@@ -116,7 +143,9 @@ pub enum Network {
 /// What a unit starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
+    /// By what it is started.
     pub runtime: Runtime,
+    /// Where its clients find it.
     pub network: Network,
     /// Whether it goes on without the unit.
     pub detached: bool,
