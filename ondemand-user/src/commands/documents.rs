@@ -295,11 +295,19 @@ mod tests {
         assert!(stale.is_empty(), "`ondemand check` does not say {stale:?}");
     }
 
+    /// What is between backquotes in the first cells of a table.
+    fn codes(rows: &[Vec<String>]) -> Vec<&str> {
+        let cells = rows.iter().filter_map(|row| row.first());
+        cells
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .collect()
+    }
+
     #[test]
     fn lines_of_the_journal_are_those_that_it_gets() {
         let document = document("docs/troubleshooting.md");
         let rows = rows(&document, "## Lines of the journal");
-        let lines: Vec<&str> = rows.iter().filter_map(|row| code(&row[0])).collect();
+        let lines = codes(&rows);
         assert!(lines.len() > 25, "{lines:?}");
         let mut texts = Vec::new();
         sources(&top().join("ondemand-user/src"), &mut texts);
@@ -309,6 +317,63 @@ mod tests {
             let is_there = texts.iter().any(|(_, text)| text.contains(line));
             assert!(is_there, "no source says {line:?}");
         }
+    }
+
+    /// The words of a format string without what is inserted.
+    fn own_words(format: &str) -> String {
+        let (mut words, mut depth) = (String::new(), 0);
+        for letter in format.chars() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ if depth == 0 => words.push(letter),
+                _ => {}
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn each_warning_of_the_journal_has_a_row() {
+        // A shorter one passes on what another says.
+        const SHORT: usize = 12;
+        let document = document("docs/troubleshooting.md");
+        let rows = rows(&document, "## Lines of the journal");
+        let lines: Vec<_> = codes(&rows)
+            .into_iter()
+            .map(|line| line.strip_prefix("NAME: ").unwrap_or(line))
+            .collect();
+        let mut texts = Vec::new();
+        sources(&top().join("ondemand-user/src"), &mut texts);
+        sources(&top().join("ondemand-user/core/src"), &mut texts);
+        let (mut missing, mut found) = (Vec::new(), 0);
+        for (path, text) in &texts {
+            // What is not in a release.
+            if path.ends_with("ablation.rs") {
+                continue;
+            }
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            let begins = ["log::warn!(", "log::error!("];
+            let calls = begins.iter().flat_map(|begin| text.split(begin).skip(1));
+            for call in calls {
+                let Some(format) = call.trim_start().strip_prefix('"') else {
+                    continue; // A text that was made elsewhere.
+                };
+                let format = format.split('"').next().unwrap();
+                if own_words(format).trim().len() < SHORT {
+                    continue;
+                }
+                found += 1;
+                if !lines.iter().any(|line| format.contains(line)) {
+                    missing.push((path, format));
+                }
+            }
+        }
+        assert!(found > 50, "{found} warnings");
+        assert!(
+            missing.is_empty(),
+            "docs/troubleshooting.md lacks {missing:#?}"
+        );
     }
 
     #[test]
