@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::{sandbox::Sandbox, service, wait_for};
+use tests::{http, sandbox::Sandbox, service, wait_for};
 
 use crate::{
     fleet::{self, Member},
@@ -40,6 +40,9 @@ const MOST_GROWTH: f64 = 12.0;
 enum Kind {
     Generator,
     Check,
+    Status,
+    Page,
+    PageSize,
     Start,
     StartInit,
     Reload,
@@ -52,9 +55,12 @@ enum Kind {
     NotIdle,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 15] = [
     Kind::Generator,
     Kind::Check,
+    Kind::Status,
+    Kind::Page,
+    Kind::PageSize,
     Kind::Start,
     Kind::StartInit,
     Kind::Reload,
@@ -72,6 +78,9 @@ impl Kind {
         match self {
             Self::Generator => "the generator, ms",
             Self::Check => "`ondemand check`, ms",
+            Self::Status => "`ondemand status`, ms",
+            Self::Page => "the page for browsers, ms",
+            Self::PageSize => "the page for browsers, kB",
             Self::Start => "start of the agent: its CPU, ms",
             Self::StartInit => "start of the agent: PID 1's CPU, ms",
             Self::Reload => "one change in the configuration: the agent's CPU, ms",
@@ -92,6 +101,9 @@ impl Kind {
         Some(match self {
             Self::Generator => 60.0,
             Self::Check | Self::StartInit => 500.0,
+            Self::Status => 50.0,
+            Self::Page => 100.0,
+            Self::PageSize => 200.0,
             Self::Reload => 20.0,
             Self::AllCpu => 2000.0,
             Self::AllLate => 5000.0,
@@ -211,6 +223,21 @@ fn apart(sandbox: &Sandbox, members: &mut [Member]) -> Result<Vec<(Kind, f64)>> 
         Kind::Check,
         run(sandbox, &["ondemand", "check"], || Ok(()))?,
     ));
+
+    found.push((
+        Kind::Status,
+        run(sandbox, &["ondemand", "status"], || Ok(()))?,
+    ));
+    let (mut times, mut size) = (Vec::new(), 0);
+    for _ in 0..REPEATS {
+        let begin = Instant::now();
+        let page = http::get(sandbox, tests::metrics::address(), "/", "")?;
+        times.push(begin.elapsed().as_secs_f64() * 1000.0);
+        ensure!(page.status == 200, "the page: {}", page.head);
+        size = page.body.len();
+    }
+    found.push((Kind::Page, Series(times).median()));
+    found.push((Kind::PageSize, size as f64 / 1000.0));
 
     let (mut agent, mut init) = (Vec::new(), Vec::new());
     for _ in 0..REPEATS {
