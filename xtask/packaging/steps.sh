@@ -46,6 +46,8 @@ take_up() {
 leave() {
     is_booted || return 0
     systemctl stop ondemand.service ondemand-load.service || true
+    # deb-systemd-helper does it at a purge.
+    [ $kind != rpm ] || systemctl --no-reload disable ondemand.service ondemand-load.service || true
     # Without its units an application is an ordinary one, which no lease keeps up or lets go.
     mkdir -p "${mask%/*}"
     ln -sfn /dev/null "$mask"

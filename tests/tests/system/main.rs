@@ -68,6 +68,7 @@ mod other_ports;
 mod own_address;
 mod own_address_changes;
 mod packages;
+mod packages_rpm;
 mod page;
 mod plan;
 mod port_theft;

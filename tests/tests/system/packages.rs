@@ -16,7 +16,7 @@ use tests::{
     built,
     client::{self, Request},
     pause::think,
-    sandbox::Sandbox,
+    sandbox::{Cgroups, Sandbox},
     service::{self, FRONT, SOON, front, wait_state},
     target_directory, wait_for,
 };
@@ -24,25 +24,32 @@ use tests::{
 use crate::{bus::check, removal::files, require_sandbox, steering::CONFIG};
 
 /// A request after which the connection stays.
-fn keep() -> Request {
+pub(crate) fn keep() -> Request {
     Request {
         keep_alive: true,
         ..Request::default()
     }
 }
 
-/// The package of the program that is tested. `None`, and why: there is none.
-fn package() -> Result<PathBuf, String> {
+/// The .deb of the program that is tested. `None`, and why: there is none.
+pub(crate) fn package() -> Result<PathBuf, String> {
+    newest("deb")
+}
+
+/// The same of another kind.
+pub(crate) fn newest(kind: &str) -> Result<PathBuf, String> {
     let folder = target_directory().unwrap().join("dist/debug");
     let found = fs::read_dir(&folder)
         .into_iter()
         .flatten()
         .find_map(|entry| {
             let path = entry.ok()?.path();
-            let is_package = path.extension().is_some_and(|end| end == "deb");
+            let is_package = path.extension().is_some_and(|end| end == kind);
             is_package.then_some(path)
         });
-    let path = found.ok_or("no package is made: cargo xtask dist --debug (on Debian)")?;
+    let path = found.ok_or(format!(
+        "no .{kind} is made: cargo xtask dist --debug (on Debian)"
+    ))?;
     let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
     match time(&path) >= time(&built("ondemand").unwrap()) {
         true => Ok(path),
@@ -53,7 +60,7 @@ fn package() -> Result<PathBuf, String> {
     }
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
@@ -74,8 +81,8 @@ fn next(package: &Path, directory: &Path) -> PathBuf {
 }
 
 /// A sandbox with a dpkg that knows what the package depends on, and an application that is no service on demand yet.
-fn fresh() -> Sandbox {
-    let sandbox = Sandbox::boot().unwrap();
+pub(crate) fn fresh(cgroups: Cgroups) -> Sandbox {
+    let sandbox = Sandbox::boot_with(cgroups).unwrap();
     let program = built("test-backend").unwrap();
     sandbox.install(&program, "/usr/bin/test-backend").unwrap();
     let needed = ["libc6", "libgcc-s1", "dbus", "polkitd", "systemd"];
@@ -85,7 +92,15 @@ fn fresh() -> Sandbox {
         .output()
         .unwrap();
     assert!(known.status.success(), "{known:?}");
-    sandbox.write("/var/lib/dpkg/status", known.stdout).unwrap();
+    // Without what those need themselves.
+    let known = String::from_utf8(known.stdout).unwrap();
+    let needs = ["Depends:", "Pre-Depends:", "Breaks:", "Conflicts:"];
+    let known: String = known
+        .lines()
+        .filter(|line| !needs.iter().any(|field| line.starts_with(field)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    sandbox.write("/var/lib/dpkg/status", known).unwrap();
     let folders = "mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers";
     check(&sandbox, folders, 0, &[]);
     service::write_backend(&sandbox, "app.service", "").unwrap();
@@ -97,7 +112,7 @@ fn dpkg(sandbox: &Sandbox, how: &str, package: &str) {
     check(sandbox, &dpkg, 0, &[]);
 }
 
-fn configure(sandbox: &Sandbox) {
+pub(crate) fn configure(sandbox: &Sandbox) {
     // Unlike most tests, with the package's own configuration and a service beside it.
     let service = format!("[service.test]\n{}", CONFIG.replace("1h", "1s"));
     sandbox
@@ -107,7 +122,7 @@ fn configure(sandbox: &Sandbox) {
 }
 
 /// A client of the proxy, which stays.
-fn held(sandbox: &Sandbox) -> TcpStream {
+pub(crate) fn held(sandbox: &Sandbox) -> TcpStream {
     let mut held = sandbox
         .in_network(|| client::connect(front()).unwrap())
         .unwrap();
@@ -116,7 +131,7 @@ fn held(sandbox: &Sandbox) -> TcpStream {
 }
 
 /// What is lost of the requests that come while something happens.
-fn lost(sandbox: &Sandbox, happens: impl FnOnce()) -> Vec<client::Loss> {
+pub(crate) fn lost(sandbox: &Sandbox, happens: impl FnOnce()) -> Vec<client::Loss> {
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         let clients = scope.spawn(|| {
@@ -141,7 +156,7 @@ fn lost(sandbox: &Sandbox, happens: impl FnOnce()) -> Vec<client::Loss> {
 }
 
 /// The application runs on, for its old client as for a new one of its own port, and nothing of ondemand is left.
-fn is_gone(sandbox: &Sandbox, held: &mut TcpStream, pid: u32) {
+pub(crate) fn is_gone(sandbox: &Sandbox, held: &mut TcpStream, pid: u32) {
     client::ask(held, keep()).unwrap();
     assert_eq!(
         sandbox.main_pid("app.service").unwrap(),
@@ -165,7 +180,7 @@ fn is_gone(sandbox: &Sandbox, held: &mut TcpStream, pid: u32) {
 }
 
 /// A proxy goes with its last client.
-fn leave(sandbox: &Sandbox, held: TcpStream) {
+pub(crate) fn leave(sandbox: &Sandbox, held: TcpStream) {
     drop(held);
     wait_for("the proxy is gone", SOON, || {
         let units = "systemctl list-units --all --plain --no-legend 'ondemand-test*'";
@@ -193,7 +208,7 @@ fn a_package_is_installed_upgraded_under_load_and_purged() {
         Ok(package) => package,
         Err(why) => return tests::skip::part(why),
     };
-    let sandbox = fresh();
+    let sandbox = fresh(Cgroups::Unified);
     let before = files(&sandbox);
     let new = tempfile::tempdir().unwrap();
     let next = next(&package, new.path());
@@ -249,7 +264,7 @@ fn two_commands_make_a_service_of_a_unit_that_runs() {
         Ok(package) => package,
         Err(why) => return tests::skip::part(why),
     };
-    let sandbox = fresh();
+    let sandbox = fresh(Cgroups::Unified);
     sandbox
         .write("/root/first.deb", fs::read(package).unwrap())
         .unwrap();
@@ -304,7 +319,7 @@ fn a_removed_package_keeps_the_configuration() {
         Ok(package) => package,
         Err(why) => return tests::skip::part(why),
     };
-    let sandbox = fresh();
+    let sandbox = fresh(Cgroups::Unified);
     sandbox
         .write("/root/first.deb", fs::read(package).unwrap())
         .unwrap();

@@ -108,8 +108,8 @@ pub fn dist(debug: bool) -> Result<()> {
     Ok(())
 }
 
-/// The .deb of the debug build, which is there, for the tests of whole systems: in target/dist/debug. Nothing, where
-/// what makes it is missing.
+/// The packages of the debug build, which is there, for the tests of whole systems: in target/dist/debug. None, where
+/// what makes them is missing.
 ///
 /// # Errors
 ///
@@ -119,7 +119,7 @@ pub fn for_tests() -> Result<()> {
         .iter()
         .all(|tool| is_there(tool))
     {
-        deb::make(&of_debug_build()?)?;
+        make(&of_debug_build()?)?;
     }
     Ok(())
 }

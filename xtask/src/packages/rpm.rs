@@ -1,6 +1,9 @@
 //! A package of Fedora and others, by `rpmbuild`.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -64,14 +67,18 @@ pub(super) fn make(package: &Package) -> Result<Vec<PathBuf>> {
 }
 
 fn specification(package: &Package, files: &[PathBuf]) -> String {
-    let mut listed = [
-        "/etc/ondemand",
-        "/etc/ondemand/conf.d",
-        "/usr/share/ondemand",
-        "/usr/share/ondemand/prometheus",
-    ]
-    .map(|folder| format!("%dir {folder}\n"))
-    .concat();
+    // The folders that are no other package's; the last is empty.
+    let is_own = |folder: &&Path| folder.iter().any(|part| part == "ondemand");
+    let mut folders: BTreeSet<&Path> = files
+        .iter()
+        .flat_map(|file| file.ancestors().skip(1))
+        .filter(is_own)
+        .collect();
+    folders.insert(Path::new("etc/ondemand/conf.d"));
+    let folders = folders.iter();
+    let mut listed: String = folders
+        .map(|folder| format!("%dir /{}\n", folder.display()))
+        .collect();
     for file in files {
         let kind = match text(file) {
             name if name == CONFIGURATION => "%config(noreplace) ",
