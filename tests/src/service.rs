@@ -1,11 +1,11 @@
 //! A service under test in a sandbox: its unit, its configuration, its agent.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{built, patience, pause::observe_for, sandbox::Sandbox, wait_for};
+use crate::{built, patience, pause::observe_for, sandbox::Sandbox, source_tree, wait_for};
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -48,6 +48,24 @@ pub fn installed() -> Result<Sandbox> {
 pub fn prepare(sandbox: &Sandbox) -> Result<()> {
     sandbox.install(&built("test-backend")?, "/usr/bin/test-backend")?;
     sandbox.install_ondemand(&built("ondemand")?)
+}
+
+/// Installs the example's application, enabled, and starts it.
+///
+/// # Errors
+///
+/// It cannot be written or started.
+pub fn write_wiki(sandbox: &Sandbox) -> Result<()> {
+    let examples = source_tree().join("units/examples");
+    let unit = fs::read_to_string(examples.join("wiki.service")).context("read wiki.service")?;
+    sandbox.write(
+        "/etc/systemd/system/wiki.service",
+        format!("{unit}\n[Install]\nWantedBy=multi-user.target\n"),
+    )?;
+    sandbox.install(&examples.join("wiki.py"), "/usr/local/bin/wiki.py")?;
+    sandbox.run(&["systemctl", "daemon-reload"])?;
+    sandbox.run(&["systemctl", "enable", "--now", "wiki.service"])?;
+    Ok(())
 }
 
 /// Writes a unit that runs the test backend with these options, as `Type=simple`.

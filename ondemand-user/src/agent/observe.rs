@@ -6,6 +6,7 @@ use std::{
 };
 
 use ondemand_core::{
+    lifecycle::Step,
     measure::{Ktime, unit::ActiveState},
     policy::Verdict,
     runs::{RunEvent, StopReason},
@@ -122,6 +123,10 @@ impl Agent {
         };
         watched.tally.happened(event);
         let is_native = watched.service.activation.is_native();
+        let is_stopped = matches!(
+            watched.lifecycle.current(),
+            Step::Releasing(_) | Step::Settling { stop: Some(_), .. }
+        );
         self.announcer.happened(name, event);
         self.metrics.happened(name, *event);
         if let Some(level) = event.level() {
@@ -143,8 +148,9 @@ impl Agent {
             RunEvent::FirstByte { after } => self.waited_for_start(name, *after),
             // Of a listener that PID 1 holds the kernel reports no first byte.
             RunEvent::Ready { took } if is_native => self.metrics.waited(Way::Native, *took),
-            // The last chance to measure what this stop by another program gives back.
-            RunEvent::Ending => self.measure_memory(name),
+            // The last chance to measure what this stop by another program gives back. What the agent stops was measured
+            // before that, and is less by now.
+            RunEvent::Ending if !is_stopped => self.measure_memory(name),
             RunEvent::Ended {
                 reason: StopReason::Idle | StopReason::Requested,
                 ..

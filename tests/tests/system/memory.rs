@@ -12,6 +12,37 @@ use tests::{
 
 use crate::require_sandbox;
 
+/// While a process ends, its memory is less from moment to moment.
+#[test]
+fn what_a_stop_gives_back_is_what_the_application_took() {
+    require_sandbox!();
+    tests::require!(tests::skip::missing(&["/usr/bin/python3"]));
+    let sandbox = Sandbox::boot_with(Cgroups::Accounted).unwrap();
+    service::prepare(&sandbox).unwrap();
+    service::write_wiki(&sandbox).unwrap();
+    let wiki = "[service.wiki]\nlisten = [\"0.0.0.0:8000\", \"[::]:8000\"]\nunit = \"wiki.service\"\n\
+                idle_timeout = \"1s\"\nmin_uptime = \"0s\"\n";
+    service::write_config(&sandbox, wiki).unwrap();
+    sandbox.run(&["ondemand", "apply"]).unwrap();
+    sandbox
+        .run(&["systemctl", "disable", "wiki.service"])
+        .unwrap();
+    service::start_agent(&sandbox).unwrap();
+    for round in 0..3 {
+        ask(&sandbox, 8000, "");
+        let taken = sandbox.property("wiki.service", "MemoryCurrent").unwrap();
+        let Ok(taken) = taken.parse::<u64>() else {
+            return tests::skip::part("memory is not accounted here");
+        };
+        wait_state(&sandbox, "wiki.service", "inactive").unwrap();
+        let given = wait_for("what it gave back is known", SOON, || {
+            status(&sandbox, "wiki").ok()?["given_back_bytes"].as_u64()
+        })
+        .unwrap();
+        assert!(given > taken * 3 / 4, "{round}: {given} of {taken}");
+    }
+}
+
 const PORTS: [u16; 3] = [8001, 8002, 8003];
 
 fn unit(port: u16) -> String {
