@@ -198,7 +198,7 @@ fn every_plot_has_its_data_on_any_screen() {
         assert_eq!(count("week", "rect var(--faint)"), 7 * 21, "{seen}");
         for (id, figure) in seen["figures"].as_object().unwrap() {
             assert!(figure["width"].as_f64().unwrap() > 280.0, "{id}: {seen}");
-            assert!(figure["letters"].as_f64().unwrap() > 10.0, "{id}: {seen}");
+            assert!(figure["letters"].as_f64().unwrap() > 13.0, "{id}: {seen}");
             assert_eq!(figure["cut"], 0, "{id}: {seen}");
         }
         assert_eq!(seen["rows"], 4, "{seen}");

@@ -116,7 +116,7 @@ pub fn visit(sandbox: &Sandbox, directory: &Path, url: &str, millis: u32) -> Res
     let complaints = text(&output.stderr);
     let complaints: Vec<&str> = complaints
         .lines()
-        .filter(|line| line.contains("CONSOLE"))
+        .filter(|line| line.contains("CONSOLE") && !line.contains("source: chrome://"))
         .collect();
     Ok(Visited {
         dom: text(&output.stdout),

@@ -75,14 +75,14 @@ fn replayed_parts(report: &Report) -> Vec<String> {
     let mut parts = Vec::new();
     if let Some(best) = &total.recommended {
         parts.push(format!(
-            "With {} for all {}",
+            "With {} for all, {}",
             span_of(best.timeout_seconds),
             waits(best.cold_starts)
         ));
     }
     if let Some(learned) = &total.learned {
         parts.push(format!(
-            "{} auto {}, at {} up and unused",
+            "{} auto, {}, at {} up and unused",
             if parts.is_empty() { "With" } else { "with" },
             waits(learned.cold_starts),
             span_of(learned.warm_idle_seconds)

@@ -60,7 +60,7 @@ fn figures(report: &Report) -> Vec<Figure> {
         };
         figures.push((
             "week",
-            "The week",
+            if up { "The week" } else { "When clients come" },
             format!("{what}, by hour and weekday ({zone})"),
         ));
     }
@@ -70,6 +70,7 @@ fn figures(report: &Report) -> Vec<Figure> {
 /// Formats a moment, as short as the period allows.
 pub(super) fn moment(report: &Report, at: f64) -> String {
     let format = match report.seconds {
+        ..600.0 => "%H:%M:%S",
         ..172_800.0 => "%a %H:%M",
         ..31_536_000.0 => "%b %-d %H:%M",
         _ => "%Y-%m-%d",

@@ -71,7 +71,7 @@ impl Line {
 
     /// The words that its row is styled by.
     fn class(&self) -> &'static str {
-        match (self.has_problem, self.is_up()) {
+        match (self.has_problem || self.state == "failed", self.is_up()) {
             (true, _) => "problem",
             (false, true) => "up",
             (false, false) => "down",
@@ -152,12 +152,13 @@ impl Table {
              <noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>\n\
              <style>{OWN_STYLE}</style></head>\n<body>\n\
              <h1>ondemand on {host}</h1>\n<p id=\"summary\">{summary}</p>\n\
-             <p id=\"notice\" class=\"best\"{hidden}>{notice}</p>\n<p id=\"lost\" role=\"status\" hidden></p>\n\
+             <p id=\"notice\"{hidden}>{notice}</p>\n<p id=\"lost\" role=\"status\" hidden></p>\n\
              <p id=\"choose\" hidden><input id=\"search\" type=\"search\" placeholder=\"search\" aria-label=\"search for \
              services\"> <label><input id=\"active\" type=\"checkbox\"> only those that are up</label> <output \
              id=\"found\"></output></p>\n\
              <div class=\"scroll\"><table id=\"services\"><thead><tr>{head}</thead><tbody>\n{rows}</tbody></table></div>\n\
-             {FIGURES}<p class=\"quiet\">Metrics: <a href=\"metrics\">/metrics</a></p>\n<script>{SCRIPT}</script>\n</body></html>\n",
+             {FIGURES}<p class=\"quiet\">Memory: what a service takes; with a minus, what it gives back while it is down. All figures: <a \
+             href=\"metrics\">/metrics</a></p>\n<script>{SCRIPT}</script>\n</body></html>\n",
             host = escaped(host),
             summary = escaped(&self.summary),
             notice = escaped(self.notice.as_deref().unwrap_or_default()),
@@ -167,10 +168,11 @@ impl Table {
 
 const FIGURES: &str = "\
 <section id=\"plots\" hidden><h2>The last week: <span id=\"subject\"></span> <button id=\"all\" hidden>show all services</button></h2>
+<p class=\"quiet\">Choose a service in the table to see its own.</p>
 <div class=\"plots\">
 <figure id=\"states\"><h2>States</h2><output></output><figcaption>When it was up: a stronger colour means longer. Of all \
 services, those that save most</figcaption></figure>
-<figure id=\"week\"><h2>The week</h2><output></output><figcaption>Arrivals by hour and weekday</figcaption></figure>
+<figure id=\"week\"><h2>When clients come</h2><output></output><figcaption>Arrivals by hour and weekday</figcaption></figure>
 <figure id=\"gaps\"><h2>Gaps between uses</h2><output></output><figcaption>What a timeout is chosen by</figcaption></figure>
 <figure id=\"what-if\"><h2>Other idle timeouts</h2><output></output><figcaption><span class=\"first\">Cold starts</span> and \
 <span class=\"second\">time up and idle</span> with each idle timeout; dashed: with the learned one; the upright line is the \

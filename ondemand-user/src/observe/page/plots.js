@@ -3,7 +3,11 @@
 // only ever set as text, whatever a service is called.
 const plots = data => {
   const byId = id => document.getElementById(id);
-  const WIDTH = 560;
+  // Of a drawing, in units in which text is 17 high: on a phone it is not made smaller.
+  const NARROW = document.documentElement.clientWidth < 640;
+  const WIDTH = NARROW ? 360 : 560;
+  // Labels of an axis: at each of so many places.
+  const EACH = NARROW ? 6 : 3;
   const DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
   const span = seconds => {
@@ -79,7 +83,7 @@ const plots = data => {
     row.gaps.forEach((count, place) => {
       const x = left + place * width;
       const limit = data.timeouts[place];
-      if (place % 3 === 0) svg.append(write(x + width / 2, height - 30, limit === undefined ? "more" : short(limit)));
+      if (place % EACH === 0) svg.append(write(x + width / 2, height - 30, limit === undefined ? "more" : short(limit)));
       if (count === 0) return;
       const from = place === 0 ? "" : `longer than ${span(data.timeouts[place - 1])}`;
       const until = limit === undefined ? "" : `up to ${span(limit)}`;
@@ -121,20 +125,21 @@ const plots = data => {
     series("var(--first)", row.cold, top, row.learned.cold, what);
     series("var(--second)", row.warm.map(warm => warm / length), otherTop, row.learned.warm / length, what);
     data.timeouts.forEach((timeout, place) => {
-      if (place % 3 === 0) svg.append(write(x(place), height - 30, short(timeout)));
+      if (place % EACH === 0) svg.append(write(x(place), height - 30, short(timeout)));
     });
     return svg;
   };
 
   const states = rows => {
-    const LEFT = 150, RIGHT = WIDTH - 12, tall = rows.length === 1 ? 48 : 28;
+    const [LEFT, LONGEST, letters] = NARROW ? [120, 8, { "font-size": 15 }] : [150, 10, {}];
+    const RIGHT = WIDTH - 12, tall = rows.length === 1 ? 48 : 28;
     const bottom = 6 + tall * rows.length;
     const svg = picture("When each service was up", bottom + 46);
     const parts = data.moments.length - 1;
     const x = part => LEFT + part * (RIGHT - LEFT) / parts;
     rows.forEach((row, place) => {
       const y = 6 + tall * place + 3, height = tall - 6;
-      svg.append(write(LEFT - 8, y + height / 2 + 5, row.name.length > 10 ? `${row.name.slice(0, 9)}…` : row.name, "end"));
+      svg.append(write(LEFT - 8, y + height / 2 + 5, row.name.length > LONGEST ? `${row.name.slice(0, LONGEST - 1)}…` : row.name, "end", letters));
       svg.append(make("rect", { x: LEFT, y, width: RIGHT - LEFT, height, fill: "var(--faint)" }));
       for (let from = 0; from < parts;) {
         let until = from + 1;
@@ -150,17 +155,18 @@ const plots = data => {
       }
     });
     for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
+      if (NARROW && anchor === "middle") continue;
       const part = Math.round(parts * share);
       svg.append(line(x(part), bottom, x(part), bottom + 6, "var(--ink)"));
-      svg.append(write(x(part), bottom + 22, data.moments[part], anchor));
+      svg.append(write(x(part), bottom + 22, data.moments[part], anchor, letters));
     }
     svg.append(write((LEFT + RIGHT) / 2, bottom + 42, "time"));
     return svg;
   };
 
   const week = row => {
-    const LEFT = 46, cell = [21, 26];
-    const height = 8 + 7 * cell[1] + 44;
+    const LEFT = 46, cell = [(WIDTH - LEFT - 10) / 24, 26];
+    const height = 8 + 7 * cell[1] + 46;
     const svg = picture(`${data.week_up ? "Time up" : "Arrivals"} by hour and weekday`, height);
     const amount = count => (data.week_up ? `${span(count)} up` : counted(count, "arrival"));
     const counts = new Array(168).fill(0);
@@ -176,7 +182,7 @@ const plots = data => {
     });
     DAYS.forEach((day, place) => svg.append(write(LEFT - 6, 8 + place * cell[1] + 18, day, "end")));
     for (const hour of [0, 6, 12, 18]) svg.append(write(LEFT + hour * cell[0], 8 + 7 * cell[1] + 16, `${hour}h`, "start"));
-    svg.append(write(LEFT + 12 * cell[0], height - 4, `hour of the day; strongest: ${amount(most)}`));
+    svg.append(write(WIDTH / 2, height - 6, `hour of the day; strongest: ${amount(most)}`));
     return svg;
   };
 
