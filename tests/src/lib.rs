@@ -19,6 +19,7 @@ pub mod service;
 pub mod skip;
 #[cfg(test)]
 mod sources;
+pub mod terminal;
 mod wait;
 
 use std::path::{Path, PathBuf};

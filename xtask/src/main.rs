@@ -5,6 +5,7 @@ mod command;
 mod fuzz;
 mod household;
 mod packages;
+mod pictures;
 mod programs;
 mod story;
 mod testing;
@@ -74,7 +75,8 @@ enum Task {
         #[command(flatten)]
         install: Tools,
     },
-    /// Make the pictures of the README: `ondemand top`, and the report of a recorded trace
+    /// Make the pictures of the documents: `ondemand adopt`, which moves, `ondemand top`, the live page, and the report of a
+    /// recorded trace
     Pictures {
         #[command(flatten)]
         install: Tools,
@@ -286,7 +288,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Pictures { .. } => {
             build::programs(&["ondemand", "test-backend"])?;
-            household::pictures()?;
+            pictures::make()?;
         }
         Task::Run { keep, built, .. } => {
             if !built {

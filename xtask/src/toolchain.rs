@@ -115,7 +115,11 @@ fn missing(purpose: Purpose) -> Vec<Missing> {
     let parts = match purpose {
         Purpose::Build => vec![build_tools()],
         Purpose::Run => vec![programs(&SANDBOX), programs(&[PYTHON]), build_tools()],
-        Purpose::Pictures => vec![programs(&[CHROMIUM]), programs(&SANDBOX), build_tools()],
+        Purpose::Pictures => vec![
+            programs(&[CHROMIUM, PYTHON]),
+            programs(&SANDBOX),
+            build_tools(),
+        ],
         Purpose::UnitTests => vec![
             programs(&[CHROMIUM, SYSTEMD]),
             programs(&READERS),

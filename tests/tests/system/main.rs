@@ -77,6 +77,7 @@ mod privilege;
 mod prometheus;
 mod race;
 mod readiness;
+mod readme;
 mod ready;
 mod real_clock;
 mod recipes;
