@@ -27,7 +27,6 @@ const MAIN: &str = "# The configuration of ondemand: [agent], and services. Each
 
 /// What is done, in words.
 pub fn words(path: &Path, name: &str, record: &Record, makes_main: bool) -> Vec<String> {
-    let unit = &record.unit;
     let mut words = Vec::new();
     if makes_main {
         words.push(format!("write {}, without a service", path.display()));
