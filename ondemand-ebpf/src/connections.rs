@@ -87,6 +87,7 @@ fn listening(ctx: &SockOpsContext) {
         leg: LEG_LISTENER,
         port,
         address,
+        since: now(),
         keepalive: keepalive::of_listener(ctx, slot),
         listens: if role == ROLE_OWN && serves {
             own::appears(owner, family, &address)
@@ -184,6 +185,8 @@ fn established(ctx: &SockOpsContext) {
     let address = local_address!(ctx.ops, word!(ctx.ops, family));
     // SAFETY: checked against null; every other writer holds the socket's lock too.
     let tag = unsafe { &mut *pointer };
+    // What it has inherited is its listener's.
+    tag.listens = 0;
     let slot = tag.slot;
     let port = ctx.local_port();
     let mut leg = match tag.role {

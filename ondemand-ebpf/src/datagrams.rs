@@ -15,17 +15,16 @@ use aya_ebpf::{
     programs::{SkBuffContext, SkLookupContext, SockContext},
 };
 use ondemand_ebpf::{
-    DATAGRAM, DATAGRAM_SIZES, Datagram, EVENT_BOUND, EVENT_OPENED, Endpoint, GATE_DRAIN, GATE_HOLD,
-    GATE_IGNORE, GATE_PASS, GATE_WAKE, INET, INET6, LEG_LISTENER, LINED_UP_NS, LIST_IGNORE,
-    LIST_WAKE, MAX_SERVICES, MOST_CAUGHT, MOST_OF_SERVICE, Owner, PORT_UDP, ROLE_FRONT, ROLE_OWN,
-    Tag, datagram_place, listener_place,
+    DATAGRAM, DATAGRAM_SIZES, Datagram, EVENT_BOUND, EVENT_OPENED, EVENT_UNLISTENED, Endpoint,
+    GATE_DRAIN, GATE_HOLD, GATE_IGNORE, GATE_PASS, GATE_WAKE, INET, INET6, LEG_LISTENER,
+    LINED_UP_NS, LIST_IGNORE, LIST_WAKE, MAX_SERVICES, MOST_CAUGHT, MOST_OF_SERVICE, Owner,
+    PORT_UDP, ROLE_BACKEND, ROLE_FRONT, ROLE_OWN, Tag, datagram_place, listener_place,
 };
 
 use crate::{
     catching::{comes, fits, is_private, is_unread, network},
     context::{
-        LISTEN, MAPPED, NETNS, assign, bounded, field, local_address, now, process, remote_address,
-        word,
+        MAPPED, NETNS, assign, bounded, field, local_address, now, process, remote_address, word,
     },
     icmp,
     maps::{
@@ -327,7 +326,7 @@ fn bound_there(netns: u64, address: [u32; 4], port: u32) -> Option<Owner> {
 unsafe fn remember(socket: *mut c_void, owner: &Owner, family: u32, port: u32, address: [u32; 4]) {
     // SAFETY: guaranteed by the caller.
     unsafe {
-        if let Some(before) = tag(socket).as_ref() {
+        if let Some(before) = tag(socket).as_mut() {
             own::vanishes(before);
         }
         let listens = own::appears(owner, family, &address);
@@ -353,32 +352,23 @@ unsafe fn remember(socket: *mut c_void, owner: &Owner, family: u32, port: u32, a
 unsafe fn forget(socket: *mut c_void) {
     // SAFETY: guaranteed by the caller; not null, so it points at the socket's own storage.
     unsafe {
-        let pointer = tag(socket);
-        if !pointer.is_null() {
-            own::vanishes(&*pointer);
-            (*pointer).listens = 0;
+        if let Some(tag) = tag(socket).as_mut() {
+            own::vanishes(tag);
         }
     }
 }
 
-/// `IPPROTO_TCP`
-const TCP: u32 = 6;
-
-/// The last descriptor of a socket is closed. Of a listener that is older than the programs this is the only sign: no
-/// sock_ops program is called for it.
+/// The last descriptor of a socket is closed. Of a listener that is older than the programs this is the only sign, whether it was shut
+/// down before or not: no sock_ops program is called for it. A connection is not counted.
 #[cgroup_sock(sock_release)]
 pub fn released(ctx: SockContext) -> i32 {
     const ALLOW: i32 = 1;
-    let protocol = word!(ctx.sock, protocol);
-    // A connection has what its listener counted in its tag, too.
-    if protocol == DATAGRAM || (protocol == TCP && word!(ctx.sock, state) == LISTEN) {
-        // SAFETY: the context is the socket; its tag was read before it is gone.
-        if let Some(tag) = unsafe { tag(ctx.sock.cast()).as_mut() }
-            && tag.leg == LEG_LISTENER
-        {
-            own::vanishes(tag);
-            // For the change of its state, which comes next, where that is seen.
-            tag.listens = 0;
+    // SAFETY: the context is the socket; its tag was read before it is gone.
+    if let Some(tag) = unsafe { tag(ctx.sock.cast()).as_mut() } {
+        own::vanishes(tag);
+        // The agent looks for another one (SO_REUSEPORT). This one is gone before it does.
+        if tag.role == ROLE_BACKEND && tag.leg == LEG_LISTENER && tag.since == 0 {
+            emit(EVENT_UNLISTENED, tag.slot, now());
         }
     }
     ALLOW

@@ -229,7 +229,8 @@ pub struct Tag {
     /// Of a listener with [`ROLE_OWN`]: the families for which it is counted in `PRESENT`, [`LISTENS_V4`] and
     /// [`LISTENS_V6`], and its [`Owner::place`], shifted by [`LISTENS_BITS`]. The same of a bound socket of UDP.
     pub listens: u32,
-    /// When the connection was established, in nanoseconds of the coarse `CLOCK_MONOTONIC`.
+    /// When the connection was established, in nanoseconds of the coarse `CLOCK_MONOTONIC`. Of a listener, when listen(2) was called;
+    /// zero: it is older than the programs, which no change of its state calls.
     pub since: u64,
 }
 const _: () = assert!(size_of::<Tag>() == 64);

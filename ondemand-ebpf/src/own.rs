@@ -252,10 +252,11 @@ pub fn appears(owner: &Owner, family: u32, address: &[u32; 4]) -> u32 {
     listens
 }
 
-/// It is no longer there, if it was counted.
+/// It is no longer there, if it was counted: once, whoever sees that first.
 #[inline(always)]
-pub fn vanishes(tag: &Tag) {
+pub fn vanishes(tag: &mut Tag) {
     change(tag.slot, tag.listens, atomic_sub);
+    tag.listens = 0;
 }
 
 #[inline(always)]

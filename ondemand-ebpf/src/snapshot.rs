@@ -122,10 +122,10 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             return 0;
         }
         let before = tag(tcp.cast());
-        let before = before.as_ref().copied().unwrap_or_default();
+        let mut before = before.as_ref().copied().unwrap_or_default();
         let forwarder = role != ROLE_FRONT && before.role == ROLE_FORWARDER;
         trusted = !forwarder && is_trusted(tcp.cast(), slot);
-        own::vanishes(&before);
+        own::vanishes(&mut before);
         let listens = if role == ROLE_OWN && trusted {
             own::appears(owner, record.family, &record.address)
         } else {
@@ -139,6 +139,7 @@ pub fn adopt(ctx: *const TcpIterator) -> i32 {
             address: record.address,
             keepalive: before.keepalive,
             listens,
+            since: before.since,
             ..Tag::default()
         };
         set_tag(tcp.cast(), value);

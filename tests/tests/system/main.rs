@@ -64,6 +64,7 @@ mod native_activation;
 mod neighbours;
 mod no_sock_diag;
 mod no_steering;
+mod older_listeners;
 mod other_ports;
 mod own_address;
 mod own_address_changes;

@@ -22,7 +22,7 @@ use crate::{
     stranger::{add_neighbour, outside},
 };
 
-fn kill_agent(sandbox: &Sandbox) {
+pub(crate) fn kill_agent(sandbox: &Sandbox) {
     let no_restart = "[Service]\nRestart=no\n";
     let place = "/etc/systemd/system/ondemand.service.d/once.conf";
     sandbox.write(place, no_restart).unwrap();
