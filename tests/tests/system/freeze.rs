@@ -519,6 +519,8 @@ fn a_frozen_application_is_back_in_no_time() {
     let mut running = Vec::new();
     for _ in 0..200 {
         wait_frozen(&sandbox);
+        // What has looked at that is over.
+        idle_for(Duration::from_millis(50));
         frozen.push(ask(&sandbox));
         running.push(ask(&sandbox));
     }
