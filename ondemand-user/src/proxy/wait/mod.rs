@@ -232,6 +232,12 @@ async fn watch(awaited: &Awaited, first_try: &FirstTry, guard: &Guard) -> Result
             Decision::Go => break taken(&seen, clock::now()),
             Decision::Wait => {}
             Decision::GiveUp(why) => {
+                if why == Why::NotReady {
+                    readiness.last_word().await;
+                    if readiness.is_ready() {
+                        continue;
+                    }
+                }
                 if is_down(why) && room::is_lacking(name).await {
                     let error = anyhow::Error::new(room::NoRoom(start_timeout));
                     return Err(error.context(format!("{name}: {unit} was not started")));

@@ -13,6 +13,8 @@ use super::bus::Bus;
 use crate::host::probe;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// For how long a client waits for the reason beyond `start_timeout`.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// Completes with an empty text when the application is ready, with what it says instead when the time is over, or
 /// with the reason why the agent does not know.
@@ -119,6 +121,14 @@ impl Readiness {
             tokio::time::sleep_until(self.next).await;
         } else {
             pending().await
+        }
+    }
+
+    /// Waits a moment for what it says instead, which a busy agent may not have reported yet.
+    pub async fn last_word(&mut self) {
+        if self.why.is_none() && self.is_asked() {
+            // It is only for the message.
+            let _ = tokio::time::timeout(LAST_WORD, self.answer()).await;
         }
     }
 
