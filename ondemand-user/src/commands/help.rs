@@ -96,8 +96,8 @@ and `ondemand reload` do the same for front sockets that are open.
 Exit codes: 0 done, 1 systemd's sockets cannot be reached: such a client starts the service";
 
 pub const FRONTS: &str = "\
-Run by the front socket of a service that receives datagrams, when systemd has opened it: what no agent holds waits there from
-now on, and has systemd start the service.
+Run by the front socket of a service that receives datagrams, when systemd has opened it: what no agent holds \
+waits there from now on, and has systemd start the service.
 
 Exit codes: 0 done, 1 the programs are not loaded: such a datagram is lost";
 
