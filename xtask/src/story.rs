@@ -11,13 +11,14 @@ use serde_json::Value;
 use tests::{
     built,
     client::{self, Answer, Request},
-    patience,
+    datagrams, patience,
     process::field,
     sandbox::{Cgroups, Sandbox},
     service, source_tree, wait_for,
 };
 
 const ADDRESS: &str = "127.0.0.1:8000";
+const DATAGRAMS: &str = "127.0.0.1:9000";
 const UNIT: &str = "wiki.service";
 const WARM_REQUESTS: u64 = 200;
 /// For what should happen soon.
@@ -35,7 +36,22 @@ first_client = "held"
 idle_timeout = "3s"
 min_uptime = "0s"
 start_timeout = "30s"
+
+[service.echo]
+listen = "udp:0.0.0.0:9000"
+unit = "echo.service"
+idle_timeout = "3s"
+min_uptime = "0s"
 "#;
+
+/// Answers each datagram with the same bytes.
+const ECHO: &str = "\
+import socket
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(('0.0.0.0', 9000))
+while True:
+    own.sendto(*own.recvfrom(65536))
+";
 
 /// A slow machine takes longer for the steps in between.
 fn idle_timeout() -> Duration {
@@ -181,10 +197,32 @@ fn steps(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
     ));
     answers.push(again);
     compare(timeline, sandbox, &answers)?;
+    datagram(timeline, sandbox)?;
     println!("\nThe agent's own words:");
     for line in sandbox.journal("ondemand.service").lines() {
         println!("  {line}");
     }
+    Ok(())
+}
+
+/// A datagram starts its application, which answers the client itself.
+fn datagram(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
+    let begin = Instant::now();
+    sandbox.in_network(|| {
+        let client = datagrams::Client::new(DATAGRAMS.parse().expect("an address"))?;
+        client.ask(b"hello", SOON)
+    })??;
+    let took = begin.elapsed();
+    let status = service::status(sandbox, "echo")?;
+    ensure!(
+        status["datagrams"]["held"] == 1 && status["starts"] == 1,
+        "the datagram should have been held, and have started its application: {status}"
+    );
+    timeline.seen(&format!(
+        "a datagram for another service: its application was started, got it from the client's own address, and answered \
+         after {}",
+        millis(took)
+    ));
     Ok(())
 }
 
@@ -237,8 +275,10 @@ fn install(timeline: &Timeline, sandbox: &Sandbox) -> Result<()> {
         .replace("start_timeout = \"30s\"", &timeout)
         .replace("idle_timeout = \"3s\"", &idle);
     sandbox.write("/etc/ondemand/ondemand.toml", config)?;
-    sandbox.run(&["systemctl", "daemon-reload"])?;
-    sandbox.run(&["systemctl", "start", "ondemand-wiki.socket"])?;
+    sandbox.write("/usr/local/bin/echo.py", ECHO)?;
+    let echo = "[Service]\nExecStart=/usr/bin/python3 /usr/local/bin/echo.py\n";
+    sandbox.write("/etc/systemd/system/echo.service", echo)?;
+    service::reload(sandbox, &["wiki", "echo"])?;
     sandbox.run(&["systemctl", "enable", "--now", "ondemand.service"])?;
     timeline.seen("installed the program, its units and an example application; the agent runs");
     Ok(())
