@@ -20,7 +20,7 @@ use tests::{
     client::{self, Random, Request},
     pause::{idle_for, think},
     require_long,
-    sandbox::Sandbox,
+    sandbox::{Cgroups, Sandbox},
     service::{self, SOON, front, status, wait_journal, wait_state},
     skip, wait_for,
 };
@@ -218,6 +218,35 @@ fn what_cannot_be_frozen_says_why() {
         .unwrap();
     let text = format!("{:#}", check().unwrap_err());
     assert!(text.contains("would kill it while it is frozen"), "{text}");
+}
+
+/// With cgroup v1 beside it nothing is frozen; the application is left running, and served.
+#[test]
+fn with_cgroup_v1_it_is_left_running() {
+    require_sandbox!();
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return skip::say("this machine has cgroup2 alone");
+    }
+    let sandbox = Sandbox::boot_with(Cgroups::Accounted).unwrap();
+    service::prepare(&sandbox).unwrap();
+    begin(&sandbox, OWN, "--listen 127.0.0.1:8000");
+    ask(&sandbox);
+    wait_journal(
+        &sandbox,
+        "ondemand.service",
+        "not frozen, and left running",
+        1,
+    )
+    .unwrap();
+    ask(&sandbox);
+    let known = status(&sandbox, "test").unwrap();
+    assert_eq!(
+        (&known["frozen"], &known["starts"]),
+        (&false.into(), &1.into()),
+        "{known}"
+    );
+    let text = format!("{:#}", sandbox.run(&["ondemand", "check"]).unwrap_err());
+    assert!(text.contains("systemd cannot freeze app.service"), "{text}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whether an application can be frozen (`freeze_after`).
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use ondemand_core::{config::Service, room::memory};
@@ -8,10 +8,13 @@ use ondemand_core::{config::Service, room::memory};
 use super::finding::Finding;
 use crate::{
     install::reclaim,
+    kernel::requirements,
     systemd::{Freezable, Systemd},
 };
 
 const WHAT: &str = "freeze";
+/// Where cgroup2 is mounted that has no v1 beside it.
+const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// Asks systemd.
 pub async fn look(service: &Service, systemd: &Systemd) -> Vec<Finding> {
@@ -73,7 +76,9 @@ async fn reclaims(unit: &str, freezable: Freezable, systemd: &Systemd) -> Result
 }
 
 fn freezes(unit: &str, freezable: Freezable) -> Finding {
-    if freezable.can != Some(true) {
+    // PID 1 says that it can with cgroup v1, too, and refuses then (`cg_freezer_supported()`, src/basic/cgroup-util.c).
+    let is_unified = requirements::cgroup_root().is_ok_and(|root| root == Path::new(UNIFIED));
+    if freezable.can != Some(true) || !is_unified {
         Finding::error(
             WHAT,
             format!(
