@@ -26,7 +26,7 @@ use tests::{
     require_long,
     sandbox::Sandbox,
     service::{self, status},
-    skip, wait_closely,
+    skip, wait_closely, wait_for,
 };
 
 use crate::require_sandbox;
@@ -356,6 +356,17 @@ struct Race {
 
 /// Loads every service with its part of the requests. `until_lost`: ends as soon as one is lost.
 fn race(sandbox: &Sandbox, layout: Layout, total: usize, until_lost: bool) -> Race {
+    race_beside(sandbox, layout, total, until_lost, |_| {})
+}
+
+/// The same beside something else, which ends when the load does.
+fn race_beside(
+    sandbox: &Sandbox,
+    layout: Layout,
+    total: usize,
+    until_lost: bool,
+    beside: impl Fn(&AtomicBool) + Sync,
+) -> Race {
     let start = Instant::now();
     let targets: Vec<Target> = SERVICES
         .iter()
@@ -363,34 +374,44 @@ fn race(sandbox: &Sandbox, layout: Layout, total: usize, until_lost: bool) -> Ra
         .map(|(index, (_, _, idle))| Target::at(layout.address(index), *idle, ROUNDS))
         .collect();
     let end = AtomicBool::new(false);
-    let cold_start = sandbox
-        .in_network(|| {
-            let first = |target: &Target| client::get(target.address, Request::default());
-            let cold = targets.iter().map(|target| first(target).unwrap().took);
-            let cold = cold.max().unwrap_or_default();
-            thread::scope(|scope| {
-                let loads: Vec<_> = (1..)
-                    .zip(&targets)
-                    .map(|(seed, target)| {
-                        let part = total.div_ceil(SERVICES.len());
-                        let end = &end;
-                        scope.spawn(move || target.load(part, seed, end))
-                    })
-                    .collect();
-                if until_lost {
-                    let what = "a request is lost, or all are made";
-                    let is_lost = |target: &Target| !target.outcome.lock().unwrap().lost.is_empty();
-                    let over = wait_closely(what, LONGEST, Duration::from_millis(50), || {
-                        let done = loads.iter().all(|load| load.is_finished());
-                        (done || targets.iter().any(is_lost)).then_some(())
-                    });
-                    end.store(true, Ordering::Relaxed);
-                    over.unwrap();
-                }
-            });
-            cold
-        })
-        .unwrap();
+    let over = AtomicBool::new(false);
+    let load = || {
+        sandbox
+            .in_network(|| {
+                let first = |target: &Target| client::get(target.address, Request::default());
+                let cold = targets.iter().map(|target| first(target).unwrap().took);
+                let cold = cold.max().unwrap_or_default();
+                thread::scope(|scope| {
+                    let loads: Vec<_> = (1..)
+                        .zip(&targets)
+                        .map(|(seed, target)| {
+                            let part = total.div_ceil(SERVICES.len());
+                            let end = &end;
+                            scope.spawn(move || target.load(part, seed, end))
+                        })
+                        .collect();
+                    if until_lost {
+                        let what = "a request is lost, or all are made";
+                        let is_lost =
+                            |target: &Target| !target.outcome.lock().unwrap().lost.is_empty();
+                        let over = wait_closely(what, LONGEST, Duration::from_millis(50), || {
+                            let done = loads.iter().all(|load| load.is_finished());
+                            (done || targets.iter().any(is_lost)).then_some(())
+                        });
+                        end.store(true, Ordering::Relaxed);
+                        over.unwrap();
+                    }
+                });
+                cold
+            })
+            .unwrap()
+    };
+    let cold_start = thread::scope(|scope| {
+        scope.spawn(|| beside(&over));
+        let cold_start = load();
+        over.store(true, Ordering::Relaxed);
+        cold_start
+    });
     let mut race = Race {
         cold_start,
         ..Race::default()
@@ -449,14 +470,18 @@ impl Race {
     }
 }
 
+/// How many are made: this many in the short suite.
+fn requests(short: usize) -> usize {
+    let usual = match skip::is_long() {
+        true => LONG_REQUESTS,
+        false => short,
+    };
+    env::var("ONDEMAND_RACE_REQUESTS").map_or(usual, |text| text.parse().unwrap())
+}
+
 #[track_caller]
 fn check_loses_none(layout: Layout) {
-    let usual = if skip::is_long() {
-        LONG_REQUESTS
-    } else {
-        REQUESTS
-    };
-    let total = env::var("ONDEMAND_RACE_REQUESTS").map_or(usual, |text| text.parse().unwrap());
+    let total = requests(REQUESTS);
     let sandbox = set_up(layout, None);
     let race = race(&sandbox, layout, total, false);
     assert!(race.lost.is_empty(), "lost: {:?}", race.lost);
@@ -485,6 +510,35 @@ fn steered_requests_are_not_lost() {
 fn requests_at_own_addresses_are_not_lost() {
     require_sandbox!();
     check_loses_none(Layout::Own);
+}
+
+/// In the hands of an agent that is killed may be clients that are held, and a stop at any of its steps.
+#[test]
+fn requests_at_own_addresses_are_not_lost_while_agents_are_killed() {
+    require_sandbox!();
+    let total = requests(REQUESTS / 4);
+    let sandbox = set_up(Layout::Own, None);
+    let killed = AtomicUsize::new(0);
+    let kill = |over: &AtomicBool| {
+        let random = &mut Random::new(11);
+        while !over.load(Ordering::Relaxed) {
+            think(random.between(Duration::from_millis(300), Duration::from_secs(4)));
+            let words = ["systemctl", "kill", "--signal=KILL", "ondemand.service"];
+            let is_killed = sandbox.run(&words).is_ok();
+            killed.fetch_add(is_killed.into(), Ordering::Relaxed);
+        }
+        let answers = || status(&sandbox, SERVICES[0].0).ok();
+        wait_for("the next agent answers", service::SOON, answers).unwrap();
+    };
+    let race = race_beside(&sandbox, Layout::Own, total, false, kill);
+    let killed = killed.into_inner();
+    eprintln!("{killed} agents were killed");
+    assert!(race.lost.is_empty(), "lost: {:?}", race.lost);
+    assert_eq!(race.drift, 0);
+    assert!(
+        killed >= total.div_ceil(100),
+        "only {killed} agents were killed"
+    );
 }
 
 #[test]
