@@ -363,7 +363,7 @@ fn people_read_the_same_figures() {
     for line in [
         "trace -: 2 services, 11 min 30 s",
         "from 0 s to 690 s of the trace",
-        "With auto 3 of 4 clients would wait for a start, at ",
+        "With auto, 3 of 4 clients would wait for a start, at ",
         "           1 min             3        2 min 30 s       17 min 30 s",
         "          10 min             3            12 min            27 min",
         "Recommended: none yet, for lack of evidence: 2 gaps between clients, of 10; 11 min 30 s watched, of 50 min.",
