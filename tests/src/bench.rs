@@ -4,10 +4,11 @@
 use clap::{Args, value_parser};
 
 /// The benches, in the order in which they run.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "data-path",
     "counting",
     "cold-start",
+    "datagrams",
     "detection",
     "stop-race",
     "scale",

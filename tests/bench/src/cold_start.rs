@@ -10,6 +10,7 @@ use tests::{
 };
 
 use crate::{
+    bus::start_unit,
     machine::{Machine, Usage, cpu_microseconds},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
@@ -30,6 +31,8 @@ enum Way {
     Alone,
     /// The client is held by the kernel, at the address that the application keeps.
     Held,
+    /// The client waits in the application's own socket unit, for which it is written.
+    Native,
     Ondemand,
     /// The same, without the agent's report of the kernel's event.
     WithoutAgent,
@@ -40,9 +43,10 @@ enum Way {
     Plain,
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 7] = [
     Way::Alone,
     Way::Held,
+    Way::Native,
     Way::Ondemand,
     Way::WithoutAgent,
     Way::Polling,
@@ -57,6 +61,7 @@ impl Way {
         match self {
             Self::Alone => "StartUnit and the application alone",
             Self::Held => "ondemand, held at its own address",
+            Self::Native => "ondemand, a socket unit of its own",
             Self::Ondemand => "ondemand, proxied",
             Self::WithoutAgent => "ondemand without its agent",
             Self::Polling => "socket-proxyd, polling ExecStartPost=",
@@ -68,6 +73,7 @@ impl Way {
     fn unit_name(self, delay: u64) -> String {
         let name = match self {
             Self::Alone | Self::Held => "held",
+            Self::Native => "native",
             Self::Ondemand | Self::WithoutAgent => "ondemand",
             Self::Polling => "polling",
             Self::Plain => "plain",
@@ -80,7 +86,7 @@ impl Way {
     }
 
     fn backend(self, delay: u64) -> SocketAddr {
-        if matches!(self, Self::Alone | Self::Held) {
+        if matches!(self, Self::Alone | Self::Held | Self::Native) {
             return self.front(delay);
         }
         SocketAddr::from(([127, 0, 0, 1], self.port(9000, delay)))
@@ -92,6 +98,7 @@ impl Way {
             Self::Polling => 1,
             Self::Plain => 2,
             Self::Alone | Self::Held => 3,
+            Self::Native => 4,
         };
         base + way * 10 + u16::from(delay > 0)
     }
@@ -105,6 +112,7 @@ impl Way {
                 format!("ondemand-{name}.target"),
                 format!("ondemand-{name}.service"),
             ]),
+            Self::Native => units.push(format!("ondemand-{name}.target")),
             Self::Polling | Self::Plain => units.push(format!("{name}.service")),
         }
         units
@@ -189,14 +197,23 @@ fn set_up(settings: &Settings) -> Result<Sandbox> {
     let mut config = String::new();
     let mut names = Vec::new();
     for delay in DELAYS {
-        for way in [Way::Held, Way::Ondemand, Way::Polling, Way::Plain] {
+        for way in [
+            Way::Held,
+            Way::Native,
+            Way::Ondemand,
+            Way::Polling,
+            Way::Plain,
+        ] {
             write_units(&sandbox, way, delay)?;
         }
-        for (way, first) in [(Way::Held, "held"), (Way::Ondemand, "proxied")] {
+        for (way, line) in [
+            (Way::Held, "first_client = \"held\""),
+            (Way::Native, "activation = \"native\""),
+            (Way::Ondemand, "first_client = \"proxied\""),
+        ] {
             let name = way.unit_name(delay);
             config += &format!(
-                "[service.{name}]\nlisten = [\"{}\"]\nunit = \"{name}-app.service\"\nidle_timeout = \"1h\"\n\
-                 first_client = \"{first}\"\n",
+                "[service.{name}]\nlisten = [\"{}\"]\nunit = \"{name}-app.service\"\nidle_timeout = \"1h\"\n{line}\n",
                 way.front(delay),
             );
             if way.backend(delay) != way.front(delay) {
@@ -209,9 +226,10 @@ fn set_up(settings: &Settings) -> Result<Sandbox> {
     service::write_config(&sandbox, &config)?;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     service::reload(&sandbox, &names)?;
-    for way in [Way::Polling, Way::Plain] {
+    for way in [Way::Native, Way::Polling, Way::Plain] {
         for delay in DELAYS {
-            let socket = format!("{}.socket", way.unit_name(delay));
+            let app = if way == Way::Native { "-app" } else { "" };
+            let socket = format!("{}{app}.socket", way.unit_name(delay));
             sandbox.run(&["systemctl", "start", &socket])?;
         }
     }
@@ -228,15 +246,23 @@ fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
         ),
         _ => String::new(),
     };
+    let inherited = match way {
+        Way::Native => " --inherited",
+        _ => "",
+    };
     let write =
         |file: &str, text: String| sandbox.write(&format!("/etc/systemd/system/{file}"), text);
     write(
         &format!("{name}-app.service"),
         format!(
             "[Service]\nExecStart=/usr/bin/test-backend --listen {backend} \
-             --start-delay-ms {delay}\n{poll}"
+             --start-delay-ms {delay}{inherited}\n{poll}"
         ),
     )?;
+    if way == Way::Native {
+        let unit = format!("{name}-app.service");
+        return service::write_own_socket(sandbox, &unit, &way.front(delay).to_string());
+    }
     if matches!(way, Way::Held | Way::Ondemand) {
         return Ok(());
     }
@@ -296,28 +322,7 @@ fn one(sandbox: &Sandbox, way: Way, delay: u64) -> Result<Vec<(Kind, f64)>> {
 /// listen(2).
 fn alone(sandbox: &Sandbox, delay: u64) -> Result<f64> {
     let lease = format!("ondemand-{}.target", Way::Alone.unit_name(delay));
-    let bus = sandbox.path("/run/dbus/system_bus_socket");
-    let bus = format!("unix:path={}", bus.display());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let start = runtime.block_on(async {
-        let connection = zbus::connection::Builder::address(bus.as_str())
-            .build()
-            .await?;
-        let start = monotonic_nanos();
-        let systemd = Some("org.freedesktop.systemd1");
-        connection
-            .call_method(
-                systemd,
-                "/org/freedesktop/systemd1",
-                Some("org.freedesktop.systemd1.Manager"),
-                "StartUnit",
-                &(lease, "replace"),
-            )
-            .await?;
-        anyhow::Ok(start)
-    })?;
+    let start = start_unit(sandbox, &lease)?;
     let backend = Way::Alone.backend(delay);
     let answer = wait_for("the application answers", SOON, || {
         let ask = || client::get(backend, Request::default());

@@ -1,11 +1,13 @@
 //! What ondemand costs, beside what people use today. `cargo xtask bench` builds and runs this.
 
 mod bpf;
+mod bus;
 mod checker;
 mod cold_start;
 mod counting;
 mod crowd;
 mod data_path;
+mod datagrams;
 mod detection;
 mod document;
 mod fleet;
@@ -66,6 +68,13 @@ const BENCHES: [Bench; NAMES.len()] = [
         measure: cold_start::measure,
         plots: plot::bars,
         checks: cold_start::checks,
+        margin: ABSURD,
+    },
+    Bench {
+        name: "datagrams",
+        measure: datagrams::measure,
+        plots: plot::bars,
+        checks: datagrams::checks,
         margin: ABSURD,
     },
     Bench {
