@@ -393,6 +393,7 @@ fn an_application_that_cannot_run_is_not_restarted_for_ever() {
 #[test]
 fn without_an_agent_systemd_limits_the_restarts() {
     require_sandbox!();
+    require_long!("it waits for limits of systemd");
     let sandbox = failing_applications();
     start_all(&sandbox);
     for (name, _) in APPLICATIONS {

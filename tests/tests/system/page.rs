@@ -86,7 +86,14 @@ fn a_browser_shows_the_table_and_the_last_week() {
     let client = sandbox
         .in_network(|| client::connect(front()).unwrap())
         .unwrap();
-    wait_state(&sandbox, "app.service", "active").unwrap();
+    // The browser asks again as soon as it has an answer, however early that is.
+    wait_for("the agent knows of the client", SOON, || {
+        get(&sandbox, "/")
+            .body
+            .contains("1 connection open")
+            .then_some(())
+    })
+    .unwrap();
     let up = visit();
     assert!(row(&up.dom).contains("1 connection open"), "{}", up.dom);
     assert!(up.dom.contains("id=\"summary\">1 of 1 up"), "{}", up.dom);

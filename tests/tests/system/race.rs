@@ -15,7 +15,7 @@ use crate::require_sandbox;
 
 const SERVICES: u16 = 5;
 /// For each service; with [`skip::LONG`] more.
-const REQUESTS: usize = 150;
+const REQUESTS: usize = 100;
 const LONG_REQUESTS: usize = 2_000;
 const MEAN_GAP: Duration = Duration::from_millis(60);
 /// One arrival in this number is aimed at the moment when the service becomes idle.

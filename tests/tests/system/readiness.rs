@@ -7,6 +7,7 @@ use std::{
 
 use tests::{
     client::{self, Loss, Request},
+    require_long,
     sandbox::Sandbox,
     service::{self, CONFIG, SOON, front, number, on_demand, status, wait_state},
     skip, wait_for,
@@ -168,6 +169,7 @@ fn check_waited_for(way: &str, unready: Duration) {
 #[test]
 fn a_backend_that_listens_and_loses_its_first_connections() {
     require_sandbox!();
+    require_long!("ready has it with fewer");
     check_waited_for("reset", Duration::from_secs(3));
     check_waited_for("refuse", Duration::from_secs(4));
     if skip::is_long() {

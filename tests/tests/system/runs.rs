@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tests::{
     metrics::{of_test, on_demand, scrape},
+    require_long,
     sandbox::{Cgroups, Sandbox},
     service::{self, CONFIG, SOON, wait_state},
     wait_for,
@@ -129,6 +130,7 @@ fn status_and_metrics_agree() {
 #[test]
 fn the_first_start_of_a_new_service_is_counted_by_all() {
     require_sandbox!();
+    require_long!("several services one after the other");
     let sandbox = service::installed().unwrap();
     let agent =
         "[agent]\nmetrics = \"127.0.0.1:9464\"\nhistory = \"/var/lib/ondemand/history.db\"\n";

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use tests::{pause::idle_for, process::Process, sandbox::Sandbox, service};
+use tests::{pause::idle_for, process::Process, require_long, sandbox::Sandbox, service};
 
 use crate::require_sandbox;
 
@@ -26,6 +26,7 @@ pub fn agent_cpu(sandbox: &Sandbox, span: Duration) -> Duration {
 #[test]
 fn a_hundred_quiet_services() {
     require_sandbox!();
+    require_long!("a hundred services for seconds");
     let sandbox = service::installed().unwrap();
     let mut config = String::new();
     let mut names = Vec::new();

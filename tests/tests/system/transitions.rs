@@ -10,7 +10,7 @@ use std::{
 
 use tests::{
     client::{self, Kept, Request},
-    pause,
+    pause, require_long,
     sandbox::Sandbox,
     service::{self, SOON, front, stays, wait_state},
     wait_for,
@@ -305,6 +305,7 @@ fn nothing_is_cut_with_an_agent_and_steering() {
 #[test]
 fn nothing_is_cut_with_an_agent_and_a_proxy() {
     require_sandbox!();
+    require_long!("the same is shown with steering");
     with_an_agent(false);
 }
 
