@@ -25,16 +25,21 @@ use crate::{
 };
 
 /// By default, tests of whole systems run whose names contain one of these.
-const TESTS: [&str; 6] = [
+const TESTS: [&str; 10] = [
     "steering::",
     "steering_faults::",
     "own_address::an_application_keeps",
     "datagrams::a_datagram_starts",
     "freeze::the_memory",
     "real_clock::",
+    // What a boot may bring.
+    "late_configuration::",
+    "looked_at_again::",
+    "no_sock_diag::",
+    "upgrade::",
 ];
 /// A machine is ended after this time, whatever it does.
-const DEADLINE: Duration = Duration::from_secs(40 * 60);
+const DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// For how long a machine that suspends itself is left so.
 const SUSPENDED: Duration = Duration::from_secs(20);
 const QEMU: &str = "qemu-system-x86_64";
