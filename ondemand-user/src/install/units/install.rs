@@ -5,13 +5,20 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, symlink},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context as _, Result};
 
 use super::{Content, MARK, UnitFile};
 use crate::host::atomic_file;
+
+/// Maximum number of threads that write files.
+const MOST_THREADS: usize = 4;
+/// So few files are written sooner than a thread begins.
+const FEW: usize = 100;
 
 /// Writes `files` below `directory`. Each is renamed into place, so that no reader sees a partial file.
 ///
@@ -33,6 +40,18 @@ pub fn write(files: &[UnitFile], directory: &Path) -> Result<()> {
 ///
 /// Like [`write`].
 pub(super) fn write_unread(files: &[UnitFile], directory: &Path) -> Result<()> {
+    // Nearly all of the time is the kernel's, which makes files on each CPU.
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let share = files.len().div_ceil(cpus.min(MOST_THREADS)).max(FEW);
+    thread::scope(|scope| {
+        let write = |share| scope.spawn(move || write_share(share, directory));
+        let threads: Vec<_> = files.chunks(share).map(write).collect();
+        let mut done = threads.into_iter().map(|it| it.join());
+        done.try_for_each(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+fn write_share(files: &[UnitFile], directory: &Path) -> Result<()> {
     for file in files {
         let path = directory.join(&file.path);
         let made = match make(&path, &file.content) {
