@@ -285,7 +285,11 @@ fn write_units(sandbox: &Sandbox, way: Way, delay: u64) -> Result<()> {
 
 /// Waits until nothing runs any more of what was just started or stopped, as before the first
 /// client after a quiet time.
-fn settle(sandbox: &Sandbox) -> Result<()> {
+///
+/// # Errors
+///
+/// Something goes on running.
+pub fn settle(sandbox: &Sandbox) -> Result<()> {
     wait_for("a quiet sandbox", SOON, || {
         let before = cpu_microseconds(sandbox, "").ok()?;
         thread::sleep(QUIET);
