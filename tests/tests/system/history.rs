@@ -102,10 +102,14 @@ fn how_clients_came_is_in_the_report() {
     assert!((0.2..5.0).contains(&seconds), "{held}");
     assert_eq!(service["refused_connections"], 1, "{service}");
     assert_eq!(service["proxied_connections"], 0, "{service}");
-    let expected = serde_json::json!({"passed": 2, "held": 1, "lost": 0, "refused": 1});
+    // The second one may still have lined up behind the first.
+    let held = service["datagrams"]["held"].as_u64().unwrap();
+    assert!((1..=2).contains(&held), "{service}");
+    let expected = serde_json::json!({"passed": 2, "held": held, "lost": 0, "refused": 1});
     assert_eq!(service["datagrams"], expected);
     let text = sandbox.run(&["ondemand", "report"]).unwrap();
-    for words in [" on average, 1 refused", "2 datagrams, 1 held, 1 refused"] {
+    let datagrams = format!("2 datagrams, {held} held, 1 refused");
+    for words in [" on average, 1 refused", &datagrams] {
         assert!(text.contains(words), "{words} in {text}");
     }
 }
