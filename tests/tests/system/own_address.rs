@@ -14,6 +14,7 @@ use crate::{
     held::{ask, asleep, peer, with_a_neighbour},
     require_sandbox,
     steering::{parse, wait_route},
+    steering_faults::listeners,
     stranger::{add_neighbour, outside},
 };
 
@@ -264,6 +265,11 @@ fn special_listeners_are_native() {
                 ..Request::default()
             };
             outside(&sandbox, || client::get(parse("10.77.0.1:8000"), request)).unwrap();
+            // After its answer: whoever is in its queue then is reset, here as anywhere.
+            wait_for("its listener is closed", SOON, || {
+                (listeners(&sandbox, 8000) < expected).then_some(())
+            })
+            .unwrap();
             for _ in 0..10 {
                 let peer = peer(ask(&sandbox, true, "10.77.0.1:8000"));
                 assert_eq!(peer.ip().to_canonical().to_string(), "10.77.0.2");

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many sockets listen at a port.
-fn listeners(sandbox: &Sandbox, port: u16) -> usize {
+pub(crate) fn listeners(sandbox: &Sandbox, port: u16) -> usize {
     let listening = sandbox
         .run(&["ss", "-Hltn", &format!("sport = :{port}")])
         .unwrap();
