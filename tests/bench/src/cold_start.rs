@@ -14,7 +14,7 @@ use crate::{
     machine::{Machine, Usage, cpu_microseconds},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, alternating},
     stats::Series,
 };
 
@@ -161,11 +161,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let usage = Usage::now(&sandbox)?;
     let mut values = Values::new();
     for round in 0..=rounds {
-        let mut ways = WAYS;
-        if round % 2 == 1 {
-            ways.reverse();
-        }
-        for way in ways {
+        for way in alternating(WAYS, round) {
             let agent = if way == Way::WithoutAgent {
                 "stop"
             } else {

@@ -16,7 +16,7 @@ use crate::{
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, alternating},
     stats::Series,
 };
 
@@ -144,10 +144,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let _statistics = bpf::enable_statistics()?;
     let mut values = Values::new();
     for round in 0..rounds {
-        let mut ports = PORTS;
-        if round % 2 == 1 {
-            ports.reverse();
-        }
+        let ports = alternating(PORTS, round);
         for load in [Load::KeepAlive, Load::Connections] {
             for port in ports {
                 progress.step(&format!("round {} of {rounds}: {}", round + 1, port.name()));

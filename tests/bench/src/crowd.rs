@@ -18,7 +18,7 @@ use crate::{
     machine::{Machine, Usage, cpu_microseconds},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, alternating},
     stats::Series,
 };
 
@@ -121,11 +121,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let mut values = Values::new();
     let mut machine = None;
     for round in 1..=rounds {
-        let mut ways = WAYS;
-        if round % 2 == 0 {
-            ways.reverse();
-        }
-        for way in ways {
+        for way in alternating(WAYS, round - 1) {
             let name = way.name();
             progress.step(&format!(
                 "round {round} of {rounds}: {size} services, {name}"

@@ -16,7 +16,7 @@ use crate::{
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, alternating},
     stats::Series,
 };
 
@@ -103,11 +103,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let usage = Usage::now(&sandbox)?;
     let mut values = Values::new();
     for round in 0..=rounds {
-        let mut ways = WAYS;
-        if round % 2 == 1 {
-            ways.reverse();
-        }
-        for way in ways {
+        for way in alternating(WAYS, round) {
             progress.step(&format!("round {round} of {rounds}: {}", way.name()));
             settle(&sandbox)?;
             let cold = cold(&sandbox, way)?;

@@ -21,7 +21,7 @@ use crate::{
     machine::{Machine, Usage},
     progress::Progress,
     report::{Figure, Limit, Report, Table, Target},
-    settings::{Measured, Settings},
+    settings::{Measured, Settings, alternating},
     stats::Series,
 };
 
@@ -138,11 +138,7 @@ pub fn measure(settings: &Settings) -> Result<Measured> {
     let usage = Usage::now(&sandbox)?;
     let mut values = Values::new();
     for round in 0..rounds {
-        let mut ways = WAYS;
-        if round % 2 == 1 {
-            ways.reverse();
-        }
-        for way in ways {
+        for way in alternating(WAYS, round) {
             let mut step = |what: &str, count: u16| {
                 let count = format!("{count} {what}");
                 progress.step(&format!(

@@ -28,3 +28,11 @@ pub struct Measured {
     /// The figures.
     pub report: Report,
 }
+
+/// What is measured in this round, in its order: each second one backwards, so that none always comes first.
+pub fn alternating<T, const N: usize>(mut ways: [T; N], round: u32) -> [T; N] {
+    if round % 2 == 1 {
+        ways.reverse();
+    }
+    ways
+}
